@@ -1,0 +1,184 @@
+//! The device's own configuration: network, time, logs, hubs. Part of the revision, tried and judged with it.
+
+use crate::error::Error;
+use crate::id::Name;
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::str::FromStr;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::collections::BTreeMap;
+
+/// `content.configuration`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Configuration {
+    /// Interfaces and names.
+    pub network: NetworkConfiguration,
+    /// Bounds of what is logged.
+    pub logs: Logs,
+    /// Addresses of the hubs, `https://…`, tried in order; none: the device is on its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hubs: Vec<String>,
+}
+
+/// Interfaces and names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct NetworkConfiguration {
+    /// Host name of the device and of host-network containers; the product's name if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Name>,
+    /// Interface (kernel's name, `eth0`) → how it is set up. Others stay down.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub interfaces: BTreeMap<String, Interface>,
+    /// Name servers for host-network containers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nameservers: Vec<IpAddr>,
+}
+
+/// How one interface is set up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Interface {
+    /// Addresses with prefix lengths.
+    pub addresses: Vec<Prefix>,
+    /// Default route for each family present.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<IpAddr>,
+}
+
+/// Bounds of the log store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Logs {
+    /// Most bytes kept on disk for all containers and the kernel together.
+    pub disk_max: u64,
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Self {
+            disk_max: 8 * 1024 * 1024,
+        }
+    }
+}
+
+/// An address with the length of its prefix, `192.168.1.10/24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix {
+    /// The address.
+    pub address: IpAddr,
+    /// Bits of the prefix, at most 32 or 128.
+    pub length: u8,
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bad = || Error::invalid("address", "is not address/prefix-length");
+        let (address, length) = text.split_once('/').ok_or_else(bad)?;
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        let length: u8 = length.parse().map_err(|_| bad())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = Self { address, length };
+        // The comparison refuses other spellings, as 010.0.0.1 or /08.
+        if length <= most && prefix.to_string() == text {
+            Ok(prefix)
+        } else {
+            Err(bad())
+        }
+    }
+}
+crate::id::serde_as_text!(Prefix, "an address with prefix length, as 192.168.1.10/24");
+
+impl Configuration {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the path of the field.
+    pub fn check(&self) -> Result<(), Error> {
+        let network = &self.network;
+        if network.interfaces.len() > 32 {
+            return Err(Error::invalid(
+                "configuration.network.interfaces",
+                "are over 32",
+            ));
+        }
+        for (name, interface) in &network.interfaces {
+            let field = format!("configuration.network.interfaces.{name}");
+            check_interface(name, interface, &field)?;
+        }
+        if network.nameservers.len() > 8 {
+            return Err(Error::invalid(
+                "configuration.network.nameservers",
+                "are over 8",
+            ));
+        }
+        let logs = self.logs.disk_max;
+        if !(64 * 1024..=1 << 40).contains(&logs) {
+            return Err(Error::invalid(
+                "configuration.logs.disk-max",
+                "is not 64 KiB to 1 TiB",
+            ));
+        }
+        let url = |hub: &String| {
+            hub.len() <= 256
+                && hub.strip_prefix("https://").is_some_and(|rest| {
+                    !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic())
+                })
+        };
+        if self.hubs.len() > 8 || !self.hubs.iter().all(url) {
+            return Err(Error::invalid(
+                "configuration.hubs",
+                "are over 8, or one is not an https:// address",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn check_interface(name: &str, interface: &Interface, field: &str) -> Result<(), Error> {
+    // IFNAMSIZ is 16 with its NUL; the kernel refuses slashes, colons and white space (net/core/dev.c, dev_valid_name).
+    let good_name = (1..=15).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+    if !good_name {
+        return Err(Error::invalid(field, "is no name of an interface"));
+    }
+    if interface.addresses.is_empty() || interface.addresses.len() > 16 {
+        return Err(Error::invalid(
+            format!("{field}.addresses"),
+            "are not 1 to 16",
+        ));
+    }
+    let unusable = |address: &IpAddr| match address {
+        IpAddr::V4(a) => *a == Ipv4Addr::UNSPECIFIED || a.is_multicast() || a.is_broadcast(),
+        IpAddr::V6(a) => *a == Ipv6Addr::UNSPECIFIED || a.is_multicast(),
+    };
+    if interface.addresses.iter().any(|p| unusable(&p.address))
+        || interface.gateways.iter().any(unusable)
+    {
+        return Err(Error::invalid(
+            field,
+            "has an address that no interface can have",
+        ));
+    }
+    let v4 = interface.gateways.iter().filter(|g| g.is_ipv4()).count();
+    if v4 > 1 || interface.gateways.len().saturating_sub(v4) > 1 {
+        return Err(Error::invalid(
+            format!("{field}.gateways"),
+            "are more than one of a family",
+        ));
+    }
+    Ok(())
+}

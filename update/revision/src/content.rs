@@ -1,0 +1,233 @@
+//! A revision's content: what the init that runs it judges, and then does.
+
+use crate::configuration::Configuration;
+use crate::container::{Check, Container};
+use crate::error::Error;
+use crate::id::Name;
+use crate::json;
+use crate::parameters::Parameter;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a revision brings up, all bounds checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Content {
+    /// Words for what the kernel and the board must have ([`Content::FEATURES`]), sorted.
+    pub requires: Vec<String>,
+    /// Values that differ between devices.
+    pub parameters: BTreeMap<Name, Parameter>,
+    /// Groups in the order in which they start.
+    pub groups: Vec<Group>,
+    /// Containers by name.
+    pub containers: BTreeMap<Name, Container>,
+    /// The device's own configuration.
+    pub configuration: Configuration,
+    /// How a trial of this revision is judged.
+    pub commit: Commit,
+}
+
+/// An ordered set of containers: the next group starts when this one's goals are met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Group {
+    /// Its name.
+    pub name: Name,
+    /// What a changed container of this group costs.
+    pub change: Change,
+}
+
+/// What a changed container costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// A reboot.
+    Reboot,
+    /// Its own restart.
+    Restart,
+}
+
+/// How a trial is judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Commit {
+    /// Seconds for which all goals must hold, 5 to 3600.
+    pub window_s: u32,
+    /// Whether the hub must answer.
+    pub hub: HubGoal,
+}
+
+/// Whether the hub must answer for a trial to be good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HubGoal {
+    /// If it answered before the update.
+    IfReachableBefore,
+    /// No.
+    Never,
+}
+
+impl Content {
+    /// Words that `requires` may hold. An init refuses a word it does not know.
+    pub const FEATURES: [&'static str; 3] = ["cgroup-v2", "fs-verity", "user-namespaces"];
+    /// Most containers.
+    pub const MAX_CONTAINERS: usize = 64;
+    /// Most groups.
+    pub const MAX_GROUPS: usize = 16;
+    /// Most parameters.
+    pub const MAX_PARAMETERS: usize = 256;
+
+    /// Parses and checks the content of a revision.
+    ///
+    /// # Errors
+    /// As [`json::parse`]; [`Error::Invalid`], [`Error::Feature`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let content: Self = json::parse("content", crate::revision::CAP, bytes)?;
+        content.check()?;
+        Ok(content)
+    }
+
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the path of the field, [`Error::Feature`].
+    pub fn check(&self) -> Result<(), Error> {
+        if !self.requires.is_sorted_by(|a, b| a < b) {
+            return Err(Error::invalid(
+                "requires",
+                "is not sorted, or holds a word twice",
+            ));
+        }
+        if let Some(word) = self
+            .requires
+            .iter()
+            .find(|w| !Self::FEATURES.contains(&w.as_str()))
+        {
+            return Err(Error::Feature { word: word.clone() });
+        }
+        if self.parameters.len() > Self::MAX_PARAMETERS {
+            return Err(Error::invalid("parameters", "are over 256"));
+        }
+        for (name, parameter) in &self.parameters {
+            parameter.check(&format!("parameters.{name}"))?;
+        }
+        self.check_groups()?;
+        if self.containers.len() > Self::MAX_CONTAINERS {
+            return Err(Error::invalid("containers", "are over 64"));
+        }
+        for (name, container) in &self.containers {
+            let field = format!("containers.{name}");
+            container.check(&field)?;
+            self.check_references(name, container, &field)?;
+        }
+        self.check_cycles()?;
+        self.configuration.check()?;
+        if !(5..=3600).contains(&self.commit.window_s) {
+            return Err(Error::invalid("commit.window-s", "is not 5 to 3600"));
+        }
+        Ok(())
+    }
+
+    fn check_groups(&self) -> Result<(), Error> {
+        if self.groups.len() > Self::MAX_GROUPS {
+            return Err(Error::invalid("groups", "are over 16"));
+        }
+        let names: BTreeSet<_> = self.groups.iter().map(|group| &group.name).collect();
+        if names.len() == self.groups.len() {
+            Ok(())
+        } else {
+            Err(Error::invalid("groups", "have one name twice"))
+        }
+    }
+
+    /// Everything a container names must exist, and be of a kind that it may name.
+    fn check_references(
+        &self,
+        name: &Name,
+        container: &Container,
+        field: &str,
+    ) -> Result<(), Error> {
+        if !self
+            .groups
+            .iter()
+            .any(|group| group.name == container.group)
+        {
+            return Err(Error::invalid(
+                format!("{field}.group"),
+                "is not among groups",
+            ));
+        }
+        for after in &container.after {
+            let same_group = self
+                .containers
+                .get(after)
+                .is_some_and(|other| other.group == container.group);
+            if after == name || !same_group {
+                return Err(Error::invalid(
+                    format!("{field}.after"),
+                    "names itself, or no container of its group",
+                ));
+            }
+        }
+        for parameter in container.process.parameters.values() {
+            let usable = self.parameters.get(parameter).is_some_and(|p| !p.secret);
+            if !usable {
+                return Err(Error::invalid(
+                    format!("{field}.process.parameters"),
+                    "names a parameter that is not declared, or is secret",
+                ));
+            }
+        }
+        let mut paths: Vec<_> = container
+            .volumes
+            .values()
+            .map(|v| v.path.as_str())
+            .collect();
+        paths.sort_unstable();
+        if paths.is_sorted_by(|a, b| a < b) {
+            Ok(())
+        } else {
+            Err(Error::invalid(
+                format!("{field}.volumes"),
+                "have one path twice",
+            ))
+        }
+    }
+
+    /// `after` must not go round in a circle: take away what depends on nothing left, until nothing is left.
+    fn check_cycles(&self) -> Result<(), Error> {
+        let mut left: BTreeSet<&Name> = self.containers.keys().collect();
+        loop {
+            let free: Vec<_> = left
+                .iter()
+                .copied()
+                .filter(|name| {
+                    self.containers
+                        .get(*name)
+                        .is_some_and(|c| !c.after.iter().any(|after| left.contains(after)))
+                })
+                .collect();
+            if free.is_empty() {
+                break;
+            }
+            for name in free {
+                left.remove(name);
+            }
+        }
+        match left.first() {
+            None => Ok(()),
+            Some(name) => Err(Error::invalid(
+                format!("containers.{name}.after"),
+                "waits for itself in a circle",
+            )),
+        }
+    }
+
+    /// Whether any container asks for `READY=1` over a notify socket.
+    #[must_use]
+    pub fn uses_notify(&self) -> bool {
+        self.containers
+            .values()
+            .any(|c| c.health.as_ref().is_some_and(|h| h.check == Check::Notify))
+    }
+}
