@@ -1,0 +1,101 @@
+//! Packages of the machine that builds.
+
+use crate::{process, progress};
+use anyhow::{Context, Result, bail};
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+/// Sees to it that these Debian packages are installed on this machine; does nothing when they are.
+///
+/// `why` ends the sentence "… is needed to" for the person who watches.
+///
+/// # Errors
+/// The machine is no Debian, the user is neither root nor may use sudo without a password, or apt fails. The
+/// error holds the command that a person would type.
+pub fn require(packages: &[&str], why: &str) -> Result<()> {
+    let missing = missing(packages)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    let by_hand = format!("install by hand: apt-get install --no-install-recommends {names}");
+    if !is_root() && !process::succeeds(Command::new("sudo").args(["-n", "true"])) {
+        bail!("{names}: needed to {why}, and this user cannot install packages; {by_hand}");
+    }
+    progress::step(format_args!("installing {names} (needed to {why})"), || {
+        if process::run(&mut install(&missing)).is_ok() {
+            return Ok(());
+        }
+        // The lists of a fresh machine are missing or too old: one more try after an update.
+        process::run(apt_get().arg("update")).context("cannot update apt's lists")?;
+        process::run(&mut install(&missing)).with_context(|| by_hand.clone())
+    })
+}
+
+/// Fetches the machine's own lists, which a fresh machine does not have.
+pub(super) fn update_lists() -> Result<()> {
+    progress::step(
+        "updating this machine's package lists (it has none)",
+        || process::run(apt_get().arg("update")),
+    )
+}
+
+fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
+    if process::find("dpkg-query").is_none() {
+        bail!(
+            "this machine has no dpkg: Kedge builds on Debian; elsewhere, build in a Debian container"
+        );
+    }
+    let mut missing = Vec::new();
+    for package in packages {
+        let status = process::text(Command::new("dpkg-query").args([
+            "-W",
+            "-f",
+            "${db:Status-Abbrev}",
+            package,
+        ]));
+        if !status.is_ok_and(|status| status.starts_with("ii")) {
+            missing.push(*package);
+        }
+    }
+    Ok(missing)
+}
+
+/// Recommended packages stay away: they would bring daemons and desktop parts onto a developer's machine.
+fn install(packages: &[&str]) -> Command {
+    let mut command = apt_get();
+    command
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(packages);
+    command
+}
+
+fn apt_get() -> Command {
+    let mut command = if is_root() {
+        Command::new("env")
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.args(["-n", "env"]);
+        sudo
+    };
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]);
+    command
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_installed_is_not_missing() {
+        assert!(missing(&["dpkg"]).unwrap().is_empty());
+        assert_eq!(
+            missing(&["dpkg", "kedge-no-such-package"]).unwrap(),
+            ["kedge-no-such-package"]
+        );
+    }
+}

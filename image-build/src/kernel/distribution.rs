@@ -1,0 +1,185 @@
+//! Debian's kernel, taken out of its package with the modules that a board names.
+//!
+//! The device loads modules by name in a fixed order and knows nothing of dependencies, so the order is made here,
+//! from the kernel's own `modules.dep`. What the kernel has built in is left out.
+
+use super::{Kernel, Record, SUITE, load};
+use crate::cache::{self, Cache};
+use crate::debian::{self, Archive, Status};
+use crate::{files, process, progress};
+use anyhow::{Context, Result, bail};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+/// What a board wants of Debian's kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Distribution<'a> {
+    /// The package that depends on the current kernel, such as `linux-image-cloud-amd64`.
+    pub package: &'a str,
+    /// Modules by name, in the order wanted; a name may be written with `-` or `_`.
+    pub modules: &'a [&'a str],
+}
+
+/// Debian's kernel with the modules wanted, downloaded and unpacked if the cache has none.
+///
+/// # Errors
+/// It cannot be fetched, or it has a module neither as a file nor built in.
+pub fn distribution(cache: &Cache, wanted: &Distribution<'_>) -> Result<Kernel> {
+    debian::require(&["kmod", "xz-utils"], "order and unpack kernel modules")?;
+    let archive = Archive::open(cache, SUITE)?;
+    let flavour = wanted.package.trim_start_matches("linux-image-");
+    let closure = archive.closure(&[wanted.package], Status::Empty)?;
+    let is_image = |name: &str| {
+        name != wanted.package && name.starts_with("linux-image-") && name.ends_with(flavour)
+    };
+    let package = closure
+        .into_iter()
+        .find(|package| is_image(&package.name))
+        .with_context(|| format!("{} depends on no kernel image", wanted.package))?;
+    let key = format!(
+        "{}-{}",
+        package.name,
+        cache::key([&package.version, &wanted.modules.join(" ")])
+    );
+    let entry = cache.entry("kernels", &key, |folder| {
+        let debs = archive.download(std::slice::from_ref(&package))?;
+        progress::step(format_args!("unpacking {}", package.name), || {
+            let tree = folder.join("unpacked");
+            files::make_folder(&tree)?;
+            Archive::unpack(&debs, &tree)?;
+            take(&tree, folder, wanted.modules)?;
+            files::remove_folder(&tree)
+        })
+    })?;
+    load(&entry)
+}
+
+fn take(tree: &Path, folder: &Path, wanted: &[&str]) -> Result<()> {
+    let modules = files::list(&tree.join("usr/lib/modules"))?;
+    let [modules] = modules.as_slice() else {
+        bail!(
+            "{} holds {} kernels, not one",
+            tree.display(),
+            modules.len()
+        )
+    };
+    let version = modules
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    process::run(
+        Command::new("depmod")
+            .arg("-b")
+            .arg(tree.join("usr"))
+            .arg(&version),
+    )?;
+    let order = load_order(
+        wanted,
+        &files::read_text(&modules.join("modules.dep"))?,
+        &files::read_text(&modules.join("modules.builtin"))?,
+    )?;
+    let mut names = Vec::new();
+    for path in order {
+        let file = path.rsplit('/').next().unwrap_or_default();
+        let name = format!("modules/{}", file.trim_end_matches(".xz"));
+        let source = modules.join(&path);
+        if file.ends_with(".xz") {
+            files::write(
+                &folder.join(&name),
+                process::output(Command::new("xz").arg("-dc").arg(&source))?,
+            )?;
+        } else {
+            files::copy(&source, &folder.join(&name))?;
+        }
+        names.push(name);
+    }
+    files::copy(
+        &tree.join("boot").join(format!("vmlinuz-{version}")),
+        &folder.join("vmlinuz"),
+    )?;
+    files::copy(
+        &tree.join("boot").join(format!("config-{version}")),
+        &folder.join("config"),
+    )?;
+    Record {
+        version,
+        image: "vmlinuz".to_owned(),
+        modules: names,
+    }
+    .write(folder)
+}
+
+/// Paths of the wanted modules and of all they need, dependencies first, each once.
+///
+/// `dependencies` is `modules.dep`: `path: path path`, where a module's own dependencies stand right to left in the
+/// order in which they must be loaded (depmod(8)).
+fn load_order(wanted: &[&str], dependencies: &str, builtin: &str) -> Result<Vec<String>> {
+    let builtin: BTreeSet<String> = builtin.lines().map(module_name).collect();
+    let mut lines = BTreeMap::new();
+    for line in dependencies.lines() {
+        if let Some((path, needs)) = line.split_once(':') {
+            lines.insert(module_name(path), (path, needs));
+        }
+    }
+    let mut order: Vec<String> = Vec::new();
+    for name in wanted {
+        let name = name.replace('-', "_");
+        if builtin.contains(&name) {
+            continue;
+        }
+        let (path, needs) = lines
+            .get(&name)
+            .with_context(|| format!("the kernel has no module {name}"))?;
+        for path in needs.split_whitespace().rev().chain([*path]) {
+            if !order.iter().any(|listed| listed == path) {
+                order.push(path.to_owned());
+            }
+        }
+    }
+    Ok(order)
+}
+
+/// `kernel/drivers/char/hw_random/virtio-rng.ko.xz` is the module `virtio_rng`.
+fn module_name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or_default();
+    file.split('.').next().unwrap_or_default().replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEPENDENCIES: &str = "kernel/a/virtio_net.ko.xz: kernel/b/net_failover.ko.xz kernel/c/failover.ko.xz\n\
+                                kernel/b/net_failover.ko.xz: kernel/c/failover.ko.xz\n\
+                                kernel/c/failover.ko.xz:\nkernel/d/virtio-rng.ko.xz:\n";
+
+    #[test]
+    fn dependencies_come_first_and_once() {
+        let order = load_order(
+            &["virtio_net", "net_failover", "virtio_rng"],
+            DEPENDENCIES,
+            "",
+        )
+        .unwrap();
+        let names: Vec<String> = order.iter().map(|path| module_name(path)).collect();
+        assert_eq!(
+            names,
+            ["failover", "net_failover", "virtio_net", "virtio_rng"]
+        );
+    }
+
+    #[test]
+    fn what_is_built_in_is_left_out_and_what_is_unknown_is_named() {
+        assert!(
+            load_order(&["virtio-pci"], "", "kernel/drivers/virtio/virtio_pci.ko\n")
+                .unwrap()
+                .is_empty()
+        );
+        let error = load_order(&["nothing"], DEPENDENCIES, "")
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "the kernel has no module nothing");
+    }
+}

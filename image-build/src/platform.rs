@@ -1,0 +1,222 @@
+//! A board's platform: kernel, its modules and the device binary, which belong to no integrator's project.
+//!
+//! `<cache>/platform/<board>` (`<board>-own` with our own kernel) holds the files and `platform.json`, which names
+//! them: `{"board", "kernel", "init", "modules" (in load order), "kernel-version"}`, paths relative to the folder.
+//! It is made by the developers of the system, read by `kedge build`.
+
+use crate::cache::Cache;
+use crate::kernel::{self, Architecture, Distribution, Kernel};
+use crate::{files, toolchain};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Which kernel a platform has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelSource {
+    /// Built from our fragments: small, without modules; what the promises are measured on.
+    Own,
+    /// Debian's: minutes to have.
+    Debian,
+}
+
+impl fmt::Display for KernelSource {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Own => "own",
+            Self::Debian => "debian",
+        })
+    }
+}
+
+/// The file `platform.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Platform {
+    /// The board's name.
+    pub board: String,
+    /// The kernel's image, relative to the folder like all paths here.
+    pub kernel: String,
+    /// The device binary.
+    pub init: String,
+    /// Modules in load order.
+    pub modules: Vec<String>,
+    /// What `uname -r` says on the device.
+    pub kernel_version: String,
+}
+
+impl Platform {
+    /// Reads the platform in a folder.
+    ///
+    /// # Errors
+    /// There is none, with the command that makes it, or it is not one.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("platform.json");
+        if !path.exists() {
+            bail!(
+                "there is no platform in {}: make it with `cargo xtask image BOARD`",
+                folder.display()
+            );
+        }
+        serde_json::from_slice(&files::read(&path)?)
+            .with_context(|| format!("cannot parse {}", path.display()))
+    }
+}
+
+/// What the platform of a board is made from.
+struct Recipe {
+    board: &'static str,
+    architecture: Architecture,
+    distribution: Distribution<'static>,
+}
+
+/// Modules of Debian's cloud kernel: disk, network, randomness and watchdog of QEMU's machine; `quota_v2` because a
+/// file system with the quota feature cannot be mounted without it; the code pages that FAT asks for by default.
+const RECIPES: [Recipe; 1] = [Recipe {
+    board: "qemu-x86-64",
+    architecture: Architecture::X86_64,
+    distribution: Distribution {
+        package: "linux-image-cloud-amd64",
+        modules: &[
+            "virtio_pci",
+            "virtio_blk",
+            "quota_v2",
+            "erofs",
+            "overlay",
+            "virtio_net",
+            "virtio_console",
+            "virtio_rng",
+            "i6300esb",
+            "nls_cp437",
+            "nls_ascii",
+            "vfat",
+        ],
+    },
+}];
+
+/// The folder where the platform of a board is, whether or not it was made.
+///
+/// # Errors
+/// There is no cache.
+pub fn folder(board: &str, source: KernelSource) -> Result<PathBuf> {
+    Ok(folder_in(&Cache::open()?, board, source))
+}
+
+fn folder_in(cache: &Cache, board: &str, source: KernelSource) -> PathBuf {
+    let suffix = match source {
+        KernelSource::Own => "-own",
+        KernelSource::Debian => "",
+    };
+    cache
+        .root()
+        .join("platform")
+        .join(format!("{board}{suffix}"))
+}
+
+/// Makes the platform of a board, or brings it up to date, and returns its folder.
+///
+/// # Errors
+/// The board is unknown, or one of its parts cannot be made.
+pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
+    let cache = Cache::open()?;
+    let recipe = RECIPES
+        .iter()
+        .find(|recipe| recipe.board == board)
+        .with_context(|| {
+            let known: Vec<&str> = RECIPES.iter().map(|recipe| recipe.board).collect();
+            format!("unknown board {board}; known are: {}", known.join(", "))
+        })?;
+    let kernel = match source {
+        KernelSource::Own => kernel::own(&cache, &recipe.architecture)?,
+        KernelSource::Debian => kernel::distribution(&cache, &recipe.distribution)?,
+    };
+    let init = toolchain::build_device(&[])?;
+    let folder = folder_in(&cache, board, source);
+    let _lock = cache.lock("platform")?;
+    assemble(board, &kernel, &init, &folder)?;
+    Ok(folder)
+}
+
+/// Whether our own kernel for the board is in the cache, so that taking it costs nothing.
+///
+/// # Errors
+/// The board is unknown or the cache is damaged.
+pub fn has_own_kernel(board: &str) -> Result<bool> {
+    let recipe = RECIPES
+        .iter()
+        .find(|recipe| recipe.board == board)
+        .with_context(|| format!("unknown board {board}"))?;
+    Ok(kernel::own_if_cached(&Cache::open()?, &recipe.architecture)?.is_some())
+}
+
+/// The description is written last and removed first: a folder that has one is whole.
+fn assemble(board: &str, kernel: &Kernel, init: &Path, folder: &Path) -> Result<()> {
+    let new = files::temporary(folder);
+    files::remove_folder(&new)?;
+    files::copy(&kernel.image, &new.join("vmlinuz"))?;
+    files::copy(init, &new.join("init"))?;
+    let mut modules = Vec::new();
+    for module in &kernel.modules {
+        let name = format!(
+            "modules/{}",
+            module.file_name().unwrap_or_default().to_string_lossy()
+        );
+        files::copy(module, &new.join(&name))?;
+        modules.push(name);
+    }
+    let platform = Platform {
+        board: board.to_owned(),
+        kernel: "vmlinuz".to_owned(),
+        init: "init".to_owned(),
+        modules,
+        kernel_version: kernel.version.clone(),
+    };
+    let text =
+        serde_json::to_string_pretty(&platform).context("cannot write a platform as JSON")?;
+    files::write(&new.join("platform.json"), text)?;
+    files::remove_folder(folder)?;
+    files::publish(&new, folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_platform_reads_back_and_replaces_an_older_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = |name: &str| {
+            let path = folder.path().join(name);
+            files::write(&path, name).unwrap();
+            path
+        };
+        let kernel = Kernel {
+            version: "6.12-x".into(),
+            image: part("bzImage"),
+            modules: vec![part("b.ko"), part("a.ko")],
+        };
+        let made = folder.path().join("platform/board");
+        for _ in 0..2 {
+            assemble("board", &kernel, &part("init-plain"), &made).unwrap();
+        }
+        let read = Platform::load(&made).unwrap();
+        assert_eq!(read.modules, ["modules/b.ko", "modules/a.ko"]);
+        assert_eq!(
+            files::read_text(&made.join(&read.init)).unwrap(),
+            "init-plain"
+        );
+        assert_eq!(
+            files::list(&folder.path().join("platform")).unwrap(),
+            [made]
+        );
+    }
+
+    #[test]
+    fn a_missing_platform_says_how_to_make_it() {
+        let error = Platform::load(Path::new("/nonexistent"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("cargo xtask image"), "{error}");
+    }
+}

@@ -1,0 +1,281 @@
+//! The device binary: one static executable, its standard library compiled for size.
+//!
+//! Debian's Rust 1.96 is used by path, because it comes with the sources of the standard library; the machine's own
+//! `cargo` and `rustc` are for host programs and stay out of it. Zig, from PyPI into the cache, is linker, C
+//! compiler and C library for every architecture. Nothing is compiled differently on another machine.
+
+use crate::cache::{self, Cache};
+use crate::{debian, files, process, progress};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Rust and the sources of its standard library, and what makes Python's virtual environments.
+const PACKAGES: [&str; 5] = [
+    "rustc-web",
+    "cargo-web",
+    "libstd-rust-web-dev",
+    "rust-web-src",
+    "python3-venv",
+];
+/// Another version makes other bytes.
+const ZIG: &str = "0.17.1";
+const TARGET: &str = "x86_64-unknown-linux-musl";
+const ZIG_TARGET: &str = "x86_64-linux-musl";
+
+/// `relocation-model=static`: PID 1 is alone in its address space with the kernel, and position independence
+/// costs about 10 % in relocations that would be written, and so made private memory, at every exec.
+/// `link-self-contained=no`: crt files and the C library are Zig's, not Rust's.
+const FLAGS: [&str; 3] = [
+    "-Ctarget-feature=+crt-static",
+    "-Clink-self-contained=no",
+    "-Crelocation-model=static",
+];
+
+/// Builds the device binary and returns its path. `features` are those of the package `kedge-init`.
+///
+/// # Errors
+/// The toolchain cannot be installed, or the build fails: then with the compiler's messages.
+pub fn build_device(features: &[&str]) -> Result<PathBuf> {
+    build_device_for(&Cache::open()?, features)
+}
+
+fn build_device_for(cache: &Cache, features: &[&str]) -> Result<PathBuf> {
+    debian::require(&PACKAGES, "build the device binary")?;
+    let rust = Rust::installed()?;
+    let linker = linker(cache)?;
+    // One folder for each toolchain: cargo would otherwise compile everything again at every change of compiler.
+    let key = cache::key([rust.version.as_str(), ZIG, &FLAGS.join(" ")]);
+    let target = cache.folder(&format!("cargo-target/device-{key}"))?;
+    let _lock = cache.lock("device-binary")?;
+    let mut command = Command::new(&rust.cargo);
+    command
+        .current_dir(workspace()?)
+        .args([
+            "build",
+            "--locked",
+            "--package",
+            "kedge-init",
+            "--profile",
+            "device",
+            "--target",
+            TARGET,
+        ])
+        .args([
+            "-Z",
+            "build-std=std,panic_abort",
+            "-Z",
+            "build-std-features=optimize_for_size",
+        ]);
+    if !features.is_empty() {
+        command.arg("--features").arg(features.join(","));
+    }
+    environment(&mut command, &rust, &linker, &target)?;
+    let title = format!(
+        "building the device binary for {TARGET} ({})",
+        label(features)
+    );
+    progress::step(title, || {
+        process::run_watched(
+            &mut command,
+            &target.join("log"),
+            Duration::from_secs(30),
+            |time| {
+                progress::say(format_args!(
+                    "  still compiling after {}",
+                    progress::seconds(time)
+                ));
+            },
+        )
+    })?;
+    // Cargo's path is the same whatever the features are; a copy named by them lets both kinds stand.
+    let kept = target.join(format!("init-{}", label(features)));
+    files::copy(&target.join(TARGET).join("device/init"), &kept)?;
+    Ok(kept)
+}
+
+fn label(features: &[&str]) -> String {
+    if features.is_empty() {
+        "plain".to_owned()
+    } else {
+        features.join("-")
+    }
+}
+
+/// Debian's Rust, by path: what stands first in `PATH` is rustup's, of another version.
+struct Rust {
+    cargo: PathBuf,
+    rustc: PathBuf,
+    version: String,
+}
+
+impl Rust {
+    fn installed() -> Result<Self> {
+        let rustc = file_of("rustc-web", "/bin/rustc")?;
+        let sysroot = PathBuf::from(process::text(
+            Command::new(&rustc).args(["--print", "sysroot"]),
+        )?);
+        let sources = file_of("rust-web-src", "/library/std/Cargo.toml")?;
+        let expected = sysroot.join("lib/rustlib/src/rust/library/std/Cargo.toml");
+        if !expected.exists() {
+            bail!(
+                "{} does not lead to {}: reinstall rust-web-src",
+                expected.display(),
+                sources.display()
+            );
+        }
+        let version = process::text(Command::new(&rustc).arg("--version"))?;
+        Ok(Self {
+            cargo: file_of("cargo-web", "/bin/cargo")?,
+            rustc,
+            version,
+        })
+    }
+}
+
+/// The file of an installed package whose path ends so.
+fn file_of(package: &str, end: &str) -> Result<PathBuf> {
+    let text = process::text(Command::new("dpkg").args(["-L", package]))?;
+    // The shortest path: `/usr/bin/cargo` before `/usr/share/cargo/bin/cargo`.
+    let path = text
+        .lines()
+        .filter(|path| path.ends_with(end))
+        .min_by_key(|path| path.len());
+    path.map(PathBuf::from)
+        .with_context(|| format!("the package {package} has no file that ends in {end}"))
+}
+
+/// The folder with `cc` and `ar` for the target, both of Zig.
+fn linker(cache: &Cache) -> Result<PathBuf> {
+    let entry = cache.entry("toolchain", &format!("ziglang-{ZIG}"), |folder| {
+        progress::step(
+            format_args!("fetching Zig {ZIG} from PyPI: linker, C compiler and C library"),
+            || {
+                // Modules by `--target`, not by a virtual environment: those hold absolute paths and cannot be renamed.
+                let venv = folder.join("venv");
+                process::run(
+                    Command::new("/usr/bin/python3")
+                        .args(["-m", "venv"])
+                        .arg(&venv),
+                )?;
+                let mut pip = Command::new(venv.join("bin/pip"));
+                pip.args(["install", "--quiet", "--no-deps", "--target"])
+                    .arg(folder.join("lib"));
+                process::run(pip.arg(format!("ziglang=={ZIG}")))?;
+                files::remove_folder(&venv)
+            },
+        )
+    })?;
+    let zig = entry.join("lib/ziglang/zig");
+    let caches = cache.folder("toolchain/zig-cache")?;
+    let folder = cache.folder(&format!("toolchain/{ZIG_TARGET}-{ZIG}"))?;
+    let script = |verb: &str| {
+        format!(
+            "#!/bin/sh\nexport ZIG_GLOBAL_CACHE_DIR='{0}' ZIG_LOCAL_CACHE_DIR='{0}'\n{FILTER}exec '{1}' {verb} \"$@\"\n",
+            caches.display(),
+            zig.display()
+        )
+    };
+    // Rewritten each time: the cache may have been moved, and cargo does not look at a linker's time.
+    files::write_executable(
+        &folder.join("cc"),
+        script(&format!("cc -target {ZIG_TARGET}")),
+    )?;
+    files::write_executable(&folder.join("ar"), script("ar"))?;
+    Ok(folder)
+}
+
+/// Takes out of a compiler's arguments what would bring in a second C library: rustc's own name of the target (also
+/// from the `cc` crate, which breaks ring's build), Rust's self-contained objects, and the unwinder that a program
+/// without unwinding does not use.
+const FILTER: &str = r#"count=$#
+while [ "$count" -gt 0 ]; do
+    word=$1
+    shift
+    count=$((count - 1))
+    case $word in
+        --target=* | */self-contained/* | */libunwind*.a | -lunwind | -lgcc_eh) ;;
+        *) set -- "$@" "$word" ;;
+    esac
+done
+"#;
+
+fn environment(command: &mut Command, rust: &Rust, linker: &Path, target: &Path) -> Result<()> {
+    // Cargo's and rustup's variables of the outer build speak of another toolchain.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let foreign =
+            text.starts_with("CARGO") && text != "CARGO_HOME" && !text.starts_with("CARGO_NET");
+        if foreign || text.starts_with("RUST") || matches!(text.as_ref(), "CC" | "AR" | "CFLAGS") {
+            command.env_remove(&name);
+        }
+    }
+    let mut flags: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
+    // Paths of this machine end up in panic messages: two users would build two binaries.
+    flags.push(format!("--remap-path-prefix={}=", workspace()?.display()));
+    if let Some(home) = cargo_home() {
+        flags.push(format!("--remap-path-prefix={}=cargo", home.display()));
+    }
+    let name = TARGET.replace('-', "_");
+    let cc = linker.join("cc");
+    command
+        .env("RUSTC", &rust.rustc)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_TARGET_DIR", target)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env(format!("CARGO_TARGET_{}_LINKER", name.to_uppercase()), &cc)
+        .env(format!("CC_{name}"), &cc)
+        .env(format!("AR_{name}"), linker.join("ar"));
+    Ok(())
+}
+
+fn cargo_home() -> Option<PathBuf> {
+    let set = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    set.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
+}
+
+/// The clone that this program was compiled from: the device binary is built from the same one.
+///
+/// # Errors
+/// The clone was moved or removed.
+pub fn workspace() -> Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_path_buf)
+        .unwrap_or_default();
+    if !folder.join("init/Cargo.toml").exists() {
+        bail!(
+            "the sources of the device binary were in {} and are gone: run from a clone of Kedge",
+            folder.display()
+        );
+    }
+    Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filter_drops_what_belongs_to_another_library() {
+        let script = format!("{FILTER}printf '%s\\n' \"$@\"");
+        let words = [
+            "--target=x86_64-unknown-linux-musl",
+            "a b.o",
+            "/x/self-contained/crt1.o",
+            "-o",
+            "out",
+            "/l/libunwind-1.a",
+        ];
+        let kept =
+            process::text(Command::new("sh").args(["-c", &script, "sh"]).args(words)).unwrap();
+        assert_eq!(kept, "a b.o\n-o\nout");
+    }
+
+    #[test]
+    fn features_make_a_name() {
+        assert_eq!(label(&[]), "plain");
+        assert_eq!(label(&["tls", "hub"]), "tls-hub");
+    }
+}
