@@ -281,16 +281,36 @@ mod tests {
 
     /// Bytes without a period of a block's length, so that swapped blocks are noticed.
     fn sample(size: usize) -> Vec<u8> {
-        (0..size).map(|i| (i * 7 + i / 4096 * 13) as u8).collect()
+        (0..size)
+            .map(|i| u8::try_from((i * 7 + i / 4096 * 13) % 256).unwrap())
+            .collect()
     }
 
     #[test]
     fn digests_are_those_of_the_fsverity_tool() {
         // `fsverity digest FILE` of fsverity-utils 1.5 on files of zeros.
-        for (size, expected) in [(
-            0,
-            "3d248ca542a24fc62d1c43b916eae5016878e2533c88238480b26128a1f1af95",
-        )] {
+        for (size, expected) in [
+            (
+                0,
+                "3d248ca542a24fc62d1c43b916eae5016878e2533c88238480b26128a1f1af95",
+            ),
+            (
+                1,
+                "b803429503d95915829b29fdbc8bbad142f3abfd11b1cadf5526582e685c0551",
+            ),
+            (
+                4096,
+                "babc284ee4ffe7f449377fbf6692715b43aec7bc39c094a95878904d34bac97e",
+            ),
+            (
+                4097,
+                "093756e4ea9683329106d4a16982682ed182c14bf076463a9e7f97305cbac743",
+            ),
+            (
+                1_000_000,
+                "5829f7f4451bf83dd61618787a0dfc11d5eaab032ae8b26d2d98945a06a69c9e",
+            ),
+        ] {
             assert_eq!(digest(&vec![0; size]).hex(), expected, "{size} zeros");
         }
     }

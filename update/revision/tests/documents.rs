@@ -2,6 +2,13 @@
 //!
 //! `KEDGE_BLESS=1 cargo test -p kedge-revision --test documents` writes them anew after a change of format.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "a test; helpers outside of test functions are not exempt by themselves"
+)]
+
 use ed25519_dalek::SigningKey;
 use kedge_revision::configuration::{Interface, Logs, NetworkConfiguration};
 use kedge_revision::container::{
