@@ -1,1 +1,17 @@
-//! See Cargo.toml.
+//! Boot control and boards: what a device must remember about its slots and trials, and what kinds of machine there are.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`record`] | the loader record and the state record: formats, and which copy to believe |
+//! | [`bootenv`] | reading and writing them in the raw partition `bootenv`, in an order that survives a power cut |
+//! | `boards` (feature `boards`, host only) | the board files, parsed and checked |
+//!
+//! It does not decide when a trial ends, does not find the partition, and writes no slot.
+
+#[cfg(feature = "boards")]
+pub mod boards;
+pub mod bootenv;
+mod error;
+pub mod record;
+
+pub use error::Error;

@@ -1,0 +1,308 @@
+//! Boards: one TOML file for each kind of machine, embedded so that the host command needs no files beside it.
+//!
+//! [`all`] and [`find`] give the boards that ship; [`parse`] reads one that an integrator wrote. A file is parsed
+//! strictly (unknown keys are refused), then checked; an error names file, line and key.
+//! No code asks for a board's name: what differs between boards is a value in these files.
+
+mod check;
+mod error;
+
+pub use error::Error;
+
+use kedge_revision::Name;
+use serde::Deserialize;
+
+/// The files that ship: name, text.
+const SHIPPED: [(&str, &str); 1] = [(
+    "qemu-x86-64.toml",
+    include_str!("../boards/qemu-x86-64.toml"),
+)];
+
+/// Largest board file, bytes.
+pub const CAP: usize = 64 * 1024;
+
+/// A kind of machine.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Board {
+    /// Its name, as in a revision's `board`.
+    pub name: Name,
+    /// The processor's architecture.
+    pub architecture: Architecture,
+    /// Rust's name of the device binary's target.
+    pub rust_target: String,
+    /// Where its kernel comes from.
+    pub kernel: Kernel,
+    /// How it starts.
+    pub boot: Boot,
+    /// Sizes of the partitions.
+    pub partitions: Partitions,
+    /// How QEMU emulates it; none for real hardware.
+    pub qemu: Option<Qemu>,
+    /// What must not be exceeded.
+    pub budgets: Budgets,
+    /// Its hardware watchdog.
+    pub watchdog: Watchdog,
+}
+
+/// A processor's architecture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Architecture {
+    /// AMD64.
+    #[serde(rename = "x86-64")]
+    X86_64,
+    /// ARM, 64 bits.
+    Arm64,
+    /// ARMv7, hard float.
+    Armv7,
+    /// RISC-V, 64 bits, with G and C.
+    Riscv64,
+    /// MIPS32, little-endian.
+    Mipsel,
+}
+
+impl Architecture {
+    /// The name in OCI images (`GOARCH`).
+    #[must_use]
+    pub const fn oci(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Arm64 => "arm64",
+            Self::Armv7 => "arm",
+            Self::Riscv64 => "riscv64",
+            Self::Mipsel => "mipsle",
+        }
+    }
+}
+
+/// Where a kernel comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Kernel {
+    /// Debian's package of the distribution kernel.
+    pub package: String,
+    /// The Debian suite of package and source.
+    pub suite: String,
+    /// Configuration fragments of our own kernel, in order, below `board-support/kernel/`.
+    pub fragments: Vec<String>,
+}
+
+/// How a board starts.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Boot {
+    /// What reads the loader record.
+    pub backend: Backend,
+    /// The console's device, without `/dev/`.
+    pub console: String,
+    /// Kernel arguments that the loader gives, before the revision's own.
+    pub arguments: String,
+}
+
+/// What reads the loader record and starts a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// The host plays the loader.
+    Direct,
+}
+
+/// Sizes of the partitions, MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Partitions {
+    /// The boot record.
+    pub bootenv: u32,
+    /// Kernel and initramfs of slot a.
+    pub slot_a: u32,
+    /// The same of slot b.
+    pub slot_b: u32,
+    /// The store and the volumes, in the image; the device grows it over the rest of its disk.
+    #[serde(default = "default_data")]
+    pub data: u32,
+}
+
+const fn default_data() -> u32 {
+    512
+}
+
+/// QEMU's emulation of a board.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Qemu {
+    /// The program.
+    pub program: String,
+    /// `-M`.
+    pub machine: String,
+    /// `-cpu`.
+    pub cpu: String,
+    /// `-m`, MiB.
+    pub memory: u32,
+    /// The disk's device.
+    pub disk: String,
+    /// The network card's device.
+    pub network: String,
+    /// The bus that the control port is on.
+    pub serial_bus: String,
+    /// The source of randomness.
+    pub random: String,
+    /// The watchdog's device; none if the machine has one built in, or none at all.
+    pub watchdog: Option<String>,
+}
+
+/// Sizes that fail a build when they are exceeded, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Budgets {
+    /// `/init`.
+    pub device_binary: u64,
+    /// The compressed initramfs.
+    pub initramfs: u64,
+    /// The kernel.
+    pub kernel: u64,
+    /// The disk image as it occupies the host's disk (holes do not count).
+    pub image: u64,
+}
+
+/// A board's hardware watchdog, and what it cannot do.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Watchdog {
+    /// The kernel's driver.
+    pub driver: String,
+    /// Whether a hang before PID 1 opens the watchdog is reset.
+    pub covers_early_hang: bool,
+    /// The same in words, for people.
+    pub note: String,
+}
+
+/// Every board that ships.
+///
+/// # Errors
+/// None that a test would not have found: the files are part of the program.
+pub fn all() -> Result<Vec<Board>, Error> {
+    SHIPPED
+        .iter()
+        .map(|(file, text)| parse(file, text))
+        .collect()
+}
+
+/// The board of that name.
+///
+/// # Errors
+/// [`Error::Unknown`], with the names that there are.
+pub fn find(name: &str) -> Result<Board, Error> {
+    let boards = all()?;
+    let known = boards.iter().map(|board| board.name.to_string()).collect();
+    boards
+        .into_iter()
+        .find(|board| board.name.as_str() == name)
+        .ok_or_else(|| Error::Unknown {
+            name: name.to_owned(),
+            known,
+        })
+}
+
+/// Parses and checks a board file; `file` is its name, for errors.
+///
+/// # Errors
+/// [`Error::TooLarge`], [`Error::Syntax`] with the line, [`Error::Value`] with the key.
+pub fn parse(file: &str, text: &str) -> Result<Board, Error> {
+    if text.len() > CAP {
+        return Err(Error::TooLarge {
+            file: file.to_owned(),
+            size: text.len(),
+        });
+    }
+    let board: Board = toml::from_str(text).map_err(|source| Error::syntax(file, text, &source))?;
+    check::check(&board).map_err(|(key, problem)| Error::value(file, text, key, problem))?;
+    Ok(board)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = SHIPPED[0].1;
+
+    #[test]
+    fn every_shipped_board_is_good_and_named_as_its_file() {
+        for (board, (file, _)) in all().unwrap().iter().zip(SHIPPED) {
+            assert_eq!(format!("{}.toml", board.name), file);
+        }
+    }
+
+    #[test]
+    fn an_unknown_board_names_those_there_are() {
+        let error = find("toaster").unwrap_err().to_string();
+        assert_eq!(error, "there is no board toaster; there are: qemu-x86-64");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let text = GOOD.replace("[partitions]\n", "[partitions]\nswap = 64\n");
+        let line = text
+            .lines()
+            .position(|line| line.starts_with("swap"))
+            .unwrap()
+            + 1;
+        let error = parse("my.toml", &text).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("my.toml:{line}: ")), "{error}");
+        assert!(error.contains("swap"), "{error}");
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_with_line_and_key() {
+        let cases = [
+            ("bootenv = 1", "bootenv = 0", "partitions.bootenv"),
+            ("data = 512", "data = 255", "partitions.data"),
+            ("slot-b = 64", "slot-b = 32", "partitions.slot-b"),
+            ("cpu = \"qemu64\"", "cpu = \"max\"", "qemu.cpu"),
+            ("memory = 256", "memory = 8", "qemu.memory"),
+            (
+                "console = \"ttyS0\"",
+                "console = \"tty S0\"",
+                "boot.console",
+            ),
+            ("common.config", "../common.config", "kernel.fragments"),
+            (
+                "initramfs = 1_000_000",
+                "initramfs = 100_000_000",
+                "budgets.initramfs",
+            ),
+            (
+                "arguments = \"console=ttyS0 panic=1\"",
+                "arguments = \"panic=0\"",
+                "boot.arguments",
+            ),
+        ];
+        for (from, to, key) in cases {
+            let text = GOOD.replace(from, to);
+            assert_ne!(text, GOOD, "{from}");
+            let error = parse("my.toml", &text).unwrap_err();
+            let line = text.lines().position(|line| line.contains(to)).unwrap() + 1;
+            assert!(
+                matches!(&error, Error::Value { key: found, line: at, .. } if *found == key && *at == line),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_missing_key_is_named() {
+        let error = parse("my.toml", &GOOD.replace("machine = \"q35\"\n", ""))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("machine"), "{error}");
+    }
+
+    #[test]
+    fn a_huge_file_is_not_parsed() {
+        let text = "#".repeat(CAP + 1);
+        assert!(matches!(
+            parse("my.toml", &text),
+            Err(Error::TooLarge { .. })
+        ));
+    }
+}

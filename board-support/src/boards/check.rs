@@ -1,0 +1,159 @@
+//! What a board file must fulfil beyond its types.
+
+use super::{Board, Partitions, Qemu};
+
+/// A key, and what is wrong with its value.
+type Problem = (&'static str, &'static str);
+
+fn demand(holds: bool, key: &'static str, problem: &'static str) -> Result<(), Problem> {
+    if holds { Ok(()) } else { Err((key, problem)) }
+}
+
+/// A word that can stand in a command line without being taken for an option or split.
+fn is_word(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    bytes
+        .next()
+        .is_some_and(|first| first.is_ascii_alphanumeric())
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"-_.+=".contains(&byte))
+}
+
+pub(super) fn check(board: &Board) -> Result<(), Problem> {
+    demand(
+        is_word(&board.rust_target),
+        "rust-target",
+        "is no target's name",
+    )?;
+    demand(
+        is_word(&board.kernel.package),
+        "kernel.package",
+        "is no package's name",
+    )?;
+    demand(
+        is_word(&board.kernel.suite),
+        "kernel.suite",
+        "is no suite's name",
+    )?;
+    demand(
+        !board.kernel.fragments.is_empty(),
+        "kernel.fragments",
+        "is empty",
+    )?;
+    demand(
+        board.kernel.fragments.iter().all(|name| is_word(name)),
+        "kernel.fragments",
+        "has what is no file's name",
+    )?;
+    demand(
+        is_word(&board.boot.console),
+        "boot.console",
+        "is no device's name",
+    )?;
+    let arguments = &board.boot.arguments;
+    let printable =
+        arguments.len() <= 512 && arguments.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    demand(
+        printable,
+        "boot.arguments",
+        "is over 512 bytes or not printable ASCII",
+    )?;
+    let reboots = arguments.split(' ').any(|word| {
+        word.strip_prefix("panic=")
+            .is_some_and(|value| value != "0")
+    });
+    demand(
+        reboots,
+        "boot.arguments",
+        "lacks panic=: a panic must reboot, or no trial can roll back",
+    )?;
+    partitions(board.partitions)?;
+    budgets(board)?;
+    demand(
+        is_word(&board.watchdog.driver),
+        "watchdog.driver",
+        "is no driver's name",
+    )?;
+    board.qemu.as_ref().map_or(Ok(()), qemu)
+}
+
+fn partitions(sizes: Partitions) -> Result<(), Problem> {
+    const LIMIT: u32 = 1024 * 1024;
+    demand(
+        (1..=64).contains(&sizes.bootenv),
+        "partitions.bootenv",
+        "is not 1 to 64 MiB",
+    )?;
+    // mkfs.vfat makes no FAT32 below 33 MiB, and a kernel with its initramfs needs room for two.
+    demand(
+        (34..=1024).contains(&sizes.slot_a),
+        "partitions.slot-a",
+        "is not 34 to 1024 MiB",
+    )?;
+    demand(
+        sizes.slot_b == sizes.slot_a,
+        "partitions.slot-b",
+        "is not the size of slot-a: either must hold any kernel",
+    )?;
+    demand(
+        (256..=LIMIT).contains(&sizes.data),
+        "partitions.data",
+        "is not 256 MiB to 1 TiB",
+    )
+}
+
+fn budgets(board: &Board) -> Result<(), Problem> {
+    let budgets = board.budgets;
+    let slot = u64::from(board.partitions.slot_a).saturating_mul(1024 * 1024);
+    demand(
+        budgets.kernel < slot,
+        "budgets.kernel",
+        "does not fit the slot",
+    )?;
+    let both = budgets.kernel.saturating_add(budgets.initramfs);
+    demand(
+        both < slot,
+        "budgets.initramfs",
+        "does not fit the slot beside the kernel",
+    )?;
+    demand(
+        budgets.device_binary > 0,
+        "budgets.device-binary",
+        "is zero",
+    )?;
+    demand(budgets.image > 0, "budgets.image", "is zero")
+}
+
+fn qemu(qemu: &Qemu) -> Result<(), Problem> {
+    demand(
+        is_word(&qemu.program),
+        "qemu.program",
+        "is no program's name",
+    )?;
+    demand(
+        is_word(&qemu.machine),
+        "qemu.machine",
+        "is no machine's name",
+    )?;
+    demand(is_word(&qemu.cpu), "qemu.cpu", "is no processor's name")?;
+    demand(
+        qemu.cpu != "max",
+        "qemu.cpu",
+        "must not be max: guests die of random double faults",
+    )?;
+    demand(
+        (16..=65536).contains(&qemu.memory),
+        "qemu.memory",
+        "is not 16 to 65536 MiB",
+    )?;
+    let devices = [
+        ("qemu.disk", &qemu.disk),
+        ("qemu.network", &qemu.network),
+        ("qemu.serial-bus", &qemu.serial_bus),
+        ("qemu.random", &qemu.random),
+    ];
+    devices
+        .into_iter()
+        .try_for_each(|(key, name)| demand(is_word(name), key, "is no device's name"))?;
+    let watchdog = qemu.watchdog.as_deref().is_none_or(is_word);
+    demand(watchdog, "qemu.watchdog", "is no device's name")
+}

@@ -1,0 +1,73 @@
+//! What can go wrong with a boot record. A caller tells a damaged copy (use the other one) from a disk that fails.
+
+use core::fmt;
+use kedge_sys::Errno;
+
+/// Why a record was not read or written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Error {
+    /// Fewer bytes than a copy has.
+    Short {
+        /// Bytes that were there.
+        length: usize,
+    },
+    /// The checksum is not that of the bytes: torn, erased or damaged.
+    Checksum,
+    /// It does not begin as this format does.
+    Magic,
+    /// A version that this code does not know.
+    Version {
+        /// The version found.
+        version: u32,
+    },
+    /// The checksum holds, but a field has a value that nothing of ours writes.
+    Field {
+        /// Its name.
+        field: &'static str,
+    },
+    /// More text than its area holds.
+    TooLong {
+        /// Bytes of the text.
+        length: usize,
+    },
+    /// The partition could not be read.
+    Read {
+        /// Byte offset in the partition.
+        offset: u64,
+        /// What the kernel answered.
+        errno: Errno,
+    },
+    /// The partition could not be written.
+    Write {
+        /// Byte offset in the partition.
+        offset: u64,
+        /// What the kernel answered.
+        errno: Errno,
+    },
+    /// What was written did not reach the disk.
+    Sync {
+        /// What the kernel answered.
+        errno: Errno,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short { length } => write!(f, "boot record has only {length} bytes"),
+            Self::Checksum => f.write_str("boot record has a wrong checksum"),
+            Self::Magic => f.write_str("no boot record is there"),
+            Self::Version { version } => write!(f, "boot record has the unknown version {version}"),
+            Self::Field { field } => write!(f, "boot record has a bad field {field}"),
+            Self::TooLong { length } => write!(
+                f,
+                "text of {length} bytes does not fit the partition bootenv"
+            ),
+            Self::Read { offset, errno } => write!(f, "reading bootenv at {offset}: {errno}"),
+            Self::Write { offset, errno } => write!(f, "writing bootenv at {offset}: {errno}"),
+            Self::Sync { errno } => write!(f, "syncing bootenv: {errno}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,126 @@
+//! The boot record: two records with two owners, each in two copies.
+//!
+//! - [`Loader`] is the only thing that a loader writes: which slot is the default, which is tried, tries left.
+//! - [`State`] is PID 1's: what is committed, what is tried, how the last trial failed, the floor.
+//!
+//! Formats are specified in the modules [`loader`] and [`state`]. Nothing here does I/O; see [`crate::bootenv`].
+
+pub mod loader;
+pub mod state;
+
+pub use loader::Loader;
+pub use state::{Failure, Reason, State, Target, Trial};
+
+use core::fmt;
+
+/// Bytes of one copy of either record. 4 KiB is the block of every disk we meet: no copy shares one with another.
+pub const COPY: usize = 4096;
+
+/// Where the loader finds a kernel and an initramfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// The partition `slot-a`.
+    A,
+    /// The partition `slot-b`.
+    B,
+}
+
+impl Slot {
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// The letter in the loader record and in `kedge.slot=`.
+    #[must_use]
+    pub const fn letter(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+
+    /// The name of its partition.
+    #[must_use]
+    pub const fn partition(self) -> &'static str {
+        match self {
+            Self::A => "slot-a",
+            Self::B => "slot-b",
+        }
+    }
+
+    /// The slot of a letter.
+    #[must_use]
+    pub fn from_letter(letter: &str) -> Option<Self> {
+        match letter {
+            "a" => Some(Self::A),
+            "b" => Some(Self::B),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.letter())
+    }
+}
+
+/// CRC-32 of ISO 3309 (reflected, polynomial 0xEDB88320), as zlib and U-Boot compute it.
+///
+/// By table: four copies are checked at each boot, and bit by bit they would take half a millisecond.
+#[must_use]
+pub fn crc32(bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = table();
+    let mut crc = u32::MAX;
+    for byte in bytes {
+        let [low, ..] = crc.to_le_bytes();
+        let entry = TABLE
+            .get(usize::from(low ^ byte))
+            .copied()
+            .unwrap_or_default();
+        crc = entry ^ (crc >> 8);
+    }
+    !crc
+}
+
+#[allow(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler, which refuses an index that is out of bounds"
+)]
+const fn table() -> [u32; 256] {
+    let mut table = [0_u32; 256];
+    let mut value = 0_u32;
+    let mut index = 0_usize;
+    while index < 256 {
+        let mut entry = value;
+        let mut bit = 0;
+        while bit < 8 {
+            entry = if entry & 1 == 1 {
+                0xEDB8_8320 ^ (entry >> 1)
+            } else {
+                entry >> 1
+            };
+            bit += 1;
+        }
+        table[index] = entry;
+        index += 1;
+        value += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_that_of_zlib() {
+        assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
+        assert_eq!(crc32(b""), 0);
+    }
+}

@@ -1,0 +1,199 @@
+//! The state record: what PID 1 must remember across everything, power cuts in the middle of a write included.
+//!
+//! A copy begins a 4 KiB block and has 512 bytes, the rest of its block is zero and not looked at: one sector, which
+//! no disk tears, and if it does, the checksum tells. All numbers are little-endian; what is not named is zero.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | `KEDGEBR1` |
+//! | 8 | 4 | version, 1 |
+//! | 12 | 4 | CRC-32 of the 512 bytes with these four zero |
+//! | 16 | 8 | sequence: the valid copy with the higher one counts |
+//! | 24 | 48 | committed: target |
+//! | 72 | 48 | trial: target, all zero when there is none |
+//! | 120 | 1 | 1 when there is a trial, else 0 and bytes 72 to 125 are zero |
+//! | 121 | 1 | tries left |
+//! | 122 | 1 | armings |
+//! | 123 | 1 | tries given back |
+//! | 124 | 1 | exhaustions: how often its tries ran out without a verdict |
+//! | 125 | 1 | 1 when the verdict is good and the loader's default is being set (`held`) |
+//! | 128 | 48 | failed: target of the last trial that failed, all zero when there is none |
+//! | 176 | 1 | reason's number, 0 when there is none |
+//! | 177 | 1 | goal: 1 started, 2 ready, 3 finished, else 0 |
+//! | 178 | 1 | length of the container's name |
+//! | 180 | 4 | exit status as `wait` gives it (i32) |
+//! | 184 | 32 | the container's name |
+//! | 216 | 4 | floor: root version |
+//! | 220 | 4 | newest root version |
+//! | 224 | 8 | floor: counter |
+//! | 232 | 4 | boots in a row that did not hold their goals (`unsettled`) |
+//! | 236 | 4 | watchdog resets in a row |
+//!
+//! A target is: revision (32), the parameters' counter (8), slot (1: 1 for a, 2 for b), 7 zero bytes.
+//!
+//! Parsing is strict: what is read and written again must give the same bytes.
+
+mod layout;
+
+use super::{COPY, Slot};
+use crate::Error;
+use kedge_revision::container::Goal;
+use kedge_revision::{Floor, Name, ObjectId};
+
+/// Bytes of a copy that carry the record.
+pub const SIZE: usize = 512;
+
+/// What is tried, judged and rolled back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The revision's id.
+    pub revision: ObjectId,
+    /// The counter of its parameters; 0 when the hub has set none.
+    pub parameters: u64,
+    /// The slot that holds its kernel and initramfs.
+    pub slot: Slot,
+}
+
+/// A revision that is being run and has not yet been judged, or is judged good and not yet committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trial {
+    /// What is tried.
+    pub target: Target,
+    /// Boots that it may still take.
+    pub tries_left: u8,
+    /// How often the loader was armed for it; 0: not yet.
+    pub armings: u8,
+    /// Tries given back for orderly reboots.
+    pub give_backs: u8,
+    /// How often its tries ran out without a verdict.
+    pub exhaustions: u8,
+    /// The verdict is good: what is left to do is the loader's default, then the commit.
+    pub held: bool,
+}
+
+/// The last trial that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What was tried.
+    pub target: Target,
+    /// Why it was given up.
+    pub reason: Reason,
+}
+
+/// Why a verdict is bad.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// A container did not reach its goal in the window, or left it.
+    GoalMissed {
+        /// The container.
+        container: Name,
+        /// The goal that it was to reach.
+        goal: Goal,
+        /// Its exit status, 0 if it was still running.
+        exit: i32,
+    },
+    /// A container ended again and again.
+    CrashLoop {
+        /// The container.
+        container: Name,
+        /// Its last exit status.
+        exit: i32,
+    },
+    /// The hub had answered before the trial, and did not in it.
+    HubLost,
+    /// The store did not take the test write.
+    Storage,
+    /// The hardware watchdog reset the device.
+    Watchdog,
+    /// The kernel panicked.
+    KernelPanic,
+    /// The system itself ran out of memory.
+    OutOfMemory,
+    /// The power failed in every try.
+    PowerCut,
+    /// The tries ran out and nothing says why.
+    TriesExhausted,
+    /// The loader was armed, and never started the slot.
+    NeverBooted,
+    /// The trial's own init refused the revision.
+    Refused,
+    /// A person said so.
+    Operator,
+}
+
+/// What PID 1 remembers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// What the device returns to.
+    pub committed: Target,
+    /// What is being tried.
+    pub trial: Option<Trial>,
+    /// What failed last.
+    pub failed: Option<Failure>,
+    /// The lowest place that will ever run again.
+    pub floor: Floor,
+    /// The newest root that was accepted.
+    pub root_version: u32,
+    /// Boots in a row, outside trials, that did not hold their goals for the window.
+    pub unsettled: u32,
+    /// Watchdog resets in a row.
+    pub watchdog_resets: u32,
+}
+
+/// A state with the number that orders the copies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Numbered {
+    /// Grows by one with each write.
+    pub sequence: u64,
+    /// The state.
+    pub state: State,
+}
+
+impl State {
+    /// The state that an image is born with: the factory revision is committed, in slot a.
+    #[must_use]
+    pub const fn born(revision: ObjectId, floor: Floor, root_version: u32) -> Self {
+        Self {
+            committed: Target {
+                revision,
+                parameters: 0,
+                slot: Slot::A,
+            },
+            trial: None,
+            failed: None,
+            floor,
+            root_version,
+            unsettled: 0,
+            watchdog_resets: 0,
+        }
+    }
+
+    /// The bytes of one copy.
+    #[must_use]
+    pub fn encode(&self, sequence: u64) -> [u8; COPY] {
+        layout::encode(self, sequence)
+    }
+}
+
+impl Numbered {
+    /// Reads one copy.
+    ///
+    /// # Errors
+    /// [`Error::Short`], [`Error::Magic`], [`Error::Checksum`], [`Error::Version`], [`Error::Field`].
+    pub fn parse(copy: &[u8]) -> Result<Self, Error> {
+        layout::parse(copy)
+    }
+}
+
+/// The copy that counts: the valid one with the higher sequence; the first of two equal ones.
+#[must_use]
+pub fn choose(first: &[u8], second: &[u8]) -> Option<Numbered> {
+    match (Numbered::parse(first).ok(), Numbered::parse(second).ok()) {
+        (Some(one), Some(two)) if two.sequence > one.sequence => Some(two),
+        (Some(one), _) => Some(one),
+        (None, two) => two,
+    }
+}
+
+#[cfg(test)]
+mod tests;
