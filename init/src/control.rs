@@ -1,0 +1,48 @@
+//! The control interface of PID 1: HTTP/1.1 over a unix socket, without I/O.
+//!
+//! A [`Connection`] takes bytes and gives bytes and typed [`Call`]s; the driver owns the sockets,
+//! asks the machine and hands the answer back. The same connection serves the unix socket
+//! (containers, by their role), and in development products the virtio-serial port `kedge.control`.
+//!
+//! No HTTP crate is used: the smallest servers bring 100 kB and more, an executor or threads, and
+//! allocate as the peer likes. What is needed is a request head of 4 KiB, a body of 4 KiB, and
+//! chunks. What is absent on purpose: TLS, request bodies in chunks, upgrades, percent-encoding
+//! (no name needs it), HTTP/1.0.
+//!
+//! | request | role | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | observe | [`Status`] |
+//! | `GET /v1/logs?container=NAME&follow=1&since=SEQ&limit=N` | observe | [`crate::log::LogLine`]s, one a line, in chunks |
+//! | `POST /v1/containers/NAME/start`, `…/stop`, `…/restart` | operate | 204 |
+//! | `POST /v1/reboot`, `POST /v1/poweroff` | operate | 204, then it happens |
+//!
+//! Errors are `application/problem+json` (RFC 9457), see [`Refusal`]. A request's `x-request-id` comes
+//! back in its answer, so that a client on the serial port knows its own answer from a
+//! predecessor's. Bounds: [`Connection::MAX_INPUT`] in, the status or [`LOG_FILL`] out.
+
+mod api;
+mod connection;
+mod head;
+mod refusal;
+mod route;
+mod stream;
+
+pub use api::{
+    Action, Command, ContainerState, ContainerStatus, Exit, LogQuery, Memory, MissingGoal,
+    RevisionStatus, Status, Trial,
+};
+pub use connection::{Call, Connection, Transport};
+pub use head::{Head, Method};
+pub use refusal::{Problem, Refusal};
+pub use stream::LOG_FILL;
+
+/// Where the socket is.
+pub const SOCKET: &str = "/run/kedge/control.sock";
+/// Connections that PID 1 keeps at once; further ones get [`busy`] and are closed.
+pub const MAX_CONNECTIONS: usize = 8;
+
+/// The whole answer to a connection over [`MAX_CONNECTIONS`].
+#[must_use]
+pub const fn busy() -> &'static [u8] {
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: 56\r\nconnection: close\r\n\r\n{\"status\":503,\"title\":\"busy\",\"detail\":\"try again later\"}"
+}

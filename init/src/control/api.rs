@@ -1,0 +1,196 @@
+//! What goes over the control interface: the device's status, queries and commands.
+//!
+//! Texts are borrowed where PID 1 writes them and owned where the client reads them.
+
+use kedge_revision::container::Goal;
+use kedge_revision::{Mode, Name};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status<'a> {
+    /// The product.
+    #[serde(borrow)]
+    pub product: Cow<'a, str>,
+    /// The board.
+    #[serde(borrow)]
+    pub board: Cow<'a, str>,
+    /// Development or production.
+    pub mode: Mode,
+    /// What runs; absent as long as no revision has been verified.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<RevisionStatus<'a>>,
+    /// The slot this boot came from, `a` or `b`.
+    #[serde(borrow)]
+    pub slot: Cow<'a, str>,
+    /// How far the boot is: the name of the phase, `running`, or what went wrong.
+    #[serde(borrow)]
+    pub phase: Cow<'a, str>,
+    /// Random for each boot, as `/proc/sys/kernel/random/boot_id` has it.
+    #[serde(borrow)]
+    pub boot_id: Cow<'a, str>,
+    /// Milliseconds since the boot.
+    pub uptime_ms: u64,
+    /// Whether the revision is judged yet.
+    pub trial: Trial,
+    /// Goals that are not met, with the reason.
+    #[serde(borrow)]
+    pub goals_missing: Vec<MissingGoal<'a>>,
+    /// All containers, by name.
+    #[serde(borrow)]
+    pub containers: Vec<ContainerStatus<'a>>,
+    /// The device's memory.
+    pub memory: Memory,
+}
+
+/// Which revision runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RevisionStatus<'a> {
+    /// Its id.
+    #[serde(borrow)]
+    pub id: Cow<'a, str>,
+    /// Its version, as its author wrote it.
+    #[serde(borrow)]
+    pub version: Cow<'a, str>,
+}
+
+/// Whether a revision is judged yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trial {
+    /// It is committed.
+    Committed,
+    /// It is on trial.
+    Trying {
+        /// Boots that it has left after this one.
+        tries_left: u8,
+    },
+}
+
+/// A goal that is not met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MissingGoal<'a> {
+    /// Whose.
+    #[serde(borrow)]
+    pub container: Cow<'a, str>,
+    /// Which.
+    pub goal: Goal,
+    /// Why not, in words.
+    #[serde(borrow)]
+    pub reason: Cow<'a, str>,
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ContainerStatus<'a> {
+    /// Its name.
+    #[serde(borrow)]
+    pub name: Cow<'a, str>,
+    /// Its group.
+    #[serde(borrow)]
+    pub group: Cow<'a, str>,
+    /// What it does.
+    pub state: ContainerState,
+    /// Its first process in the device's pid namespace, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Whether its health check passed, or it said so.
+    pub ready: bool,
+    /// Starts after the first, in this boot.
+    pub restarts: u32,
+    /// How it ended last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<Exit>,
+    /// When it came into this state, milliseconds since the boot.
+    pub since_ms: u64,
+    /// Containers or groups whose goals it waits for.
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<Cow<'a, str>>,
+}
+
+/// What a container does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContainerState {
+    /// Waits for others.
+    Waiting,
+    /// Is being set up.
+    Starting,
+    /// Its process runs.
+    Running,
+    /// Was asked to end and has not yet.
+    Stopping,
+    /// Waits before its next start.
+    BackOff,
+    /// Ended with exit status 0 and stays so.
+    Finished,
+    /// Ended otherwise, and stays so.
+    Failed,
+    /// Was stopped over the control interface.
+    Stopped,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// With this status.
+    Code(i32),
+    /// Killed by this signal.
+    Signal(i32),
+}
+
+/// The device's memory, bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Memory {
+    /// All that the kernel manages (`MemTotal`).
+    pub total: u64,
+    /// What can be had without swapping (`MemAvailable`).
+    pub available: u64,
+}
+
+/// `GET /v1/logs`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogQuery {
+    /// Only this container, `kernel` or `kedge`.
+    pub source: Option<Name>,
+    /// Whether to go on with what is said from now on.
+    pub follow: bool,
+    /// The first sequence number.
+    pub since: Option<u64>,
+    /// Only so many of the records that are there, the last; what follows is not counted.
+    pub limit: Option<u32>,
+}
+
+/// What the driver is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Something with one container.
+    Container {
+        /// Which.
+        name: Name,
+        /// What.
+        action: Action,
+    },
+    /// An orderly restart of the device.
+    Reboot,
+    /// An orderly end.
+    PowerOff,
+}
+
+/// What can be done with a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Start it, if it does not run.
+    Start,
+    /// Stop it, and leave it so until it is started or the device boots.
+    Stop,
+    /// Stop it if it runs, and start it.
+    Restart,
+}

@@ -1,0 +1,389 @@
+//! One connection: bytes in, calls out, answers in, bytes out.
+//!
+//! ```text
+//!            next_call               answer_*
+//!   Idle ──────────────▶ Asked ──────────────▶ Idle | Closing
+//!    ▲                      │ answer_logs
+//!    │ input, or the end    ▼
+//!    └────────────────── Streaming ──▶ Closing
+//! ```
+//!
+//! The driver: read at most [`Connection::room`] bytes while [`Connection::wants_input`], hand them to
+//! [`Connection::input`]; call [`Connection::next_call`] and answer, until it gives nothing; call
+//! [`Connection::pump`] when the journal has grown or output was written; write
+//! [`Connection::output`], say [`Connection::wrote`], and begin again with `next_call`; close when
+//! [`Connection::is_finished`].
+//!
+//! A peer that reads nothing costs its bounds and no more: while output waits, no further request is
+//! taken. A serial line has no beginning and no end, so there:
+//! - lines that are no request line are passed over between requests, and a request line in the
+//!   middle of a head begins a new request (its predecessor's client went away);
+//! - an error does not close; what follows is searched for the next request line;
+//! - [`Connection::reset`] on a hang-up of the port forgets everything;
+//! - a new request ends the stream of a log that is followed, on every transport.
+
+use super::api::{Command, LogQuery, Status};
+use super::head::{self, Head, MAX_BODY, MAX_HEAD};
+use super::refusal::{Problem, Refusal};
+use super::route::route;
+use super::stream::{LOG_FILL, LogStream};
+use crate::log::Journal;
+use kedge_revision::container::ControlRole;
+use serde::Serialize;
+
+/// What bytes travel over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// A stream that begins and ends with its client.
+    Socket,
+    /// A port that outlives its clients.
+    Serial,
+}
+
+/// A request that the driver answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// With [`Connection::answer_status`].
+    Status,
+    /// With [`Connection::answer_logs`].
+    Logs(LogQuery),
+    /// With [`Connection::answer_done`] or [`Connection::answer_refused`].
+    Command(Command),
+}
+
+#[derive(Debug)]
+enum State {
+    Idle,
+    Asked(Reply),
+    Streaming(LogStream, Reply),
+    Closing,
+}
+
+/// What the answer takes over from its request.
+#[derive(Debug, Clone, Default)]
+struct Reply {
+    keep_alive: bool,
+    id: Option<Box<str>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Connection {
+    role: ControlRole,
+    transport: Transport,
+    state: State,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    written: usize,
+    input_ended: bool,
+}
+
+impl Connection {
+    /// Most bytes kept of what a peer sends: a head and a body.
+    pub const MAX_INPUT: usize = MAX_HEAD + MAX_BODY;
+
+    /// A connection of a peer with `role`.
+    #[must_use]
+    pub const fn new(role: ControlRole, transport: Transport) -> Self {
+        Self {
+            role,
+            transport,
+            state: State::Idle,
+            input: Vec::new(),
+            output: Vec::new(),
+            written: 0,
+            input_ended: false,
+        }
+    }
+
+    /// Bytes that [`Self::input`] takes now.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        Self::MAX_INPUT.saturating_sub(self.input.len())
+    }
+
+    /// Whether the driver is to read: poll for input only then.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        self.room() > 0 && !self.input_ended && !matches!(self.state, State::Closing)
+    }
+
+    /// Takes what was read; what is beyond [`Self::room`] is not taken. Returns the bytes taken.
+    pub fn input(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.get(..self.room()).unwrap_or(bytes);
+        self.input.extend_from_slice(taken);
+        taken.len()
+    }
+
+    /// The peer of a socket sends nothing more; it may still wait for an answer.
+    pub const fn end_input(&mut self) {
+        self.input_ended = true;
+    }
+
+    /// Forgets everything: the host's side of the serial port was closed.
+    pub fn reset(&mut self) {
+        *self = Self::new(self.role, self.transport);
+    }
+
+    /// The next request. `None`: more input, answers or output first. Bad requests are answered here.
+    pub fn next_call(&mut self) -> Option<Call> {
+        loop {
+            // Output that nobody reads holds back further requests.
+            if self.pending() > LOG_FILL || self.input.is_empty() {
+                break;
+            }
+            if let State::Streaming(_, reply) = &self.state {
+                let reply = reply.clone();
+                self.end_stream(&reply);
+            }
+            if !matches!(self.state, State::Idle) {
+                return None;
+            }
+            match self.parse() {
+                Parsed::Call(call, reply) => {
+                    self.state = State::Asked(reply);
+                    return Some(call);
+                }
+                Parsed::Refused(refusal, reply) => self.refuse(refusal, &reply),
+                Parsed::Skipped => {}
+                Parsed::Incomplete => break,
+            }
+        }
+        if self.input_ended && self.pending() == 0 && matches!(self.state, State::Idle) {
+            self.state = State::Closing;
+        }
+        None
+    }
+
+    /// Takes at most one request, or a line of nonsense, from the input.
+    fn parse(&mut self) -> Parsed {
+        let skip = self.to_skip();
+        if skip > 0 {
+            self.consume(skip);
+            return Parsed::Skipped;
+        }
+        let Some(length) = head::length(&self.input).filter(|length| *length <= MAX_HEAD) else {
+            if self.input.len() < MAX_HEAD {
+                return Parsed::Incomplete;
+            }
+            self.consume(MAX_HEAD);
+            return Parsed::Refused(Refusal::HeadTooLarge, Reply::default());
+        };
+        let bytes = self.input.get(..length).unwrap_or_default();
+        let (consumed, parsed) = match Head::parse(bytes) {
+            Err(refusal) => (length, Parsed::Refused(refusal, Reply::default())),
+            Ok(head) => {
+                let whole = length.saturating_add(head.body);
+                if self.input.len() < whole {
+                    return Parsed::Incomplete;
+                }
+                let reply = Reply {
+                    keep_alive: head.keep_alive,
+                    id: head.id.map(Into::into),
+                };
+                match route(&head, self.role) {
+                    Ok(call) => (whole, Parsed::Call(call, reply)),
+                    Err(refusal) => (whole, Parsed::Refused(refusal, reply)),
+                }
+            }
+        };
+        self.consume(consumed);
+        parsed
+    }
+
+    /// Bytes before the next request: empty lines (RFC 9112, 2.2), and on a serial port whatever is not
+    /// the beginning of a request.
+    fn to_skip(&self) -> usize {
+        let mut at = 0;
+        let mut skip = 0;
+        let mut in_head = false;
+        for line in self.input.split_inclusive(|byte| *byte == b'\n') {
+            let complete = line.ends_with(b"\n");
+            let empty = matches!(line, b"\n" | b"\r\n");
+            match self.transport {
+                Transport::Socket if !empty => return skip,
+                Transport::Socket => skip = at + line.len(),
+                Transport::Serial if in_head && empty => return skip,
+                Transport::Serial if complete && head::is_request_line(line) => {
+                    skip = at;
+                    in_head = true;
+                }
+                // Nonsense goes once its line is complete, or once it is too long for any request.
+                Transport::Serial if !in_head && (complete || line.len() >= MAX_HEAD) => {
+                    skip = at + line.len();
+                }
+                Transport::Serial => {}
+            }
+            at += line.len();
+        }
+        skip
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.input.drain(..bytes.min(self.input.len()));
+        if self.input.is_empty() {
+            // Idle connections hold no buffers.
+            self.input = Vec::new();
+        }
+    }
+
+    /// Answers [`Call::Status`].
+    pub fn answer_status(&mut self, status: &Status<'_>) {
+        self.answer(200, "OK", "application/json", status);
+    }
+
+    /// Answers a command that is done, or will be.
+    pub fn answer_done(&mut self) {
+        if let Some(reply) = self.asked() {
+            self.head(204, "No Content", &reply, format_args!(""));
+            self.settle(&reply);
+        }
+    }
+
+    /// Answers with an error.
+    pub fn answer_refused(&mut self, refusal: Refusal) {
+        let problem = Problem::from(refusal);
+        let kind = "application/problem+json";
+        self.answer(refusal.status(), refusal.title(), kind, &problem);
+    }
+
+    /// Answers [`Call::Logs`]; [`Self::pump`] brings the records.
+    pub fn answer_logs(&mut self, query: &LogQuery, journal: &Journal) {
+        let Some(stream) = LogStream::new(query, journal) else {
+            let nobody = "nobody of this name has said anything";
+            return self.answer_refused(Refusal::NotFound(nobody));
+        };
+        if let Some(reply) = self.asked() {
+            let fields = "content-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n";
+            self.head(200, "OK", &reply, format_args!("{fields}"));
+            self.state = State::Streaming(stream, reply);
+            self.pump(journal);
+        }
+    }
+
+    /// Goes on with a log that is being read, as far as the bound of the output allows.
+    pub fn pump(&mut self, journal: &Journal) {
+        if let State::Streaming(stream, reply) = &mut self.state {
+            self.output.drain(..self.written);
+            self.written = 0;
+            if !stream.fill(journal, &mut self.output) {
+                let reply = core::mem::take(reply);
+                self.end_stream(&reply);
+            }
+        }
+    }
+
+    /// Bytes to write.
+    #[must_use]
+    pub fn output(&self) -> &[u8] {
+        self.output.get(self.written..).unwrap_or_default()
+    }
+
+    /// So many bytes of [`Self::output`] were written.
+    pub fn wrote(&mut self, bytes: usize) {
+        self.written = self.written.saturating_add(bytes).min(self.output.len());
+        if self.written == self.output.len() {
+            self.output = Vec::new();
+            self.written = 0;
+        }
+    }
+
+    /// Whether the driver is to close the socket now.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        matches!(self.state, State::Closing) && self.pending() == 0
+    }
+
+    /// Whether a log is being followed: such connections are pumped when the journal grows.
+    #[must_use]
+    pub const fn is_streaming(&self) -> bool {
+        matches!(self.state, State::Streaming(..))
+    }
+
+    fn pending(&self) -> usize {
+        self.output.len().saturating_sub(self.written)
+    }
+
+    /// The outstanding request; `None` where there is none and an answer would have no place.
+    fn asked(&mut self) -> Option<Reply> {
+        if let State::Asked(reply) = &mut self.state {
+            Some(core::mem::take(reply))
+        } else {
+            None
+        }
+    }
+
+    /// A request that could not be parsed has no [`Reply`] of its own: the default closes a socket,
+    /// since what follows can no longer be told from the request.
+    fn refuse(&mut self, refusal: Refusal, reply: &Reply) {
+        self.state = State::Asked(reply.clone());
+        self.answer_refused(refusal);
+    }
+
+    fn answer(&mut self, status: u16, title: &str, kind: &str, body: &impl Serialize) {
+        let Some(reply) = self.asked() else { return };
+        let mut json = Vec::new();
+        // Plain data in memory: it cannot fail, and an empty body would be seen if it did.
+        if serde_json::to_writer(&mut json, body).is_err() {
+            json.clear();
+        }
+        let length = json.len();
+        let fields = format_args!("content-type: {kind}\r\ncontent-length: {length}\r\n");
+        self.head(status, title, &reply, fields);
+        self.output.append(&mut json);
+        self.settle(&reply);
+    }
+
+    fn head(&mut self, status: u16, title: &str, reply: &Reply, fields: core::fmt::Arguments<'_>) {
+        use std::io::Write as _;
+        let close = if self.closes(reply) {
+            "connection: close\r\n"
+        } else {
+            ""
+        };
+        let allow = match status {
+            405 => "allow: GET, POST\r\n",
+            _ => "",
+        };
+        let (id_name, id, id_end) = match &reply.id {
+            Some(id) => ("x-request-id: ", &**id, "\r\n"),
+            None => ("", "", ""),
+        };
+        let written = write!(
+            self.output,
+            "HTTP/1.1 {status} {title}\r\n{fields}{allow}{close}{id_name}{id}{id_end}\r\n"
+        );
+        debug_assert!(written.is_ok(), "a vector takes every write");
+    }
+
+    fn closes(&self, reply: &Reply) -> bool {
+        self.transport == Transport::Socket && !reply.keep_alive
+    }
+
+    /// After an answer: to the next request, or to the end.
+    fn settle(&mut self, reply: &Reply) {
+        self.state = if self.closes(reply) {
+            self.input = Vec::new();
+            State::Closing
+        } else {
+            State::Idle
+        };
+    }
+
+    fn end_stream(&mut self, reply: &Reply) {
+        self.output.extend_from_slice(b"0\r\n\r\n");
+        self.settle(reply);
+    }
+}
+
+/// What one look at the input gives.
+enum Parsed {
+    Call(Call, Reply),
+    Refused(Refusal, Reply),
+    Skipped,
+    Incomplete,
+}
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

@@ -1,0 +1,134 @@
+//! From a request to what it asks for.
+
+use super::api::{Action, Command, LogQuery};
+use super::connection::Call;
+use super::{Head, Method, Refusal};
+use kedge_revision::container::ControlRole;
+
+/// What a request asks for, if its peer may.
+///
+/// # Errors
+/// [`Refusal::NotFound`], [`Refusal::Method`], [`Refusal::Forbidden`], [`Refusal::Malformed`].
+pub(super) fn route(head: &Head<'_>, role: ControlRole) -> Result<Call, Refusal> {
+    let nothing = Refusal::NotFound("there is no such resource");
+    let path = head.path.strip_prefix("/v1/").ok_or(nothing)?;
+    let (call, method) = match path {
+        "status" => (Call::Status, Method::Get),
+        "logs" => (Call::Logs(query(head.query)?), Method::Get),
+        "reboot" => (Call::Command(Command::Reboot), Method::Post),
+        "poweroff" => (Call::Command(Command::PowerOff), Method::Post),
+        other => (
+            Call::Command(container(other).ok_or(nothing)?),
+            Method::Post,
+        ),
+    };
+    if head.method != method {
+        return Err(Refusal::Method);
+    }
+    match (method, role) {
+        (Method::Get, _) | (_, ControlRole::Operate) => Ok(call),
+        (Method::Post | Method::Other, ControlRole::Observe) => Err(Refusal::Forbidden),
+    }
+}
+
+fn container(path: &str) -> Option<Command> {
+    let (name, verb) = path.strip_prefix("containers/")?.split_once('/')?;
+    let action = match verb {
+        "start" => Action::Start,
+        "stop" => Action::Stop,
+        "restart" => Action::Restart,
+        _ => return None,
+    };
+    let name = name.parse().ok()?;
+    Some(Command::Container { name, action })
+}
+
+fn query(text: &str) -> Result<LogQuery, Refusal> {
+    let mut query = LogQuery::default();
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match key {
+            "container" => {
+                let name = value.parse();
+                query.source = Some(name.map_err(|_| Refusal::Malformed("container is no name"))?);
+            }
+            "follow" => query.follow = value != "0",
+            "since" => query.since = Some(number(value)?),
+            "limit" => {
+                let most = u32::try_from(number(value)?).unwrap_or(u32::MAX);
+                query.limit = Some(most);
+            }
+            _ => return Err(Refusal::Malformed("the query has an unknown key")),
+        }
+    }
+    Ok(query)
+}
+
+fn number(value: &str) -> Result<u64, Refusal> {
+    let bad = Refusal::Malformed("since or limit is no number");
+    value.parse().map_err(|_| bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(line: &str, role: ControlRole) -> Result<Call, u16> {
+        let head = format!("{line} HTTP/1.1\r\n\r\n");
+        let head = Head::parse(head.as_bytes()).unwrap();
+        route(&head, role).map_err(Refusal::status)
+    }
+
+    #[test]
+    fn every_resource_and_its_neighbours() {
+        use ControlRole::{Observe, Operate};
+        assert_eq!(ask("GET /v1/status", Observe), Ok(Call::Status));
+        assert_eq!(ask("POST /v1/status", Operate), Err(405));
+        assert_eq!(ask("DELETE /v1/status", Operate), Err(405));
+        assert_eq!(ask("GET /v1/reboot", Operate), Err(405));
+        assert_eq!(ask("POST /v1/reboot", Observe), Err(403));
+        assert_eq!(
+            ask("POST /v1/reboot", Operate),
+            Ok(Call::Command(Command::Reboot))
+        );
+        assert_eq!(
+            ask("POST /v1/containers/web/restart", Operate),
+            Ok(Call::Command(Command::Container {
+                name: "web".parse().unwrap(),
+                action: Action::Restart,
+            }))
+        );
+        for path in [
+            "/",
+            "/v2/status",
+            "/v1/containers/web",
+            "/v1/containers/../start",
+        ] {
+            assert_eq!(ask(&format!("POST {path}"), Operate), Err(404), "{path}");
+        }
+    }
+
+    #[test]
+    fn queries() {
+        let ask = |query: &str| ask(&format!("GET /v1/logs?{query}"), ControlRole::Observe);
+        assert_eq!(
+            ask("container=kernel&follow=1&since=7&limit=3"),
+            Ok(Call::Logs(LogQuery {
+                source: Some("kernel".parse().unwrap()),
+                follow: true,
+                since: Some(7),
+                limit: Some(3),
+            }))
+        );
+        assert_eq!(ask(""), Ok(Call::Logs(LogQuery::default())));
+        for bad in [
+            "since=x",
+            "limit=-1",
+            "container=..",
+            "colour=red",
+            "since=",
+        ] {
+            assert_eq!(ask(bad), Err(400), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! A log on its way to one reader: records of the ring as chunks of JSON lines.
+
+use super::api::LogQuery;
+use crate::log::{Journal, LogLine, Next, Position, Record, SourceId, Stream};
+
+/// A reader's output is filled up to so much; one record of 4 KiB, escaped, may go beyond once.
+pub const LOG_FILL: usize = 4096;
+
+/// Where one reader is.
+#[derive(Debug)]
+pub(super) struct LogStream {
+    at: Position,
+    source: Option<SourceId>,
+    follow: bool,
+    /// Records of the past that are left out before the first, so that `limit` remain.
+    skip: u64,
+    /// Without `follow`, the end as of the beginning: a talkative container cannot keep a reader for ever.
+    end: u64,
+}
+
+impl LogStream {
+    /// Over what a query selects; `None`: nobody of that name has talked.
+    pub(super) fn new(query: &LogQuery, journal: &Journal) -> Option<Self> {
+        let source = match &query.source {
+            Some(name) => Some(journal.find(name.as_str())?),
+            None => None,
+        };
+        let ring = journal.ring();
+        let at = query
+            .since
+            .map_or_else(|| ring.oldest(), |since| ring.seek(since));
+        let mut stream = Self {
+            at,
+            source,
+            follow: query.follow,
+            skip: 0,
+            end: ring.newest().sequence(),
+        };
+        if let Some(limit) = query.limit {
+            let mut matching = 0_u64;
+            let mut look = at;
+            while let Some(next) = ring.next(&mut look) {
+                matching = matching.saturating_add(u64::from(stream.selects(&next)));
+            }
+            stream.skip = matching.saturating_sub(u64::from(limit));
+        }
+        Some(stream)
+    }
+
+    fn selects(&self, next: &Next<'_>) -> bool {
+        match next {
+            Next::Record(record) => self.source.is_none_or(|source| source == record.source),
+            Next::Lost(_) => true,
+        }
+    }
+
+    /// Appends chunks until `output` has [`LOG_FILL`] bytes or nothing is left. False: the stream has ended.
+    pub(super) fn fill(&mut self, journal: &Journal, output: &mut Vec<u8>) -> bool {
+        while output.len() < LOG_FILL {
+            if !self.follow && self.at.sequence() >= self.end {
+                return false;
+            }
+            let Some(next) = journal.ring().next(&mut self.at) else {
+                return self.follow;
+            };
+            if !self.selects(&next) {
+                continue;
+            }
+            if self.skip > 0 {
+                self.skip = self.skip.saturating_sub(1);
+                continue;
+            }
+            match next {
+                Next::Record(record) => append(output, &record, journal.name(record.source)),
+                Next::Lost(count) => {
+                    let text = format!("{count} records were lost: this reader was too slow");
+                    let record = Record {
+                        sequence: self.at.sequence().saturating_sub(1),
+                        time_ms: 0,
+                        source: SourceId::KEDGE,
+                        stream: Stream::Warning,
+                        text: [text.as_bytes(), b""],
+                    };
+                    append(output, &record, journal.name(SourceId::KEDGE));
+                }
+            }
+        }
+        true
+    }
+}
+
+/// One record as one chunk (RFC 9112, 7.1).
+fn append(output: &mut Vec<u8>, record: &Record<'_>, source: &str) {
+    let mut text = Vec::with_capacity(record.text_len());
+    record.append_text(&mut text);
+    let line = LogLine {
+        seq: record.sequence,
+        time_ms: record.time_ms,
+        source: source.into(),
+        stream: record.stream,
+        text: String::from_utf8_lossy(&text),
+    };
+    let mut json = Vec::with_capacity(text.len().saturating_add(96));
+    // Writing plain data to memory cannot fail; an unfinished line must not go out in any case.
+    if serde_json::to_writer(&mut json, &line).is_ok() {
+        json.push(b'\n');
+        output.extend_from_slice(format!("{:x}\r\n", json.len()).as_bytes());
+        output.append(&mut json);
+        output.extend_from_slice(b"\r\n");
+    }
+}
