@@ -1,0 +1,234 @@
+//! Staging: an object arrives as its tree first and then as blocks, each judged on arrival.
+//!
+//! ```text
+//! begin(tree) → write(bytes)… → finish
+//!    │             │ first bad block: refused, nothing of it kept
+//!    └ resume: blocks that are there are judged again; what is good stays
+//! ```
+//! The `.part` file is sparse up to what arrived in order; a resume trusts exactly the blocks that
+//! verify. On finish the file is synced, sealed, measured, and only then named.
+
+use crate::durable;
+use crate::error::Error;
+use crate::store::Store;
+use kedge_revision::revision::Object;
+use kedge_revision::verity::{BLOCK, Tree, tree_size};
+use kedge_revision::{ObjectId, verity};
+use kedge_sys::verity::{VerityError, measure, seal};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+/// An object that is arriving, in order.
+#[derive(Debug)]
+pub struct Staging {
+    store: Store,
+    id: ObjectId,
+    object: Object,
+    tree: Tree,
+    part: File,
+    path: PathBuf,
+    /// Verified and written, bytes; a multiple of the block size until the end.
+    done: u64,
+    /// Bytes of a block that has not arrived whole.
+    pending: Vec<u8>,
+}
+
+impl Staging {
+    /// The tree that an earlier, interrupted download left, if it is still the right one.
+    #[must_use]
+    pub fn saved_tree(store: &Store, id: ObjectId, object: Object) -> Option<Vec<u8>> {
+        let path = store.staging_path(id, "tree");
+        // The size is checked first: what stands there may be anything.
+        let expected = tree_size(object.size);
+        let actual = std::fs::metadata(&path).ok()?.len();
+        if actual != expected {
+            return None;
+        }
+        let tree = std::fs::read(path).ok()?;
+        Tree::open(id, object.size, &tree).ok().map(|_| tree)
+    }
+
+    /// Begins or resumes: judges the tree, then the blocks that are already there.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if the tree is not the object's, [`Error::File`].
+    pub fn begin(store: &Store, id: ObjectId, object: Object, tree: &[u8]) -> Result<Self, Error> {
+        let judged =
+            Tree::open(id, object.size, tree).map_err(|source| Error::Damaged { source })?;
+        durable::write(&store.staging_path(id, "tree"), tree)?;
+        let path = store.staging_path(id, "part");
+        let part = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::file("open", &path))?;
+        let mut staging = Self {
+            store: store.clone(),
+            id,
+            object,
+            tree: judged,
+            part,
+            path,
+            done: 0,
+            pending: Vec::with_capacity(BLOCK),
+        };
+        staging.resume()?;
+        Ok(staging)
+    }
+
+    /// Judges what is there from the start, and cuts the file behind the last good block.
+    fn resume(&mut self) -> Result<(), Error> {
+        let mut block = vec![0_u8; BLOCK];
+        for number in 0..self.tree.blocks() {
+            let length = self.block_length(number);
+            let bytes = block.get_mut(..length).unwrap_or_default();
+            let good =
+                self.part.read_exact(bytes).is_ok() && self.tree.check(number, bytes).is_ok();
+            if !good {
+                break;
+            }
+            self.done = self.done.saturating_add(as_u64(length));
+        }
+        self.part
+            .set_len(self.done)
+            .map_err(Error::file("cut", &self.path))?;
+        self.part
+            .seek(SeekFrom::Start(self.done))
+            .map_err(Error::file("seek in", &self.path))?;
+        Ok(())
+    }
+
+    /// Bytes of data block `number`.
+    fn block_length(&self, number: u64) -> usize {
+        let start = number.saturating_mul(as_u64(BLOCK));
+        let left = self.object.size.saturating_sub(start);
+        usize::try_from(left).map_or(BLOCK, |left| left.min(BLOCK))
+    }
+
+    /// Bytes that are verified and written: where a resumed download goes on.
+    #[must_use]
+    pub const fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// Takes the next bytes, any number of them.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] at the first block that is not the object's: it is dropped, and what came
+    /// before stays. [`Error::TooLong`], [`Error::File`].
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            if self.done == self.object.size {
+                return Err(Error::TooLong {
+                    id: self.id,
+                    size: self.object.size,
+                });
+            }
+            let number = self.done / as_u64(BLOCK);
+            let length = self.block_length(number);
+            let room = length.saturating_sub(self.pending.len());
+            let (now, rest) = bytes.split_at(room.min(bytes.len()));
+            self.pending.extend_from_slice(now);
+            bytes = rest;
+            if self.pending.len() == length {
+                self.keep(number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges and writes the block that has arrived whole.
+    fn keep(&mut self, number: u64) -> Result<(), Error> {
+        let judged = self.tree.check(number, &self.pending);
+        if let Err(source) = judged {
+            self.pending.clear();
+            return Err(Error::Damaged { source });
+        }
+        if let Err(error) = self.part.write_all(&self.pending) {
+            self.pending.clear();
+            // A part of the block may be there: go back, so that what follows is in its place.
+            drop(self.part.seek(SeekFrom::Start(self.done)));
+            return Err(Error::file("write", &self.path)(error));
+        }
+        self.done = self.done.saturating_add(as_u64(self.pending.len()));
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// Seals the complete object and gives it its name.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`]; [`Error::Seal`] and [`Error::File`], after which it can be tried again.
+    pub fn finish(self) -> Result<PathBuf, Error> {
+        if self.done != self.object.size {
+            return Err(Error::Incomplete {
+                id: self.id,
+                missing: self.object.size.saturating_sub(self.done),
+            });
+        }
+        durable::sync(&self.part, &self.path)?;
+        // Sealing wants nobody to have the file open for writing (FS_IOC_ENABLE_VERITY, ETXTBSY).
+        drop(self.part);
+        let file = File::open(&self.path).map_err(Error::file("open", &self.path))?;
+        match seal(&file) {
+            Ok(()) | Err(VerityError::AlreadySealed) => check_seal(&file, self.id)?,
+            // Such a file system is judged at each boot instead; every block was judged on arrival.
+            Err(VerityError::NotSupported) => {}
+            Err(source) => {
+                return Err(Error::Seal {
+                    id: self.id,
+                    source: Some(source),
+                });
+            }
+        }
+        durable::sync(&file, &self.path)?;
+        let target = self.store.object_path(self.id);
+        if let Some(parent) = target.parent() {
+            durable::make_directory(parent)?;
+        }
+        durable::rename(&self.path, &target)?;
+        durable::remove(&self.store.staging_path(self.id, "tree"))?;
+        Ok(target)
+    }
+}
+
+fn check_seal(file: &File, id: ObjectId) -> Result<(), Error> {
+    match measure(file) {
+        Ok(digest) if ObjectId::from_digest(digest) == id => Ok(()),
+        Ok(_) => Err(Error::Seal { id, source: None }),
+        Err(source) => Err(Error::Seal {
+            id,
+            source: Some(source),
+        }),
+    }
+}
+
+fn as_u64(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+/// The id, size and tree of a file, by reading it: for the side that serves objects.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn measure_file(path: &std::path::Path) -> Result<verity::Sealed, Error> {
+    let mut file = File::open(path).map_err(Error::file("open", path))?;
+    let mut builder = verity::Builder::new();
+    let mut buffer = vec![0_u8; 256 * 1024];
+    loop {
+        let count = file.read(&mut buffer).map_err(Error::file("read", path))?;
+        if count == 0 {
+            return Ok(builder.finish());
+        }
+        builder.update(buffer.get(..count).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+#[path = "staging_tests.rs"]
+mod tests;
