@@ -1,0 +1,126 @@
+//! Definitions and a hand-driven machine for the tests.
+
+use super::{Action, Event, Id, Machine, State};
+use kedge_revision::container::{
+    Check, Container, Goal, Health, Network, Process, Restart, RestartPolicy, RootWrites, Then,
+    User,
+};
+use kedge_revision::content::{Change, Commit, Content, Group, HubGoal};
+use kedge_revision::{Configuration, Name};
+use std::collections::BTreeMap;
+
+pub(super) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// Restarted on failure without end after 100, 200 … 1000 ms, reset by a run of 5 s, grace 2 s.
+pub(super) fn container(group: &str, goal: Goal) -> Container {
+    Container {
+        group: name(group),
+        layers: Vec::new(),
+        process: Process {
+            arguments: vec!["/app".to_owned()],
+            environment: vec!["PATH=/".to_owned()],
+            user: User::default(),
+            working_directory: "/".to_owned(),
+            stop_signal: 15,
+            stop_grace_ms: 2000,
+            parameters: BTreeMap::new(),
+        },
+        goal,
+        health: None,
+        restart: Restart {
+            policy: RestartPolicy::OnFailure,
+            delay_ms: 100,
+            max_delay_ms: 1000,
+            reset_after_ms: 5000,
+            max_retries: None,
+            then: Then::Leave,
+        },
+        root: RootWrites::Refused,
+        volumes: BTreeMap::new(),
+        limits: kedge_revision::container::Limits::default(),
+        network: Network::None,
+        capabilities: Vec::new(),
+        roles: Vec::new(),
+        after: Vec::new(),
+    }
+}
+
+/// Every second, 500 ms at most, three in a row, 2 s to start in.
+pub(super) fn health(check: Check) -> Health {
+    Health {
+        check,
+        interval_ms: 1000,
+        timeout_ms: 500,
+        retries: 3,
+        start_period_ms: 2000,
+    }
+}
+
+pub(super) fn content(groups: &[&str], containers: Vec<(&str, Container)>) -> Content {
+    Content {
+        requires: Vec::new(),
+        parameters: BTreeMap::new(),
+        groups: groups
+            .iter()
+            .map(|group| Group {
+                name: name(group),
+                change: Change::Reboot,
+            })
+            .collect(),
+        containers: containers
+            .into_iter()
+            .map(|(text, container)| (name(text), container))
+            .collect(),
+        configuration: Configuration::default(),
+        commit: Commit {
+            window_s: 60,
+            hub: HubGoal::Never,
+        },
+    }
+}
+
+/// A machine, its clock, and the actions of the newest step without [`Action::Changed`].
+pub(super) struct Rig {
+    pub(super) machine: Machine,
+    pub(super) now: u64,
+}
+
+impl Rig {
+    /// Begun at 1000 ms; gives also what that led to.
+    pub(super) fn begin(content: &Content) -> (Self, Vec<Action>) {
+        let machine = Machine::new(content);
+        let mut rig = Self { machine, now: 1000 };
+        let actions = rig.step(Event::Begin);
+        (rig, actions)
+    }
+
+    pub(super) fn step(&mut self, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.machine.step(self.now, event, &mut actions);
+        actions.retain(|action| !matches!(action, Action::Changed(_)));
+        actions
+    }
+
+    /// Time passes, and a tick comes.
+    pub(super) fn pass(&mut self, ms: u64) -> Vec<Action> {
+        self.now += ms;
+        self.step(Event::Tick)
+    }
+
+    pub(super) fn id(&self, name: &str) -> Id {
+        self.machine.find(name).unwrap()
+    }
+
+    pub(super) fn state(&self, id: Id) -> State {
+        *self.machine.status_of(id).unwrap().state
+    }
+
+    /// From the spawn to the exec.
+    pub(super) fn run(&mut self, id: Id) -> Vec<Action> {
+        let mut actions = self.step(Event::Started { id, pid: 100 });
+        actions.extend(self.step(Event::Executed(id)));
+        actions
+    }
+}

@@ -1,0 +1,149 @@
+//! Who may start and who must stop, and when: groups and `after`, forwards and backwards.
+
+use super::event::{Action, Halt};
+use super::state::{After, Pressure, State};
+use super::unit::Unit;
+use super::{Context, Machine, Mode, SHUTDOWN_LIMIT};
+
+impl Machine {
+    /// Does what is due everywhere.
+    pub(super) fn tick(&mut self, now: u64, actions: &mut Vec<Action>) {
+        let halting = self.halting().is_some();
+        let mut cx = Context {
+            now,
+            halting,
+            actions,
+        };
+        for unit in &mut self.units {
+            unit.tick(&mut cx);
+        }
+        if let Mode::Halting {
+            limit: limit @ Some(_),
+            ..
+        } = &mut self.mode
+            && limit.is_some_and(|at| at <= now)
+        {
+            *limit = None;
+            for unit in self.units.iter_mut().filter(|unit| killable(unit)) {
+                unit.kill(&mut cx, Some(After::Stop));
+            }
+        }
+    }
+
+    /// Begins a shutdown.
+    pub(super) fn shut_down(&mut self, now: u64, halt: Halt, actions: &mut Vec<Action>) {
+        if self.halting().is_some() {
+            return;
+        }
+        self.mode = Mode::Halting {
+            halt,
+            limit: Some(now.saturating_add(SHUTDOWN_LIMIT)),
+        };
+        let mut cx = Context {
+            now,
+            halting: true,
+            actions,
+        };
+        for unit in &mut self.units {
+            unit.halt(&mut cx);
+        }
+    }
+
+    /// What follows for the others from what just happened to one.
+    pub(super) fn proceed(&mut self, now: u64, actions: &mut Vec<Action>) {
+        match self.mode {
+            Mode::Resting | Mode::Down(_) => {}
+            Mode::Up => {
+                self.release(now, actions);
+                self.settled = if self.goals_met() {
+                    self.settled.or(Some(now))
+                } else {
+                    None
+                };
+            }
+            Mode::Halting { halt, .. } => {
+                self.settled = None;
+                self.stop_next(now, actions);
+                if !self.units.iter().any(Unit::live) {
+                    self.mode = Mode::Down(halt);
+                    actions.push(Action::AllDown(halt));
+                }
+            }
+        }
+    }
+
+    /// Opens groups whose predecessors have all met their goals, and starts whose turn it is. No
+    /// loop over both: a start meets no goal by itself.
+    fn release(&mut self, now: u64, actions: &mut Vec<Action>) {
+        while self.open < self.groups.len()
+            && self
+                .units
+                .iter()
+                .filter(|unit| unit.rule.group < self.open)
+                .all(Unit::goal_met)
+        {
+            self.open = self.open.saturating_add(1);
+        }
+        for index in 0..self.units.len() {
+            let due = self.units.get(index).is_some_and(|unit| {
+                unit.state == State::Waiting
+                    && unit.rule.group < self.open
+                    && self.unmet_dependency(unit).is_none()
+            });
+            if let (true, Some(unit)) = (due, self.units.get_mut(index)) {
+                unit.start(&mut Context {
+                    now,
+                    halting: false,
+                    actions,
+                });
+            }
+        }
+    }
+
+    /// The first container that this one comes after and whose goal is not met.
+    pub(super) fn unmet_dependency(&self, unit: &Unit) -> Option<&Unit> {
+        unit.rule
+            .after
+            .iter()
+            .filter_map(|id| self.unit(*id))
+            .find(|other| !other.goal_met())
+    }
+
+    /// Asks those of the last group that still runs to end, each once all that come after it are down.
+    fn stop_next(&mut self, now: u64, actions: &mut Vec<Action>) {
+        let live = self.units.iter().filter(|unit| unit.live());
+        let Some(group) = live.map(|unit| unit.rule.group).max() else {
+            return;
+        };
+        for index in 0..self.units.len() {
+            let due = self.units.get(index).is_some_and(|unit| {
+                let needed = |other: &Unit| other.live() && other.rule.after.contains(&unit.id);
+                unit.rule.group == group
+                    && matches!(unit.state, State::Starting { .. } | State::Running(_))
+                    && !self.units.iter().any(needed)
+            });
+            if let (true, Some(unit)) = (due, self.units.get_mut(index)) {
+                let mut cx = Context {
+                    now,
+                    halting: true,
+                    actions,
+                };
+                unit.stop(&mut cx, After::Stop);
+            }
+        }
+    }
+}
+
+/// Whether its cgroup has not been killed yet.
+const fn killable(unit: &Unit) -> bool {
+    match unit.state {
+        State::Starting { .. } | State::Running(_) => true,
+        State::Stopping { pressure, .. } => matches!(pressure, Pressure::Asked { .. }),
+        State::Waiting
+        | State::Clearing { .. }
+        | State::BackingOff { .. }
+        | State::Finished
+        | State::Failed(_)
+        | State::Stopped => false,
+    }
+}
