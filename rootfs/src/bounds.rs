@@ -161,7 +161,13 @@ pub(crate) struct Used {
 
 impl Used {
     /// Counts one entry with `metadata` bytes to be held and `size` bytes of content.
-    pub(crate) fn take(&mut self, bounds: &Bounds, metadata: u64, size: u64, at: &str) -> Result<(), Error> {
+    pub(crate) fn take(
+        &mut self,
+        bounds: &Bounds,
+        metadata: u64,
+        size: u64,
+        at: &str,
+    ) -> Result<(), Error> {
         self.entries = self.entries.saturating_add(1);
         self.unpacked = self.unpacked.saturating_add(size);
         self.metadata = self.metadata.saturating_add(metadata);

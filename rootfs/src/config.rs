@@ -57,7 +57,10 @@ pub struct Healthcheck {
     pub retries: u64,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }
@@ -107,7 +110,12 @@ impl ImageProcess {
             healthcheck: extension.config.and_then(|c| c.healthcheck),
             exposed_ports: list(config.exposed_ports()),
             volumes: list(config.volumes()),
-            labels: config.labels().clone().unwrap_or_default().into_iter().collect(),
+            labels: config
+                .labels()
+                .clone()
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
         };
         process.check()?;
         Ok(process)
@@ -149,7 +157,11 @@ impl ImageProcess {
                 return Err(Error::Process { field, why });
             }
         }
-        if let Some(variable) = self.env.iter().find(|v| v.find('=').is_none_or(|at| at == 0)) {
+        if let Some(variable) = self
+            .env
+            .iter()
+            .find(|v| v.find('=').is_none_or(|at| at == 0))
+        {
             let why = format!("{variable:?} is not NAME=value");
             return Err(Error::Process { field: "Env", why });
         }
@@ -185,18 +197,25 @@ mod tests {
         assert_eq!(process.user, None);
         assert_eq!(process.working_dir.as_deref(), Some("/srv"));
         let health = process.healthcheck.unwrap();
-        assert_eq!((health.interval, health.retries, health.timeout), (30_000_000_000, 3, 0));
+        assert_eq!(
+            (health.interval, health.retries, health.timeout),
+            (30_000_000_000, 3, 0)
+        );
     }
 
     #[test]
     fn no_entrypoint() {
-        let json = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let json =
+            br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
         let process = ImageProcess::parse(json).unwrap();
         let error = process.clone().with_command(None).unwrap_err();
         assert!(matches!(error, Error::NoEntrypoint));
         assert!(error.to_string().contains("--command"));
         let command = ["/bin/sh".to_owned()];
-        assert_eq!(process.with_command(Some(&command)).unwrap().entrypoint, command);
+        assert_eq!(
+            process.with_command(Some(&command)).unwrap().entrypoint,
+            command
+        );
     }
 
     #[test]
@@ -209,7 +228,10 @@ mod tests {
         ] {
             let json = NGINX.replace(from, to);
             let error = ImageProcess::parse(json.as_bytes()).unwrap_err();
-            assert!(matches!(error, Error::Process { field: f, .. } if f == field), "{error}");
+            assert!(
+                matches!(error, Error::Process { field: f, .. } if f == field),
+                "{error}"
+            );
         }
     }
 }

@@ -216,7 +216,11 @@ impl Error {
     /// An I/O error with its path; for `map_err`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 
     /// An error out of a stream that may carry a met limit.
@@ -256,18 +260,29 @@ impl fmt::Display for EntryFault {
             Self::AbsolutePath => f.write_str("its name is absolute"),
             Self::DotDot => f.write_str("its name contains `..`"),
             Self::NulByte => f.write_str("its name or target contains a NUL byte"),
-            Self::SymlinkParent(p) => write!(f, "it goes through the symbolic link {p} of the same layer"),
+            Self::SymlinkParent(p) => {
+                write!(f, "it goes through the symbolic link {p} of the same layer")
+            }
             Self::FileParent(p) => write!(f, "it lies below {p}, which is no directory"),
             Self::SymlinkLoop => f.write_str("the symbolic links above it do not end"),
             Self::Root => f.write_str("the root of a layer must be a directory"),
             Self::EmptyTarget => f.write_str("it is a symbolic link to nothing"),
             Self::HardLinkOutside(t) => write!(f, "it is a hard link to {t}, outside of the image"),
-            Self::HardLinkAbsent(t) => write!(f, "it is a hard link to {t}, which is not in the image"),
+            Self::HardLinkAbsent(t) => {
+                write!(f, "it is a hard link to {t}, which is not in the image")
+            }
             Self::HardLinkDirectory(t) => write!(f, "it is a hard link to the directory {t}"),
-            Self::Device => f.write_str("it is a device node; containers get their devices from the revision"),
-            Self::Id(id) => write!(f, "its owner {id} is above 65535, the last id that a container has"),
+            Self::Device => {
+                f.write_str("it is a device node; containers get their devices from the revision")
+            }
+            Self::Id(id) => write!(
+                f,
+                "its owner {id} is above 65535, the last id that a container has"
+            ),
             Self::Whiteout => f.write_str("it is a whiteout of nothing"),
-            Self::ReservedName => f.write_str("names that start with `.wh.` mean whiteouts and cannot be files"),
+            Self::ReservedName => {
+                f.write_str("names that start with `.wh.` mean whiteouts and cannot be files")
+            }
             Self::Xattr(n) => write!(f, "its extended attribute {n:?} has no proper name"),
         }
     }
@@ -283,25 +298,51 @@ impl fmt::Display for Error {
                 path.display()
             ),
             Self::Document { name, why } => write!(f, "{name} is not valid: {why}"),
-            Self::Missing { name, wanted_by } => write!(f, "{name} is missing; {wanted_by} names it"),
-            Self::Size { name, stated, found } => {
-                write!(f, "{name} has {found} bytes, its descriptor states {stated}")
+            Self::Missing { name, wanted_by } => {
+                write!(f, "{name} is missing; {wanted_by} names it")
             }
-            Self::Digest { name, stated, found } => write!(f, "{name} is damaged: {found} instead of {stated}"),
-            Self::DigestAlgorithm { digest } => write!(f, "the digest {digest} is not supported, only sha256 is"),
+            Self::Size {
+                name,
+                stated,
+                found,
+            } => {
+                write!(
+                    f,
+                    "{name} has {found} bytes, its descriptor states {stated}"
+                )
+            }
+            Self::Digest {
+                name,
+                stated,
+                found,
+            } => write!(f, "{name} is damaged: {found} instead of {stated}"),
+            Self::DigestAlgorithm { digest } => {
+                write!(f, "the digest {digest} is not supported, only sha256 is")
+            }
             Self::LayerCount { layers, diff_ids } => {
-                write!(f, "the manifest has {layers} layers, the configuration {diff_ids} diff_ids")
+                write!(
+                    f,
+                    "the manifest has {layers} layers, the configuration {diff_ids} diff_ids"
+                )
             }
-            Self::MediaType { name, media_type } => write!(f, "{name} has the unsupported media type {media_type}"),
+            Self::MediaType { name, media_type } => {
+                write!(f, "{name} has the unsupported media type {media_type}")
+            }
             Self::Architecture { wanted, found } => write!(
                 f,
                 "the board needs an image for {wanted}, this one is for {}",
                 found.join(", ")
             ),
             Self::Ambiguous { choices } => {
-                write!(f, "several images fit, name one with --reference: {}", choices.join(", "))
+                write!(
+                    f,
+                    "several images fit, name one with --reference: {}",
+                    choices.join(", ")
+                )
             }
-            Self::Reference { wanted, found } => write!(f, "no image is named {wanted}, but {}", found.join(", ")),
+            Self::Reference { wanted, found } => {
+                write!(f, "no image is named {wanted}, but {}", found.join(", "))
+            }
             Self::NoEntrypoint => f.write_str(
                 "the image has neither entrypoint nor command; say what to run with --command",
             ),

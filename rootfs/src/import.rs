@@ -81,7 +81,10 @@ pub fn import(
 ) -> Result<Image, Error> {
     let resolved = source.resolve(options)?;
     let (process, architecture) = match &resolved {
-        Some(resolved) => (ImageProcess::parse(&resolved.config)?, Some(architecture(&resolved.config)?)),
+        Some(resolved) => (
+            ImageProcess::parse(&resolved.config)?,
+            Some(architecture(&resolved.config)?),
+        ),
         None => (ImageProcess::default(), None),
     };
     // Before the long part: whoever forgot --command learns it at once.
@@ -172,7 +175,9 @@ impl Import<'_> {
     }
 
     fn write_always(&mut self, tree: Tree) -> Result<(), Error> {
-        let path = self.out_dir.join(format!("layer-{}.erofs", self.layers.len()));
+        let path = self
+            .out_dir
+            .join(format!("layer-{}.erofs", self.layers.len()));
         erofs::make(self.mkfs, &tree, &self.shared.spool, &path)?;
         let (size, id) = erofs::measure(&path)?;
         self.layers.push(LayerFile { path, size, id });
@@ -193,10 +198,11 @@ fn shared(bounds: Bounds, policy: Policy, spool_dir: &Path) -> Result<Shared, Er
 }
 
 fn architecture(config: &[u8]) -> Result<String, Error> {
-    let parsed: oci_spec::image::ImageConfiguration = serde_json::from_slice(config).map_err(|e| Error::Document {
-        name: "the image configuration".to_owned(),
-        why: e.to_string(),
-    })?;
+    let parsed: oci_spec::image::ImageConfiguration =
+        serde_json::from_slice(config).map_err(|e| Error::Document {
+            name: "the image configuration".to_owned(),
+            why: e.to_string(),
+        })?;
     Ok(parsed.architecture().to_string())
 }
 
@@ -214,7 +220,9 @@ fn blob(store: &Store, layer: &LayerRef, index: usize, shared: &mut Shared) -> R
         });
     }
     if !layer.diff_id.starts_with("sha256:") {
-        return Err(Error::DigestAlgorithm { digest: layer.diff_id.clone() });
+        return Err(Error::DigestAlgorithm {
+            digest: layer.diff_id.clone(),
+        });
     }
     let at = format!("layer {index}");
     let plain = stream::decompress(reader, shared.bounds, &at)?;
@@ -224,7 +232,11 @@ fn blob(store: &Store, layer: &LayerRef, index: usize, shared: &mut Shared) -> R
             if let Some((stated, _)) = &layer.stated {
                 same(&layer.name, stated, plain.input.digest())?;
             }
-            same(&format!("{} (diff_id)", layer.name), &layer.diff_id, output.digest())?;
+            same(
+                &format!("{} (diff_id)", layer.name),
+                &layer.diff_id,
+                output.digest(),
+            )?;
             Ok(tree)
         }
         // Damage shows first as whatever the damaged bytes mean; the digest says what it is.
@@ -272,7 +284,9 @@ fn read_tar(layer: impl std::io::Read, index: usize, shared: &mut Shared) -> Res
     let mut normaliser = Normaliser::new(shared, index, Whiteouts::Meant);
     while let Some(member) = reader.next()? {
         if let Some(content) = normaliser.add(&member)? {
-            reader.content(&member, &mut |offset, bytes| normaliser.write(content, offset, bytes))?;
+            reader.content(&member, &mut |offset, bytes| {
+                normaliser.write(content, offset, bytes)
+            })?;
         }
     }
     stream::drain(&mut reader.into_inner(), &at)?;

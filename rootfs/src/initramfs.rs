@@ -46,7 +46,12 @@ impl Initramfs {
     /// # Errors
     /// [`Error::Initramfs`] for a path that is empty, absolute, not normal, or taken by something else.
     pub fn directory(&mut self, path: &str, mode: u16) -> Result<(), Error> {
-        self.add(path, DIRECTORY | u32::from(mode & 0o7777), (0, 0), Vec::new())
+        self.add(
+            path,
+            DIRECTORY | u32::from(mode & 0o7777),
+            (0, 0),
+            Vec::new(),
+        )
     }
 
     /// Adds a file.
@@ -64,8 +69,19 @@ impl Initramfs {
     ///
     /// # Errors
     /// As [`Self::directory`].
-    pub fn character_device(&mut self, path: &str, mode: u16, major: u32, minor: u32) -> Result<(), Error> {
-        self.add(path, CHARACTER | u32::from(mode & 0o7777), (major, minor), Vec::new())
+    pub fn character_device(
+        &mut self,
+        path: &str,
+        mode: u16,
+        major: u32,
+        minor: u32,
+    ) -> Result<(), Error> {
+        self.add(
+            path,
+            CHARACTER | u32::from(mode & 0o7777),
+            (major, minor),
+            Vec::new(),
+        )
     }
 
     /// The archive, uncompressed.
@@ -96,15 +112,29 @@ impl Initramfs {
         };
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), LEVEL).map_err(failed)?;
         // A frame that states its size and fits one segment has a window as large as itself: the kernel refuses it from 8 MiB on.
-        encoder.set_parameter(CParameter::ContentSizeFlag(false)).map_err(failed)?;
-        encoder.set_parameter(CParameter::WindowLog(WINDOW_LOG)).map_err(failed)?;
+        encoder
+            .set_parameter(CParameter::ContentSizeFlag(false))
+            .map_err(failed)?;
+        encoder
+            .set_parameter(CParameter::WindowLog(WINDOW_LOG))
+            .map_err(failed)?;
         encoder.write_all(&self.cpio()).map_err(failed)?;
         encoder.finish().map_err(failed)
     }
 
-    fn add(&mut self, path: &str, mode: u32, device: (u32, u32), content: Vec<u8>) -> Result<(), Error> {
+    fn add(
+        &mut self,
+        path: &str,
+        mode: u32,
+        device: (u32, u32),
+        content: Vec<u8>,
+    ) -> Result<(), Error> {
         let normal = |c: &str| !c.is_empty() && c != "." && c != "..";
-        if !path.split('/').all(normal) || path.contains('\0') || path.len() > 4000 || path == "TRAILER!!!" {
+        if !path.split('/').all(normal)
+            || path.contains('\0')
+            || path.len() > 4000
+            || path == "TRAILER!!!"
+        {
             return Err(bad(path, "the path must be relative and normal"));
         }
         for (slash, _) in path.match_indices('/') {
@@ -119,7 +149,11 @@ impl Initramfs {
                 return Err(bad(path, "what is above it is no directory"));
             }
         }
-        let entry = Entry { mode, device, content };
+        let entry = Entry {
+            mode,
+            device,
+            content,
+        };
         match self.entries.get_mut(path) {
             Some(old) if old.mode & mode & DIRECTORY != 0 => *old = entry,
             Some(_) => return Err(bad(path, "it is there twice")),
@@ -140,7 +174,11 @@ fn bad(path: &str, why: &'static str) -> Error {
 
 /// Thirteen fields of eight hexadecimal digits after the magic, the name, the content; each padded to four bytes.
 fn append(out: &mut Vec<u8>, inode: u32, path: &str, entry: &Entry) {
-    let links = if entry.mode & DIRECTORY == DIRECTORY { 2 } else { 1 };
+    let links = if entry.mode & DIRECTORY == DIRECTORY {
+        2
+    } else {
+        1
+    };
     // Sizes were checked when the entry was added.
     let size = u32::try_from(entry.content.len()).unwrap_or(u32::MAX);
     let name_size = u32::try_from(path.len() + 1).unwrap_or(u32::MAX);
@@ -197,7 +235,13 @@ mod tests {
             if name == "TRAILER!!!" {
                 return out;
             }
-            out.push((field(1), field(0), field(10), name, bytes[start..end].to_vec()));
+            out.push((
+                field(1),
+                field(0),
+                field(10),
+                name,
+                bytes[start..end].to_vec(),
+            ));
             bytes = &bytes[end.next_multiple_of(4)..];
         }
     }
@@ -205,9 +249,13 @@ mod tests {
     fn sample() -> Initramfs {
         let mut initramfs = Initramfs::new();
         initramfs.file("init", 0o755, b"#!".to_vec()).unwrap();
-        initramfs.file("etc/kedge/product.json", 0o644, b"{}\n".to_vec()).unwrap();
+        initramfs
+            .file("etc/kedge/product.json", 0o644, b"{}\n".to_vec())
+            .unwrap();
         initramfs.directory("dev", 0o755).unwrap();
-        initramfs.character_device("dev/console", 0o600, 5, 1).unwrap();
+        initramfs
+            .character_device("dev/console", 0o600, 5, 1)
+            .unwrap();
         initramfs
     }
 
@@ -215,7 +263,17 @@ mod tests {
     fn reads_back() {
         let entries = read(&sample().cpio());
         let names: Vec<_> = entries.iter().map(|e| e.3.as_str()).collect();
-        assert_eq!(names, ["dev", "dev/console", "etc", "etc/kedge", "etc/kedge/product.json", "init"]);
+        assert_eq!(
+            names,
+            [
+                "dev",
+                "dev/console",
+                "etc",
+                "etc/kedge",
+                "etc/kedge/product.json",
+                "init"
+            ]
+        );
         assert_eq!(entries[1].0, 0o020_600);
         assert_eq!((entries[1].1, entries[1].2), (2, 1));
         assert_eq!(entries[4].4, b"{}\n");
@@ -226,7 +284,9 @@ mod tests {
     fn order_of_adding_does_not_show() {
         let mut other = Initramfs::new();
         other.character_device("dev/console", 0o600, 5, 1).unwrap();
-        other.file("etc/kedge/product.json", 0o644, b"{}\n".to_vec()).unwrap();
+        other
+            .file("etc/kedge/product.json", 0o644, b"{}\n".to_vec())
+            .unwrap();
         other.file("init", 0o755, b"#!".to_vec()).unwrap();
         other.directory("dev", 0o755).unwrap();
         assert_eq!(other.compressed().unwrap(), sample().compressed().unwrap());

@@ -20,6 +20,8 @@ pub mod oci_write;
 mod options;
 mod source;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use bounds::{Bounds, Limit};
 pub use config::{Healthcheck, ImageProcess};

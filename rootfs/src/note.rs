@@ -63,12 +63,27 @@ pub enum Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::SetId { layer, path, mode } => write!(f, "layer {layer}: {path} runs as its owner (mode {mode:o})"),
-            Self::SetIdStripped { layer, path } => write!(f, "layer {layer}: {path} no longer runs as its owner"),
-            Self::Capability { layer, path } => write!(f, "layer {layer}: {path} has file capabilities"),
-            Self::XattrDropped { layer, path, name } => write!(f, "layer {layer}: {path}: attribute {name} dropped"),
-            Self::HardLinkCopied { layer, path, target } => {
-                write!(f, "layer {layer}: {path} is a copy of {target} of a lower layer")
+            Self::SetId { layer, path, mode } => {
+                write!(f, "layer {layer}: {path} runs as its owner (mode {mode:o})")
+            }
+            Self::SetIdStripped { layer, path } => {
+                write!(f, "layer {layer}: {path} no longer runs as its owner")
+            }
+            Self::Capability { layer, path } => {
+                write!(f, "layer {layer}: {path} has file capabilities")
+            }
+            Self::XattrDropped { layer, path, name } => {
+                write!(f, "layer {layer}: {path}: attribute {name} dropped")
+            }
+            Self::HardLinkCopied {
+                layer,
+                path,
+                target,
+            } => {
+                write!(
+                    f,
+                    "layer {layer}: {path} is a copy of {target} of a lower layer"
+                )
             }
             Self::LeftOut { layer, path } => write!(f, "layer {layer}: {path} left out"),
             Self::More(n) => write!(f, "and {n} more notes"),

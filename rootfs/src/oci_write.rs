@@ -114,7 +114,11 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 ///
 /// # Errors
 /// [`Error::Io`] if a file cannot be written or a layer not be read.
-pub fn write_layout(directory: &Path, image: &LayoutImage, layers: &mut [&mut dyn Read]) -> Result<String, Error> {
+pub fn write_layout(
+    directory: &Path,
+    image: &LayoutImage,
+    layers: &mut [&mut dyn Read],
+) -> Result<String, Error> {
     let blobs = directory.join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(Error::io("create", &blobs))?;
     let mut descriptors = Vec::new();
@@ -153,7 +157,11 @@ pub fn write_layout(directory: &Path, image: &LayoutImage, layers: &mut [&mut dy
         media_type: INDEX,
         manifests: vec![descriptor],
     };
-    file(directory, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    file(
+        directory,
+        "oci-layout",
+        br#"{"imageLayoutVersion":"1.0.0"}"#,
+    )?;
     file(directory, "index.json", &json(&index, directory)?)?;
     Ok(digest)
 }
@@ -161,11 +169,19 @@ pub fn write_layout(directory: &Path, image: &LayoutImage, layers: &mut [&mut dy
 fn process(process: &ImageProcess) -> Process<'_> {
     Process {
         user: process.user.as_deref(),
-        exposed_ports: process.exposed_ports.iter().map(|p| (p.as_str(), Empty {})).collect(),
+        exposed_ports: process
+            .exposed_ports
+            .iter()
+            .map(|p| (p.as_str(), Empty {}))
+            .collect(),
         env: &process.env,
         entrypoint: &process.entrypoint,
         cmd: &process.cmd,
-        volumes: process.volumes.iter().map(|p| (p.as_str(), Empty {})).collect(),
+        volumes: process
+            .volumes
+            .iter()
+            .map(|p| (p.as_str(), Empty {}))
+            .collect(),
         working_dir: process.working_dir.as_deref(),
         labels: &process.labels,
         stop_signal: process.stop_signal.as_deref(),
@@ -177,15 +193,21 @@ fn json(value: &impl Serialize, directory: &Path) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(|e| Error::io("write JSON into", directory)(e.into()))
 }
 
-fn document(blobs: &Path, media_type: &'static str, value: &impl Serialize) -> Result<Descriptor, Error> {
+fn document(
+    blobs: &Path,
+    media_type: &'static str,
+    value: &impl Serialize,
+) -> Result<Descriptor, Error> {
     blob(blobs, media_type, &mut json(value, blobs)?.as_slice())
 }
 
 /// Stores bytes under their digest. Whoever reads the layout meanwhile sees whole blobs only.
 fn blob(blobs: &Path, media_type: &'static str, bytes: &mut dyn Read) -> Result<Descriptor, Error> {
-    let mut temporary = tempfile::NamedTempFile::new_in(blobs).map_err(Error::io("create a file in", blobs))?;
+    let mut temporary =
+        tempfile::NamedTempFile::new_in(blobs).map_err(Error::io("create a file in", blobs))?;
     let (mut tallied, tally) = Tallied::new(bytes);
-    let size = io::copy(&mut tallied, temporary.as_file_mut()).map_err(Error::io("write a file in", blobs))?;
+    let size = io::copy(&mut tallied, temporary.as_file_mut())
+        .map_err(Error::io("write a file in", blobs))?;
     let digest = tally.digest();
     keep(temporary, &blobs.join(digest.trim_start_matches("sha256:")))?;
     Ok(Descriptor {
@@ -198,8 +220,11 @@ fn blob(blobs: &Path, media_type: &'static str, bytes: &mut dyn Read) -> Result<
 }
 
 fn file(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
-    let mut temporary = tempfile::NamedTempFile::new_in(directory).map_err(Error::io("create a file in", directory))?;
-    temporary.write_all(bytes).map_err(Error::io("write a file in", directory))?;
+    let mut temporary = tempfile::NamedTempFile::new_in(directory)
+        .map_err(Error::io("create a file in", directory))?;
+    temporary
+        .write_all(bytes)
+        .map_err(Error::io("write a file in", directory))?;
     keep(temporary, &directory.join(name))
 }
 
@@ -207,6 +232,12 @@ fn keep(temporary: tempfile::NamedTempFile, path: &Path) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
     // Temporary files are private; an image is not.
     let public = fs::Permissions::from_mode(0o644);
-    temporary.as_file().set_permissions(public).map_err(Error::io("write", path))?;
-    temporary.persist(path).map(drop).map_err(|e| Error::io("write", path)(e.error))
+    temporary
+        .as_file()
+        .set_permissions(public)
+        .map_err(Error::io("write", path))?;
+    temporary
+        .persist(path)
+        .map(drop)
+        .map_err(|e| Error::io("write", path)(e.error))
 }

@@ -46,15 +46,26 @@ pub(crate) struct Tallied<R> {
 impl<R> Tallied<R> {
     pub(crate) fn new(inner: R) -> (Self, Tally) {
         let tally = Tally::default();
-        (Self { inner, tally: tally.clone() }, tally)
+        (
+            Self {
+                inner,
+                tally: tally.clone(),
+            },
+            tally,
+        )
     }
 }
 
 impl<R: Read> Read for Tallied<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
-        self.tally.count.set(self.tally.count.get().saturating_add(len(read)));
-        self.tally.hash.borrow_mut().update(buffer.get(..read).unwrap_or_default());
+        self.tally
+            .count
+            .set(self.tally.count.get().saturating_add(len(read)));
+        self.tally
+            .hash
+            .borrow_mut()
+            .update(buffer.get(..read).unwrap_or_default());
         Ok(read)
     }
 }
@@ -106,14 +117,17 @@ pub(crate) fn sniff(start: &[u8]) -> Compression {
 pub(crate) struct Plain<'r> {
     pub(crate) reader: Box<dyn Read + 'r>,
     pub(crate) input: Tally,
-    pub(crate) compression: Compression,
 }
 
 /// Largest window a zstd frame may ask for: 2^27 bytes, zstd's own default for decoding.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// Starts decompressing.
-pub(crate) fn decompress<'r>(reader: impl Read + 'r, bounds: Bounds, at: &str) -> Result<Plain<'r>, Error> {
+pub(crate) fn decompress<'r>(
+    reader: impl Read + 'r,
+    bounds: Bounds,
+    at: &str,
+) -> Result<Plain<'r>, Error> {
     let (tallied, input) = Tallied::new(reader);
     let mut buffered = BufReader::with_capacity(128 << 10, tallied);
     let compression = sniff(buffered.fill_buf().map_err(|e| Error::stream(at, e))?);
@@ -121,8 +135,11 @@ pub(crate) fn decompress<'r>(reader: impl Read + 'r, bounds: Bounds, at: &str) -
         Compression::None => Box::new(buffered),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
         Compression::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered).map_err(|e| Error::stream(at, e))?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(|e| Error::stream(at, e))?;
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)
+                .map_err(|e| Error::stream(at, e))?;
+            decoder
+                .window_log_max(ZSTD_WINDOW_LOG)
+                .map_err(|e| Error::stream(at, e))?;
             Box::new(decoder)
         }
     };
@@ -132,10 +149,12 @@ pub(crate) fn decompress<'r>(reader: impl Read + 'r, bounds: Bounds, at: &str) -
         output: 0,
         bounds,
     });
-    Ok(Plain { reader, input, compression })
+    Ok(Plain { reader, input })
 }
 
 /// Reads to the end, so that tallies are complete.
 pub(crate) fn drain(reader: &mut dyn Read, at: &str) -> Result<(), Error> {
-    io::copy(reader, &mut io::sink()).map(drop).map_err(|e| Error::stream(at, e))
+    io::copy(reader, &mut io::sink())
+        .map(drop)
+        .map_err(|e| Error::stream(at, e))
 }

@@ -9,7 +9,7 @@ mod read;
 mod sparse;
 mod write;
 
-pub(crate) use read::{Kind, Member, Mtime, TarReader};
+pub(crate) use read::{Kind, Member, Mtime, Sink, TarReader};
 pub(crate) use write::{Fields, TarWriter};
 
 /// Block of a tar: headers are one, contents are padded to whole ones.

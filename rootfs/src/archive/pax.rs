@@ -33,14 +33,20 @@ impl Pax {
     pub(crate) fn parse(mut bytes: &[u8]) -> Result<Self, TarFault> {
         let mut pax = Self::default();
         while !bytes.is_empty() {
-            let space = bytes.iter().position(|b| *b == b' ').ok_or(TarFault::PaxRecord)?;
+            let space = bytes
+                .iter()
+                .position(|b| *b == b' ')
+                .ok_or(TarFault::PaxRecord)?;
             let length = decimal(bytes.get(..space).unwrap_or_default())?;
             let length = usize::try_from(length).map_err(|_| TarFault::PaxRecord)?;
             let record = bytes.get(space + 1..length).ok_or(TarFault::PaxRecord)?;
             let Some((b'\n', record)) = record.split_last() else {
                 return Err(TarFault::PaxRecord);
             };
-            let equals = record.iter().position(|b| *b == b'=').ok_or(TarFault::PaxRecord)?;
+            let equals = record
+                .iter()
+                .position(|b| *b == b'=')
+                .ok_or(TarFault::PaxRecord)?;
             let (key, value) = record.split_at(equals);
             pax.set(key, value.get(1..).unwrap_or_default())?;
             bytes = bytes.get(length..).ok_or(TarFault::PaxRecord)?;
@@ -57,7 +63,9 @@ impl Pax {
             b"gid" => self.gid = Some(decimal(value)?),
             b"mtime" => self.mtime = Some(mtime(value)?),
             b"GNU.sparse.major" if value == b"1" => self.sparse = Some(SparseVersion::V1),
-            b"GNU.sparse.major" | b"GNU.sparse.map" | b"GNU.sparse.numblocks" => self.sparse = Some(SparseVersion::Old),
+            b"GNU.sparse.major" | b"GNU.sparse.map" | b"GNU.sparse.numblocks" => {
+                self.sparse = Some(SparseVersion::Old);
+            }
             b"GNU.sparse.name" => self.sparse_name = Some(value.to_vec()),
             b"GNU.sparse.realsize" => self.sparse_size = Some(decimal(value)?),
             _ => {
@@ -78,8 +86,13 @@ pub(crate) fn decimal(digits: &[u8]) -> Result<u64, TarFault> {
         return Err(TarFault::Number);
     }
     digits.iter().try_fold(0_u64, |n, d| {
-        let d = d.checked_sub(b'0').filter(|d| *d < 10).ok_or(TarFault::Number)?;
-        n.checked_mul(10).and_then(|n| n.checked_add(u64::from(d))).ok_or(TarFault::Number)
+        let d = d
+            .checked_sub(b'0')
+            .filter(|d| *d < 10)
+            .ok_or(TarFault::Number)?;
+        n.checked_mul(10)
+            .and_then(|n| n.checked_add(u64::from(d)))
+            .ok_or(TarFault::Number)
     })
 }
 
@@ -114,7 +127,14 @@ mod tests {
 
     #[test]
     fn lying_record_length() {
-        for bytes in [&b"99 path=a\n"[..], b"2 path=a\n", b"0 path=a\n", b"x path=a\n", b"10 path=ab", b"99999999999999999999999 a=b\n"] {
+        for bytes in [
+            &b"99 path=a\n"[..],
+            b"2 path=a\n",
+            b"0 path=a\n",
+            b"x path=a\n",
+            b"10 path=ab",
+            b"99999999999999999999999 a=b\n",
+        ] {
             assert!(Pax::parse(bytes).is_err(), "{bytes:?}");
         }
     }

@@ -2,9 +2,9 @@
 
 use std::io::{self, Read};
 
+use super::BLOCK;
 use super::pax::{Pax, SparseVersion};
 use super::sparse::{self, SparseMap};
-use super::BLOCK;
 use crate::bounds::{Bounds, Limit, check, len};
 use crate::error::{Error, TarFault};
 
@@ -88,6 +88,9 @@ struct Pending {
     link: Option<Vec<u8>>,
 }
 
+/// Takes a file's content piece by piece: an offset in the file and bytes there.
+pub(crate) type Sink<'s> = dyn FnMut(u64, &[u8]) -> Result<(), Error> + 's;
+
 /// Reads one tar stream, member by member.
 pub(crate) struct TarReader<'a, R> {
     stream: R,
@@ -128,36 +131,59 @@ impl<'a, R: Read> TarReader<'a, R> {
             let mut block = [0; BLOCK];
             self.fill(&mut block)?;
             if block.iter().all(|b| *b == 0) {
-                let none = pending.pax.is_none() && pending.name.is_none() && pending.link.is_none();
-                return if none { Ok(None) } else { Err(self.fault(TarFault::Extension)) };
+                let none =
+                    pending.pax.is_none() && pending.name.is_none() && pending.link.is_none();
+                return if none {
+                    Ok(None)
+                } else {
+                    Err(self.fault(TarFault::Extension))
+                };
             }
             let header = tar::Header::from_byte_slice(&block);
             self.check_sum(header)?;
-            let size = header.entry_size().map_err(|_| self.fault(TarFault::Number))?;
+            let size = header
+                .entry_size()
+                .map_err(|_| self.fault(TarFault::Number))?;
             match header.entry_type().as_byte() {
                 b'x' | b'X' => {
-                    let bytes = self.extension(size, self.bounds.pax, Limit::Pax, pending.pax.is_some())?;
+                    let bytes =
+                        self.extension(size, self.bounds.pax, Limit::Pax, pending.pax.is_some())?;
                     pending.pax = Some(Pax::parse(&bytes).map_err(|f| self.fault(f))?);
                 }
                 b'g' => {
                     self.extension(size, self.bounds.pax, Limit::Pax, false)?;
                 }
-                b'L' => pending.name = Some(self.long_name(size, Limit::Path, self.bounds.path, pending.name.is_some())?),
-                b'K' => pending.link = Some(self.long_name(size, Limit::Link, self.bounds.link, pending.link.is_some())?),
+                b'L' => {
+                    pending.name = Some(self.long_name(
+                        size,
+                        Limit::Path,
+                        self.bounds.path,
+                        pending.name.is_some(),
+                    )?);
+                }
+                b'K' => {
+                    pending.link = Some(self.long_name(
+                        size,
+                        Limit::Link,
+                        self.bounds.link,
+                        pending.link.is_some(),
+                    )?);
+                }
                 _ => return self.member(header, pending).map(Some),
             }
         }
     }
 
     /// Hands the current member's content to `sink`, piece by piece: an offset in the file and bytes there. What is not handed over is zeros.
-    pub(crate) fn content(&mut self, member: &Member, sink: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    pub(crate) fn content(&mut self, member: &Member, sink: &mut Sink<'_>) -> Result<(), Error> {
         let whole = [(0, member.size)];
         let pieces = member.sparse.as_ref().map_or(&whole[..], SparseMap::pieces);
         let mut buffer = vec![0; 128 << 10];
         for (offset, length) in pieces {
             let mut done = 0;
             while done < *length {
-                let want = usize::try_from(length - done).map_or(buffer.len(), |l| l.min(buffer.len()));
+                let want =
+                    usize::try_from(length - done).map_or(buffer.len(), |l| l.min(buffer.len()));
                 let part = buffer.get_mut(..want).unwrap_or_default();
                 self.fill(part)?;
                 self.remaining = self.remaining.saturating_sub(len(want));
@@ -178,9 +204,12 @@ impl<'a, R: Read> TarReader<'a, R> {
 
     /// Reads exactly `buffer.len()` bytes; an early end means that the archive is cut off.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
-        self.stream.read_exact(buffer).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => self.fault(TarFault::Truncated),
-            _ => Error::stream(self.at, e),
+        self.stream.read_exact(buffer).map_err(|e| {
+            if e.kind() == io::ErrorKind::UnexpectedEof {
+                self.fault(TarFault::Truncated)
+            } else {
+                Error::stream(self.at, e)
+            }
         })?;
         self.position = self.position.saturating_add(len(buffer.len()));
         Ok(())
@@ -202,7 +231,11 @@ impl<'a, R: Read> TarReader<'a, R> {
         let bytes = header.as_bytes();
         // The checksum field itself counts as blanks.
         let sum = bytes.iter().enumerate().fold(0_u32, |sum, (i, b)| {
-            sum + if (148..156).contains(&i) { 32 } else { u32::from(*b) }
+            sum + if (148..156).contains(&i) {
+                32
+            } else {
+                u32::from(*b)
+            }
         });
         match header.cksum() {
             Ok(stated) if stated == sum => Ok(()),
@@ -210,7 +243,13 @@ impl<'a, R: Read> TarReader<'a, R> {
         }
     }
 
-    fn extension(&mut self, size: u64, max: u64, limit: Limit, twice: bool) -> Result<Vec<u8>, Error> {
+    fn extension(
+        &mut self,
+        size: u64,
+        max: u64,
+        limit: Limit,
+        twice: bool,
+    ) -> Result<Vec<u8>, Error> {
         if twice {
             return Err(self.fault(TarFault::Extension));
         }
@@ -221,7 +260,13 @@ impl<'a, R: Read> TarReader<'a, R> {
         Ok(bytes)
     }
 
-    fn long_name(&mut self, size: u64, limit: Limit, max: usize, twice: bool) -> Result<Vec<u8>, Error> {
+    fn long_name(
+        &mut self,
+        size: u64,
+        limit: Limit,
+        max: usize,
+        twice: bool,
+    ) -> Result<Vec<u8>, Error> {
         // GNU tar writes the final NUL.
         let mut name = self.extension(size, len(max).saturating_add(1), limit, twice)?;
         if name.last() == Some(&0) {
@@ -237,9 +282,14 @@ impl<'a, R: Read> TarReader<'a, R> {
             Some(size) => size,
             None => header.entry_size().map_err(number)?,
         };
-        let path = pax.path.clone().or(pending.name).unwrap_or_else(|| header.path_bytes().into_owned());
+        let path = pax
+            .path
+            .clone()
+            .or(pending.name)
+            .unwrap_or_else(|| header.path_bytes().into_owned());
         let link = pax.link.clone().or(pending.link);
-        let link = link.unwrap_or_else(|| header.link_name_bytes().map(Into::into).unwrap_or_default());
+        let link =
+            link.unwrap_or_else(|| header.link_name_bytes().map(Into::into).unwrap_or_default());
         let device = || {
             let major = header.device_major().ok().flatten();
             let minor = header.device_minor().ok().flatten();
@@ -261,7 +311,9 @@ impl<'a, R: Read> TarReader<'a, R> {
             mode: header.mode().map_err(number)?,
             uid: pax.uid.map_or_else(|| header.uid().map_err(number), Ok)?,
             gid: pax.gid.map_or_else(|| header.gid().map_err(number), Ok)?,
-            mtime: pax.mtime.map_or_else(|| mtime(header).map_err(number), Ok)?,
+            mtime: pax
+                .mtime
+                .map_or_else(|| mtime(header).map_err(number), Ok)?,
             xattrs: pax.xattrs.clone(),
             size: if kind == Kind::Regular { stored } else { 0 },
             offset: self.position,
@@ -282,10 +334,15 @@ impl<'a, R: Read> TarReader<'a, R> {
 
     fn sparse_header(&mut self, header: &tar::Header, member: &mut Member) -> Result<(), Error> {
         let number = |_| self.fault(TarFault::Number);
-        let gnu = header.as_gnu().ok_or_else(|| self.fault(TarFault::SparseMap))?;
+        let gnu = header
+            .as_gnu()
+            .ok_or_else(|| self.fault(TarFault::SparseMap))?;
         let mut pieces = Vec::new();
         for piece in gnu.sparse.iter().filter(|p| !p.is_empty()) {
-            let (offset, length) = (piece.offset().map_err(number)?, piece.length().map_err(number)?);
+            let (offset, length) = (
+                piece.offset().map_err(number)?,
+                piece.length().map_err(number)?,
+            );
             sparse::push(&mut pieces, offset, length).map_err(|f| self.fault(f))?;
         }
         let size = gnu.real_size().map_err(number)?;
@@ -295,12 +352,16 @@ impl<'a, R: Read> TarReader<'a, R> {
             self.fill(block.as_mut_bytes())?;
             for piece in block.sparse().iter().filter(|p| !p.is_empty()) {
                 let number = |_| self.fault(TarFault::Number);
-                let (offset, length) = (piece.offset().map_err(number)?, piece.length().map_err(number)?);
+                let (offset, length) = (
+                    piece.offset().map_err(number)?,
+                    piece.length().map_err(number)?,
+                );
                 sparse::push(&mut pieces, offset, length).map_err(|f| self.fault(f))?;
             }
             more = block.is_extended();
         }
-        member.sparse = Some(SparseMap::checked(pieces, size, self.remaining).map_err(|f| self.fault(f))?);
+        member.sparse =
+            Some(SparseMap::checked(pieces, size, self.remaining).map_err(|f| self.fault(f))?);
         member.size = size;
         member.offset = self.position;
         Ok(())
@@ -324,7 +385,8 @@ impl<'a, R: Read> TarReader<'a, R> {
                 break pieces;
             }
         };
-        member.sparse = Some(SparseMap::checked(pieces, size, self.remaining).map_err(|f| self.fault(f))?);
+        member.sparse =
+            Some(SparseMap::checked(pieces, size, self.remaining).map_err(|f| self.fault(f))?);
         member.size = size;
         member.offset = self.position;
         if let Some(name) = &pax.sparse_name {

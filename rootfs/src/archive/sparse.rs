@@ -15,7 +15,11 @@ const MAX_PIECES: usize = 65_536;
 
 impl SparseMap {
     /// Checks pieces against the file's size and the number of bytes stored.
-    pub(crate) fn checked(pieces: Vec<(u64, u64)>, size: u64, stored: u64) -> Result<Self, TarFault> {
+    pub(crate) fn checked(
+        pieces: Vec<(u64, u64)>,
+        size: u64,
+        stored: u64,
+    ) -> Result<Self, TarFault> {
         let mut end = 0;
         let mut sum = 0_u64;
         for (offset, length) in &pieces {
@@ -43,10 +47,17 @@ pub(crate) fn parse_v1(text: &[u8]) -> Result<Option<Vec<(u64, u64)>>, TarFault>
     // What follows the last newline is not a whole line yet.
     let whole = text.iter().filter(|b| **b == b'\n').count();
     if whole == 0 {
-        return if text.len() > 32 { Err(TarFault::SparseMap) } else { Ok(None) };
+        return if text.len() > 32 {
+            Err(TarFault::SparseMap)
+        } else {
+            Ok(None)
+        };
     }
     let count = decimal(lines.next().unwrap_or_default())?;
-    let count = usize::try_from(count).ok().filter(|c| *c <= MAX_PIECES).ok_or(TarFault::SparseMap)?;
+    let count = usize::try_from(count)
+        .ok()
+        .filter(|c| *c <= MAX_PIECES)
+        .ok_or(TarFault::SparseMap)?;
     if whole < 1 + 2 * count {
         return Ok(None);
     }
@@ -87,7 +98,10 @@ mod tests {
     #[test]
     fn map_before_the_data() {
         assert_eq!(parse_v1(b"1\n0\n").unwrap(), None);
-        assert_eq!(parse_v1(b"2\n0\n5\n9\n0\n\0\0").unwrap(), Some(vec![(0, 5)]));
+        assert_eq!(
+            parse_v1(b"2\n0\n5\n9\n0\n\0\0").unwrap(),
+            Some(vec![(0, 5)])
+        );
         assert!(parse_v1(b"9999999\n").is_err());
         assert!(parse_v1(b"-1\n").is_err());
     }

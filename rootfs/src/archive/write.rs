@@ -51,8 +51,13 @@ impl<W: Write> TarWriter<W> {
             Kind::Directory => b'5',
             Kind::Fifo => b'6',
         };
-        let size = if fields.size > MAX_OCTAL { 0 } else { fields.size };
-        self.sink.write_all(&header(fields.path, kind, size, Some(fields)))?;
+        let size = if fields.size > MAX_OCTAL {
+            0
+        } else {
+            fields.size
+        };
+        self.sink
+            .write_all(&header(fields.path, kind, size, Some(fields)))?;
         let copied = io::copy(&mut content.take(fields.size), &mut self.sink)?;
         if copied != fields.size {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -70,7 +75,8 @@ impl<W: Write> TarWriter<W> {
     fn pad(&mut self, size: u64) -> io::Result<()> {
         let over = usize::try_from(size % len(BLOCK)).unwrap_or(0);
         if over > 0 {
-            self.sink.write_all([0; BLOCK].get(over..).unwrap_or_default())?;
+            self.sink
+                .write_all([0; BLOCK].get(over..).unwrap_or_default())?;
         }
         Ok(())
     }
@@ -125,8 +131,13 @@ fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 
 fn header(path: &[u8], kind: u8, size: u64, fields: Option<&Fields<'_>>) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
-    put(&mut block, 0, path.get(..path.len().min(100)).unwrap_or_default());
-    let (mode, uid, gid, seconds) = fields.map_or((0, 0, 0, 0), |f| (f.mode, f.uid, f.gid, f.mtime.seconds));
+    put(
+        &mut block,
+        0,
+        path.get(..path.len().min(100)).unwrap_or_default(),
+    );
+    let (mode, uid, gid, seconds) =
+        fields.map_or((0, 0, 0, 0), |f| (f.mode, f.uid, f.gid, f.mtime.seconds));
     put(&mut block, 100, format!("{mode:07o}").as_bytes());
     put(&mut block, 108, format!("{uid:07o}").as_bytes());
     put(&mut block, 116, format!("{gid:07o}").as_bytes());
@@ -135,9 +146,14 @@ fn header(path: &[u8], kind: u8, size: u64, fields: Option<&Fields<'_>>) -> [u8;
     put(&mut block, 148, b"        ");
     put(&mut block, 156, &[kind]);
     let target = fields.map_or(&[][..], |f| target(f.kind));
-    put(&mut block, 157, target.get(..target.len().min(100)).unwrap_or_default());
+    put(
+        &mut block,
+        157,
+        target.get(..target.len().min(100)).unwrap_or_default(),
+    );
     put(&mut block, 257, b"ustar\x0000");
-    if let Some(Kind::Character(major, minor) | Kind::Block(major, minor)) = fields.map(|f| f.kind) {
+    if let Some(Kind::Character(major, minor) | Kind::Block(major, minor)) = fields.map(|f| f.kind)
+    {
         put(&mut block, 329, format!("{major:07o}").as_bytes());
         put(&mut block, 337, format!("{minor:07o}").as_bytes());
     }

@@ -15,7 +15,10 @@ use crate::archive::{Fields, Kind, Mtime, TarWriter};
 /// Writes the tar.
 pub(crate) fn write(tree: &Tree, spool: &Spool, sink: impl Write) -> io::Result<()> {
     let mut tar = TarWriter::new(sink);
-    let root = Node::Directory { meta: Meta::implied(), opaque: false };
+    let root = Node::Directory {
+        meta: Meta::implied(),
+        opaque: false,
+    };
     if tree.get(&[]).is_none() {
         node(&mut tar, spool, &mut BTreeMap::new(), &[], &root)?;
     }
@@ -34,7 +37,12 @@ pub(crate) fn latest(tree: &Tree) -> u64 {
         Node::Whiteout => 0,
     };
     // One more, so that nothing with a fraction of a second lies behind it.
-    tree.nodes().values().map(time).max().unwrap_or(0).saturating_add(1)
+    tree.nodes()
+        .values()
+        .map(time)
+        .max()
+        .unwrap_or(0)
+        .saturating_add(1)
 }
 
 type FirstNames<'t> = BTreeMap<*const Leaf, &'t [u8]>;
@@ -48,7 +56,11 @@ fn node<'t, W: Write>(
 ) -> io::Result<()> {
     match node {
         Node::Directory { meta, opaque } => {
-            let name = if path.is_empty() { b"./".to_vec() } else { [path, b"/"].concat() };
+            let name = if path.is_empty() {
+                b"./".to_vec()
+            } else {
+                [path, b"/"].concat()
+            };
             tar.member(&fields(&name, &Kind::Directory, meta, 0), &mut io::empty())?;
             if *opaque {
                 mark(tar, &path::join(path, path::OPAQUE))?;
@@ -57,7 +69,10 @@ fn node<'t, W: Write>(
         }
         Node::Whiteout => {
             let (directory, name) = path::split(path);
-            mark(tar, &path::join(directory, &[path::WHITEOUT, name].concat()))
+            mark(
+                tar,
+                &path::join(directory, &[path::WHITEOUT, name].concat()),
+            )
         }
         Node::Leaf(leaf) => {
             let (kind, size) = match &leaf.kind {
@@ -73,7 +88,10 @@ fn node<'t, W: Write>(
             first_names.entry(Rc::as_ptr(leaf)).or_insert(path);
             let mut content: Box<dyn Read> = match &leaf.kind {
                 LeafKind::File(content) => Box::new(spool.reader(*content)),
-                LeafKind::Symlink(_) | LeafKind::Fifo | LeafKind::Character(..) | LeafKind::Block(..) => Box::new(io::empty()),
+                LeafKind::Symlink(_)
+                | LeafKind::Fifo
+                | LeafKind::Character(..)
+                | LeafKind::Block(..) => Box::new(io::empty()),
             };
             let mut fields = fields(path, &kind, &leaf.meta, size);
             if matches!(kind, Kind::HardLink(_)) {

@@ -23,13 +23,33 @@ use crate::error::Error;
 const UUID: &str = "6b656467-6500-4c61-8965-720000000000";
 
 /// Runs mkfs.erofs for a tree.
-pub(crate) fn make(mkfs: &[OsString], tree: &Tree, spool: &Spool, image: &Path) -> Result<(), Error> {
-    let command = mkfs.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    let failed = |why: String| Error::Mkfs { command: command.clone(), why };
-    let (program, arguments) = mkfs.split_first().ok_or_else(|| failed("no command was given".to_owned()))?;
-    let directory = image.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut messages = tempfile::tempfile_in(directory).map_err(Error::io("create a temporary file in", directory))?;
-    let stderr = messages.try_clone().map_err(Error::io("open a temporary file in", directory))?;
+pub(crate) fn make(
+    mkfs: &[OsString],
+    tree: &Tree,
+    spool: &Spool,
+    image: &Path,
+) -> Result<(), Error> {
+    let command = mkfs
+        .iter()
+        .map(|a| a.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let failed = |why: String| Error::Mkfs {
+        command: command.clone(),
+        why,
+    };
+    let (program, arguments) = mkfs
+        .split_first()
+        .ok_or_else(|| failed("no command was given".to_owned()))?;
+    let directory = image
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut messages = tempfile::tempfile_in(directory)
+        .map_err(Error::io("create a temporary file in", directory))?;
+    let stderr = messages
+        .try_clone()
+        .map_err(Error::io("open a temporary file in", directory))?;
     let mut child = Command::new(program)
         .args(arguments)
         .args(["--quiet", "--tar=f", "--aufs", "-b4096", "-U", UUID].map(OsStr::new))
@@ -61,7 +81,9 @@ fn feed(child: &mut Child, tree: &Tree, spool: &Spool) -> io::Result<()> {
 fn last_words(messages: &mut File) -> String {
     const ENOUGH: u64 = 2000;
     let mut text = Vec::new();
-    let start = messages.stream_position().map_or(0, |end| end.saturating_sub(ENOUGH));
+    let start = messages
+        .stream_position()
+        .map_or(0, |end| end.saturating_sub(ENOUGH));
     let read = messages
         .seek(io::SeekFrom::Start(start))
         .and_then(|_| messages.take(ENOUGH).read_to_end(&mut text));

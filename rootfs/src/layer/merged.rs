@@ -16,14 +16,18 @@ impl Merged {
 
     /// Names directly below the root.
     pub(crate) fn top_level(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.nodes.keys().filter(|p| !p.is_empty() && !p.contains(&b'/'))
+        self.nodes
+            .keys()
+            .filter(|p| !p.is_empty() && !p.contains(&b'/'))
     }
 
     /// Lays a layer over.
     pub(crate) fn apply(&mut self, layer: Tree) {
         for (path, node) in layer.into_nodes() {
             let clears = match &node {
-                Node::Directory { opaque, .. } => *opaque || !matches!(self.nodes.get(&path), Some(Node::Directory { .. })),
+                Node::Directory { opaque, .. } => {
+                    *opaque || !matches!(self.nodes.get(&path), Some(Node::Directory { .. }))
+                }
                 Node::Leaf(_) | Node::Whiteout => true,
             };
             if clears && self.nodes.contains_key(&path) {
@@ -31,7 +35,13 @@ impl Merged {
             }
             match node {
                 Node::Directory { meta, .. } => {
-                    self.nodes.insert(path, Node::Directory { meta, opaque: false });
+                    self.nodes.insert(
+                        path,
+                        Node::Directory {
+                            meta,
+                            opaque: false,
+                        },
+                    );
                 }
                 Node::Leaf(leaf) => {
                     self.nodes.insert(path, Node::Leaf(leaf));

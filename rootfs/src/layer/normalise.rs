@@ -85,7 +85,9 @@ impl<'a> Normaliser<'a> {
         let hidden: Vec<_> = tree
             .nodes()
             .iter()
-            .filter(|(p, n)| matches!(n, Node::Whiteout) && below(&tree, &self.shared.merged, p).is_none())
+            .filter(|(p, n)| {
+                matches!(n, Node::Whiteout) && below(&tree, &self.shared.merged, p).is_none()
+            })
             .map(|(p, _)| p.clone())
             .collect();
         for path in hidden {
@@ -101,7 +103,10 @@ impl<'a> Normaliser<'a> {
 
     /// overlayfs merges the layers' roots without looking at their marks: what an opaque root hides is hidden name by name.
     fn spread_opaque_root(&mut self) {
-        if !matches!(self.tree.get(&[]), Some(Node::Directory { opaque: true, .. })) {
+        if !matches!(
+            self.tree.get(&[]),
+            Some(Node::Directory { opaque: true, .. })
+        ) {
             return;
         }
         if let Some(Node::Directory { opaque, .. }) = self.tree.nodes_mut().get_mut(&[][..]) {
@@ -117,18 +122,36 @@ impl<'a> Normaliser<'a> {
         let clean = path::clean(&member.path, &bounds, at)?;
         let (directory, name) = path::split(&clean);
         let judged = xattr::judge(&member.xattrs, &bounds, at)?;
-        let metadata = clean.len() + judged.kept.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>();
-        self.shared.used.take(&bounds, len(metadata), member.size, at)?;
+        let metadata = clean.len()
+            + judged
+                .kept
+                .iter()
+                .map(|(n, v)| n.len() + v.len())
+                .sum::<usize>();
+        self.shared
+            .used
+            .take(&bounds, len(metadata), member.size, at)?;
         if name.is_empty() {
             return self.root(member, judged).map(|()| None);
+        }
+        if path::components(directory).any(|c| c.starts_with(path::AUFS)) {
+            self.leave_out(&clean);
+            return Ok(None);
         }
         if name.starts_with(path::WHITEOUT) {
             return self.whiteout(directory, name, at).map(|()| None);
         }
         if member.kind == Kind::Character(0, 0) {
             // A whiteout as overlayfs has it.
-            check(len(name.len() + path::WHITEOUT.len()), len(bounds.name), Limit::Name, at)?;
-            return self.whiteout(directory, &[path::WHITEOUT, name].concat(), at).map(|()| None);
+            check(
+                len(name.len() + path::WHITEOUT.len()),
+                len(bounds.name),
+                Limit::Name,
+                at,
+            )?;
+            return self
+                .whiteout(directory, &[path::WHITEOUT, name].concat(), at)
+                .map(|()| None);
         }
         let directory = self.directory(directory, at)?;
         let target = path::join(&directory, name);
@@ -142,7 +165,13 @@ impl<'a> Normaliser<'a> {
             return Err(EntryFault::Root.into());
         }
         let meta = self.meta(member, judged, &[])?;
-        self.tree.insert(Vec::new(), Node::Directory { meta, opaque: false });
+        self.tree.insert(
+            Vec::new(),
+            Node::Directory {
+                meta,
+                opaque: false,
+            },
+        );
         Ok(())
     }
 
@@ -152,47 +181,83 @@ impl<'a> Normaliser<'a> {
         }
         let directory = self.directory(directory, at)?;
         if name == path::OPAQUE {
-            if let Some(Node::Directory { opaque, .. }) = self.tree.nodes_mut().get_mut(&directory) {
+            if let Some(Node::Directory { opaque, .. }) = self.tree.nodes_mut().get_mut(&directory)
+            {
                 *opaque = true;
             }
             return Ok(());
         }
         if name.starts_with(path::AUFS) {
-            let path = path::show(&path::join(&directory, name));
-            self.shared.notes.add(Note::LeftOut { layer: self.layer, path });
+            self.leave_out(&path::join(&directory, name));
             return Ok(());
         }
         match name.strip_prefix(path::WHITEOUT) {
             None | Some(b"" | b"." | b"..") => Err(EntryFault::Whiteout.into()),
             Some(hidden) => {
-                self.tree.insert(path::join(&directory, hidden), Node::Whiteout);
+                self.tree
+                    .insert(path::join(&directory, hidden), Node::Whiteout);
                 Ok(())
             }
         }
     }
 
+    fn leave_out(&mut self, path: &[u8]) {
+        let path = path::show(path);
+        self.shared.notes.add(Note::LeftOut {
+            layer: self.layer,
+            path,
+        });
+    }
+
     /// The node of a member, and for a new file its place in the spool.
-    fn node(&mut self, member: &Member, judged: xattr::Judged, target: &[u8], at: &str) -> Result<(Node, Option<Content>), Unclean> {
+    fn node(
+        &mut self,
+        member: &Member,
+        judged: xattr::Judged,
+        target: &[u8],
+        at: &str,
+    ) -> Result<(Node, Option<Content>), Unclean> {
         if let Kind::HardLink(link) = &member.kind {
             return Ok((Node::Leaf(self.hard_link(link, target, at)?), None));
         }
         let meta = self.meta(member, judged, target)?;
         let kind = match &member.kind {
-            Kind::Directory => return Ok((Node::Directory { meta, opaque: false }, None)),
+            Kind::Directory => {
+                return Ok((
+                    Node::Directory {
+                        meta,
+                        opaque: false,
+                    },
+                    None,
+                ));
+            }
             Kind::Regular => LeafKind::File(self.shared.spool.reserve(member.size)?),
             Kind::Symlink(link) => LeafKind::Symlink(self.link_target(link, at)?),
             Kind::Fifo => LeafKind::Fifo,
-            Kind::Character(major, minor) if self.shared.policy.devices == Devices::Keep => LeafKind::Character(*major, *minor),
-            Kind::Block(major, minor) if self.shared.policy.devices == Devices::Keep => LeafKind::Block(*major, *minor),
+            Kind::Character(major, minor) if self.shared.policy.devices == Devices::Keep => {
+                LeafKind::Character(*major, *minor)
+            }
+            Kind::Block(major, minor) if self.shared.policy.devices == Devices::Keep => {
+                LeafKind::Block(*major, *minor)
+            }
             Kind::Character(..) | Kind::Block(..) => return Err(EntryFault::Device.into()),
             Kind::HardLink(link) => return Err(EntryFault::HardLinkAbsent(path::show(link)).into()),
         };
-        let content = if let LeafKind::File(content) = kind { Some(content) } else { None };
+        let content = if let LeafKind::File(content) = kind {
+            Some(content)
+        } else {
+            None
+        };
         Ok((Node::Leaf(Rc::new(Leaf { meta, kind })), content))
     }
 
     fn link_target(&mut self, link: &[u8], at: &str) -> Result<Vec<u8>, Unclean> {
-        check(len(link.len()), len(self.shared.bounds.link), Limit::Link, at)?;
+        check(
+            len(link.len()),
+            len(self.shared.bounds.link),
+            Limit::Link,
+            at,
+        )?;
         if link.is_empty() {
             return Err(EntryFault::EmptyTarget.into());
         }
@@ -209,7 +274,9 @@ impl<'a> Normaliser<'a> {
             Unclean::Fault(EntryFault::AbsolutePath | EntryFault::DotDot) => {
                 Unclean::Fault(EntryFault::HardLinkOutside(path::show(link)))
             }
-            Unclean::Fault(EntryFault::EmptyName) => Unclean::Fault(EntryFault::HardLinkAbsent(String::new())),
+            Unclean::Fault(EntryFault::EmptyName) => {
+                Unclean::Fault(EntryFault::HardLinkAbsent(String::new()))
+            }
             Unclean::Fault(_) | Unclean::Bound(_) => fault,
         };
         let clean = path::clean(link, &self.shared.bounds, at).map_err(outside)?;
@@ -217,14 +284,22 @@ impl<'a> Normaliser<'a> {
         let target = path::join(&self.resolve(directory)?, name);
         match self.tree.get(&target) {
             Some(Node::Leaf(leaf)) => return Ok(Rc::clone(leaf)),
-            Some(Node::Directory { .. }) => return Err(EntryFault::HardLinkDirectory(path::show(&target)).into()),
-            Some(Node::Whiteout) => return Err(EntryFault::HardLinkAbsent(path::show(&target)).into()),
+            Some(Node::Directory { .. }) => {
+                return Err(EntryFault::HardLinkDirectory(path::show(&target)).into());
+            }
+            Some(Node::Whiteout) => {
+                return Err(EntryFault::HardLinkAbsent(path::show(&target)).into());
+            }
             None => {}
         }
         let leaf = match below(&self.tree, &self.shared.merged, &target) {
             Some(Node::Leaf(leaf)) => Rc::clone(leaf),
-            Some(Node::Directory { .. }) => return Err(EntryFault::HardLinkDirectory(path::show(&target)).into()),
-            Some(Node::Whiteout) | None => return Err(EntryFault::HardLinkAbsent(path::show(&target)).into()),
+            Some(Node::Directory { .. }) => {
+                return Err(EntryFault::HardLinkDirectory(path::show(&target)).into());
+            }
+            Some(Node::Whiteout) | None => {
+                return Err(EntryFault::HardLinkAbsent(path::show(&target)).into());
+            }
         };
         if let LeafKind::File(content) = &leaf.kind {
             // The copy takes room in this layer as well.
@@ -239,22 +314,45 @@ impl<'a> Normaliser<'a> {
         Ok(leaf)
     }
 
-    fn meta(&mut self, member: &Member, judged: xattr::Judged, target: &[u8]) -> Result<Meta, Unclean> {
+    fn meta(
+        &mut self,
+        member: &Member,
+        judged: xattr::Judged,
+        target: &[u8],
+    ) -> Result<Meta, Unclean> {
         let (layer, path) = (self.layer, || path::show(target));
         for name in judged.dropped {
-            self.shared.notes.add(Note::XattrDropped { layer, path: path(), name });
+            self.shared.notes.add(Note::XattrDropped {
+                layer,
+                path: path(),
+                name,
+            });
         }
         if judged.kept.iter().any(|(n, _)| n == b"security.capability") {
-            self.shared.notes.add(Note::Capability { layer, path: path() });
+            self.shared.notes.add(Note::Capability {
+                layer,
+                path: path(),
+            });
         }
         let mut mode = u16::try_from(member.mode & 0o7777).unwrap_or(0);
-        let set_id = if member.kind == Kind::Regular { mode & 0o6000 } else { 0 };
+        let set_id = if member.kind == Kind::Regular {
+            mode & 0o6000
+        } else {
+            0
+        };
         if set_id != 0 {
             match self.shared.policy.set_id {
-                SetId::Keep => self.shared.notes.add(Note::SetId { layer, path: path(), mode }),
+                SetId::Keep => self.shared.notes.add(Note::SetId {
+                    layer,
+                    path: path(),
+                    mode,
+                }),
                 SetId::Strip => {
                     mode &= !set_id;
-                    self.shared.notes.add(Note::SetIdStripped { layer, path: path() });
+                    self.shared.notes.add(Note::SetIdStripped {
+                        layer,
+                        path: path(),
+                    });
                 }
             }
         }
@@ -281,7 +379,10 @@ impl<'a> Normaliser<'a> {
         if matches!(self.tree.get(&resolved), Some(Node::Directory { .. })) {
             return Ok(resolved);
         }
-        let missing: Vec<_> = path::ancestors(&resolved).chain([&resolved[..]]).map(<[u8]>::to_vec).collect();
+        let missing: Vec<_> = path::ancestors(&resolved)
+            .chain([&resolved[..]])
+            .map(<[u8]>::to_vec)
+            .collect();
         for path in missing {
             if matches!(self.tree.get(&path), Some(Node::Directory { .. })) {
                 continue;
@@ -293,7 +394,13 @@ impl<'a> Normaliser<'a> {
             };
             let bounds = self.shared.bounds;
             self.shared.used.take(&bounds, len(path.len()), 0, at)?;
-            self.tree.insert(path, Node::Directory { meta, opaque: false });
+            self.tree.insert(
+                path,
+                Node::Directory {
+                    meta,
+                    opaque: false,
+                },
+            );
         }
         Ok(resolved)
     }
@@ -337,14 +444,26 @@ impl<'a> Normaliser<'a> {
             }
         }
         self.fits(&current)?;
+        if path::components(&current).any(|c| c.starts_with(path::WHITEOUT)) {
+            // mkfs.erofs would take it for a whiteout with something inside.
+            return Err(EntryFault::Whiteout.into());
+        }
         Ok(current)
     }
 
     /// Links can lead deeper than any stated name.
     fn fits(&self, path: &[u8]) -> Result<(), Unclean> {
-        let (bounds, at) = (self.shared.bounds, path::show(path.get(..256).unwrap_or(path)));
+        let (bounds, at) = (
+            self.shared.bounds,
+            path::show(path.get(..256).unwrap_or(path)),
+        );
         check(len(path.len()), len(bounds.path), Limit::Path, &at)?;
-        check(len(path::components(path).count()), len(bounds.depth), Limit::Depth, &at)?;
+        check(
+            len(path::components(path).count()),
+            len(bounds.depth),
+            Limit::Depth,
+            &at,
+        )?;
         Ok(())
     }
 }
@@ -352,7 +471,9 @@ impl<'a> Normaliser<'a> {
 fn in_the_way(leaf: &Leaf, path: &[u8]) -> EntryFault {
     match leaf.kind {
         LeafKind::Symlink(_) => EntryFault::SymlinkParent(path::show(path)),
-        LeafKind::File(_) | LeafKind::Fifo | LeafKind::Character(..) | LeafKind::Block(..) => EntryFault::FileParent(path::show(path)),
+        LeafKind::File(_) | LeafKind::Fifo | LeafKind::Character(..) | LeafKind::Block(..) => {
+            EntryFault::FileParent(path::show(path))
+        }
     }
 }
 
@@ -362,7 +483,9 @@ fn below<'m>(tree: &Tree, merged: &'m Merged, path: &[u8]) -> Option<&'m Node> {
         match tree.get(above) {
             None => break,
             Some(Node::Directory { opaque: false, .. }) => {}
-            Some(Node::Directory { opaque: true, .. } | Node::Leaf(_) | Node::Whiteout) => return None,
+            Some(Node::Directory { opaque: true, .. } | Node::Leaf(_) | Node::Whiteout) => {
+                return None;
+            }
         }
     }
     merged.get(path)

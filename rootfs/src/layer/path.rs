@@ -59,7 +59,8 @@ pub(crate) fn clean(raw: &[u8], bounds: &Bounds, at: &str) -> Result<Vec<u8>, Un
 
 /// Components, without empty ones and `.`.
 pub(crate) fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    path.split(|b| *b == b'/').filter(|c| !c.is_empty() && *c != b".")
+    path.split(|b| *b == b'/')
+        .filter(|c| !c.is_empty() && *c != b".")
 }
 
 /// Appends a component.
@@ -92,7 +93,8 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
 pub(crate) fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     let root = (!path.is_empty()).then_some(&[][..]);
     let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/');
-    root.into_iter().chain(slashes.map(|(i, _)| path.get(..i).unwrap_or_default()))
+    root.into_iter()
+        .chain(slashes.map(|(i, _)| path.get(..i).unwrap_or_default()))
 }
 
 /// For messages.

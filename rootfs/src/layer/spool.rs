@@ -27,7 +27,8 @@ pub(crate) struct Spool {
 impl Spool {
     /// A new spool on the file system of `directory`: `/tmp` may be memory.
     pub(crate) fn new(directory: &Path) -> Result<Self, Error> {
-        let file = tempfile::tempfile_in(directory).map_err(Error::io("create a temporary file in", directory))?;
+        let file = tempfile::tempfile_in(directory)
+            .map_err(Error::io("create a temporary file in", directory))?;
         Ok(Self {
             file,
             directory: directory.to_path_buf(),
@@ -37,9 +38,14 @@ impl Spool {
 
     /// Room for a file of `size` bytes, all zeros.
     pub(crate) fn reserve(&mut self, size: u64) -> Result<Content, Error> {
-        let content = Content { offset: self.end, size };
+        let content = Content {
+            offset: self.end,
+            size,
+        };
         self.end = self.end.saturating_add(size);
-        self.file.set_len(self.end).map_err(Error::io("grow a temporary file in", &self.directory))?;
+        self.file
+            .set_len(self.end)
+            .map_err(Error::io("grow a temporary file in", &self.directory))?;
         Ok(content)
     }
 
@@ -71,7 +77,9 @@ pub(crate) struct SpoolReader<'a> {
 impl Read for SpoolReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let want = usize::try_from(self.left).map_or(buffer.len(), |l| l.min(buffer.len()));
-        let read = self.file.read_at(buffer.get_mut(..want).unwrap_or_default(), self.offset)?;
+        let read = self
+            .file
+            .read_at(buffer.get_mut(..want).unwrap_or_default(), self.offset)?;
         self.offset += len(read);
         self.left -= len(read);
         Ok(read)

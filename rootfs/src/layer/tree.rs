@@ -84,7 +84,9 @@ impl Tree {
     /// Puts a node at a path whose directories are there.
     pub(crate) fn insert(&mut self, path: Vec<u8>, mut node: Node) {
         match (self.nodes.get_mut(&path), &mut node) {
-            (Some(Node::Directory { opaque: old, .. }), Node::Directory { opaque, .. }) => *opaque |= *old,
+            (Some(Node::Directory { opaque: old, .. }), Node::Directory { opaque, .. }) => {
+                *opaque |= *old;
+            }
             (Some(Node::Directory { opaque, .. }), Node::Whiteout) => {
                 // A whiteout concerns lower layers only, never its own.
                 *opaque = true;
@@ -92,8 +94,12 @@ impl Tree {
             }
             (Some(Node::Directory { .. }), Node::Leaf(_)) => remove_below(&mut self.nodes, &path),
             (Some(Node::Leaf(_)), Node::Whiteout) => return,
-            (Some(Node::Leaf(_) | Node::Whiteout), Node::Directory { opaque, .. }) => *opaque = true,
-            (Some(Node::Leaf(_) | Node::Whiteout), Node::Leaf(_)) | (Some(Node::Whiteout), Node::Whiteout) | (None, _) => {}
+            (Some(Node::Leaf(_) | Node::Whiteout), Node::Directory { opaque, .. }) => {
+                *opaque = true;
+            }
+            (Some(Node::Leaf(_) | Node::Whiteout), Node::Leaf(_))
+            | (Some(Node::Whiteout), Node::Whiteout)
+            | (None, _) => {}
         }
         self.nodes.insert(path, node);
     }

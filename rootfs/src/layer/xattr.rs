@@ -17,7 +17,11 @@ pub(crate) struct Judged {
     pub(crate) dropped: Vec<String>,
 }
 
-pub(crate) fn judge(given: &[(Vec<u8>, Vec<u8>)], bounds: &Bounds, at: &str) -> Result<Judged, Unclean> {
+pub(crate) fn judge(
+    given: &[(Vec<u8>, Vec<u8>)],
+    bounds: &Bounds,
+    at: &str,
+) -> Result<Judged, Unclean> {
     let mut judged = Judged::default();
     let mut total = 0;
     for (name, value) in given {
@@ -25,7 +29,12 @@ pub(crate) fn judge(given: &[(Vec<u8>, Vec<u8>)], bounds: &Bounds, at: &str) -> 
         if name.is_empty() || name.contains(&0) || name.len() > 255 {
             return Err(EntryFault::Xattr(text).into());
         }
-        check(len(value.len()), len(bounds.xattr_value), Limit::XattrValue, at)?;
+        check(
+            len(value.len()),
+            len(bounds.xattr_value),
+            Limit::XattrValue,
+            at,
+        )?;
         total += name.len() + value.len();
         check(len(total), len(bounds.xattrs), Limit::Xattrs, at)?;
         if allowed(name) {
@@ -39,7 +48,9 @@ pub(crate) fn judge(given: &[(Vec<u8>, Vec<u8>)], bounds: &Bounds, at: &str) -> 
 }
 
 fn allowed(name: &[u8]) -> bool {
-    let user = name.strip_prefix(b"user.").is_some_and(|n| !n.is_empty() && !n.starts_with(b"overlay."));
+    let user = name
+        .strip_prefix(b"user.")
+        .is_some_and(|n| !n.is_empty() && !n.starts_with(b"overlay."));
     user || matches!(
         name,
         b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default"

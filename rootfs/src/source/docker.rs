@@ -29,7 +29,12 @@ pub(crate) fn resolve(store: &Store, options: &ImportOptions) -> Result<Resolved
     })?;
     let entry = choose(entries, options)?;
     let config = store.document(&entry.config, "manifest.json", bounds)?;
-    let hash = entry.config.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
+    let hash = entry
+        .config
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(".json");
     let found = stream::digest(&config);
     if hash.len() == 64 && found != format!("sha256:{hash}") {
         return Err(Error::Digest {
@@ -48,18 +53,27 @@ pub(crate) fn resolve(store: &Store, options: &ImportOptions) -> Result<Resolved
         });
     }
     let diff_ids = parsed.rootfs().diff_ids();
-    check(len(entry.layers.len()), len(bounds.layers), Limit::Layers, "manifest.json")?;
+    check(
+        len(entry.layers.len()),
+        len(bounds.layers),
+        Limit::Layers,
+        "manifest.json",
+    )?;
     if entry.layers.len() != diff_ids.len() {
         return Err(Error::LayerCount {
             layers: entry.layers.len(),
             diff_ids: diff_ids.len(),
         });
     }
-    let layers = entry.layers.iter().zip(diff_ids).map(|(name, diff_id)| LayerRef {
-        name: name.clone(),
-        stated: None,
-        diff_id: diff_id.clone(),
-    });
+    let layers = entry
+        .layers
+        .iter()
+        .zip(diff_ids)
+        .map(|(name, diff_id)| LayerRef {
+            name: name.clone(),
+            stated: None,
+            diff_id: diff_id.clone(),
+        });
     Ok(Resolved {
         layers: layers.collect(),
         config,

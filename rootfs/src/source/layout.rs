@@ -2,7 +2,9 @@
 //!
 //! A platform in an index is a hint; what counts is the configuration's architecture, and both must agree with what is wanted.
 
-use oci_spec::image::{Arch, Descriptor, DigestAlgorithm, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os};
+use oci_spec::image::{
+    Arch, Descriptor, DigestAlgorithm, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os,
+};
 
 use super::{LayerRef, Resolved, Store};
 use crate::bounds::{Bounds, Limit, check, len};
@@ -40,15 +42,27 @@ pub(crate) fn resolve(store: &Store, options: &ImportOptions) -> Result<Resolved
     let mut candidates = Vec::new();
     collect(store, bounds, &index, None, 0, &mut candidates)?;
     if let Some(wanted) = &options.reference {
-        let found: Vec<_> = candidates.iter().filter_map(|c| c.reference.clone()).collect();
+        let found: Vec<_> = candidates
+            .iter()
+            .filter_map(|c| c.reference.clone())
+            .collect();
         candidates.retain(|c| c.reference.as_ref() == Some(wanted));
         if candidates.is_empty() {
-            return Err(Error::Reference { wanted: wanted.clone(), found });
+            return Err(Error::Reference {
+                wanted: wanted.clone(),
+                found,
+            });
         }
     }
     let wanted = options.architecture.as_deref().map(oci_architecture);
     let loaded = choose(store, bounds, candidates, wanted)?;
-    layers(&loaded.manifest, &loaded.config, loaded.config_name(), bounds).map(|layers| Resolved {
+    layers(
+        &loaded.manifest,
+        &loaded.config,
+        &loaded.config_name(),
+        bounds,
+    )
+    .map(|layers| Resolved {
         layers,
         config: loaded.config,
     })
@@ -76,27 +90,41 @@ fn collect(
     out: &mut Vec<Candidate>,
 ) -> Result<(), Error> {
     for descriptor in index.manifests() {
-        let reference = descriptor.annotations().as_ref().and_then(|a| a.get(REF_NAME)).or(reference).cloned();
-        match descriptor.media_type() {
-            MediaType::ImageIndex => {
-                check(len(nesting + 1), len(MAX_NESTING), Limit::Depth, "index.json")?;
-                let bytes = blob(store, descriptor, "index.json", bounds)?;
-                let inner = parse_index(descriptor.digest().as_ref(), &bytes)?;
-                collect(store, bounds, &inner, reference.as_ref(), nesting + 1, out)?;
-            }
-            MediaType::Other(t) if t == "application/vnd.docker.distribution.manifest.list.v2+json" => {
-                check(len(nesting + 1), len(MAX_NESTING), Limit::Depth, "index.json")?;
-                let bytes = blob(store, descriptor, "index.json", bounds)?;
-                let inner = parse_index(descriptor.digest().as_ref(), &bytes)?;
-                collect(store, bounds, &inner, reference.as_ref(), nesting + 1, out)?;
-            }
-            // Attestations travel beside images as manifests for an unknown platform.
-            _ if is_attestation(descriptor) => {}
-            _ => out.push(Candidate { descriptor: descriptor.clone(), reference }),
+        let reference = descriptor
+            .annotations()
+            .as_ref()
+            .and_then(|a| a.get(REF_NAME))
+            .or(reference)
+            .cloned();
+        // Attestations travel beside images as manifests for an unknown platform.
+        if is_attestation(descriptor) {
+            continue;
         }
-        check(len(out.len()), len(MAX_MANIFESTS), Limit::Members, "index.json")?;
+        if is_index(descriptor.media_type()) {
+            let at = "index.json";
+            check(len(nesting + 1), len(MAX_NESTING), Limit::Depth, at)?;
+            let bytes = blob(store, descriptor, at, bounds)?;
+            let inner = parse_index(descriptor.digest().as_ref(), &bytes)?;
+            collect(store, bounds, &inner, reference.as_ref(), nesting + 1, out)?;
+        } else {
+            out.push(Candidate {
+                descriptor: descriptor.clone(),
+                reference,
+            });
+        }
+        check(
+            len(out.len()),
+            len(MAX_MANIFESTS),
+            Limit::Members,
+            "index.json",
+        )?;
     }
     Ok(())
+}
+
+fn is_index(media_type: &MediaType) -> bool {
+    let docker = "application/vnd.docker.distribution.manifest.list.v2+json";
+    *media_type == MediaType::ImageIndex || matches!(media_type, MediaType::Other(t) if t == docker)
 }
 
 fn is_attestation(descriptor: &Descriptor) -> bool {
@@ -104,11 +132,20 @@ fn is_attestation(descriptor: &Descriptor) -> bool {
         .annotations()
         .as_ref()
         .is_some_and(|a| a.contains_key("vnd.docker.reference.type"));
-    annotated || descriptor.platform().as_ref().is_some_and(|p| matches!(p.os(), Os::Other(o) if o == "unknown"))
+    annotated
+        || descriptor
+            .platform()
+            .as_ref()
+            .is_some_and(|p| matches!(p.os(), Os::Other(o) if o == "unknown"))
 }
 
 /// Loads what may fit and takes the best; two different ones that fit equally need a name.
-fn choose(store: &Store, bounds: &Bounds, candidates: Vec<Candidate>, wanted: Option<&str>) -> Result<Loaded, Error> {
+fn choose(
+    store: &Store,
+    bounds: &Bounds,
+    candidates: Vec<Candidate>,
+    wanted: Option<&str>,
+) -> Result<Loaded, Error> {
     let mut found = Vec::new();
     let mut fitting: Vec<Loaded> = Vec::new();
     for candidate in candidates {
@@ -133,7 +170,9 @@ fn choose(store: &Store, bounds: &Bounds, candidates: Vec<Candidate>, wanted: Op
         let choices = fitting
             .into_iter()
             .map(|f| f.reference.unwrap_or(f.digest) + " (" + &f.architecture + ")");
-        return Err(Error::Ambiguous { choices: choices.collect() });
+        return Err(Error::Ambiguous {
+            choices: choices.collect(),
+        });
     }
     fitting.pop().ok_or_else(|| {
         found.sort();
@@ -155,7 +194,12 @@ fn load(store: &Store, bounds: &Bounds, candidate: Candidate) -> Result<Loaded, 
         name: format!("manifest {name}"),
         why: e.to_string(),
     })?;
-    let config = blob(store, manifest.config(), &format!("manifest {name}"), bounds)?;
+    let config = blob(
+        store,
+        manifest.config(),
+        &format!("manifest {name}"),
+        bounds,
+    )?;
     let parsed = parse_config(&config, manifest.config().digest().as_ref())?;
     Ok(Loaded {
         digest: name,
@@ -192,11 +236,21 @@ pub(crate) fn rank(config: &ImageConfiguration) -> u8 {
 }
 
 /// Pairs the manifest's layers with the configuration's `diff_ids`.
-fn layers(manifest: &ImageManifest, config: &[u8], config_name: String, bounds: &Bounds) -> Result<Vec<LayerRef>, Error> {
-    let parsed = parse_config(config, &config_name)?;
+fn layers(
+    manifest: &ImageManifest,
+    config: &[u8],
+    config_name: &str,
+    bounds: &Bounds,
+) -> Result<Vec<LayerRef>, Error> {
+    let parsed = parse_config(config, config_name)?;
     let diff_ids = parsed.rootfs().diff_ids();
     let layers = manifest.layers();
-    check(len(layers.len()), len(bounds.layers), Limit::Layers, "the manifest")?;
+    check(
+        len(layers.len()),
+        len(bounds.layers),
+        Limit::Layers,
+        "the manifest",
+    )?;
     if layers.len() != diff_ids.len() {
         return Err(Error::LayerCount {
             layers: layers.len(),
@@ -229,13 +283,20 @@ fn blob_name(descriptor: &Descriptor) -> Result<String, Error> {
         && hex.len() == 64
         && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if !proper {
-        return Err(Error::DigestAlgorithm { digest: digest.to_string() });
+        return Err(Error::DigestAlgorithm {
+            digest: digest.to_string(),
+        });
     }
     Ok(format!("blobs/sha256/{hex}"))
 }
 
 /// A document by descriptor, its size and digest checked.
-fn blob(store: &Store, descriptor: &Descriptor, wanted_by: &str, bounds: &Bounds) -> Result<Vec<u8>, Error> {
+fn blob(
+    store: &Store,
+    descriptor: &Descriptor,
+    wanted_by: &str,
+    bounds: &Bounds,
+) -> Result<Vec<u8>, Error> {
     let name = blob_name(descriptor)?;
     let bytes = store.document(&name, wanted_by, bounds)?;
     if len(bytes.len()) != descriptor.size() {

@@ -63,8 +63,12 @@ impl Source {
     pub fn open(name: &str, bounds: &Bounds) -> Result<Self, Error> {
         let kind = match name.split_once(':') {
             Some(("oci", path)) => SourceKind::Layout(Store::folder(Path::new(path))?),
-            Some(("oci-archive", path)) => SourceKind::Layout(Store::archive(Path::new(path), bounds)?),
-            Some(("docker-archive", path)) => SourceKind::Docker(Store::archive(Path::new(path), bounds)?),
+            Some(("oci-archive", path)) => {
+                SourceKind::Layout(Store::archive(Path::new(path), bounds)?)
+            }
+            Some(("docker-archive", path)) => {
+                SourceKind::Docker(Store::archive(Path::new(path), bounds)?)
+            }
             Some(("dir", path)) => SourceKind::Directory(directory(Path::new(path))?),
             Some(("tar", path)) => SourceKind::Tar(file(Path::new(path))?),
             _ => detect(Path::new(name), bounds)?,
@@ -89,8 +93,16 @@ impl Source {
 
     fn check(&self, name: &str) -> Result<(), Error> {
         let (store, wanted, why) = match &self.kind {
-            SourceKind::Layout(store) => (store, "index.json", "it has no index.json of an OCI image layout"),
-            SourceKind::Docker(store) => (store, "manifest.json", "it has no manifest.json of `docker save`"),
+            SourceKind::Layout(store) => (
+                store,
+                "index.json",
+                "it has no index.json of an OCI image layout",
+            ),
+            SourceKind::Docker(store) => (
+                store,
+                "manifest.json",
+                "it has no manifest.json of `docker save`",
+            ),
             SourceKind::Directory(_) | SourceKind::Tar(_) => return Ok(()),
         };
         if store.has(wanted) {
@@ -134,7 +146,10 @@ fn detect(path: &Path, bounds: &Bounds) -> Result<SourceKind, Error> {
 }
 
 fn directory(path: &Path) -> Result<PathBuf, Error> {
-    if fs::metadata(path).map_err(Error::io("open", path))?.is_dir() {
+    if fs::metadata(path)
+        .map_err(Error::io("open", path))?
+        .is_dir()
+    {
         return Ok(path.to_path_buf());
     }
     Err(Error::UnknownSource {
@@ -144,7 +159,10 @@ fn directory(path: &Path) -> Result<PathBuf, Error> {
 }
 
 fn file(path: &Path) -> Result<PathBuf, Error> {
-    if fs::metadata(path).map_err(Error::io("open", path))?.is_file() {
+    if fs::metadata(path)
+        .map_err(Error::io("open", path))?
+        .is_file()
+    {
         return Ok(path.to_path_buf());
     }
     Err(Error::UnknownSource {

@@ -25,7 +25,10 @@ pub(crate) enum Store {
 /// A member of an archive.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
-    At { offset: u64, size: u64 },
+    At {
+        offset: u64,
+        size: u64,
+    },
     /// Old versions of `docker save` link equal layers.
     Link(Vec<u8>),
 }
@@ -40,13 +43,22 @@ impl Store {
         let at = path.display().to_string();
         let mut file = plain_file(path, bounds, &at)?;
         let mut members = BTreeMap::new();
-        let mut reader = TarReader::new(io::BufReader::with_capacity(256 << 10, &mut file), *bounds, &at);
+        let mut reader = TarReader::new(
+            io::BufReader::with_capacity(256 << 10, &mut file),
+            *bounds,
+            &at,
+        );
         while let Some(member) = reader.next()? {
             check(len(members.len()), len(bounds.members), Limit::Members, &at)?;
             // A name that is no path is nothing that a manifest could name.
-            let Ok(name) = clean(&member.path, bounds, &at) else { continue };
+            let Ok(name) = clean(&member.path, bounds, &at) else {
+                continue;
+            };
             let place = match member.kind {
-                Kind::Regular => Place::At { offset: member.offset, size: member.size },
+                Kind::Regular => Place::At {
+                    offset: member.offset,
+                    size: member.size,
+                },
                 Kind::Symlink(target) => Place::Link(relative(split(&name).0, &target)),
                 Kind::HardLink(target) => Place::Link(relative(&[], &target)),
                 Kind::Directory | Kind::Character(..) | Kind::Block(..) | Kind::Fifo => continue,
@@ -64,7 +76,11 @@ impl Store {
     }
 
     /// Opens a blob: its bytes and its size. `wanted_by` is for the message if it is not there.
-    pub(crate) fn open(&self, name: &str, wanted_by: &str) -> Result<(Box<dyn Read + '_>, u64), Error> {
+    pub(crate) fn open(
+        &self,
+        name: &str,
+        wanted_by: &str,
+    ) -> Result<(Box<dyn Read + '_>, u64), Error> {
         let missing = || Error::Missing {
             name: name.to_owned(),
             wanted_by: wanted_by.to_owned(),
@@ -85,13 +101,25 @@ impl Store {
             }
             Self::Archive { file, .. } => {
                 let (offset, size) = self.place(name.as_bytes()).ok_or_else(missing)?;
-                Ok((Box::new(Piece { file, offset, left: size }), size))
+                Ok((
+                    Box::new(Piece {
+                        file,
+                        offset,
+                        left: size,
+                    }),
+                    size,
+                ))
             }
         }
     }
 
     /// A JSON document, at most [`Bounds::document`] bytes.
-    pub(crate) fn document(&self, name: &str, wanted_by: &str, bounds: &Bounds) -> Result<Vec<u8>, Error> {
+    pub(crate) fn document(
+        &self,
+        name: &str,
+        wanted_by: &str,
+        bounds: &Bounds,
+    ) -> Result<Vec<u8>, Error> {
         let (reader, size) = self.open(name, wanted_by)?;
         check(size, bounds.document, Limit::Document, name)?;
         let mut bytes = Vec::new();
@@ -103,7 +131,9 @@ impl Store {
     }
 
     fn place(&self, name: &[u8]) -> Option<(u64, u64)> {
-        let Self::Archive { members, .. } = self else { return None };
+        let Self::Archive { members, .. } = self else {
+            return None;
+        };
         let mut name = name.to_vec();
         // One link leads to a blob; more than a few go in circles.
         for _ in 0..4 {
@@ -120,7 +150,11 @@ impl Store {
 fn relative(directory: &[u8], target: &[u8]) -> Vec<u8> {
     let mut path = directory.to_vec();
     for component in crate::layer::path::components(target) {
-        path = if component == b".." { split(&path).0.to_vec() } else { join(&path, component) };
+        path = if component == b".." {
+            split(&path).0.to_vec()
+        } else {
+            join(&path, component)
+        };
     }
     path
 }
@@ -137,7 +171,9 @@ fn plain_file(path: &Path, bounds: &Bounds, at: &str) -> Result<File, Error> {
     let mut plain = stream::decompress(file, *bounds, at)?;
     let mut spool = tempfile::tempfile().map_err(Error::io("create a temporary file for", path))?;
     io::copy(&mut plain.reader, &mut spool).map_err(|e| Error::stream(at, e))?;
-    spool.seek(SeekFrom::Start(0)).map_err(Error::io("read a temporary file for", path))?;
+    spool
+        .seek(SeekFrom::Start(0))
+        .map_err(Error::io("read a temporary file for", path))?;
     Ok(spool)
 }
 
@@ -175,7 +211,9 @@ struct Piece<'a> {
 impl Read for Piece<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let want = usize::try_from(self.left).map_or(buffer.len(), |l| l.min(buffer.len()));
-        let read = self.file.read_at(buffer.get_mut(..want).unwrap_or_default(), self.offset)?;
+        let read = self
+            .file
+            .read_at(buffer.get_mut(..want).unwrap_or_default(), self.offset)?;
         self.offset += len(read);
         self.left -= len(read);
         Ok(read)

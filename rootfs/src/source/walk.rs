@@ -10,12 +10,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::archive::{Kind, Member, Mtime};
+use crate::archive::{Kind, Member, Mtime, Sink};
 use crate::bounds::{Limit, check, len};
 use crate::error::Error;
 use crate::layer::normalise::{Normaliser, Shared, Whiteouts};
 use crate::layer::path::{join, show};
 use crate::layer::tree::Tree;
+use crate::layer::xattr::Xattrs;
 use crate::note::Note;
 
 /// Names of files that have more than one, by device and inode.
@@ -36,18 +37,29 @@ pub(crate) fn tree(root: &Path, shared: &mut Shared) -> Result<Tree, Error> {
         };
         let content = normaliser.add(&member)?;
         if let Some(content) = content {
-            copy(&host, member.size, &mut |at, bytes| normaliser.write(content, at, bytes))?;
+            copy(&host, member.size, &mut |at, bytes| {
+                normaliser.write(content, at, bytes)
+            })?;
         }
         if member.kind == Kind::Directory {
             let mut names = Vec::new();
             for entry in fs::read_dir(&host).map_err(Error::io("list", &host))? {
                 names.push(entry.map_err(Error::io("list", &host))?.file_name());
-                check(len(names.len()), bounds.entries, Limit::Entries, &show(&path))?;
+                check(
+                    len(names.len()),
+                    bounds.entries,
+                    Limit::Entries,
+                    &show(&path),
+                )?;
             }
             // The stack gives the last one first; every name must be seen before the hard links to it, in a fixed order.
             names.sort_by(|a, b| b.cmp(a));
             let below = if path == b"." { &[][..] } else { &path[..] };
-            todo.extend(names.iter().map(|n| (host.join(n), join(below, n.as_bytes()))));
+            todo.extend(
+                names
+                    .iter()
+                    .map(|n| (host.join(n), join(below, n.as_bytes()))),
+            );
         }
     }
     let tree = normaliser.finish();
@@ -57,7 +69,12 @@ pub(crate) fn tree(root: &Path, shared: &mut Shared) -> Result<Tree, Error> {
     Ok(tree)
 }
 
-fn member(host: &Path, path: &[u8], metadata: &Metadata, links: &mut Links) -> Result<Option<Member>, Error> {
+fn member(
+    host: &Path,
+    path: &[u8],
+    metadata: &Metadata,
+    links: &mut Links,
+) -> Result<Option<Member>, Error> {
     let file_type = metadata.file_type();
     let device = || {
         let device = metadata.rdev();
@@ -88,7 +105,11 @@ fn member(host: &Path, path: &[u8], metadata: &Metadata, links: &mut Links) -> R
         (metadata.uid().into(), metadata.gid().into()),
         mtime(metadata),
         xattrs(host)?,
-        if kind == Kind::Regular { metadata.len() } else { 0 },
+        if kind == Kind::Regular {
+            metadata.len()
+        } else {
+            0
+        },
         kind,
     )))
 }
@@ -107,16 +128,21 @@ fn known_link(metadata: &Metadata, path: &[u8], links: &mut Links) -> Option<Vec
 }
 
 fn mtime(metadata: &Metadata) -> Mtime {
-    match (u64::try_from(metadata.mtime()), u32::try_from(metadata.mtime_nsec())) {
+    match (
+        u64::try_from(metadata.mtime()),
+        u32::try_from(metadata.mtime_nsec()),
+    ) {
         (Ok(seconds), Ok(nanoseconds)) => Mtime::new(seconds, nanoseconds),
         _ => Mtime::default(),
     }
 }
 
-fn copy(host: &Path, size: u64, sink: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+fn copy(host: &Path, size: u64, sink: &mut Sink<'_>) -> Result<(), Error> {
     let flags = rustix::fs::OFlags::NOFOLLOW.bits();
     let mut options = OpenOptions::new();
-    options.read(true).custom_flags(i32::try_from(flags).unwrap_or(0));
+    options
+        .read(true)
+        .custom_flags(i32::try_from(flags).unwrap_or(0));
     let file: File = options.open(host).map_err(Error::io("open", host))?;
     let mut file = file.take(size);
     let mut buffer = vec![0; 128 << 10];
@@ -125,7 +151,11 @@ fn copy(host: &Path, size: u64, sink: &mut dyn FnMut(u64, &[u8]) -> Result<(), E
         let read = file.read(&mut buffer).map_err(Error::io("read", host))?;
         if read == 0 {
             let name = host.display().to_string();
-            return Err(Error::Size { name, stated: size, found: at });
+            return Err(Error::Size {
+                name,
+                stated: size,
+                found: at,
+            });
         }
         sink(at, buffer.get(..read).unwrap_or_default())?;
         at += len(read);
@@ -134,7 +164,7 @@ fn copy(host: &Path, size: u64, sink: &mut dyn FnMut(u64, &[u8]) -> Result<(), E
 }
 
 /// Extended attributes; a file system without them has none.
-fn xattrs(host: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+fn xattrs(host: &Path) -> Result<Xattrs, Error> {
     // Linux allows no longer list and no longer value (XATTR_LIST_MAX, XATTR_SIZE_MAX).
     let failed = |e: rustix::io::Errno| Error::io("read the attributes of", host)(e.into());
     let mut list = vec![0; 64 << 10];
@@ -147,7 +177,12 @@ fn xattrs(host: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
     let mut xattrs = Vec::new();
     for name in list.split(|b| *b == 0).filter(|n| !n.is_empty()) {
         let mut value = vec![0; 64 << 10];
-        let length = rustix::fs::lgetxattr(host, PathBuf::from(std::ffi::OsStr::from_bytes(name)), &mut value[..]).map_err(failed)?;
+        let length = rustix::fs::lgetxattr(
+            host,
+            PathBuf::from(std::ffi::OsStr::from_bytes(name)),
+            &mut value[..],
+        )
+        .map_err(failed)?;
         value.truncate(length);
         xattrs.push((name.to_vec(), value));
     }
