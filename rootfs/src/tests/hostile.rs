@@ -400,7 +400,7 @@ fn ten_million_entries() {
         "{error}"
     );
     assert!(endless.read <= 512 * 1_000_001, "read on after the bound");
-    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 180, "{:?}", start.elapsed());
 }
 
 fn bomb(compress: impl FnOnce(&[u8]) -> Vec<u8>) {

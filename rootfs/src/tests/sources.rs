@@ -407,3 +407,78 @@ fn directory_without_following_links() {
     .unwrap_err();
     assert!(error.to_string().contains(".wh."), "{error}");
 }
+
+/// One index with an image for each of two architectures, as `docker buildx` makes them.
+fn two_platforms(directory: &Path) {
+    let mut manifests = Vec::new();
+    for architecture in ["amd64", "arm64"] {
+        let mut process = process();
+        process.env = vec![format!("FOR={architecture}")];
+        write(
+            directory,
+            architecture,
+            process,
+            &tar(&[file("bin/web", architecture)]),
+        );
+        let index = fs::read_to_string(directory.join("index.json")).unwrap();
+        let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+        manifests.push(index["manifests"][0].clone());
+    }
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": manifests});
+    put(&directory.join("index.json"), index.to_string().as_bytes());
+}
+
+#[test]
+fn index_of_two_platforms() {
+    let d = tempfile::tempdir().unwrap();
+    two_platforms(d.path());
+    let source = Source::open(d.path().to_str().unwrap(), &Bounds::default()).unwrap();
+    for (board, oci) in [("x86_64", "amd64"), ("aarch64", "arm64")] {
+        let options = ImportOptions {
+            architecture: Some(board.to_owned()),
+            ..ImportOptions::default()
+        };
+        let resolved = source.resolve(&options).unwrap().unwrap();
+        let process = ImageProcess::parse(&resolved.config).unwrap();
+        assert_eq!(process.env, [format!("FOR={oci}")]);
+    }
+    let error = failure(d.path(), &ImportOptions::default());
+    assert!(
+        matches!(&error, Error::Ambiguous { choices } if choices.len() == 2),
+        "{error}"
+    );
+    let riscv = ImportOptions {
+        architecture: Some("riscv64".to_owned()),
+        ..ImportOptions::default()
+    };
+    let error = failure(d.path(), &riscv);
+    assert!(
+        matches!(&error, Error::Architecture { found, .. } if found == &["amd64", "arm64"]),
+        "{error}"
+    );
+}
+
+#[test]
+fn oci_archive_compressed() {
+    let d = tempfile::tempdir().unwrap();
+    layout(&d.path().join("layout"));
+    let mut bytes = Vec::new();
+    let (bounds, policy) = (Bounds::default(), Policy::default());
+    let folder = d.path().join("layout");
+    normalise_directory(
+        &folder,
+        bounds,
+        Policy {
+            owners: Owners::Root,
+            ..policy
+        },
+        d.path(),
+        &mut bytes,
+    )
+    .unwrap();
+    let path = d.path().join("image.tar.zst");
+    put(&path, &zstd::encode_all(&bytes[..], 1).unwrap());
+    let source = Source::open(path.to_str().unwrap(), &bounds).unwrap();
+    assert!(matches!(source.kind(), SourceKind::Layout(_)));
+    is_sound(&try_import(path.to_str().unwrap(), &options()));
+}
