@@ -1,0 +1,234 @@
+//! The `disk` helper: whatever may block on the data partition, outside PID 1.
+//!
+//! It appends log batches to segments, grows the file system on first boot, probes the store for the
+//! watchdog and syncs. It keeps root, which owns `/data/logs`, without any capability but the one
+//! that growing takes (`CAP_SYS_RESOURCE`), and gives that up, too, after growing. It opens no network
+//! and executes nothing.
+//!
+//! A failure is reported and does not end it: a full disk must not take the probe along.
+
+mod frames;
+mod grow;
+mod probe;
+mod segments;
+
+pub use frames::{Report, Request};
+pub use segments::Segments;
+
+use super::{Error, confine, hold};
+use kedge_sys::privilege::CapabilitySet;
+use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
+use kedge_sys::rustix::time::Timespec;
+use kedge_sys::{Errno, sock, timer};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::Duration;
+
+/// Largest frame from PID 1: a batch of at most 16 KiB, and its kind.
+const MAX_REQUEST: usize = 20 * 1024;
+/// What was appended is on disk after so long at the latest.
+const SYNC_AFTER: Duration = Duration::from_secs(5);
+/// Where logs are, on the device.
+pub const DIRECTORY: &str = "/data/logs";
+
+/// The helper: confines itself and serves until PID 1 closes `socket`. `directory` is made if it is absent.
+///
+/// # Errors
+/// [`Error::Privilege`]; [`Error::Socket`] if PID 1's end breaks.
+pub fn run(socket: BorrowedFd<'_>, directory: &Path) -> Result<(), Error> {
+    confine(CapabilitySet::SYS_RESOURCE)?;
+    Disk::new(socket, directory).serve()
+}
+
+/// The helper's state.
+#[derive(Debug)]
+struct Disk<'a> {
+    socket: BorrowedFd<'a>,
+    directory: &'a Path,
+    segments: Option<Segments>,
+    /// When what is appended must be on disk.
+    sync_at: Option<Duration>,
+    /// The last failure of the logs that was reported: each kind is told once until it is over.
+    failing: Option<Errno>,
+}
+
+impl<'a> Disk<'a> {
+    const fn new(socket: BorrowedFd<'a>, directory: &'a Path) -> Self {
+        Self {
+            socket,
+            directory,
+            segments: None,
+            sync_at: None,
+            failing: None,
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), Error> {
+        let mut buffer = vec![0; MAX_REQUEST];
+        loop {
+            if !self.wait()? {
+                self.sync()?;
+                continue;
+            }
+            match sock::receive(self.socket, &mut buffer) {
+                Ok(received) if received.bytes == 0 => break,
+                Ok(received) => {
+                    let frame = buffer.get(..received.bytes).unwrap_or_default();
+                    let request = Request::decode(frame).map_err(Error::Frame)?;
+                    self.perform(&request)?;
+                }
+                Err(error) if matches!(error.errno, Errno::AGAIN | Errno::INTR) => {}
+                Err(error) if error.errno == Errno::CONNRESET => break,
+                Err(error) => return Err(Error::Socket(error)),
+            }
+        }
+        // PID 1 has closed: what it gave is kept, and there is nobody to report to.
+        self.segments.as_mut().map_or(Ok(()), Segments::sync)
+    }
+
+    /// Waits for a request; false: it is time to sync.
+    fn wait(&self) -> Result<bool, Error> {
+        let timeout = self.sync_at.map(|at| {
+            let left = at.saturating_sub(timer::now());
+            Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        let mut waiting = [PollFd::new(&self.socket, PollFlags::IN)];
+        match poll(&mut waiting, timeout.as_ref()) {
+            Ok(ready) => Ok(ready > 0),
+            // Then the receive finds nothing, or something.
+            Err(Errno::INTR) => Ok(true),
+            Err(errno) => Err(Error::Socket(kedge_sys::Error::new("poll", errno))),
+        }
+    }
+
+    fn perform(&mut self, request: &Request<'_>) -> Result<(), Error> {
+        match *request {
+            Request::Configure { disk_max, boot_id } => {
+                let opened = Segments::open(self.directory, disk_max, boot_id);
+                let outcome = opened.map(|segments| self.segments = Some(segments));
+                self.logs(outcome)
+            }
+            Request::Append(batch) => {
+                let Some(segments) = &mut self.segments else {
+                    return Ok(());
+                };
+                let outcome = segments.append(batch);
+                self.sync_at.get_or_insert(timer::now() + SYNC_AFTER);
+                self.logs(outcome)
+            }
+            Request::Grow { device } => {
+                let report = match grow::grow(self.directory, Path::new(device)) {
+                    Ok((before, after)) => Report::Grown { before, after },
+                    Err(error) => Report::GrowFailed(error.errno()),
+                };
+                hold(CapabilitySet::empty())?;
+                self.report(&report)
+            }
+            Request::Probe { token } => {
+                let start = timer::now();
+                let outcome = probe::probe(self.directory, token);
+                let micros = timer::now().saturating_sub(start).as_micros();
+                self.report(&Report::Probed {
+                    token,
+                    micros: u32::try_from(micros).unwrap_or(u32::MAX),
+                    failed: outcome.err().map(|error| error.errno()),
+                })
+            }
+            Request::Sync { token } => {
+                let outcome = self.segments.as_mut().map_or(Ok(()), Segments::sync);
+                self.sync_at = None;
+                let failed = outcome.err().map(|error| error.errno());
+                self.report(&Report::Synced { token, failed })
+            }
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        self.sync_at = None;
+        let outcome = self.segments.as_mut().map_or(Ok(()), Segments::sync);
+        self.logs(outcome)
+    }
+
+    /// Reports a failure of the logs once, and its end.
+    fn logs(&mut self, outcome: Result<(), Error>) -> Result<(), Error> {
+        let failing = outcome.err().map(|error| error.errno());
+        if failing == self.failing {
+            return Ok(());
+        }
+        self.failing = failing;
+        self.report(&Report::Logs { failed: failing })
+    }
+
+    /// Blocks if PID 1 is slow: PID 1 never waits for this helper, so both cannot wait.
+    fn report(&self, report: &Report) -> Result<(), Error> {
+        sock::send(self.socket, &report.encode(), &[])
+            .map(drop)
+            .map_err(Error::Socket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::helpers::{Incoming, Link};
+    use crate::log::{Journal, Stream};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_whole_conversation() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = directory.path().join("logs");
+        let (own, other) = sock::pair(sock::Kind::Messages).unwrap();
+        let mut link = Link::new(own).unwrap();
+        let mut journal = Journal::new();
+        journal.say(Stream::Notice, format_args!("hello \"disk\""), 5);
+        let configure = Request::Configure {
+            disk_max: 65536,
+            boot_id: "b1",
+        };
+        link.send(configure.encode()).unwrap();
+        let batch = journal.batch(6).unwrap();
+        link.send(Request::Append(&batch).encode()).unwrap();
+        link.send(Request::Probe { token: 9 }.encode()).unwrap();
+        link.send(Request::Sync { token: 10 }.encode()).unwrap();
+        link.flush().unwrap();
+        let helper = std::thread::scope(|scope| {
+            let helper = scope.spawn(|| Disk::new(other.as_fd(), &logs).serve());
+            let mut reports = Vec::new();
+            let mut buffer = [0; 64];
+            while reports.len() < 2 {
+                match link.receive(&mut buffer).unwrap() {
+                    Incoming::Frame(frame) => reports.push(Report::decode(frame).unwrap()),
+                    Incoming::Nothing => std::thread::yield_now(),
+                    Incoming::Closed => panic!("closed"),
+                }
+            }
+            assert!(matches!(
+                reports[0],
+                Report::Probed {
+                    token: 9,
+                    failed: None,
+                    ..
+                }
+            ));
+            assert_eq!(
+                reports[1],
+                Report::Synced {
+                    token: 10,
+                    failed: None
+                }
+            );
+            drop(link);
+            helper.join().unwrap()
+        });
+        helper.unwrap();
+        let text = std::fs::read_to_string(logs.join("0000000001.jsonl")).unwrap();
+        assert_eq!(
+            text,
+            "{\"boot-id\":\"b1\"}\n{\"seq\":1,\"time-ms\":5,\"source\":\"kedge\",\"stream\":\"notice\",\"text\":\"hello \\\"disk\\\"\"}\n"
+        );
+    }
+}

@@ -1,0 +1,273 @@
+//! Frames between PID 1 and the disk helper.
+//!
+//! | from PID 1 | kind | then |
+//! |---|---|---|
+//! | configure | 1 | bytes of logs at most u64, boot id |
+//! | append | 2 | a batch ([`crate::log::Batch`]) |
+//! | grow | 3 | path of the block device |
+//! | probe | 4 | token u32 |
+//! | sync | 5 | token u32 |
+//!
+//! | to PID 1 | kind | then |
+//! |---|---|---|
+//! | logs | 1 | errno i32, 0: well again |
+//! | grown | 2 | blocks before u64, after u64 |
+//! | grow failed | 3 | errno i32 |
+//! | probed | 4 | token u32, microseconds u32, errno i32 |
+//! | synced | 5 | token u32, errno i32 |
+
+use super::super::FrameError;
+use kedge_sys::Errno;
+
+/// From PID 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// Opens the logs; first of all, and again when the configuration has changed.
+    Configure {
+        /// Most bytes of all segments.
+        disk_max: u64,
+        /// Stands at the head of what this boot writes.
+        boot_id: &'a str,
+    },
+    /// Appends a batch of records.
+    Append(&'a [u8]),
+    /// Grows the mounted file system to the size of its device, once; the privilege for it is given up then.
+    Grow {
+        /// The block device that is mounted.
+        device: &'a str,
+    },
+    /// Writes, syncs and reads back; answered with [`Report::Probed`].
+    Probe {
+        /// Comes back.
+        token: u32,
+    },
+    /// Brings everything to disk; answered with [`Report::Synced`].
+    Sync {
+        /// Comes back.
+        token: u32,
+    },
+}
+
+impl<'a> Request<'a> {
+    /// The frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Configure { disk_max, boot_id } => {
+                frame(1, &[&disk_max.to_le_bytes(), boot_id.as_bytes()])
+            }
+            Self::Append(batch) => frame(2, &[batch]),
+            Self::Grow { device } => frame(3, &[device.as_bytes()]),
+            Self::Probe { token } => frame(4, &[&token.to_le_bytes()]),
+            Self::Sync { token } => frame(5, &[&token.to_le_bytes()]),
+        }
+    }
+
+    /// From a frame.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn decode(frame: &'a [u8]) -> Result<Self, FrameError> {
+        let (kind, rest) = frame.split_first().ok_or(FrameError)?;
+        let text = |bytes| core::str::from_utf8(bytes).map_err(|_| FrameError);
+        let token = || {
+            rest.try_into()
+                .map(u32::from_le_bytes)
+                .map_err(|_| FrameError)
+        };
+        Ok(match kind {
+            1 => {
+                let (disk_max, boot_id) = rest.split_first_chunk().ok_or(FrameError)?;
+                Self::Configure {
+                    disk_max: u64::from_le_bytes(*disk_max),
+                    boot_id: text(boot_id)?,
+                }
+            }
+            2 => Self::Append(rest),
+            3 => Self::Grow {
+                device: text(rest)?,
+            },
+            4 => Self::Probe { token: token()? },
+            5 => Self::Sync { token: token()? },
+            _ => return Err(FrameError),
+        })
+    }
+}
+
+/// To PID 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// The logs began to fail, or are well again.
+    Logs {
+        /// Why; `None`: well again.
+        failed: Option<Errno>,
+    },
+    /// The file system has the size of its device.
+    Grown {
+        /// Blocks before.
+        before: u64,
+        /// Blocks now.
+        after: u64,
+    },
+    /// It could not be grown.
+    GrowFailed(Errno),
+    /// The answer to a probe.
+    Probed {
+        /// The request's.
+        token: u32,
+        /// How long it took.
+        micros: u32,
+        /// What failed.
+        failed: Option<Errno>,
+    },
+    /// The answer to a sync.
+    Synced {
+        /// The request's.
+        token: u32,
+        /// What failed.
+        failed: Option<Errno>,
+    },
+}
+
+impl Report {
+    /// The frame.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let errno = |failed: &Option<Errno>| failed.map_or(0, Errno::raw_os_error).to_le_bytes();
+        match self {
+            Self::Logs { failed } => frame(1, &[&errno(failed)]),
+            Self::Grown { before, after } => {
+                frame(2, &[&before.to_le_bytes(), &after.to_le_bytes()])
+            }
+            Self::GrowFailed(failed) => frame(3, &[&errno(&Some(*failed))]),
+            Self::Probed {
+                token,
+                micros,
+                failed,
+            } => frame(
+                4,
+                &[&token.to_le_bytes(), &micros.to_le_bytes(), &errno(failed)],
+            ),
+            Self::Synced { token, failed } => frame(5, &[&token.to_le_bytes(), &errno(failed)]),
+        }
+    }
+
+    /// From a frame.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn decode(frame: &[u8]) -> Result<Self, FrameError> {
+        let (kind, mut rest) = frame.split_first().ok_or(FrameError)?;
+        let rest = &mut rest;
+        let report = match kind {
+            1 => Self::Logs {
+                failed: errno(rest)?,
+            },
+            2 => Self::Grown {
+                before: u64::from_le_bytes(take(rest)?),
+                after: u64::from_le_bytes(take(rest)?),
+            },
+            3 => Self::GrowFailed(errno(rest)?.ok_or(FrameError)?),
+            4 => Self::Probed {
+                token: u32::from_le_bytes(take(rest)?),
+                micros: u32::from_le_bytes(take(rest)?),
+                failed: errno(rest)?,
+            },
+            5 => Self::Synced {
+                token: u32::from_le_bytes(take(rest)?),
+                failed: errno(rest)?,
+            },
+            _ => return Err(FrameError),
+        };
+        if rest.is_empty() {
+            Ok(report)
+        } else {
+            Err(FrameError)
+        }
+    }
+}
+
+fn frame(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let size: usize = parts.iter().map(|part| part.len()).sum();
+    let mut frame = Vec::with_capacity(size.saturating_add(1));
+    frame.push(kind);
+    for part in parts {
+        frame.extend_from_slice(part);
+    }
+    frame
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], FrameError> {
+    let (first, after) = rest.split_first_chunk().ok_or(FrameError)?;
+    *rest = after;
+    Ok(*first)
+}
+
+/// An errno, 1 to 4095 as the kernel has them; 0 is none.
+fn errno(rest: &mut &[u8]) -> Result<Option<Errno>, FrameError> {
+    match i32::from_le_bytes(take(rest)?) {
+        0 => Ok(None),
+        raw @ 1..4096 => Ok(Some(Errno::from_raw_os_error(raw))),
+        _ => Err(FrameError),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_frame_comes_back_and_none_torn() {
+        for request in [
+            Request::Configure {
+                disk_max: 1 << 40,
+                boot_id: "x",
+            },
+            Request::Append(b"batch"),
+            Request::Grow {
+                device: "/dev/vda4",
+            },
+            Request::Probe { token: 1 },
+            Request::Sync { token: 2 },
+        ] {
+            assert_eq!(Request::decode(&request.encode()), Ok(request));
+        }
+        for report in [
+            Report::Logs { failed: None },
+            Report::Grown {
+                before: 1,
+                after: 2,
+            },
+            Report::GrowFailed(Errno::PERM),
+            Report::Probed {
+                token: 1,
+                micros: 2,
+                failed: Some(Errno::IO),
+            },
+            Report::Synced {
+                token: 3,
+                failed: None,
+            },
+        ] {
+            let frame = report.encode();
+            assert_eq!(Report::decode(&frame), Ok(report));
+            for cut in 0..frame.len() {
+                assert_eq!(Report::decode(&frame[..cut]), Err(FrameError));
+            }
+            assert!(Report::decode(&[&frame[..], b"x"].concat()).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(report) = Report::decode(&bytes) {
+                prop_assert_eq!(report.encode(), bytes.clone());
+            }
+            if let Ok(request) = Request::decode(&bytes) {
+                prop_assert_eq!(request.encode(), bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The little of rtnetlink(7) that static addresses need: links up, addresses, default routes, news of links.
+//!
+//! Messages are built and read as bytes, in the machine's own byte order; lengths that the kernel
+//! sends are checked as if a stranger had sent them.
+
+use super::super::Error;
+use core::net::IpAddr;
+use kedge_sys::rustix::net::netlink::SocketAddrNetlink;
+use kedge_sys::rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+};
+use kedge_sys::{During, Errno};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// `RTMGRP_LINK`.
+pub(super) const LINK_EVENTS: u32 = 1;
+/// The loopback interface has this index in every network namespace.
+pub(super) const LOOPBACK: u32 = 1;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+/// `NLM_F_REQUEST | NLM_F_ACK`.
+const ACKNOWLEDGED: u16 = 5;
+/// `NLM_F_REPLACE | NLM_F_CREATE`: doing it twice is no error.
+const REPLACE: u16 = 0x500;
+/// `NLM_F_REQUEST | NLM_F_DUMP`.
+const DUMP: u16 = 0x301;
+const IFF_UP: u32 = 1;
+/// The driver sees a carrier.
+const IFF_LOWER_UP: u32 = 0x1_0000;
+const IFLA_IFNAME: u16 = 3;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+/// `RT_TABLE_MAIN`, `RTPROT_STATIC`, `RT_SCOPE_UNIVERSE`, `RTN_UNICAST`.
+const DEFAULT_ROUTE: [u8; 4] = [254, 4, 0, 1];
+const HEADER: usize = 16;
+
+/// One link, as the kernel tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Link {
+    /// The interface's index.
+    pub(super) index: u32,
+    /// The interface's name.
+    pub(super) name: String,
+    /// Whether a cable, or what stands for it, is in.
+    pub(super) carrier: bool,
+    /// Whether it has just gone.
+    pub(super) gone: bool,
+}
+
+/// A socket to the kernel's network configuration.
+#[derive(Debug)]
+pub(super) struct Netlink(OwnedFd);
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Netlink {
+    /// A socket that is told of `groups`.
+    pub(super) fn open(groups: u32) -> Result<Self, Error> {
+        let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
+        // NETLINK_ROUTE is 0, the protocol that is meant where none is named.
+        let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)
+            .during("socket")
+            .map_err(Error::Netlink)?;
+        bind(&socket, &SocketAddrNetlink::new(0, groups))
+            .during("bind")
+            .map_err(Error::Netlink)?;
+        Ok(Self(socket))
+    }
+
+    /// Asks for all links; [`Self::links`] gives the answers.
+    pub(super) fn ask_links(&self) -> Result<(), Error> {
+        self.send(&message(RTM_GETLINK, DUMP, &[&interface(0, 0)]))
+    }
+
+    /// The links of the next datagram, and whether a listing ends with it.
+    pub(super) fn links(&self, buffer: &mut [u8]) -> Result<(Vec<Link>, bool), Error> {
+        let (length, _) = recv(&self.0, &mut *buffer, RecvFlags::empty())
+            .during("recv")
+            .map_err(Error::Netlink)?;
+        let mut links = Vec::new();
+        let mut done = false;
+        for (kind, payload) in Messages(buffer.get(..length).unwrap_or_default()) {
+            match kind {
+                RTM_NEWLINK | RTM_DELLINK => links.extend(link(kind, payload)),
+                NLMSG_DONE => done = true,
+                NLMSG_ERROR => {
+                    answer(payload).map_err(|errno| refused("listing of links", errno))?;
+                }
+                _ => {}
+            }
+        }
+        Ok((links, done))
+    }
+
+    /// Brings an interface up.
+    pub(super) fn set_up(&self, index: u32) -> Result<(), Error> {
+        let body = interface(index, IFF_UP);
+        self.command("link up", &message(RTM_NEWLINK, ACKNOWLEDGED, &[&body]))
+    }
+
+    /// Gives an interface an address.
+    pub(super) fn add_address(&self, index: u32, address: IpAddr, length: u8) -> Result<(), Error> {
+        self.command("address", &address_message(index, address, length))
+    }
+
+    /// Makes `gateway`, reached over the interface, the default route of its family.
+    pub(super) fn add_default_route(&self, index: u32, gateway: IpAddr) -> Result<(), Error> {
+        let [table, protocol, scope, kind] = DEFAULT_ROUTE;
+        // struct rtmsg; destination and source have a prefix of 0 bits.
+        let body = [
+            family(gateway),
+            0,
+            0,
+            0,
+            table,
+            protocol,
+            scope,
+            kind,
+            0,
+            0,
+            0,
+            0,
+        ];
+        let parts = [
+            &body[..],
+            &attribute(RTA_GATEWAY, &octets(gateway)),
+            &attribute(RTA_OIF, &index.to_ne_bytes()),
+        ];
+        self.command(
+            "route",
+            &message(RTM_NEWROUTE, ACKNOWLEDGED | REPLACE, &parts),
+        )
+    }
+
+    fn send(&self, message: &[u8]) -> Result<(), Error> {
+        send(&self.0, message, SendFlags::empty())
+            .during("send")
+            .map(drop)
+            .map_err(Error::Netlink)
+    }
+
+    /// Sends and waits for the kernel's answer, which it gives before the send returns.
+    fn command(&self, operation: &'static str, message: &[u8]) -> Result<(), Error> {
+        self.send(message)?;
+        let mut buffer = [0; 1024];
+        let (length, _) = recv(&self.0, &mut buffer[..], RecvFlags::empty())
+            .during("recv")
+            .map_err(Error::Netlink)?;
+        for (kind, payload) in Messages(buffer.get(..length).unwrap_or_default()) {
+            if kind == NLMSG_ERROR {
+                return answer(payload).map_err(|errno| refused(operation, errno));
+            }
+        }
+        Err(refused(operation, Errno::PROTO))
+    }
+}
+
+fn refused(operation: &'static str, errno: Errno) -> Error {
+    Error::Netlink(kedge_sys::Error::new(operation, errno))
+}
+
+/// struct nlmsghdr and what follows it.
+fn message(kind: u16, flags: u16, parts: &[&[u8]]) -> Vec<u8> {
+    let size: usize = parts.iter().map(|part| part.len()).sum::<usize>() + HEADER;
+    let mut message = Vec::with_capacity(size);
+    // A message here has less than 100 bytes.
+    let length = u32::try_from(size).unwrap_or(u32::MAX);
+    message.extend_from_slice(&length.to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
+    // Sequence number and port: one question at a time on a socket needs neither.
+    message.extend_from_slice(&[0; 8]);
+    for part in parts {
+        message.extend_from_slice(part);
+    }
+    message
+}
+
+/// struct ifinfomsg: family, type, index, flags and which of them are meant.
+fn interface(index: u32, flags: u32) -> [u8; 16] {
+    let mut body = [0; 16];
+    let fields = index
+        .to_ne_bytes()
+        .into_iter()
+        .chain(flags.to_ne_bytes())
+        .chain(flags.to_ne_bytes());
+    for (to, from) in body.iter_mut().skip(4).zip(fields) {
+        *to = from;
+    }
+    body
+}
+
+/// `RTM_NEWADDR` with struct ifaddrmsg.
+fn address_message(index: u32, address: IpAddr, length: u8) -> Vec<u8> {
+    let mut body = vec![family(address), length, 0, 0];
+    body.extend_from_slice(&index.to_ne_bytes());
+    let bytes = octets(address);
+    let mut parts = vec![
+        body,
+        attribute(IFA_LOCAL, &bytes),
+        attribute(IFA_ADDRESS, &bytes),
+    ];
+    if let IpAddr::V4(v4) = address
+        && length < 31
+    {
+        // The kernel does not derive it.
+        let hosts = u32::MAX.checked_shr(length.into()).unwrap_or(0);
+        let broadcast = (v4.to_bits() | hosts).to_be_bytes();
+        parts.push(attribute(IFA_BROADCAST, &broadcast));
+    }
+    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    message(RTM_NEWADDR, ACKNOWLEDGED | REPLACE, &parts)
+}
+
+/// struct rtattr and its value, filled to four bytes; all values here are of 4 or 16.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    let mut attribute = length.to_ne_bytes().to_vec();
+    attribute.extend_from_slice(&kind.to_ne_bytes());
+    attribute.extend_from_slice(value);
+    attribute
+}
+
+/// `AF_INET`, `AF_INET6`.
+const fn family(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 2,
+        IpAddr::V6(_) => 10,
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// The errno of an `NLMSG_ERROR`; 0 is an acknowledgement.
+fn answer(payload: &[u8]) -> Result<(), Errno> {
+    let code = payload.first_chunk().copied().map(i32::from_ne_bytes);
+    match code.and_then(i32::checked_neg) {
+        Some(0) => Ok(()),
+        Some(errno @ 1..4096) => Err(Errno::from_raw_os_error(errno)),
+        Some(_) | None => Err(Errno::PROTO),
+    }
+}
+
+/// A link from the payload of its message.
+fn link(kind: u16, payload: &[u8]) -> Option<Link> {
+    let (body, mut rest) = payload.split_first_chunk::<16>()?;
+    let [_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *body;
+    let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
+    let mut name = None;
+    while let Some((length, after)) = rest.split_first_chunk::<2>() {
+        let length = usize::from(u16::from_ne_bytes(*length));
+        let attribute = after.first_chunk().copied().map(u16::from_ne_bytes)?;
+        if attribute == IFLA_IFNAME {
+            let value = rest.get(4..length)?;
+            name = core::str::from_utf8(value)
+                .ok()
+                .map(|text| text.trim_end_matches('\0').to_owned());
+            break;
+        }
+        // A length below its own header would never end.
+        rest = rest.get(length.max(4).next_multiple_of(4)..)?;
+    }
+    Some(Link {
+        index: u32::from_ne_bytes([i0, i1, i2, i3]),
+        name: name?,
+        carrier: flags & (IFF_UP | IFF_LOWER_UP) == IFF_UP | IFF_LOWER_UP,
+        gone: kind == RTM_DELLINK,
+    })
+}
+
+/// The messages of a datagram: kind and payload.
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (length, rest) = self.0.split_first_chunk()?;
+        let kind = rest.first_chunk().copied().map(u16::from_ne_bytes)?;
+        let length = usize::try_from(u32::from_ne_bytes(*length)).ok()?;
+        let payload = self.0.get(HEADER..length)?;
+        let next = length.checked_next_multiple_of(4)?;
+        self.0 = self.0.get(next..).unwrap_or_default();
+        Some((kind, payload))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn news(kind: u16, index: u32, flags: u32, name: &str) -> Vec<u8> {
+        let mut text = name.as_bytes().to_vec();
+        text.resize((name.len() + 1).next_multiple_of(4), 0);
+        let other = attribute(13, &[1, 2, 3, 4]);
+        message(
+            kind,
+            0,
+            &[
+                &interface(index, flags),
+                &other,
+                &attribute(IFLA_IFNAME, &text),
+            ],
+        )
+    }
+
+    fn links(datagram: &[u8]) -> Vec<Link> {
+        Messages(datagram)
+            .filter_map(|(kind, payload)| link(kind, payload))
+            .collect()
+    }
+
+    #[test]
+    fn news_of_links() {
+        let mut datagram = news(RTM_NEWLINK, 2, IFF_UP | IFF_LOWER_UP, "eth0");
+        datagram.extend(news(RTM_DELLINK, 3, IFF_UP, "wlan0"));
+        let links = links(&datagram);
+        assert_eq!(links.len(), 2);
+        assert_eq!((links[0].index, links[0].name.as_str()), (2, "eth0"));
+        assert!(links[0].carrier && !links[0].gone);
+        assert!(!links[1].carrier && links[1].gone);
+    }
+
+    #[test]
+    fn an_address_has_its_broadcast() {
+        let message = address_message(2, "10.0.2.15".parse().unwrap(), 24);
+        assert_eq!(message.len(), 16 + 8 + 3 * 8);
+        assert_eq!(message[16..20], [2, 24, 0, 0]);
+        assert_eq!(message[message.len() - 4..], [10, 0, 2, 255]);
+        let message = address_message(2, "fd00::1".parse().unwrap(), 64);
+        assert_eq!(message.len(), 16 + 8 + 2 * 20);
+    }
+
+    #[test]
+    fn answers() {
+        assert_eq!(answer(&0_i32.to_ne_bytes()), Ok(()));
+        assert_eq!(answer(&(-17_i32).to_ne_bytes()), Err(Errno::EXIST));
+        assert_eq!(answer(&i32::MIN.to_ne_bytes()), Err(Errno::PROTO));
+        assert_eq!(answer(b"x"), Err(Errno::PROTO));
+    }
+
+    #[test]
+    fn the_loopback_interface_is_listed() {
+        let netlink = Netlink::open(0).unwrap();
+        netlink.ask_links().unwrap();
+        let mut buffer = vec![0; 65536];
+        let mut names = Vec::new();
+        loop {
+            let (links, done) = netlink.links(&mut buffer).unwrap();
+            names.extend(links.into_iter().map(|link| (link.index, link.name)));
+            if done {
+                break;
+            }
+        }
+        assert!(names.contains(&(LOOPBACK, "lo".to_owned())), "{names:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(links(&bytes).len() <= bytes.len() / HEADER);
+        }
+
+        #[test]
+        fn torn_news_are_survived(cut in 0_usize..60) {
+            let datagram = news(RTM_NEWLINK, 2, IFF_UP, "eth0");
+            prop_assert!(links(&datagram[..cut.min(datagram.len() - 1)]).is_empty());
+        }
+    }
+}
