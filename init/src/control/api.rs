@@ -59,7 +59,7 @@ pub struct RevisionStatus<'a> {
 
 /// Whether a revision is judged yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub enum Trial {
     /// It is committed.
     Committed,

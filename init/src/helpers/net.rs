@@ -117,20 +117,25 @@ impl<'a> Net<'a> {
     /// Looks at every link there is.
     fn list(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         self.requests.ask_links()?;
+        // The listing is read to its end before anything else is asked over the same socket.
+        let mut found = Vec::new();
         loop {
             let (links, done) = self.requests.links(buffer)?;
-            for link in links {
-                self.link(link)?;
-            }
+            found.extend(links.into_iter().filter(|link| self.is_configured(link)));
             if done {
-                return Ok(());
+                break;
             }
         }
+        found.iter().try_for_each(|link| self.link(link))
+    }
+
+    fn is_configured(&self, link: &rtnetlink::Link) -> bool {
+        self.configuration.interfaces.contains_key(&link.name)
     }
 
     fn changed(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
         match self.events.links(buffer) {
-            Ok((links, _)) => links.into_iter().try_for_each(|link| self.link(link)),
+            Ok((links, _)) => links.iter().try_for_each(|link| self.link(link)),
             // More happened than the socket holds: what is there now is what counts.
             Err(Error::Netlink(error)) if error.errno == Errno::NOBUFS => self.list(buffer),
             Err(Error::Netlink(error)) if matches!(error.errno, Errno::AGAIN | Errno::INTR) => {
@@ -141,13 +146,13 @@ impl<'a> Net<'a> {
     }
 
     /// What is known of one link has changed, or not.
-    fn link(&mut self, link: rtnetlink::Link) -> Result<(), Error> {
-        if !self.configuration.interfaces.contains_key(&link.name) {
+    fn link(&mut self, link: &rtnetlink::Link) -> Result<(), Error> {
+        if !self.is_configured(link) {
             return Ok(());
         }
-        let change = self.links.update(&link);
+        let change = self.links.update(link);
         if change.apply {
-            self.apply(&link)?;
+            self.apply(link)?;
         }
         match change.carrier {
             Some(true) => self.report(&Report::Up { name: &link.name }),

@@ -301,7 +301,7 @@ mod tests {
             assert_eq!(total, segments.total());
         }
         let files = files(directory.path());
-        assert!(files.len() >= 2 && files[0].0 > "0000000001.jsonl".to_owned());
+        assert!(files.len() >= 2 && files[0].0.as_str() > "0000000001.jsonl");
         let newest = &files.last().unwrap().0;
         let text = std::fs::read_to_string(directory.path().join(newest)).unwrap();
         assert!(text.contains("\"text\":\"399 x"));

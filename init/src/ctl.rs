@@ -1,0 +1,101 @@
+//! The client of the control interface: `ctl`, on the device and on the host.
+//!
+//! It speaks HTTP/1.1 over a unix socket: PID 1's own, or the one that QEMU makes of the serial port
+//! `kedge.control`. On the latter, bytes of an earlier client's answer may still come: an empty line goes
+//! first, each request carries an id, and what does not answer it is passed over.
+
+mod arguments;
+mod client;
+mod show;
+
+pub use arguments::{Arguments, Ask, USAGE, UsageError};
+pub use client::{Client, ClientError};
+
+use crate::control::{Action, Status};
+use crate::log::LogLine;
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Runs `ctl` with the arguments behind its name. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    let error = match Arguments::parse(arguments) {
+        Ok(arguments) => match perform(&arguments, &mut out) {
+            // Whoever reads has seen enough, as `ctl logs | head`.
+            Err(ClientError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                return ExitCode::SUCCESS;
+            }
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => (error.to_string(), 1),
+        },
+        Err(error) => (format!("{error}; ctl --help tells more"), 2),
+    };
+    // Standard error is all there is to say it on.
+    drop(writeln!(std::io::stderr(), "ctl: error: {}", error.0));
+    ExitCode::from(error.1)
+}
+
+fn perform(arguments: &Arguments, out: &mut impl Write) -> Result<(), ClientError> {
+    let connect = || Client::connect(&arguments.socket);
+    let post = |path: &str| connect()?.request("POST", path, &mut |_| Ok(()));
+    match &arguments.ask {
+        Ask::Help => out.write_all(USAGE.as_bytes()).map_err(ClientError::Output),
+        Ask::Status { json } => {
+            let mut body = Vec::new();
+            connect()?.request("GET", "/v1/status", &mut |part| {
+                body.extend_from_slice(part);
+                Ok(())
+            })?;
+            if *json {
+                body.push(b'\n');
+                return out.write_all(&body).map_err(ClientError::Output);
+            }
+            let status: Status<'_> =
+                serde_json::from_slice(&body).map_err(|_| ClientError::Protocol("status"))?;
+            show::status(out, &status).map_err(ClientError::Output)
+        }
+        Ask::Logs {
+            source,
+            follow,
+            since,
+            limit,
+        } => {
+            let mut path = format!("/v1/logs?follow={}", u8::from(*follow));
+            if let Some(source) = source {
+                path.push_str("&container=");
+                path.push_str(source.as_str());
+            }
+            for (key, value) in [("since", since), ("limit", limit)] {
+                if let Some(value) = value {
+                    path.push_str(&format!("&{key}={value}"));
+                }
+            }
+            let mut client = connect()?;
+            client.request("GET", &path, &mut |chunk| logs(out, chunk))
+        }
+        Ask::Container { name, action } => {
+            let verb = match action {
+                Action::Start => "start",
+                Action::Stop => "stop",
+                Action::Restart => "restart",
+            };
+            post(&format!("/v1/containers/{name}/{verb}"))
+        }
+        Ask::Reboot => post("/v1/reboot"),
+        Ask::PowerOff => post("/v1/poweroff"),
+    }
+}
+
+/// A chunk holds whole lines.
+fn logs(out: &mut impl Write, chunk: &[u8]) -> Result<(), ClientError> {
+    for line in chunk.split(|byte| *byte == b'\n') {
+        if line.is_empty() {
+            continue;
+        }
+        let line: LogLine<'_> =
+            serde_json::from_slice(line).map_err(|_| ClientError::Protocol("log line"))?;
+        show::line(out, &line).map_err(ClientError::Output)?;
+    }
+    out.flush().map_err(ClientError::Output)
+}
