@@ -1,0 +1,346 @@
+//! Disk images: a GPT disk with the boot record, two slots and a data partition whose store is *born sealed*.
+//!
+//! Made by an ordinary user without loop devices, from a revision that was verified as a device would verify it.
+//! The same inputs give the same bytes: all names, times and numbers come from the revision.
+//!
+//! | partition | content |
+//! |---|---|
+//! | `bootenv` | both records in both copies: slot a is the default, the revision is committed, its floor holds |
+//! | `slot-a` | FAT: `/kernel`, `/initramfs`, `/cmdline.txt` |
+//! | `slot-b` | FAT, empty |
+//! | `data` | ext4 with the layers under fs-verity, the revision, the roots, and empty folders for the rest |
+//!
+//! It signs nothing and compresses nothing; it knows no project, only what [`ImagePlan`] names.
+
+pub mod ext4;
+pub mod fat;
+pub mod gpt;
+mod scratch;
+
+use crate::files;
+use anyhow::{Context, Result, bail};
+use gpt::{Kind, Layout, MIB, Partition};
+use kedge_board_support::boards::Board;
+use kedge_board_support::bootenv::Bootenv;
+use kedge_board_support::record::{Loader, Slot, State};
+use kedge_revision::revision::ObjectKind;
+use kedge_revision::{ObjectId, Verified};
+use scratch::Scratch;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// A trust root as the store keeps it.
+#[derive(Debug, Clone, Copy)]
+pub struct RootDocument<'a> {
+    /// Its version.
+    pub version: u32,
+    /// Its bytes.
+    pub document: &'a [u8],
+    /// Its signatures' bytes.
+    pub signatures: &'a [u8],
+}
+
+/// Everything that an image is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct ImagePlan<'a> {
+    /// The kind of machine.
+    pub board: &'a Board,
+    /// The factory revision, verified.
+    pub revision: &'a Verified,
+    /// Its bytes.
+    pub document: &'a [u8],
+    /// Its signatures' bytes.
+    pub signatures: &'a [u8],
+    /// Every root from the first to the newest.
+    pub roots: &'a [RootDocument<'a>],
+    /// Where each object's bytes are.
+    pub objects: &'a BTreeMap<ObjectId, PathBuf>,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ImageReport {
+    /// The image.
+    pub path: PathBuf,
+    /// The factory revision.
+    pub revision: ObjectId,
+    /// The disk's size, bytes.
+    pub size: u64,
+    /// What the image occupies on the host, bytes: it has holes.
+    pub allocated: u64,
+    /// Objects sealed in the store.
+    pub sealed: usize,
+    /// Where each partition is.
+    pub partitions: Vec<Partition>,
+}
+
+/// Builds the image `out`; `say` is told what goes on. What was there is replaced only when the new one is whole.
+///
+/// # Errors
+/// An object is missing or not what its id says, a budget or the data partition is too small, a tool fails, or the
+/// finished file system is not clean.
+pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Result<ImageReport> {
+    check_inputs(plan)?;
+    let scratch = Scratch::beside(out)?;
+    let layout = layout(plan);
+    let disk = scratch.path("disk");
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&disk);
+    let file = file.with_context(|| format!("cannot make {}", disk.display()))?;
+    let partitions =
+        gpt::write(&file, &layout).with_context(|| format!("cannot write {}", disk.display()))?;
+
+    write_boot_record(plan, &file, &partitions)?;
+    for slot in [Slot::A, Slot::B] {
+        say(&format!("writing {}", slot.partition()));
+        let partition = gpt::find(&partitions, slot.partition())?;
+        let image = scratch.path(slot.partition());
+        let label = identity(plan, slot.partition());
+        fat::make(
+            &image,
+            partition.size,
+            label,
+            &slot_files(plan, slot, &scratch)?,
+            created(plan),
+        )?;
+        copy_into(&image, &file, partition)?;
+    }
+    say("writing the data partition");
+    let data = gpt::find(&partitions, "data")?;
+    let image = scratch.path("data.ext4");
+    let sealed = ext4::make(plan, &scratch, &image, data.size)?;
+    say("checking the data partition");
+    ext4::check(&image)?;
+    copy_into(&image, &file, data)?;
+
+    let metadata = file
+        .metadata()
+        .with_context(|| format!("cannot stat {}", disk.display()))?;
+    let allocated = metadata.blocks().saturating_mul(512);
+    budget("the image on disk", allocated, plan.board.budgets.image)?;
+    files::publish(&disk, out)?;
+    Ok(ImageReport {
+        path: out.to_owned(),
+        revision: plan.revision.id(),
+        size: metadata.len(),
+        allocated,
+        sealed,
+        partitions,
+    })
+}
+
+/// Seconds since 1970 that every time in the image is set to: when the revision was made.
+fn created(plan: &ImagePlan<'_>) -> u64 {
+    plan.revision.envelope().created.unix()
+}
+
+/// Sixteen bytes that depend on the revision and on what they are for.
+fn identity(plan: &ImagePlan<'_>, purpose: &str) -> [u8; 16] {
+    derive(&["revision", &plan.revision.id().hex(), purpose])
+}
+
+fn derive(parts: &[&str]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update(b"kedge image identity v1\n");
+    for part in parts {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    let mut bytes = [0; 16];
+    bytes
+        .iter_mut()
+        .zip(hash.finalize())
+        .for_each(|(to, from)| *to = from);
+    bytes
+}
+
+fn layout(plan: &ImagePlan<'_>) -> Layout {
+    // Product and board, not the revision: a disk keeps its identity when another image of the product is written.
+    let envelope = plan.revision.envelope();
+    let guid = |purpose| {
+        derive(&[
+            "disk",
+            envelope.product.as_str(),
+            envelope.board.as_str(),
+            purpose,
+        ])
+    };
+    let sizes = plan.board.partitions;
+    let partitions = [
+        ("bootenv", Kind::BootEnvironment, sizes.bootenv),
+        ("slot-a", Kind::Fat, sizes.slot_a),
+        ("slot-b", Kind::Fat, sizes.slot_b),
+        ("data", Kind::Linux, sizes.data),
+    ];
+    Layout {
+        guid: guid("disk"),
+        partitions: partitions
+            .into_iter()
+            .map(|(name, kind, mebibytes)| gpt::Wanted {
+                name,
+                kind,
+                guid: guid(name),
+                size: u64::from(mebibytes).saturating_mul(MIB),
+            })
+            .collect(),
+    }
+}
+
+/// Everything that can be known before anything is written.
+fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
+    let envelope = plan.revision.envelope();
+    if envelope.board != plan.board.name {
+        bail!(
+            "the revision is for board {}, the image for {}",
+            envelope.board,
+            plan.board.name
+        );
+    }
+    let budgets = plan.board.budgets;
+    let mut layers = 0_u64;
+    for (id, object) in &envelope.objects {
+        let path = object_path(plan, *id)?;
+        let size = path
+            .metadata()
+            .with_context(|| format!("cannot open the object {}", path.display()))?
+            .len();
+        if size != object.size {
+            bail!(
+                "{} has {size} bytes, but the revision says that object {id} has {}",
+                path.display(),
+                object.size
+            );
+        }
+        match object.kind {
+            ObjectKind::Kernel => budget("the kernel", size, budgets.kernel)?,
+            ObjectKind::Initramfs => budget("the initramfs", size, budgets.initramfs)?,
+            ObjectKind::Layer => layers = layers.saturating_add(ext4::sealed_size(size)),
+            ObjectKind::DeviceTree => {}
+        }
+    }
+    let room = u64::from(plan.board.partitions.data).saturating_mul(MIB);
+    let needed = layers
+        .saturating_add(room / 20)
+        .saturating_add(ext4::OVERHEAD);
+    if needed > room {
+        bail!(
+            "the layers need {} more bytes than the data partition of board {} has\nhelp: raise partitions.data there",
+            needed.saturating_sub(room),
+            plan.board.name
+        );
+    }
+    Ok(())
+}
+
+fn budget(what: &str, size: u64, limit: u64) -> Result<()> {
+    if size > limit {
+        bail!(
+            "{what} has {size} bytes, over the board's budget of {limit}\nhelp: make it smaller, or raise it under [budgets]"
+        );
+    }
+    Ok(())
+}
+
+fn object_path<'a>(plan: &ImagePlan<'a>, id: ObjectId) -> Result<&'a Path> {
+    plan.objects
+        .get(&id)
+        .map(PathBuf::as_path)
+        .with_context(|| format!("nobody said where object {id} is"))
+}
+
+fn write_boot_record(plan: &ImagePlan<'_>, disk: &File, partitions: &[Partition]) -> Result<()> {
+    let envelope = plan.revision.envelope();
+    let newest = plan
+        .roots
+        .iter()
+        .map(|root| root.version)
+        .max()
+        .unwrap_or(envelope.root);
+    let state = State::born(plan.revision.id(), envelope.floor(), newest);
+    let base = gpt::find(partitions, "bootenv")?.offset;
+    Bootenv::create_at(disk, base, &Loader::born(), &state)
+        .map(drop)
+        .context("cannot write the boot record")
+}
+
+/// The files of a slot, copied to the scratch folder so that they can be given their times.
+fn slot_files(plan: &ImagePlan<'_>, slot: Slot, scratch: &Scratch) -> Result<Vec<PathBuf>> {
+    if slot == Slot::B {
+        return Ok(Vec::new());
+    }
+    let boot = &plan.revision.envelope().boot;
+    let folder = scratch.folder("slot")?;
+    for (name, id) in [("kernel", boot.kernel), ("initramfs", boot.initramfs)] {
+        let path = object_path(plan, id)?;
+        let mut file =
+            File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let mut builder = kedge_revision::verity::Builder::new();
+        let copy = scratch.create(&folder.join(name))?;
+        let mut end = 0_u64;
+        chunks(&mut file, path, &mut |chunk| {
+            builder.update(chunk);
+            copy.write_all_at(chunk, end)?;
+            end = end.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+            Ok(())
+        })?;
+        let found = builder.finish().id;
+        if found != id {
+            bail!("{} is object {found}, not {id}", path.display());
+        }
+    }
+    files::write(&folder.join("cmdline.txt"), format!("{}\n", boot.arguments))?;
+    Ok(["kernel", "initramfs", "cmdline.txt"]
+        .map(|name| folder.join(name))
+        .to_vec())
+}
+
+/// Reads a file in pieces of at most 1 MiB.
+fn chunks(
+    file: &mut impl Read,
+    path: &Path,
+    take: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = file
+            .read(&mut buffer)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let Some(chunk) = buffer.get(..count).filter(|chunk| !chunk.is_empty()) else {
+            return Ok(());
+        };
+        take(chunk).with_context(|| format!("cannot copy {}", path.display()))?;
+    }
+}
+
+/// Copies a partition's image to its place; what is zero stays a hole.
+fn copy_into(image: &Path, disk: &File, partition: &Partition) -> Result<()> {
+    const BLOCK: usize = 4096;
+    let mut file = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
+    let mut offset = partition.offset;
+    let end = partition.offset.saturating_add(partition.size);
+    chunks(&mut file, image, &mut |chunk| {
+        for block in chunk.chunks(BLOCK) {
+            let next = offset.saturating_add(u64::try_from(block.len()).unwrap_or(u64::MAX));
+            if next > end {
+                return Err(std::io::Error::other("it is larger than its partition"));
+            }
+            if block.iter().any(|byte| *byte != 0) {
+                disk.write_all_at(block, offset)?;
+            }
+            offset = next;
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,86 @@
+//! Slots: FAT file systems with a handful of files in the root folder, made and read by mtools without mounting.
+
+use crate::{debian, process};
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+/// Makes a FAT of `size` bytes with these files; `id` gives its serial number, `time` every time in it.
+///
+/// # Errors
+/// The tools cannot be had, or the files do not fit.
+pub fn make(image: &Path, size: u64, id: [u8; 16], files: &[PathBuf], time: u64) -> Result<()> {
+    tools()?;
+    let file =
+        File::create_new(image).with_context(|| format!("cannot make {}", image.display()))?;
+    file.set_len(size)
+        .with_context(|| format!("cannot size {}", image.display()))?;
+    let [a, b, c, d, ..] = id;
+    let serial = format!("{a:02x}{b:02x}{c:02x}{d:02x}");
+    process::run(deterministic(
+        Command::new("mkfs.vfat")
+            .args(["--invariant", "-F", "16", "-i", &serial])
+            .arg(image),
+        time,
+    ))?;
+    let when = SystemTime::UNIX_EPOCH + Duration::from_secs(time);
+    for path in files {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        file.set_modified(when)
+            .with_context(|| format!("cannot set the time of {}", path.display()))?;
+        process::run(deterministic(
+            Command::new("mcopy")
+                .arg("-m")
+                .arg("-i")
+                .arg(image)
+                .arg(path)
+                .arg("::/"),
+            time,
+        ))?;
+    }
+    Ok(())
+}
+
+/// Copies the file `name` of the FAT that begins at byte `offset` of `disk` to `to`.
+///
+/// # Errors
+/// There is no such file, or the tools cannot be had.
+pub fn extract(disk: &Path, offset: u64, name: &str, to: &Path) -> Result<()> {
+    tools()?;
+    let mut place = OsString::from(disk);
+    place.push(format!("@@{offset}"));
+    process::run(
+        Command::new("mcopy")
+            .args(["-n", "-i"])
+            .arg(place)
+            .arg(format!("::/{name}"))
+            .arg(to),
+    )
+    .with_context(|| {
+        format!(
+            "cannot read /{name} of the slot at {offset} of {}",
+            disk.display()
+        )
+    })
+}
+
+fn deterministic(command: &mut Command, time: u64) -> &mut Command {
+    command
+        .env("TZ", "UTC")
+        .env("SOURCE_DATE_EPOCH", time.to_string())
+        .env_remove("MTOOLSRC")
+}
+
+fn tools() -> Result<()> {
+    // Asking dpkg takes longer than looking: a disk is started far more often than a machine is set up.
+    if ["mkfs.vfat", "mcopy"]
+        .iter()
+        .all(|tool| process::find(tool).is_some())
+    {
+        return Ok(());
+    }
+    debian::require(&["dosfstools", "mtools"], "make the slots of an image")
+}

@@ -1,0 +1,282 @@
+//! The partition table: written and read, so that nothing else needs a tool or root for it.
+//!
+//! Sectors of 512 bytes; partitions begin on MiB boundaries, in order, without gaps; the last MiB belongs to the
+//! backup table. Source: UEFI Specification 2.10, chapter 5.
+
+use anyhow::{Context, Result, bail};
+use kedge_board_support::record::crc32;
+use serde::Serialize;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// Bytes of a mebibyte.
+pub const MIB: u64 = 1 << 20;
+const SECTOR: u64 = 512;
+/// Entries of a table, and bytes of each: what every tool expects.
+const ENTRIES: u32 = 128;
+const ENTRY: u32 = 128;
+/// Sectors of the entries.
+const ENTRIES_SECTORS: u64 = 32;
+const HEADER_SIZE: u32 = 92;
+
+/// What a partition is for, as other systems understand it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// U-Boot's environment.
+    BootEnvironment,
+    /// A FAT file system.
+    Fat,
+    /// A Linux file system.
+    Linux,
+}
+
+impl Kind {
+    /// The type's GUID in the order of bytes on disk.
+    const fn guid(self) -> [u8; 16] {
+        match self {
+            // 3DE21764-95BD-54BD-A5C3-4ABE786F38A8
+            Self::BootEnvironment => {
+                *b"\x64\x17\xe2\x3d\xbd\x95\xbd\x54\xa5\xc3\x4a\xbe\x78\x6f\x38\xa8"
+            }
+            // EBD0A0A2-B9E5-4433-87C0-68B6B72699C7
+            Self::Fat => *b"\xa2\xa0\xd0\xeb\xe5\xb9\x33\x44\x87\xc0\x68\xb6\xb7\x26\x99\xc7",
+            // 0FC63DAF-8483-4772-8E79-3D69D8477DE4
+            Self::Linux => *b"\xaf\x3d\xc6\x0f\x83\x84\x72\x47\x8e\x79\x3d\x69\xd8\x47\x7d\xe4",
+        }
+    }
+}
+
+/// A disk to be made.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// The disk's own identity; any 16 bytes, made a UUID of version 8 here.
+    pub guid: [u8; 16],
+    /// Its partitions in order.
+    pub partitions: Vec<Wanted>,
+}
+
+/// A partition to be made.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Name, ASCII, at most 36 characters.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// Its identity; any 16 bytes.
+    pub guid: [u8; 16],
+    /// Size, bytes, a multiple of 1 MiB.
+    pub size: u64,
+}
+
+/// A partition of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Partition {
+    /// Its name.
+    pub name: String,
+    /// Where it begins, bytes.
+    pub offset: u64,
+    /// Its size, bytes.
+    pub size: u64,
+}
+
+/// Makes 16 bytes a UUID of version 8 (RFC 9562), in the order of bytes of a GUID on disk.
+const fn guid([a, b, c, d, e, f, g, h, i, rest @ ..]: [u8; 16]) -> [u8; 16] {
+    let [j, k, l, m, n, o, p] = rest;
+    // On disk the third group is little-endian: its high byte, which carries the version, comes second.
+    [
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        (h & 0x0f) | 0x80,
+        (i & 0x3f) | 0x80,
+        j,
+        k,
+        l,
+        m,
+        n,
+        o,
+        p,
+    ]
+}
+
+/// Sizes the file and writes both tables and the protective MBR.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write(disk: &File, layout: &Layout) -> Result<Vec<Partition>> {
+    let mut entries = Vec::new();
+    let mut partitions = Vec::new();
+    let mut offset = MIB;
+    for wanted in &layout.partitions {
+        let end = offset
+            .checked_add(wanted.size)
+            .context("the partitions are too large")?;
+        entries.extend(wanted.kind.guid());
+        entries.extend(guid(wanted.guid));
+        entries.extend((offset / SECTOR).to_le_bytes());
+        entries.extend((end / SECTOR).saturating_sub(1).to_le_bytes());
+        entries.extend(0_u64.to_le_bytes());
+        let mut name: Vec<u8> = wanted
+            .name
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        name.resize(72, 0);
+        entries.extend(name);
+        partitions.push(Partition {
+            name: wanted.name.to_owned(),
+            offset,
+            size: wanted.size,
+        });
+        offset = end;
+    }
+    entries.resize(usize::try_from(ENTRIES_SECTORS * SECTOR)?, 0);
+    let size = offset
+        .checked_add(MIB)
+        .context("the partitions are too large")?;
+    let last = (size / SECTOR).saturating_sub(1);
+    let backup_entries = last.saturating_sub(ENTRIES_SECTORS);
+    let entries_crc = crc32(&entries);
+    let header = |here, other, table| {
+        header(
+            guid(layout.guid),
+            here,
+            other,
+            table,
+            backup_entries.saturating_sub(1),
+            entries_crc,
+        )
+    };
+    disk.set_len(size)?;
+    disk.write_all_at(&protective_mbr(last), 0)?;
+    disk.write_all_at(&header(1, last, 2), SECTOR)?;
+    disk.write_all_at(&entries, 2 * SECTOR)?;
+    disk.write_all_at(&entries, backup_entries.saturating_mul(SECTOR))?;
+    disk.write_all_at(
+        &header(last, 1, backup_entries),
+        last.saturating_mul(SECTOR),
+    )?;
+    Ok(partitions)
+}
+
+/// One partition of type 0xEE over the whole disk, so that old tools leave it alone.
+fn protective_mbr(last: u64) -> Vec<u8> {
+    let mut sector = vec![0; 446];
+    sector.extend([0x00, 0x00, 0x02, 0x00, 0xee, 0xff, 0xff, 0xff]);
+    sector.extend(1_u32.to_le_bytes());
+    sector.extend(u32::try_from(last).unwrap_or(u32::MAX).to_le_bytes());
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    sector
+}
+
+fn header(
+    disk: [u8; 16],
+    here: u64,
+    other: u64,
+    table: u64,
+    last_usable: u64,
+    entries_crc: u32,
+) -> Vec<u8> {
+    let first_usable = 2_u64.saturating_add(ENTRIES_SECTORS);
+    let fields = |crc: u32| {
+        let mut bytes = b"EFI PART\0\0\x01\0".to_vec();
+        bytes.extend(HEADER_SIZE.to_le_bytes());
+        bytes.extend(crc.to_le_bytes());
+        bytes.extend([0; 4]);
+        for sector in [here, other, first_usable, last_usable] {
+            bytes.extend(sector.to_le_bytes());
+        }
+        bytes.extend(disk);
+        bytes.extend(table.to_le_bytes());
+        bytes.extend(ENTRIES.to_le_bytes());
+        bytes.extend(ENTRY.to_le_bytes());
+        bytes.extend(entries_crc.to_le_bytes());
+        bytes
+    };
+    let mut sector = fields(crc32(&fields(0)));
+    sector.resize(512, 0);
+    sector
+}
+
+/// Reads the partitions of a disk whose primary table is whole.
+///
+/// # Errors
+/// It has no table, or one whose checksums are wrong.
+pub fn read(disk: &File) -> Result<Vec<Partition>> {
+    let mut header = [0; 512];
+    disk.read_exact_at(&mut header, SECTOR)
+        .context("cannot read the partition table")?;
+    if !header.starts_with(b"EFI PART") {
+        bail!("the disk has no GPT");
+    }
+    let mut fields = header.get(..92).unwrap_or_default().to_vec();
+    fields.get_mut(16..20).unwrap_or_default().fill(0);
+    if crc32(&fields) != u32_at(&header, 16)
+        || u32_at(&header, 80) != ENTRIES
+        || u32_at(&header, 84) != ENTRY
+    {
+        bail!("the partition table's header is damaged");
+    }
+    let mut entries = vec![0; usize::try_from(ENTRIES_SECTORS * SECTOR)?];
+    let table = u64_at(&header, 72).saturating_mul(SECTOR);
+    disk.read_exact_at(&mut entries, table)
+        .context("cannot read the partition table's entries")?;
+    if crc32(&entries) != u32_at(&header, 88) {
+        bail!("the partition table's entries are damaged");
+    }
+    let used = entries
+        .chunks_exact(128)
+        .filter(|entry| entry.iter().take(16).any(|byte| *byte != 0));
+    Ok(used.map(partition).collect())
+}
+
+fn partition(entry: &[u8]) -> Partition {
+    let first = u64_at(entry, 32);
+    let sectors = u64_at(entry, 40).saturating_add(1).saturating_sub(first);
+    let units = entry
+        .get(56..)
+        .unwrap_or_default()
+        .chunks_exact(2)
+        .map(|pair| match pair {
+            [low, high] => u16::from_le_bytes([*low, *high]),
+            _ => 0,
+        });
+    let name = char::decode_utf16(units.take_while(|unit| *unit != 0))
+        .map(|unit| unit.unwrap_or('\u{fffd}'))
+        .collect();
+    Partition {
+        name,
+        offset: first.saturating_mul(SECTOR),
+        size: sectors.saturating_mul(SECTOR),
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes
+        .get(at..)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |field| u32::from_le_bytes(*field))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes
+        .get(at..)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |field| u64::from_le_bytes(*field))
+}
+
+/// The partition of that name.
+///
+/// # Errors
+/// There is none.
+pub fn find<'a>(partitions: &'a [Partition], name: &str) -> Result<&'a Partition> {
+    partitions
+        .iter()
+        .find(|partition| partition.name == name)
+        .with_context(|| format!("the disk has no partition {name}"))
+}

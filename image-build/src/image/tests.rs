@@ -1,0 +1,337 @@
+//! An image is whole, sealed, and the same twice. These tests need `mke2fs` and mtools, as every build does.
+
+use super::*;
+use crate::{process, tools};
+use ed25519_dalek::SigningKey;
+use kedge_board_support::boards;
+use kedge_revision::content::{Change, Commit, Group, HubGoal};
+use kedge_revision::revision::{Boot, Draft, Object};
+use kedge_revision::root::Roles;
+use kedge_revision::signing::Kind as Signed;
+use kedge_revision::{
+    Configuration, Content, Floor, Mode, Policy, Product, PublicKey, Role, Root, SignatureSet,
+    Timestamp, verity,
+};
+use std::process::Command;
+
+/// Sizes around every boundary of the layout: empty tree, tree of one block, two levels, end on 64 KiB.
+const LAYERS: [usize; 6] = [1, 4096, 4097, 65536, 600_001, 3 << 20];
+
+pub(crate) struct Sample {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) board: Board,
+    verified: Verified,
+    document: Vec<u8>,
+    signatures: Vec<u8>,
+    root: (Vec<u8>, Vec<u8>),
+    objects: BTreeMap<ObjectId, PathBuf>,
+}
+
+impl Sample {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut objects = BTreeMap::new();
+        let mut listed = BTreeMap::new();
+        let mut add = |name: &str, bytes: &[u8], kind| {
+            let path = folder.path().join(name);
+            files::write(&path, bytes).unwrap();
+            let id = verity::digest(bytes);
+            objects.insert(id, path);
+            listed.insert(
+                id,
+                Object {
+                    size: bytes.len() as u64,
+                    kind,
+                },
+            );
+            id
+        };
+        let kernel = add("vmlinuz", &noise(70_000, 1), ObjectKind::Kernel);
+        let initramfs = add("initrd", &noise(50_000, 2), ObjectKind::Initramfs);
+        for (seed, size) in LAYERS.into_iter().enumerate() {
+            add(
+                &format!("layer{seed}"),
+                &noise(size, seed as u64 + 3),
+                ObjectKind::Layer,
+            );
+        }
+        let boot = Boot {
+            kernel,
+            initramfs,
+            device_trees: vec![],
+            arguments: "quiet".into(),
+        };
+        let draft = draft(listed, boot);
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let public = PublicKey::from_bytes(key.verifying_key().to_bytes());
+        let role = || Role {
+            keys: vec![public.id()],
+            threshold: 1,
+        };
+        let none = Role {
+            keys: vec![],
+            threshold: 0,
+        };
+        let root = Root::new(
+            1,
+            Mode::Development,
+            &[public],
+            Roles {
+                root: role(),
+                release: role(),
+                hub: none,
+            },
+        )
+        .unwrap();
+        let sign = |kind, document: &[u8]| {
+            let mut set = SignatureSet::default();
+            set.sign(kind, document, &key);
+            set
+        };
+        let (_, document) = draft.encode().unwrap();
+        let signatures = sign(Signed::Revision, &document);
+        let product = Product::new(
+            "gateway".parse().unwrap(),
+            "qemu-x86-64".parse().unwrap(),
+            Mode::Development,
+        );
+        let policy = Policy {
+            product: &product,
+            floor: Floor::default(),
+        };
+        let verified = Verified::verify(&document, &signatures, &root, &policy).unwrap();
+        let root = root.encode().unwrap();
+        let root = (root.clone(), sign(Signed::Root, &root).encode().unwrap());
+        let signatures = signatures.encode().unwrap();
+        Self {
+            folder,
+            board: boards::find("qemu-x86-64").unwrap(),
+            verified,
+            document,
+            signatures,
+            root,
+            objects,
+        }
+    }
+
+    pub(crate) fn build(&self, name: &str) -> Result<(PathBuf, ImageReport)> {
+        let roots = [RootDocument {
+            version: 1,
+            document: &self.root.0,
+            signatures: &self.root.1,
+        }];
+        let plan = ImagePlan {
+            board: &self.board,
+            revision: &self.verified,
+            document: &self.document,
+            signatures: &self.signatures,
+            roots: &roots,
+            objects: &self.objects,
+        };
+        let path = self.folder.path().join(name);
+        let report = build(&plan, &path, &mut |_| {})?;
+        Ok((path, report))
+    }
+}
+
+/// Bytes without a pattern, the same on every run.
+fn noise(size: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    (0..size).map(|_| next()).collect()
+}
+
+fn draft(objects: BTreeMap<ObjectId, Object>, boot: Boot) -> Draft {
+    let group = Group {
+        name: "app".parse().unwrap(),
+        change: Change::Restart,
+    };
+    let content = Content {
+        requires: vec![],
+        parameters: BTreeMap::new(),
+        groups: vec![group],
+        containers: BTreeMap::new(),
+        configuration: Configuration::default(),
+        commit: Commit {
+            window_s: 60,
+            hub: HubGoal::Never,
+        },
+    };
+    Draft {
+        product: "gateway".parse().unwrap(),
+        board: "qemu-x86-64".parse().unwrap(),
+        root: 1,
+        counter: 5,
+        floor: 4,
+        tries: 3,
+        created: Timestamp::from_unix(1_790_000_000),
+        version: "1".into(),
+        objects,
+        boot,
+        content,
+    }
+}
+
+fn debugfs(image: &Path, request: &str) -> String {
+    process::text(
+        tools::debugfs()
+            .unwrap()
+            .command()
+            .args(["-R", request])
+            .arg(image),
+    )
+    .unwrap()
+}
+
+/// A partition as a file of its own.
+fn partition(disk: &Path, partition: &Partition, to: &Path) {
+    let from = File::open(disk).unwrap();
+    let mut bytes = vec![0; usize::try_from(partition.size).unwrap()];
+    from.read_exact_at(&mut bytes, partition.offset).unwrap();
+    files::write(to, bytes).unwrap();
+}
+
+#[test]
+fn an_image_is_whole_and_its_store_is_sealed() {
+    let sample = Sample::new();
+    let (disk, report) = sample.build("disk").unwrap();
+    process::run(Command::new("sfdisk").arg("--verify").arg(&disk)).unwrap();
+    let file = File::open(&disk).unwrap();
+    let partitions = gpt::read(&file).unwrap();
+    assert_eq!(partitions, report.partitions);
+    let names: Vec<&str> = partitions
+        .iter()
+        .map(|partition| partition.name.as_str())
+        .collect();
+    assert_eq!(names, ["bootenv", "slot-a", "slot-b", "data"]);
+
+    let (_, found) = Bootenv::open_at(&file, partitions[0].offset).unwrap();
+    assert!(found.loader_is_mirrored() && found.state.iter().all(Result::is_ok));
+    assert_eq!(found.loader(), Some(Loader::born()));
+    let born = State::born(
+        sample.verified.id(),
+        Floor {
+            root: 1,
+            counter: 4,
+        },
+        1,
+    );
+    assert_eq!(found.state(), Some(&born));
+
+    let kernel = sample.folder.path().join("kernel-back");
+    fat::extract(&disk, partitions[1].offset, "kernel", &kernel).unwrap();
+    assert_eq!(files::read(&kernel).unwrap(), noise(70_000, 1));
+    fat::extract(&disk, partitions[2].offset, "kernel", &kernel).unwrap_err();
+
+    let data = sample.folder.path().join("data.ext4");
+    partition(&disk, &partitions[3], &data);
+    ext4::check(&data).unwrap();
+    for (seed, size) in LAYERS.into_iter().enumerate() {
+        let bytes = noise(size, seed as u64 + 3);
+        let hex = verity::digest(&bytes).hex();
+        let path = format!("/objects/v1/{}/{hex}", &hex[..2]);
+        let stat = debugfs(&data, &format!("stat {path}"));
+        assert!(
+            stat.contains("Flags: 0x180000") && stat.contains(&format!("Size: {size}\n")),
+            "{stat}"
+        );
+        assert!(
+            stat.contains("Mode:  0444") && stat.contains("User:     0   Group:     0"),
+            "{stat}"
+        );
+        let back = sample.folder.path().join("back");
+        debugfs(&data, &format!("dump {path} {}", back.display()));
+        assert_eq!(files::read(&back).unwrap(), bytes);
+    }
+    let factory = format!("/revisions/{}/", sample.verified.id().hex());
+    assert_eq!(debugfs(&data, &format!("cat {factory}origin")), "factory");
+    assert_eq!(
+        debugfs(&data, &format!("cat {factory}revision.json")).as_bytes(),
+        sample.document
+    );
+    assert!(debugfs(&data, "stat /device").contains("Mode:  0700"));
+    assert!(
+        report.allocated < 64 << 20,
+        "{} bytes are no sparse image",
+        report.allocated
+    );
+}
+
+#[test]
+fn two_builds_give_the_same_bytes() {
+    let sample = Sample::new();
+    let (one, _) = sample.build("one").unwrap();
+    // FAT counts two seconds, ext4 one: a clock that leaks shows.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    let (two, _) = sample.build("two").unwrap();
+    process::run(Command::new("cmp").arg(one).arg(two)).unwrap();
+}
+
+#[test]
+fn an_object_that_was_changed_is_refused_and_nothing_is_left() {
+    let sample = Sample::new();
+    let path = sample.folder.path().join("layer4");
+    let mut bytes = files::read(&path).unwrap();
+    bytes[1000] ^= 1;
+    files::write(&path, bytes).unwrap();
+    let error = format!("{:#}", sample.build("disk").unwrap_err());
+    assert!(error.contains("layer4 is object v1:"), "{error}");
+    let left: Vec<_> = files::list(sample.folder.path()).unwrap();
+    assert_eq!(left.len(), LAYERS.len() + 2, "{left:?}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_anything_is_written() {
+    let mut sample = Sample::new();
+    sample.board.budgets.kernel = 69_999;
+    let error = sample.build("disk").unwrap_err().to_string();
+    assert!(
+        error.starts_with("the kernel has 70000 bytes, over the board's budget of 69999"),
+        "{error}"
+    );
+    sample.board = boards::find("qemu-x86-64").unwrap();
+    sample.board.partitions.data = 40;
+    let error = sample.build("disk").unwrap_err().to_string();
+    assert!(
+        error.contains("more bytes than the data partition"),
+        "{error}"
+    );
+    sample.objects.pop_first();
+    assert!(
+        sample
+            .build("disk")
+            .unwrap_err()
+            .to_string()
+            .starts_with("nobody said where object")
+    );
+}
+
+#[test]
+fn a_damaged_table_is_told() {
+    let file = tempfile::tempfile().unwrap();
+    let layout = Layout {
+        guid: [1; 16],
+        partitions: vec![gpt::Wanted {
+            name: "data",
+            kind: Kind::Linux,
+            guid: [2; 16],
+            size: 3 * MIB,
+        }],
+    };
+    let written = gpt::write(&file, &layout).unwrap();
+    assert_eq!(gpt::read(&file).unwrap(), written);
+    assert_eq!(gpt::find(&written, "data").unwrap().offset, MIB);
+    assert!(gpt::find(&written, "slot-a").is_err());
+    for offset in [512, 512 + 20, 512 + 88, 1024 + 16, 1024 + 60] {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+        assert!(gpt::read(&file).is_err(), "{offset}");
+        file.write_all_at(&byte, offset).unwrap();
+    }
+}

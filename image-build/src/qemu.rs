@@ -1,0 +1,256 @@
+//! A device in QEMU: the host plays the loader, QEMU the machine.
+//!
+//! [`Vm::start`] does what a loader does: it reads the loader record of the disk, takes a try off, takes kernel,
+//! initramfs and arguments out of the slot, and starts QEMU with them. When the guest resets, it does so again; when
+//! the guest powers off, it ends. What happens comes as a stream of [`Event`]s, so that console lines, resets and
+//! boots keep their order.
+//!
+//! It judges nothing: expecting lines with deadlines is the test harness's work. It works on the disk image itself;
+//! who wants to keep the image gives it a copy. Killing the machine ([`Vm::kill`]) is a power cut as far as QEMU can
+//! make one: what it handed to the host survives.
+
+mod command;
+mod loader;
+mod qmp;
+mod supervisor;
+
+pub use loader::{Loaded, load};
+
+use crate::files;
+use anyhow::{Context, Result};
+use kedge_board_support::boards::Board;
+use kedge_board_support::record::Slot;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use supervisor::Shared;
+
+/// What a machine is made of.
+#[derive(Debug, Clone)]
+pub struct VmConfig {
+    /// The kind of machine; it must have a `[qemu]` table.
+    pub board: Board,
+    /// The disk image; it is written.
+    pub disk: PathBuf,
+    /// A folder for sockets and the kernel's files, made if absent. Its path must be short: a socket's has at most 107 bytes.
+    pub folder: PathBuf,
+    /// MiB of memory; none: the board's.
+    pub memory: Option<u32>,
+    /// Ports of the host's loopback that lead into the guest.
+    pub forwards: Vec<Forward>,
+    /// Where the serial console is.
+    pub console: Console,
+    /// What QEMU does about the host's page cache.
+    pub disk_cache: DiskCache,
+    /// How time passes in the guest.
+    pub clock: Clock,
+    /// Who executes the guest's instructions.
+    pub processor: Processor,
+    /// Kernel arguments after all others, for tests.
+    pub arguments: String,
+}
+
+impl VmConfig {
+    /// The board's machine with this disk: console as events, no forwarded port, emulated.
+    #[must_use]
+    pub fn new(board: Board, disk: &Path, folder: &Path) -> Self {
+        Self {
+            board,
+            disk: disk.to_owned(),
+            folder: folder.to_owned(),
+            memory: None,
+            forwards: Vec::new(),
+            console: Console::Events,
+            disk_cache: DiskCache::WriteBack,
+            clock: Clock::Wall,
+            processor: Processor::Emulated,
+            arguments: String::new(),
+        }
+    }
+}
+
+/// A TCP port of the host's loopback that leads into the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    /// Port on 127.0.0.1.
+    pub host: u16,
+    /// Port in the guest.
+    pub guest: u16,
+}
+
+/// Where the serial console is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// Lines come as [`Event::Line`]; [`Vm::type_text`] writes to it.
+    Events,
+    /// The terminal that we run in, with QEMU's escapes (Ctrl-A x ends it).
+    Terminal,
+}
+
+/// What QEMU does about the host's page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskCache {
+    /// The guest's flushes reach the host's disk.
+    WriteBack,
+    /// Flushes are ignored: for measuring time, never for power cuts.
+    Unsafe,
+}
+
+/// How time passes in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// As on the wall.
+    Wall,
+    /// One instruction is one nanosecond: comparable figures whatever the host does.
+    Instructions,
+}
+
+/// Who executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Processor {
+    /// QEMU does.
+    Emulated,
+    /// The host's processor does where it can, for people who wait; figures are not comparable.
+    NativeIfPossible,
+}
+
+/// What happened in a machine.
+#[derive(Debug)]
+pub enum Event {
+    /// QEMU was started with this slot.
+    Booted(Slot),
+    /// A line of the console, without its end; what is not UTF-8 is replaced.
+    Line(String),
+    /// The guest reset and is started again.
+    Reset(ResetCause),
+    /// No more events: it is over.
+    Ended(Ending),
+}
+
+/// Why a guest reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetCause {
+    /// It asked to: a reboot, or a kernel panic with `panic=`.
+    Guest,
+    /// The hardware watchdog.
+    Watchdog,
+}
+
+/// Why a machine is over.
+#[derive(Debug)]
+pub enum Ending {
+    /// The guest powered off.
+    PoweredOff,
+    /// [`Vm::kill`], or a signal to QEMU.
+    Killed,
+    /// QEMU ended by itself, with what it said on standard error.
+    Failed(ExitStatus, String),
+    /// The next boot could not be started.
+    NotStarted(anyhow::Error),
+}
+
+/// A running machine. Dropping it kills it.
+#[derive(Debug)]
+pub struct Vm {
+    shared: Arc<Shared>,
+    events: Receiver<Event>,
+    control: PathBuf,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Vm {
+    /// Starts the machine. Errors of the first boot come at once, those of later ones as [`Ending::NotStarted`].
+    ///
+    /// # Errors
+    /// The board has no QEMU, the disk cannot be read or has nothing to boot, or QEMU cannot be started.
+    pub fn start(config: VmConfig) -> Result<Self> {
+        files::make_folder(&config.folder)?;
+        let control = config.folder.join("control");
+        let (shared, events, thread) = supervisor::start(config)?;
+        Ok(Self {
+            shared,
+            events,
+            control,
+            thread: Some(thread),
+        })
+    }
+
+    /// The socket of the port `kedge.control`: the device's control API, in development products.
+    #[must_use]
+    pub fn control(&self) -> &Path {
+        &self.control
+    }
+
+    /// The next event, or nothing if none came until `deadline`. After [`Event::Ended`] nothing comes any more.
+    #[must_use]
+    pub fn next(&self, deadline: Instant) -> Option<Event> {
+        self.events
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            .ok()
+    }
+
+    /// The console's lines until the machine is over; other events are passed over.
+    pub fn serial_lines(&self) -> impl Iterator<Item = String> {
+        self.events.iter().filter_map(|event| match event {
+            Event::Line(line) => Some(line),
+            Event::Booted(_) | Event::Reset(_) | Event::Ended(_) => None,
+        })
+    }
+
+    /// Waits until the machine is over or `deadline` is reached; events until then are lost.
+    #[must_use]
+    pub fn wait(&self, deadline: Option<Instant>) -> Option<Ending> {
+        // A day is for ever here, and can be added to a clock.
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_hours(24));
+        while let Some(event) = self.next(deadline) {
+            if let Event::Ended(ending) = event {
+                return Some(ending);
+            }
+        }
+        None
+    }
+
+    /// Types into the console ([`Console::Events`] only).
+    ///
+    /// # Errors
+    /// No machine is running, or its console is the terminal.
+    pub fn type_text(&self, text: &str) -> Result<()> {
+        self.shared.type_text(text.as_bytes())
+    }
+
+    /// Sends a command of QEMU's monitor protocol (`system_reset`, `system_powerdown`, `stop`, …) without waiting
+    /// for its effect.
+    ///
+    /// # Errors
+    /// No machine is running.
+    pub fn monitor(&self, command: &str, arguments: Option<&Value>) -> Result<()> {
+        self.shared.monitor(command, arguments)
+    }
+
+    /// Ends QEMU at once, as a power cut, and waits until it is gone.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub fn kill(&mut self) -> Result<()> {
+        self.shared.kill().context("cannot kill QEMU")?;
+        if let Some(thread) = self.thread.take() {
+            // A panic of that thread is a bug of ours and was already printed; the machine is gone either way.
+            drop(thread.join());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        self.kill().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests;

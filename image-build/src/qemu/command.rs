@@ -1,0 +1,106 @@
+//! The command line of QEMU: a pure function of machine and slot, so that a test can read it.
+
+use super::{Clock, Console, DiskCache, Loaded, Processor, VmConfig};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where QEMU calls us back for its monitor.
+pub(super) fn monitor_socket(config: &VmConfig) -> PathBuf {
+    config.folder.join("monitor")
+}
+
+/// A path in an option whose parts are separated by commas: a comma in it is doubled.
+fn quoted(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+pub(super) fn command(config: &VmConfig, loaded: &Loaded) -> Result<Command> {
+    let qemu = config
+        .board
+        .qemu
+        .as_ref()
+        .with_context(|| format!("the board {} has no [qemu] table", config.board.name))?;
+    let control = config.folder.join("control");
+    if control.as_os_str().len() > 107 {
+        bail!(
+            "{} is too long for a socket's path (107 bytes): choose another folder",
+            control.display()
+        );
+    }
+    let mut command = Command::new(&qemu.program);
+    command.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    command.args(["-M", &qemu.machine, "-cpu", &qemu.cpu]);
+    command.args(["-m", &config.memory.unwrap_or(qemu.memory).to_string()]);
+    command
+        .arg("-kernel")
+        .arg(&loaded.kernel)
+        .arg("-initrd")
+        .arg(&loaded.initramfs);
+    command.args(["-append", &loaded.arguments]);
+
+    let cache = match config.disk_cache {
+        DiskCache::WriteBack => "writeback",
+        DiskCache::Unsafe => "unsafe",
+    };
+    command.args([
+        "-drive",
+        &format!(
+            "if=none,id=disk,format=raw,cache={cache},file={}",
+            quoted(&config.disk)
+        ),
+    ]);
+    command.args(["-device", &format!("{},drive=disk", qemu.disk)]);
+
+    let forwards: String = config
+        .forwards
+        .iter()
+        .map(|forward| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", forward.host, forward.guest))
+        .collect();
+    command.args(["-netdev", &format!("user,id=net{forwards}")]);
+    // No network boot: its ROM is not in every package of QEMU, and the host is the loader here.
+    command.args(["-device", &format!("{},netdev=net,romfile=", qemu.network)]);
+
+    command.args(["-device", &qemu.random, "-device", &qemu.serial_bus]);
+    command.args([
+        "-chardev",
+        &format!(
+            "socket,id=control,server=on,wait=off,path={}",
+            quoted(&control)
+        ),
+    ]);
+    command.args([
+        "-device",
+        "virtserialport,chardev=control,name=kedge.control",
+    ]);
+    command.args([
+        "-chardev",
+        &format!("socket,id=monitor,path={}", quoted(&monitor_socket(config))),
+    ]);
+    command.args(["-mon", "chardev=monitor,mode=control"]);
+    if let Some(watchdog) = &qemu.watchdog {
+        command.args(["-device", watchdog, "-action", "watchdog=reset"]);
+    }
+    command.args([
+        "-serial",
+        match config.console {
+            Console::Events => "stdio",
+            Console::Terminal => "mon:stdio",
+        },
+    ]);
+    match (config.clock, config.processor) {
+        // The guest sleeps as long as it asks for; only its instructions are counted.
+        (Clock::Instructions, _) => command.args(["-icount", "shift=0,sleep=on"]),
+        (Clock::Wall, Processor::NativeIfPossible) => {
+            command.args(["-accel", "kvm", "-accel", "tcg"])
+        }
+        (Clock::Wall, Processor::Emulated) => command.args(["-accel", "tcg"]),
+    };
+    Ok(command)
+}

@@ -1,0 +1,103 @@
+//! The loader: what boots a board whose boot backend is `direct`.
+//!
+//! It does what a real loader's script does: the first valid copy of the loader record decides; a try is taken off
+//! and both copies are written *before* a trial's slot is started; without any valid copy slot a is started; a slot
+//! that cannot be read gives way to the other one.
+
+use crate::files;
+use crate::image::{fat, gpt};
+use anyhow::{Context, Result, bail};
+use kedge_board_support::boards::Board;
+use kedge_board_support::bootenv::Bootenv;
+use kedge_board_support::record::loader::Armed;
+use kedge_board_support::record::{Loader, Slot};
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// What a machine is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The slot it comes from.
+    pub slot: Slot,
+    /// The kernel, a file of its own.
+    pub kernel: PathBuf,
+    /// The initramfs, a file of its own.
+    pub initramfs: PathBuf,
+    /// The kernel's arguments.
+    pub arguments: String,
+}
+
+/// Decides as a loader, and puts the slot's files into `folder`.
+///
+/// # Errors
+/// The disk has no partitions, or neither slot can be read.
+pub fn load(board: &Board, disk: &Path, folder: &Path) -> Result<Loaded> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(disk)
+        .with_context(|| format!("cannot open the disk {}", disk.display()))?;
+    let partitions =
+        gpt::read(&file).with_context(|| format!("cannot use the disk {}", disk.display()))?;
+    let base = gpt::find(&partitions, "bootenv")?.offset;
+    let (bootenv, found) = Bootenv::open_at(&file, base).context("cannot read the boot record")?;
+    let record = found.loader().unwrap_or(Loader::born());
+    let (slot, next) = record.boot();
+    let mut word = match (record.trial, next.and_then(|next| next.trial)) {
+        (_, Some(Armed { left, .. })) => format!(" kedge.try={left}"),
+        (Some(Armed { slot, .. }), None) => format!(" kedge.failed={slot}"),
+        (None, None) => String::new(),
+    };
+    if let Some(next) = next {
+        bootenv
+            .write_loader(&next)
+            .context("cannot take a try off the loader record")?;
+    }
+    let mut order = vec![slot];
+    order.extend(
+        [record.default, record.default.other()]
+            .into_iter()
+            .filter(|other| *other != slot),
+    );
+    order.dedup();
+    let mut failures = String::new();
+    for slot in order {
+        let offset = gpt::find(&partitions, slot.partition())?.offset;
+        match extract(disk, offset, folder) {
+            Ok((kernel, initramfs, own)) => {
+                let arguments = format!(
+                    "{} kedge.slot={slot}{word} {}",
+                    board.boot.arguments,
+                    own.trim()
+                );
+                return Ok(Loaded {
+                    slot,
+                    kernel,
+                    initramfs,
+                    arguments: arguments.trim_end().to_owned(),
+                });
+            }
+            Err(error) => failures.push_str(&format!("\nslot {slot}: {error:#}")),
+        }
+        // Another slot than the one that was tried is started: the try is no longer what runs.
+        word.clear();
+    }
+    bail!("{} has nothing to boot{failures}", disk.display())
+}
+
+fn extract(disk: &Path, offset: u64, folder: &Path) -> Result<(PathBuf, PathBuf, String)> {
+    let [kernel, initramfs, arguments] =
+        ["kernel", "initramfs", "cmdline.txt"].map(|name| (name, folder.join(name)));
+    for (name, path) in [&kernel, &initramfs, &arguments] {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot replace {}", path.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        fat::extract(disk, offset, name, path)?;
+    }
+    let text = files::read_text(&arguments.1)?;
+    Ok((kernel.1, initramfs.1, text))
+}

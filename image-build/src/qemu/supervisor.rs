@@ -1,0 +1,252 @@
+//! The thread that starts QEMU again and again, as a loader and a power supply would.
+//!
+//! `load, start, listen to the monitor until QEMU is gone`, then by the monitor's last words: a reset starts over,
+//! anything else ends the machine. `-no-reboot` makes QEMU end at a reset, since only a new process takes another slot.
+
+use super::command::{command, monitor_socket};
+use super::{Console, Ending, Event, Loaded, ResetCause, VmConfig, load, qmp};
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long QEMU may take to call back: it does so before it opens the disk.
+const CALL_BACK: Duration = Duration::from_secs(30);
+/// Between two looks at a process that is about to end; nothing signals its end together with other things.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What the machine's owner and the thread both touch.
+#[derive(Debug, Default)]
+pub(super) struct Shared(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    child: Option<Child>,
+    console: Option<ChildStdin>,
+    monitor: Option<UnixStream>,
+    /// Killed by its owner: it is not started again.
+    killed: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn type_text(&self, text: &[u8]) -> Result<()> {
+        let mut inner = self.lock();
+        let console = inner
+            .console
+            .as_mut()
+            .context("no machine is running with a console of ours")?;
+        console
+            .write_all(text)
+            .and_then(|()| console.flush())
+            .context("cannot type into the console")
+    }
+
+    pub(super) fn monitor(&self, command: &str, arguments: Option<&Value>) -> Result<()> {
+        let inner = self.lock();
+        qmp::send(
+            inner.monitor.as_ref().context("no machine is running")?,
+            command,
+            arguments,
+        )
+    }
+
+    pub(super) fn kill(&self) -> std::io::Result<()> {
+        let mut inner = self.lock();
+        inner.killed = true;
+        inner.child.as_mut().map_or(Ok(()), Child::kill)
+    }
+
+    /// Waits for the end of QEMU without keeping [`Shared::kill`] out.
+    fn reap(&self) -> std::io::Result<ExitStatus> {
+        loop {
+            let mut inner = self.lock();
+            let Some(child) = inner.child.as_mut() else {
+                return Err(std::io::ErrorKind::NotFound.into());
+            };
+            if let Some(status) = child.try_wait()? {
+                *inner = Inner {
+                    killed: inner.killed,
+                    ..Inner::default()
+                };
+                return Ok(status);
+            }
+            drop(inner);
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+/// A QEMU that runs.
+struct Run {
+    monitor: UnixStream,
+    lines: Option<JoinHandle<()>>,
+    complaints: JoinHandle<String>,
+}
+
+pub(super) fn start(config: VmConfig) -> Result<(Arc<Shared>, Receiver<Event>, JoinHandle<()>)> {
+    let shared = Arc::new(Shared::default());
+    let (sender, receiver) = channel();
+    let run = boot(&config, &shared, &sender)?;
+    let thread = {
+        let shared = Arc::clone(&shared);
+        thread::Builder::new().name("loader".into()).spawn(move || {
+            let ending = supervise(&config, &shared, &sender, run);
+            // Nobody may be listening any more.
+            sender.send(Event::Ended(ending)).ok();
+        })
+    };
+    Ok((shared, receiver, thread.context("cannot start a thread")?))
+}
+
+fn supervise(
+    config: &VmConfig,
+    shared: &Arc<Shared>,
+    events: &Sender<Event>,
+    mut run: Run,
+) -> Ending {
+    loop {
+        let said = qmp::listen(run.monitor);
+        let status = match shared.reap() {
+            Ok(status) => status,
+            Err(error) => return Ending::NotStarted(error.into()),
+        };
+        if let Some(lines) = run.lines {
+            // The last lines of this boot come before what happens next.
+            lines.join().ok();
+        }
+        let complaints = run.complaints.join().unwrap_or_default();
+        if shared.lock().killed {
+            return Ending::Killed;
+        }
+        match said.shutdown.as_deref() {
+            Some("guest-reset") => {}
+            _ if said.watchdog => {}
+            Some("guest-shutdown") => return Ending::PoweredOff,
+            Some("host-signal" | "host-qmp-quit" | "host-ui") => return Ending::Killed,
+            Some(_) | None => return Ending::Failed(status, complaints),
+        }
+        let cause = if said.watchdog {
+            ResetCause::Watchdog
+        } else {
+            ResetCause::Guest
+        };
+        events.send(Event::Reset(cause)).ok();
+        run = match boot(config, shared, events) {
+            Ok(run) => run,
+            Err(error) => return Ending::NotStarted(error),
+        };
+    }
+}
+
+fn boot(config: &VmConfig, shared: &Arc<Shared>, events: &Sender<Event>) -> Result<Run> {
+    let mut loaded: Loaded = load(&config.board, &config.disk, &config.folder)?;
+    if !config.arguments.is_empty() {
+        loaded.arguments = format!("{} {}", loaded.arguments, config.arguments);
+    }
+    let socket = monitor_socket(config);
+    std::fs::remove_file(&socket).ok();
+    let listener = UnixListener::bind(&socket)
+        .with_context(|| format!("cannot make the socket {}", socket.display()))?;
+    let mut command = command(config, &loaded)?;
+    command.stderr(Stdio::piped());
+    if config.console == Console::Events {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    }
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    events.send(Event::Booted(loaded.slot)).ok();
+    let lines = child
+        .stdout
+        .take()
+        .map(|output| read_lines(output, events.clone()));
+    let complaints = child.stderr.take();
+    let complaints = thread::spawn(move || complaints.map(read_all).unwrap_or_default());
+    let monitor = match call_back(&listener, &mut child) {
+        Ok(monitor) => monitor,
+        Err(error) => {
+            // It may be gone already.
+            child.kill().ok();
+            child.wait().ok();
+            let words = complaints.join().unwrap_or_default();
+            return Err(error.context(words.trim().to_owned()));
+        }
+    };
+    qmp::greet(&monitor)?;
+    let mut inner = shared.lock();
+    inner.console = child.stdin.take();
+    inner.monitor = Some(monitor.try_clone().context("cannot share the monitor")?);
+    if inner.killed {
+        // Killed between two boots.
+        child.kill().context("cannot kill QEMU")?;
+    }
+    inner.child = Some(child);
+    drop(inner);
+    Ok(Run {
+        monitor,
+        lines,
+        complaints,
+    })
+}
+
+/// Waits until QEMU connects to its monitor's socket, or is gone.
+fn call_back(listener: &UnixListener, child: &mut Child) -> Result<UnixStream> {
+    listener
+        .set_nonblocking(true)
+        .context("cannot watch the monitor's socket")?;
+    let deadline = Instant::now() + CALL_BACK;
+    loop {
+        if let Ok((stream, _)) = listener.accept() {
+            stream
+                .set_nonblocking(false)
+                .context("cannot use the monitor's socket")?;
+            return Ok(stream);
+        }
+        if let Some(status) = child.try_wait().context("cannot wait for QEMU")? {
+            bail!("QEMU ended with {status} before it ran");
+        }
+        if Instant::now() > deadline {
+            bail!("QEMU did not start within {} s", CALL_BACK.as_secs());
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+fn read_lines(output: ChildStdout, events: Sender<Event>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut output = BufReader::new(output);
+        let mut line = Vec::new();
+        // A guest that never ends a line must not fill the host's memory.
+        while matches!(
+            output.by_ref().take(64 * 1024).read_until(b'\n', &mut line),
+            Ok(1..)
+        ) {
+            let text = String::from_utf8_lossy(&line);
+            events
+                .send(Event::Line(text.trim_end_matches(['\r', '\n']).to_owned()))
+                .ok();
+            line.clear();
+        }
+    })
+}
+
+/// The last 16 KiB of what QEMU says on standard error.
+fn read_all(mut output: impl Read) -> String {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = output.read(&mut buffer) {
+        bytes.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        let excess = bytes.len().saturating_sub(16 * 1024);
+        bytes.drain(..excess);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

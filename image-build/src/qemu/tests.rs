@@ -1,0 +1,232 @@
+//! What the loader decides, and the command line; machines themselves run in the `vm` tier.
+
+use super::*;
+use crate::image::gpt;
+use crate::image::tests::Sample;
+use kedge_board_support::bootenv::Bootenv;
+use kedge_board_support::record::Loader;
+use kedge_board_support::record::loader::Armed;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+struct Disk {
+    sample: Sample,
+    path: PathBuf,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let sample = Sample::new();
+        let (path, _) = sample.build("disk").unwrap();
+        Self { sample, path }
+    }
+
+    fn file(&self) -> (File, Vec<gpt::Partition>) {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&self.path)
+            .unwrap();
+        let partitions = gpt::read(&file).unwrap();
+        (file, partitions)
+    }
+
+    fn record(&self) -> Option<Loader> {
+        let (file, partitions) = self.file();
+        Bootenv::open_at(&file, partitions[0].offset)
+            .unwrap()
+            .1
+            .loader()
+    }
+
+    fn set_record(&self, record: &Loader) {
+        let (file, partitions) = self.file();
+        Bootenv::open_at(&file, partitions[0].offset)
+            .unwrap()
+            .0
+            .write_loader(record)
+            .unwrap();
+    }
+
+    /// Copies slot a over slot b.
+    fn fill_slot_b(&self) {
+        let (file, partitions) = self.file();
+        let mut bytes = vec![0; usize::try_from(partitions[1].size).unwrap()];
+        file.read_exact_at(&mut bytes, partitions[1].offset)
+            .unwrap();
+        file.write_all_at(&bytes, partitions[2].offset).unwrap();
+    }
+
+    fn load(&self) -> Result<Loaded> {
+        load(&self.sample.board, &self.path, self.sample.folder.path())
+    }
+}
+
+#[test]
+fn a_new_image_boots_slot_a() {
+    let disk = Disk::new();
+    let loaded = disk.load().unwrap();
+    assert_eq!(loaded.arguments, "console=ttyS0 panic=1 kedge.slot=a quiet");
+    assert_eq!(files::read(&loaded.kernel).unwrap().len(), 70_000);
+    assert_eq!(files::read(&loaded.initramfs).unwrap().len(), 50_000);
+    assert_eq!(disk.record(), Some(Loader::born()));
+}
+
+#[test]
+fn a_trial_takes_a_try_before_it_starts_and_then_the_default_starts() {
+    let disk = Disk::new();
+    disk.fill_slot_b();
+    disk.set_record(&Loader {
+        default: Slot::A,
+        trial: Some(Armed {
+            slot: Slot::B,
+            left: 2,
+        }),
+    });
+    for left in [1, 0] {
+        let loaded = disk.load().unwrap();
+        assert_eq!(loaded.slot, Slot::B);
+        assert!(
+            loaded
+                .arguments
+                .contains(&format!("kedge.slot=b kedge.try={left} ")),
+            "{}",
+            loaded.arguments
+        );
+        assert_eq!(disk.record().unwrap().trial.unwrap().left, left);
+    }
+    let loaded = disk.load().unwrap();
+    assert_eq!(
+        (loaded.slot, loaded.arguments.contains("kedge.failed=b")),
+        (Slot::A, true)
+    );
+}
+
+#[test]
+fn a_slot_that_cannot_be_read_gives_way_to_the_other() {
+    let disk = Disk::new();
+    disk.set_record(&Loader {
+        default: Slot::A,
+        trial: Some(Armed {
+            slot: Slot::B,
+            left: 3,
+        }),
+    });
+    let loaded = disk.load().unwrap();
+    assert_eq!(
+        (loaded.slot, loaded.arguments.contains("kedge.try")),
+        (Slot::A, false)
+    );
+    assert_eq!(disk.record().unwrap().trial.unwrap().left, 2);
+}
+
+#[test]
+fn a_lost_loader_record_starts_slot_a() {
+    let disk = Disk::new();
+    let (file, partitions) = disk.file();
+    file.write_all_at(&[0; 8192], partitions[0].offset).unwrap();
+    assert_eq!(disk.load().unwrap().slot, Slot::A);
+    assert_eq!(disk.record(), None);
+}
+
+#[test]
+fn a_disk_without_kernels_says_so_for_both_slots() {
+    let disk = Disk::new();
+    let (file, partitions) = disk.file();
+    file.write_all_at(&vec![0; 1 << 20], partitions[1].offset)
+        .unwrap();
+    let error = disk.load().unwrap_err().to_string();
+    assert!(
+        error.contains("slot a:") && error.contains("slot b:"),
+        "{error}"
+    );
+}
+
+fn config() -> VmConfig {
+    let board = kedge_board_support::boards::find("qemu-x86-64").unwrap();
+    VmConfig::new(board, Path::new("/tmp/a,b/disk"), Path::new("/tmp/vm"))
+}
+
+fn words(config: &VmConfig) -> String {
+    let loaded = Loaded {
+        slot: Slot::A,
+        kernel: "k".into(),
+        initramfs: "i".into(),
+        arguments: "quiet".into(),
+    };
+    crate::process::line(&command::command(config, &loaded).unwrap())
+}
+
+#[test]
+fn the_command_line_is_that_of_the_board() {
+    let mut config = config();
+    config.forwards.push(Forward {
+        host: 8080,
+        guest: 80,
+    });
+    let line = words(&config);
+    for part in [
+        "-M q35 -cpu qemu64 -m 256 -kernel k -initrd i -append quiet",
+        "file=/tmp/a,,b/disk",
+        "-no-reboot",
+        "hostfwd=tcp:127.0.0.1:8080-:80",
+        "chardev=control,name=kedge.control",
+        "-device i6300esb -action watchdog=reset",
+        "cache=writeback",
+        "-serial stdio",
+        "-accel tcg",
+    ] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+}
+
+#[test]
+fn counted_instructions_exclude_the_hosts_processor() {
+    let config = VmConfig {
+        clock: Clock::Instructions,
+        processor: Processor::NativeIfPossible,
+        ..config()
+    };
+    let line = words(&config);
+    assert!(
+        line.contains("-icount shift=0") && !line.contains("kvm"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_folder_that_no_socket_fits_into_is_refused() {
+    let config = VmConfig {
+        folder: PathBuf::from("/tmp").join("x".repeat(100)),
+        ..config()
+    };
+    let loaded = Loaded {
+        slot: Slot::A,
+        kernel: "k".into(),
+        initramfs: "i".into(),
+        arguments: String::new(),
+    };
+    assert!(
+        command::command(&config, &loaded)
+            .unwrap_err()
+            .to_string()
+            .contains("107 bytes")
+    );
+}
+
+#[test]
+fn the_monitors_last_words_tell_a_reset_from_an_end() {
+    let mut said = qmp::Said::default();
+    said.hear(r#"{"QMP": {"version": {}}}"#);
+    said.hear("no json");
+    assert_eq!(said, qmp::Said::default());
+    said.hear(r#"{"event": "WATCHDOG", "data": {"action": "reset"}}"#);
+    said.hear(r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#);
+    assert_eq!(
+        said,
+        qmp::Said {
+            shutdown: Some("guest-reset".into()),
+            watchdog: true
+        }
+    );
+}
