@@ -30,7 +30,12 @@ fn confine(keep: CapabilitySet) -> Result<(), Error> {
     hold(keep)
 }
 
-/// Holds `keep` from now on, which was held before.
+/// Holds of `keep` what is held now, from now on: inside a container PID 1 itself may lack some, and then
+/// only the work that needs it fails.
 fn hold(keep: CapabilitySet) -> Result<(), Error> {
-    privilege::set_capabilities(keep, keep, CapabilitySet::empty()).map_err(Error::Privilege)
+    let held = privilege::capabilities()
+        .map_err(Error::Privilege)?
+        .permitted
+        & keep;
+    privilege::set_capabilities(held, held, CapabilitySet::empty()).map_err(Error::Privilege)
 }
