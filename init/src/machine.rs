@@ -132,6 +132,18 @@ impl Machine {
         }
     }
 
+    /// For a device that runs nothing: repair mode.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            mode: Mode::Resting,
+            groups: Vec::new(),
+            units: Vec::new(),
+            open: 0,
+            settled: None,
+        }
+    }
+
     /// The container of this name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Id> {

@@ -1,1 +1,41 @@
-//! See Cargo.toml.
+//! The container engine: from a definition to a confined process, and nothing in between.
+//!
+//! [`Plan`] decides (pure), [`Engine`] does. A start costs one `clone3`, a handful of mounts and an
+//! exec; there is no daemon, no shim, no process that watches another, no second exec of ourselves.
+//!
+//! What it does not do: it keeps no list of containers, restarts nothing, reads no output, waits for
+//! nobody. It reads no document and verifies nothing: layers are mounted, by then judged, objects.
+//! Its caller holds the descriptors of what it starts, in a reactor.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`plan`] | decides: ids, mounts, limits, arguments, capabilities, filter |
+//! | `engine` | what all containers share: device nodes, directories, the parent cgroup |
+//! | `layers` | mounts objects |
+//! | `spawn`, `mounts`, `handshake` | the parent's side of a start |
+//! | `child`, `loopback`, `become_program` | the child's side |
+//! | `exec`, `probe` | commands and probes in a running container |
+//! | `seccomp` | the system call filter |
+//! | `stage` | what failed, told over the report socket |
+
+mod become_program;
+mod cgroup;
+mod child;
+mod engine;
+mod exec;
+mod handshake;
+mod layers;
+mod loopback;
+mod mounts;
+pub mod plan;
+mod probe;
+mod seccomp;
+mod spawn;
+mod stage;
+
+pub use engine::{Config, Engine};
+pub use layers::{attach_layer, detach_layer};
+pub use plan::{Context, Plan, PlanError};
+pub use probe::{Outcome, Probe};
+pub use spawn::Spawned;
+pub use stage::{Report, SpawnError, Stage};

@@ -15,6 +15,7 @@
 
 pub mod block;
 pub mod clone;
+pub mod descriptors;
 mod error;
 pub mod exec;
 pub mod ext4;

@@ -18,6 +18,8 @@ const UNIFIED: c_long = 0;
 
 /// `clone3(2)`.
 pub(crate) const CLONE3: c_long = UNIFIED + 435;
+/// `close_range(2)`.
+pub(crate) const CLOSE_RANGE: c_long = UNIFIED + 436;
 /// `mount_setattr(2)`.
 pub(crate) const MOUNT_SETATTR: c_long = UNIFIED + 442;
 /// `quotactl_fd(2)`.
@@ -63,6 +65,7 @@ mod tests {
     #[test]
     fn numbers_agree_with_libc() {
         assert_eq!(CLONE3, libc::SYS_clone3);
+        assert_eq!(CLOSE_RANGE, libc::SYS_close_range);
         assert_eq!(MOUNT_SETATTR, libc::SYS_mount_setattr);
         assert_eq!(LANDLOCK_CREATE_RULESET, libc::SYS_landlock_create_ruleset);
         assert_eq!(LANDLOCK_RESTRICT_SELF, libc::SYS_landlock_restrict_self);

@@ -37,7 +37,7 @@ pub mod time;
 pub mod verity;
 
 pub use configuration::Configuration;
-pub use container::Container;
+pub use container::{Container, ControlRole, Goal};
 pub use content::Content;
 pub use error::Error;
 pub use id::{KeyId, Name, ObjectId};

@@ -1,0 +1,293 @@
+//! The parent's half of a container's mounts: made detached, with ids mapped, handed to the child.
+//!
+//! Only the parent may map a mount's ids or mount an overlay whose writes reach the disk; only the
+//! child may put mounts into its own namespace. So the parent makes each as a detached clone, and
+//! sends its descriptor. Nothing of it stays in the parent's namespace.
+//!
+//! An overlay on Linux 6.12 takes lower directories from mounts that are attached in the caller's
+//! namespace only. Its clones are attached under `m/` for as long as it is being made; it keeps
+//! private clones of its own.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+
+use kedge_revision::container::Network;
+use kedge_sys::Errno;
+use kedge_sys::mount::{
+    Attributes, Depth, FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
+    Propagation, fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    set_attributes, unmount_detach,
+};
+use kedge_sys::rustix::fs::{
+    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, mkdirat, openat, openat2,
+    statat,
+};
+
+use crate::engine::Engine;
+use crate::handshake::Mounts;
+use crate::plan::{Plan, VolumePlan, Writes};
+use crate::stage::{At, Failure, Stage};
+
+pub(crate) const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+pub(crate) const NO_SUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
+pub(crate) const NO_DEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
+pub(crate) const NO_EXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
+/// For what holds the kernel's files: none of them is a program or a device.
+pub(crate) const KERNEL: MountAttrFlags = NO_SUID.union(NO_DEV).union(NO_EXEC);
+
+/// Directories that every root must have, as mounts go onto them.
+const PLACES: [&CStr; 3] = [c"/proc", c"/dev", c"/sys"];
+
+/// A new file system of a kind with options, mounted nowhere yet. Allocates nothing.
+pub(crate) fn filesystem(
+    kind: &CStr,
+    options: &[(&CStr, &CStr)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        fsconfig_set_string(&context, *key, *value)?;
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Puts a detached mount to `target`. Allocates nothing.
+pub(crate) fn attach(mount: &OwnedFd, target: &CStr) -> Result<(), Errno> {
+    // Links on the way to `target` are followed, also the last: an image may have /var/run -> /run.
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+    move_mount(mount, c"", CWD, target, flags)
+}
+
+/// A detached clone of the mount at `path`, from `path` down, without mounts below. It neither sends
+/// nor receives mount events.
+fn clone(
+    path: &CStr,
+    attributes: MountAttrFlags,
+    map: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, path, flags)?;
+    let mut change = Attributes::new()
+        .set(attributes)
+        .propagation(Propagation::Private);
+    if let Some(namespace) = map {
+        change = change.id_map(namespace);
+    }
+    set_attributes(&tree, c"", Depth::One, &change).map_err(|error| error.errno)?;
+    Ok(tree)
+}
+
+impl Engine {
+    /// All mounts of a container whose user namespace is `ids`.
+    pub(crate) fn mounts<'p>(
+        &'p self,
+        plan: &'p Plan,
+        ids: BorrowedFd<'_>,
+    ) -> Result<Mounts, Failure<'p>> {
+        let shared = READ_ONLY | NO_SUID;
+        let bind = |path: &'p CString, attributes| {
+            clone(path, attributes, None).at(Stage::Bind, path)
+        };
+        let sysfs = match plan.network {
+            Network::Host => Some(clone(c"/sys", READ_ONLY | KERNEL, None).at(Stage::Sysfs, c"/sys")?),
+            Network::None => None,
+        };
+        // The program finds out whether its image has the file; until then it may be missing here.
+        let resolv_conf = match &plan.resolv_conf {
+            None => None,
+            Some(path) => match clone(path, READ_ONLY | KERNEL, None) {
+                Err(Errno::NOENT) => None,
+                other => Some(other.at(Stage::Bind, path)?),
+            },
+        };
+        let volumes: Result<_, _> = plan.volumes.iter().map(|v| volume(v, ids)).collect();
+        Ok(Mounts {
+            root: self.root(plan, ids)?,
+            devices: bind(&self.devices, shared | NO_EXEC)?,
+            sysfs,
+            sockets: plan.sockets.as_ref().map(|path| bind(path, shared | KERNEL)).transpose()?,
+            resolv_conf,
+            volumes: volumes?,
+        })
+    }
+
+    /// The root: the layer itself where it is the only one, has all places, and nothing may write;
+    /// otherwise an overlay.
+    fn root<'p>(&'p self, plan: &'p Plan, ids: BorrowedFd<'_>) -> Result<OwnedFd, Failure<'p>> {
+        let layers = &plan.root.layers;
+        let mut temporaries = Temporaries {
+            engine: self,
+            paths: Vec::new(),
+        };
+        let mut overlay = Vec::new();
+        if let Some(writes) = &plan.root.writes {
+            self.upper(plan, writes, ids, &mut temporaries, &mut overlay)?;
+        } else {
+            let missing = missing_places(plan);
+            if let ([layer], true) = (layers.as_slice(), missing.is_empty()) {
+                return clone(layer, READ_ONLY | NO_DEV, Some(ids)).at(Stage::Layer, layer);
+            }
+            if !missing.is_empty() {
+                let skeleton = self.skeleton(plan, &missing)?;
+                let tree = clone(&skeleton, READ_ONLY | NO_DEV, Some(ids));
+                let tree = tree.at(Stage::Overlay, &plan.name)?;
+                overlay.push((c"lowerdir+", temporaries.attach(&tree)?));
+            }
+        }
+        for layer in layers {
+            let tree = clone(layer, READ_ONLY | NO_DEV, Some(ids)).at(Stage::Layer, layer)?;
+            overlay.push((c"lowerdir+", temporaries.attach(&tree)?));
+        }
+        let attributes = match plan.root.writes {
+            Some(_) => NO_DEV,
+            None => READ_ONLY | NO_DEV,
+        };
+        // The kernel wants the highest first.
+        let options = overlay.iter().rev().map(|(key, path)| (*key, path.as_c_str()));
+        let options: Vec<_> = options.collect();
+        filesystem(c"overlay", &options, attributes).at(Stage::Overlay, &plan.name)
+    }
+
+    /// The overlay's writable directory, made if it is not there, as options.
+    fn upper<'p>(
+        &'p self,
+        plan: &'p Plan,
+        writes: &'p Writes,
+        ids: BorrowedFd<'_>,
+        temporaries: &mut Temporaries<'p>,
+        options: &mut Vec<(&'static CStr, CString)>,
+    ) -> Result<(), Failure<'p>> {
+        let path = &writes.directory;
+        make_source(path, writes.memory, (0, 0)).at(Stage::Overlay, path)?;
+        if let Some(top) = plan.root.layers.last() {
+            make_upper(path, top).at(Stage::Overlay, path)?;
+        }
+        let tree = clone(path, NO_DEV, Some(ids)).at(Stage::Overlay, path)?;
+        let place = temporaries.attach(&tree)?;
+        for (key, name) in [(c"workdir", c"/work"), (c"upperdir", c"/upper")] {
+            options.push((key, join(&place, name).at(Stage::Overlay, path)?));
+        }
+        Ok(())
+    }
+
+    /// A directory with the places that no layer has: the lowest layer of a read-only root.
+    fn skeleton<'p>(&'p self, plan: &'p Plan, places: &[&CStr]) -> Result<CString, Failure<'p>> {
+        let made = || {
+            let base = join(&self.skeletons, c"/")?;
+            let base = join(&base, &plan.name)?;
+            for place in places {
+                make_directories(&join(&base, place)?)?;
+            }
+            Ok::<_, Errno>(base)
+        };
+        made().at(Stage::Overlay, &plan.name)
+    }
+}
+
+/// Mounts that are attached for a moment.
+struct Temporaries<'e> {
+    engine: &'e Engine,
+    paths: Vec<CString>,
+}
+
+impl<'e> Temporaries<'e> {
+    fn attach(&mut self, tree: &OwnedFd) -> Result<CString, Failure<'e>> {
+        let path = self.engine.temporary(self.paths.len());
+        let path = path.at(Stage::Overlay, &self.engine.temporaries)?;
+        attach(tree, &path).at(Stage::Overlay, &self.engine.temporaries)?;
+        self.paths.push(path.clone());
+        Ok(path)
+    }
+}
+
+impl Drop for Temporaries<'_> {
+    fn drop(&mut self) {
+        for path in &self.paths {
+            // It fails only if it is gone already.
+            unmount_detach(path).ok();
+        }
+    }
+}
+
+/// The places for mounts that no layer of a read-only root has. Symbolic links are taken within the
+/// layer; one that leads into another layer counts as missing here, and is found in the overlay.
+fn missing_places(plan: &Plan) -> Vec<&CStr> {
+    let volumes = plan.volumes.iter().map(|volume| volume.target.as_c_str());
+    let missing = |place: &&CStr| !plan.root.layers.iter().any(|layer| has(layer, place));
+    PLACES.into_iter().chain(volumes).filter(missing).collect()
+}
+
+fn has(layer: &CStr, place: &CStr) -> bool {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let Ok(layer) = openat(CWD, layer, flags | OFlags::DIRECTORY, Mode::empty()) else {
+        return false;
+    };
+    openat2(layer, place, flags, Mode::empty(), ResolveFlags::IN_ROOT).is_ok()
+}
+
+/// A volume: its directory with ids mapped.
+fn volume<'p>(volume: &'p VolumePlan, ids: BorrowedFd<'_>) -> Result<OwnedFd, Failure<'p>> {
+    let path = &volume.source;
+    make_source(path, volume.memory, volume.owner).at(Stage::Volume, path)?;
+    clone(path, NO_SUID | NO_DEV, Some(ids)).at(Stage::Volume, path)
+}
+
+/// Makes a directory that will be written to, if it is not there: with an owner, and with a tmpfs on
+/// it if it is to be in memory. What is there is left as it is.
+fn make_source(path: &CStr, memory: Option<u64>, owner: (u16, u16)) -> Result<(), Errno> {
+    if statat(CWD, path, AtFlags::empty()).is_ok() {
+        return Ok(());
+    }
+    make_directories(path)?;
+    if let Some(bytes) = memory {
+        let size = CString::new(bytes.to_string()).map_err(|_| Errno::INVAL)?;
+        let tmpfs = filesystem(c"tmpfs", &[(c"size", &size), (c"mode", c"0755")], NO_SUID | NO_DEV);
+        if let Err(errno) = tmpfs.and_then(|mount| attach(&mount, path)) {
+            // So that the next start does not take the bare directory for the volume.
+            kedge_sys::rustix::fs::rmdir(path).ok();
+            return Err(errno);
+        }
+    }
+    let (user, group) = owner;
+    let (user, group) = (Uid::from_raw(user.into()), Gid::from_raw(group.into()));
+    chownat(CWD, path, Some(user), Some(group), AtFlags::empty())
+}
+
+/// Makes `upper` and `work` if they are not there. The root of the overlay looks as `upper` does, so
+/// it gets owner and mode of the top layer's root.
+fn make_upper(directory: &CStr, top: &CStr) -> Result<(), Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(CWD, directory, flags, Mode::empty())?;
+    // `work` is made last: when it is there, `upper` is complete.
+    if statat(&directory, c"work", AtFlags::empty()).is_ok() {
+        return Ok(());
+    }
+    let like = statat(CWD, top, AtFlags::empty())?;
+    match mkdirat(&directory, c"upper", Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let (user, group) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+    chownat(&directory, c"upper", Some(user), Some(group), AtFlags::empty())?;
+    let mode = Mode::from_raw_mode(like.st_mode & 0o7777);
+    chmodat(&directory, c"upper", mode, AtFlags::empty())?;
+    mkdirat(&directory, c"work", Mode::from_raw_mode(0o700))
+}
+
+/// Makes a directory and those above it.
+pub(crate) fn make_directories(path: &CStr) -> Result<(), Errno> {
+    let path = std::path::Path::new(std::ffi::OsStr::from_bytes(path.to_bytes()));
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path);
+    made.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+/// One path after the other, as text.
+pub(crate) fn join(one: &CStr, other: &CStr) -> Result<CString, Errno> {
+    CString::new([one.to_bytes(), other.to_bytes()].concat()).map_err(|_| Errno::INVAL)
+}

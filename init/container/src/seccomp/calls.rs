@@ -1,0 +1,211 @@
+//! Which system calls a container may make, by name.
+
+use kedge_revision::container::Capability;
+use linux_raw_sys::general as nr;
+
+/// The newest system call that was judged (`removexattrat`, Linux 6.13); the numbers from 424 on are
+/// the same on every architecture here.
+pub(super) const LAST: u32 = 466;
+
+pub(super) const CLONE: u32 = nr::__NR_clone;
+pub(super) const PERSONALITY: u32 = nr::__NR_personality;
+pub(super) const SOCKET: u32 = nr::__NR_socket;
+
+#[cfg(target_arch = "x86_64")]
+mod architecture {
+    use super::nr;
+
+    /// `AUDIT_ARCH_X86_64`.
+    pub(in crate::seccomp) const ARCHITECTURE: u32 = 0xc000_003e;
+    /// Above are the numbers of x32, which has the same `AUDIT_ARCH`.
+    pub(in crate::seccomp) const HIGHEST_NUMBER: Option<u32> = Some(0x3fff_ffff);
+    /// Numbers without a call, from the first to the last. Below is `uretprobe`, which the kernel
+    /// itself puts into traced programs.
+    pub(in crate::seccomp) const GAP: (u32, u32) = (336, 423);
+    /// What only this architecture has: port access, segments, and what old kernels had.
+    pub(super) const REFUSED: [u32; 6] = [
+        nr::__NR_iopl,
+        nr::__NR_ioperm,
+        nr::__NR_modify_ldt,
+        nr::__NR_uselib,
+        nr::__NR_ustat,
+        nr::__NR_sysfs,
+    ];
+}
+
+#[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
+mod architecture {
+    /// `AUDIT_ARCH_AARCH64`.
+    #[cfg(target_arch = "aarch64")]
+    pub(in crate::seccomp) const ARCHITECTURE: u32 = 0xc000_00b7;
+    /// `AUDIT_ARCH_RISCV64`.
+    #[cfg(target_arch = "riscv64")]
+    pub(in crate::seccomp) const ARCHITECTURE: u32 = 0xc000_00f3;
+    /// There is no second ABI behind the same `AUDIT_ARCH`.
+    pub(in crate::seccomp) const HIGHEST_NUMBER: Option<u32> = None;
+    /// Numbers without a call, from the first to the last.
+    pub(in crate::seccomp) const GAP: (u32, u32) = (295, 423);
+    /// What only this architecture has.
+    pub(super) const REFUSED: [u32; 0] = [];
+}
+
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    target_arch = "riscv64"
+)))]
+compile_error!("this architecture has no table of system calls yet: add its numbers, do not run without a filter");
+
+pub(super) use architecture::{ARCHITECTURE, GAP, HIGHEST_NUMBER};
+
+/// Refused with `EPERM`: what changes the machine rather than the container, what reaches into the
+/// kernel's keyrings (which have no namespace), and what has a history of holes and no need.
+pub(super) const REFUSED: &[u32] = &concat(COMMON, architecture::REFUSED);
+
+const COMMON: [u32; 51] = [
+    nr::__NR_acct,
+    nr::__NR_add_key,
+    nr::__NR_bpf,
+    nr::__NR_chroot,
+    nr::__NR_clock_settime,
+    nr::__NR_delete_module,
+    nr::__NR_fanotify_init,
+    nr::__NR_finit_module,
+    nr::__NR_fsconfig,
+    nr::__NR_fsmount,
+    nr::__NR_fsopen,
+    nr::__NR_fspick,
+    nr::__NR_get_mempolicy,
+    nr::__NR_init_module,
+    nr::__NR_kcmp,
+    nr::__NR_kexec_file_load,
+    nr::__NR_kexec_load,
+    nr::__NR_keyctl,
+    nr::__NR_lookup_dcookie,
+    nr::__NR_mbind,
+    nr::__NR_migrate_pages,
+    nr::__NR_mount,
+    nr::__NR_mount_setattr,
+    nr::__NR_move_mount,
+    nr::__NR_move_pages,
+    nr::__NR_nfsservctl,
+    nr::__NR_open_by_handle_at,
+    nr::__NR_open_tree,
+    nr::__NR_perf_event_open,
+    nr::__NR_pidfd_getfd,
+    nr::__NR_pivot_root,
+    nr::__NR_process_madvise,
+    nr::__NR_quotactl,
+    nr::__NR_quotactl_fd,
+    nr::__NR_reboot,
+    nr::__NR_request_key,
+    nr::__NR_set_mempolicy,
+    nr::__NR_set_mempolicy_home_node,
+    nr::__NR_setdomainname,
+    nr::__NR_sethostname,
+    nr::__NR_setns,
+    nr::__NR_settimeofday,
+    nr::__NR_swapoff,
+    nr::__NR_swapon,
+    nr::__NR_syslog,
+    nr::__NR_umount2,
+    nr::__NR_unshare,
+    nr::__NR_userfaultfd,
+    nr::__NR_vhangup,
+    nr::__NR_statmount,
+    nr::__NR_listmount,
+];
+
+/// Said not to exist, so that programs take their older way: `clone3` hides its flags from a filter
+/// behind a pointer; io_uring makes calls that no filter sees.
+pub(super) const ABSENT: &[u32] = &[
+    nr::__NR_clone3,
+    nr::__NR_io_uring_setup,
+    nr::__NR_io_uring_enter,
+    nr::__NR_io_uring_register,
+    nr::__NR_lsm_get_self_attr,
+    nr::__NR_lsm_set_self_attr,
+    nr::__NR_lsm_list_modules,
+];
+
+/// What a capability adds: calls that do nothing without it.
+pub(super) const UNLOCKED: &[(Capability, &[u32])] = &[
+    (
+        Capability::DacReadSearch,
+        &[nr::__NR_open_by_handle_at],
+    ),
+    (Capability::SysChroot, &[nr::__NR_chroot]),
+    (
+        Capability::SysPtrace,
+        &[
+            nr::__NR_kcmp,
+            nr::__NR_pidfd_getfd,
+            nr::__NR_process_madvise,
+        ],
+    ),
+    (Capability::SysPacct, &[nr::__NR_acct]),
+    (
+        Capability::SysAdmin,
+        &[
+            nr::__NR_clone,
+            nr::__NR_clone3,
+            nr::__NR_fanotify_init,
+            nr::__NR_fsconfig,
+            nr::__NR_fsmount,
+            nr::__NR_fsopen,
+            nr::__NR_fspick,
+            nr::__NR_listmount,
+            nr::__NR_mount,
+            nr::__NR_mount_setattr,
+            nr::__NR_move_mount,
+            nr::__NR_open_tree,
+            nr::__NR_pivot_root,
+            nr::__NR_setdomainname,
+            nr::__NR_sethostname,
+            nr::__NR_setns,
+            nr::__NR_statmount,
+            nr::__NR_umount2,
+            nr::__NR_unshare,
+        ],
+    ),
+    (Capability::SysBoot, &[nr::__NR_reboot]),
+    (
+        Capability::SysNice,
+        &[
+            nr::__NR_get_mempolicy,
+            nr::__NR_mbind,
+            nr::__NR_set_mempolicy,
+            nr::__NR_set_mempolicy_home_node,
+        ],
+    ),
+    (
+        Capability::SysTime,
+        &[nr::__NR_clock_settime, nr::__NR_settimeofday],
+    ),
+    (Capability::SysTtyConfig, &[nr::__NR_vhangup]),
+    (Capability::Syslog, &[nr::__NR_syslog]),
+    (Capability::Perfmon, &[nr::__NR_perf_event_open]),
+    (Capability::Bpf, &[nr::__NR_bpf]),
+];
+
+/// One list after the other; its length is the sum of both.
+#[allow(
+    clippy::indexing_slicing,
+    reason = "const fn; evaluated by the compiler alone"
+)]
+const fn concat<const A: usize, const B: usize>(
+    first: [u32; A],
+    second: [u32; B],
+) -> [u32; COMMON.len() + architecture::REFUSED.len()] {
+    let mut all = [0; COMMON.len() + architecture::REFUSED.len()];
+    let mut at = 0;
+    while at < A {
+        all[at] = first[at];
+        at += 1;
+    }
+    while at < A + B {
+        all[at] = second[at - A];
+        at += 1;
+    }
+    all
+}

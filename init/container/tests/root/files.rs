@@ -1,0 +1,135 @@
+//! Roots, layers, overlays, volumes: what is seen inside, and whose it is outside.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use crate::bench::{Device, definition};
+use kedge_container::Stage;
+use kedge_sys::Errno;
+use serde_json::json;
+
+const ROOT: &str = "/";
+
+#[test]
+fn writes_to_the_overlay_stay_and_keep_their_ids() {
+    let device = Device::new();
+    let overlay = json!({"root": "revision", "capabilities": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]});
+    let script = "echo one >> /kept; chown 33:34 /kept; rm /etc/hostname; touch /etc/passwd; cat /kept; \
+        stat -c %u:%g / /kept /etc/passwd";
+    assert_eq!(device.run(script, &overlay).output(), "one\n0:0\n33:34\n0:0\n");
+    let again = device.run("cat /kept; test -e /etc/hostname || echo gone", &overlay);
+    assert_eq!(again.output(), "one\ngone\n");
+    let kept = fs::metadata(device.path("test-overlay/upper/kept")).unwrap();
+    assert_eq!((kept.uid(), kept.gid()), (33, 34));
+    assert!(Path::new("/etc/hostname").exists());
+}
+
+#[test]
+fn an_overlay_in_memory_outlives_a_restart() {
+    let device = Device::new();
+    let overlay = json!({"root": "boot"});
+    assert_eq!(device.run("echo one >> /kept; cat /kept", &overlay).output(), "one\n");
+    assert_eq!(device.run("echo one >> /kept; cat /kept", &overlay).output(), "one\none\n");
+    let free = device.run("df -k / | tail -1 | tr -s ' ' | cut -d' ' -f2", &overlay);
+    assert_eq!(free.output(), "65536\n");
+}
+
+#[test]
+fn higher_layers_cover_lower_ones() {
+    let device = Device::new();
+    let (middle, top) = (device.path("middle"), device.path("top"));
+    for (layer, text) in [(&middle, "middle"), (&top, "top")] {
+        fs::create_dir_all(layer.join("opt")).unwrap();
+        fs::write(layer.join("opt/which"), text).unwrap();
+        fs::write(layer.join("opt").join(text), text).unwrap();
+    }
+    for members in [json!({}), json!({"root": "revision"})] {
+        let definition = definition("cat /opt/which; ls -C /opt", &members);
+        let plan = device.plan("layers", &definition, &[Path::new(ROOT), &middle, &top]);
+        assert_eq!(device.run_plan(&plan).output(), "topmiddle  top  which\n");
+    }
+}
+
+#[test]
+fn volumes_keep_the_containers_ids_on_disk() {
+    let device = Device::new();
+    let members = json!({
+        "process": {"user": {"uid": 33, "gid": 34}},
+        "volumes": {
+            "data": {"path": "/srv/deep/data", "lifetime": "permanent"},
+            "memory": {"path": "/srv/deep/data/memory", "lifetime": "boot", "size": 1048576},
+            "other": {"path": "/opt", "lifetime": "revision", "owner": {"uid": 5, "gid": 6}},
+        },
+    });
+    let script = "cd /srv/deep/data; echo kept >> file; cat file; echo x >> memory/x; wc -c < memory/x; \
+        stat -c %u:%g /srv/deep/data memory /opt file; df -k memory | tail -1 | tr -s ' ' | cut -d' ' -f2";
+    fs::create_dir_all(device.path("test/data/memory")).unwrap();
+    std::os::unix::fs::chown(device.path("test/data"), Some(33), Some(34)).unwrap();
+    let ended = device.run(script, &members);
+    assert_eq!(ended.output(), "kept\n2\n33:34\n33:34\n5:6\n33:34\n1024\n");
+    let ended = device.run(script, &members);
+    assert!(ended.output().starts_with("kept\nkept\n4\n"), "{ended:?}");
+    let file = fs::metadata(device.path("test/data/file")).unwrap();
+    assert_eq!((file.uid(), file.gid()), (33, 34));
+}
+
+#[test]
+fn a_link_of_the_image_leads_nowhere_outside() {
+    let device = Device::new();
+    let image = device.path("image");
+    let outside = device.path("outside");
+    fs::create_dir_all(&outside).unwrap();
+    for name in ["proc", "sys", "dev"] {
+        fs::create_dir_all(image.join(name)).unwrap();
+    }
+    symlink(&outside, image.join("volume")).unwrap();
+    let definition = definition(
+        "true",
+        &json!({"volumes": {"data": {"path": "/volume", "lifetime": "permanent"}}}),
+    );
+    let plan = device.plan("links", &definition, &[&image]);
+    let ended = device.run_plan(&plan);
+    let failure = ended.failure();
+    assert_eq!((failure.stage, failure.path.as_str()), (Stage::VolumeTarget, "/volume"));
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn an_image_whose_proc_is_a_link_starts_nothing_outside() {
+    let device = Device::new();
+    let image = device.path("image");
+    fs::create_dir_all(image.join("dev")).unwrap();
+    fs::create_dir_all(image.join("sys")).unwrap();
+    symlink("/etc", image.join("proc")).unwrap();
+    let plan = device.plan("links", &definition("true", &json!({})), &[&image]);
+    let ended = device.run_plan(&plan);
+    assert_eq!(ended.failure().stage, Stage::Proc);
+    assert!(!Path::new("/etc/self").exists());
+}
+
+#[test]
+fn an_image_without_any_place_for_mounts_starts() {
+    let device = Device::new();
+    let image = device.path("image");
+    fs::create_dir_all(&image).unwrap();
+    fs::set_permissions(&image, fs::Permissions::from_mode(0o755)).unwrap();
+    let plan = device.plan("bare", &definition("true", &json!({})), &[&image]);
+    let failure = device.run_plan(&plan).failure().clone();
+    // All mounts are done; there just is no shell.
+    assert_eq!((failure.stage, failure.errno), (Stage::Execute, Errno::NOENT));
+    assert_eq!(failure.path, "sh");
+}
+
+#[test]
+fn what_fails_is_named() {
+    let device = Device::new();
+    let failure = |members| device.run("true", &members).failure().to_string();
+    let directory = json!({"process": {"working-directory": "/missing"}});
+    assert!(failure(directory).starts_with("working directory: /missing: "));
+    let program = json!({"process": {"arguments": ["missing"]}});
+    assert!(failure(program).starts_with("execute: missing: "));
+    let missing = device.plan("missing", &definition("true", &json!({})), &[Path::new("/missing")]);
+    let error = device.engine.spawn(&missing).unwrap_err();
+    assert_eq!((error.stage, error.errno, error.path.as_str()), (Stage::Overlay, Errno::NOENT, "/missing"));
+}

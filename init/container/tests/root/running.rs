@@ -1,0 +1,145 @@
+//! Running containers: commands, probes, ends, and that nothing is left.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::bench::{Device, definition, end, eventually, kill, wait_report};
+use kedge_container::{Outcome, Plan, Probe, Report, Spawned, Stage};
+use kedge_sys::process::{ExitStatus, wait_pidfd};
+use serde_json::json;
+
+fn start(device: &Device, script: &str, members: &serde_json::Value) -> (Plan, Spawned) {
+    let plan = device.plan("server", &definition(script, members), &[Path::new("/")]);
+    let spawned = device.engine.spawn(&plan).expect("a start");
+    assert_eq!(wait_report(&spawned.report), Report::Executed);
+    (plan, spawned)
+}
+
+fn text(arguments: &[&str]) -> Vec<String> {
+    arguments.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[test]
+fn a_command_is_where_its_container_is_and_as_confined() {
+    let device = Device::new();
+    let members = json!({"process": {"user": {"uid": 33, "gid": 34}}, "root": "boot"});
+    let (plan, server) = start(&device, "exec sleep 60", &members);
+    let script = "for n in user mnt pid ipc uts net cgroup; do \
+        test $(readlink /proc/self/ns/$n) = $(readlink /proc/1/ns/$n) || echo $n; done; \
+        id -u; cat /proc/1/comm; ls /proc/self/fd | wc -l; grep -E '^(CapBnd|NoNew|Seccomp:)' /proc/self/status; exit 7";
+    let command = device.engine.exec(&plan, server.pidfd.as_fd(), &text(&["sh", "-c", script]));
+    let ended = end(command.expect("a command"));
+    assert_eq!(ended.status, ExitStatus::Exited(7), "{ended:?}");
+    let words: Vec<_> = ended.stdout.split_whitespace().collect();
+    let wanted = ["33", "sleep", "4", "CapBnd:", "0000000000000000", "NoNewPrivs:", "1", "Seccomp:", "2"];
+    assert_eq!(words, wanted);
+    let missing = device.engine.exec(&plan, server.pidfd.as_fd(), &text(&["missing"]));
+    assert_eq!(end(missing.expect("a start")).failure().stage, Stage::Execute);
+    // The parent is where it was: its next child is no process of that container.
+    let other = device.run("echo $$", &json!({}));
+    assert_eq!(other.output(), "1\n");
+    kill(server);
+    let none = device.engine.exec(&plan, other_pidfd(&device).as_fd(), &[]);
+    assert_eq!(none.unwrap_err().stage, Stage::Execute);
+}
+
+fn other_pidfd(device: &Device) -> std::os::fd::OwnedFd {
+    let (_, other) = start(device, "exec sleep 60", &json!({}));
+    let copy = other.pidfd.try_clone().unwrap();
+    kill(other);
+    copy
+}
+
+#[test]
+fn the_end_of_its_process_ends_a_container() {
+    let device = Device::new();
+    let (plan, server) = start(&device, "sleep 60 & sleep 60 & exec sleep 60", &json!({}));
+    let command = device.engine.exec(&plan, server.pidfd.as_fd(), &text(&["sleep", "60"]));
+    let command = command.expect("a command");
+    assert_eq!(wait_report(&command.report), Report::Executed);
+    let begin = Instant::now();
+    kill(server);
+    let ended = end(command);
+    assert!(matches!(ended.status, ExitStatus::Signaled { signal: 9, .. }));
+    assert!(begin.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn probes_see_the_containers_network() {
+    let device = Device::new();
+    let script = "cd /usr/share && exec python3 -m http.server --bind 127.0.0.1 8080";
+    let (plan, server) = start(&device, script, &json!({}));
+    let probe = |probe: Probe<'_>, milliseconds| {
+        let timeout = Duration::from_millis(milliseconds);
+        let child = device.engine.probe(&plan, server.pidfd.as_fd(), probe, timeout);
+        Outcome::of(wait_pidfd(child.expect("a probe").pidfd.as_fd()).expect("an end"))
+    };
+    eventually(|| probe(Probe::Tcp { port: 8080 }, 1000) == Outcome::Healthy);
+    let get = |path| Probe::Http { port: 8080, path };
+    assert_eq!(probe(get("/"), 5000), Outcome::Healthy);
+    assert_eq!(probe(get("/missing"), 5000), Outcome::BadAnswer);
+    assert_eq!(probe(Probe::Tcp { port: 8081 }, 1000), Outcome::Refused);
+    kill(server);
+}
+
+#[test]
+fn a_silent_server_times_out() {
+    let device = Device::new();
+    let script = "exec python3 -c 'import socket,time; s=socket.create_server((\"127.0.0.1\",80)); time.sleep(60)'";
+    let (plan, server) = start(&device, script, &json!({"capabilities": ["NET_BIND_SERVICE"]}));
+    let probe = |probe: Probe<'_>| {
+        let timeout = Duration::from_millis(300);
+        let child = device.engine.probe(&plan, server.pidfd.as_fd(), probe, timeout);
+        Outcome::of(wait_pidfd(child.expect("a probe").pidfd.as_fd()).expect("an end"))
+    };
+    eventually(|| probe(Probe::Tcp { port: 80 }) == Outcome::Healthy);
+    let begin = Instant::now();
+    assert_eq!(probe(Probe::Http { port: 80, path: "/" }), Outcome::TimedOut);
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    kill(server);
+}
+
+#[test]
+fn a_hundred_starts_leave_nothing() {
+    let device = Device::new();
+    let count = |what: &str| fs::read_dir(what).unwrap().count();
+    let mounts = || fs::read_to_string("/proc/thread-self/mounts").unwrap();
+    let plan = device.plan("many", &definition("true", &json!({"root": "boot"})), &[Path::new("/")]);
+    device.run_plan(&plan).output();
+    let before = (mounts(), count("/proc/thread-self/fd"));
+    let begin = Instant::now();
+    for _ in 0..100 {
+        device.run_plan(&plan).output();
+    }
+    println!("100 starts in {:?}", begin.elapsed());
+    let missing = device.plan("missing", &definition("true", &json!({})), &[Path::new("/missing")]);
+    device.engine.spawn(&missing).unwrap_err();
+    assert_eq!(mounts(), before.0);
+    eventually(|| count("/proc/thread-self/fd") <= before.1 + 8);
+}
+
+#[test]
+fn a_container_has_its_cgroup() {
+    let unified = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let unified = unified.into_iter().find(|path| Path::new(path).join("cgroup.procs").exists());
+    let unified = Path::new(unified.expect("a mount of cgroup v2"));
+    let parent = unified.join(format!("kedge-test-{}", std::process::id()));
+    let device = Device::with_cgroup(Some(&parent));
+    let (plan, server) = start(&device, "sleep 60 & cat /proc/self/cgroup; exec sleep 60", &json!({}));
+    let name = "server".parse().unwrap();
+    assert!(device.engine.populated(&name).unwrap());
+    let script = "grep 0:: /proc/1/cgroup; ls -d /sys/fs/cgroup/cgroup.procs; touch /sys/fs/cgroup/x || exit 3";
+    let command = device.engine.exec(&plan, server.pidfd.as_fd(), &text(&["sh", "-c", script]));
+    let ended = end(command.expect("a command"));
+    assert_eq!(ended.status, ExitStatus::Exited(3), "{ended:?}");
+    assert_eq!(ended.stdout, "0::/\n/sys/fs/cgroup/cgroup.procs\n");
+    device.engine.kill(&name).unwrap();
+    let ended = end(server);
+    assert!(matches!(ended.status, ExitStatus::Signaled { signal: 9, .. }));
+    eventually(|| !device.engine.populated(&name).unwrap());
+    device.engine.remove(&name).unwrap();
+    device.engine.remove(&name).unwrap();
+    fs::remove_dir(&parent).unwrap();
+}

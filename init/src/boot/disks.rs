@@ -1,0 +1,115 @@
+//! Waiting for the device's disk, reading its boot record, and setting the clock.
+
+use crate::boot::partitions::{self, Partitions};
+use crate::error::Error;
+use kedge_board_support::bootenv::Bootenv;
+use kedge_board_support::record::state::State;
+use kedge_revision::Timestamp;
+use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
+use kedge_sys::rustix::fs::{CWD, Mode, OFlags, openat};
+use kedge_sys::rustix::net::{
+    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink, recv, socket_with,
+};
+use kedge_sys::rustix::time::{self, ClockId};
+use kedge_sys::timer;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+/// Where the kernel lists block devices, before the change of root.
+const CLASS: &str = "/root/sys/class/block";
+/// How long a disk may take to appear: the slowest known are USB disks, with about 5 s.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
+
+/// Finds the partitions, waiting for the kernel's events if they are late.
+///
+/// # Errors
+/// [`Error::MissingPartition`] after [`LONGEST_WAIT`].
+pub(crate) fn wait_for_partitions() -> Result<Partitions, Error> {
+    let class = Path::new(CLASS);
+    if let Ok(found) = partitions::find(class) {
+        return Ok(found);
+    }
+    // Listen first and look again after, so that a disk between the two looks is not missed.
+    let events = listen_to_kernel()?;
+    let begun = timer::now();
+    loop {
+        let missing = match partitions::find(class) {
+            Ok(found) => return Ok(found),
+            Err(missing) => missing,
+        };
+        let waited = timer::now().saturating_sub(begun);
+        let left = LONGEST_WAIT.saturating_sub(waited);
+        let expired = left.is_zero() || !wait(&events, left);
+        if expired {
+            return Err(Error::MissingPartition {
+                name: missing,
+                waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+        drain(&events);
+    }
+}
+
+/// A socket of the kernel's device events (kobject_uevent(9), multicast group 1).
+fn listen_to_kernel() -> Result<OwnedFd, Error> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        flags,
+        Some(netlink::KOBJECT_UEVENT),
+    )
+    .map_err(|errno| kedge_sys::Error::new("socket", errno))?;
+    bind(&socket, &netlink::SocketAddrNetlink::new(0, 1))
+        .map_err(|errno| kedge_sys::Error::new("bind", errno))?;
+    Ok(socket)
+}
+
+/// Takes all events that wait: what they say is looked up in sysfs.
+fn drain(events: &OwnedFd) {
+    let mut buffer = [0_u8; 4096];
+    while recv(events, &mut buffer[..], RecvFlags::DONTWAIT).is_ok() {}
+}
+
+/// Whether an event came in time.
+fn wait(events: &OwnedFd, left: Duration) -> bool {
+    let bound = Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(1),
+        tv_nsec: left.subsec_nanos().into(),
+    };
+    let mut ready = [PollFd::new(events, PollFlags::IN)];
+    poll(&mut ready, Some(&bound)).is_ok_and(|count| count > 0)
+}
+
+/// Reads the state record from the raw partition.
+///
+/// # Errors
+/// [`Error::File`]; [`Error::BootRecord`] if both copies are damaged.
+pub(crate) fn read_state(bootenv: &Path) -> Result<State, Error> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = openat(CWD, bootenv, flags, Mode::empty()).map_err(Error::file("open", bootenv))?;
+    let damaged = || Error::BootRecord {
+        which: "state record",
+    };
+    let (_, found) = Bootenv::open(file).map_err(|_| damaged())?;
+    found.state().cloned().ok_or_else(damaged)
+}
+
+/// Sets the clock to `floor` if it stands before that.
+///
+/// # Errors
+/// [`Error::Sys`].
+pub(crate) fn raise_clock(floor: Timestamp) -> Result<(), Error> {
+    let now = time::clock_gettime(ClockId::Realtime).tv_sec;
+    let floor = i64::try_from(floor.unix()).unwrap_or(0);
+    if now >= floor {
+        return Ok(());
+    }
+    let timespec = Timespec {
+        tv_sec: floor,
+        tv_nsec: 0,
+    };
+    time::clock_settime(ClockId::Realtime, timespec)
+        .map_err(|errno| Error::Sys(kedge_sys::Error::new("clock_settime", errno)))
+}

@@ -1,0 +1,77 @@
+//! Are the objects of a revision here, and are they what their names say?
+//!
+//! With fs-verity on, one ioctl an object answers that, and the kernel judges each later read. On a
+//! file system or kernel without it the digest is computed here, which reads every byte.
+
+use crate::error::Error;
+use kedge_revision::revision::Object;
+use kedge_revision::{ObjectId, verity};
+use kedge_sys::verity::VerityError;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// The file of an object.
+pub(crate) fn path(data: &Path, id: ObjectId) -> PathBuf {
+    let hex = id.hex();
+    let prefix = hex.get(..2).unwrap_or_default();
+    data.join("objects/v1").join(prefix).join(&hex)
+}
+
+/// Checks one object against its id and size.
+///
+/// # Errors
+/// [`Error::Object`], [`Error::File`].
+pub(crate) fn check(data: &Path, id: ObjectId, object: Object) -> Result<(), Error> {
+    let path = path(data, id);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::Object {
+                id,
+                why: "is not in the store",
+            });
+        }
+        // A sealed file whose descriptor is damaged cannot even be opened (fs/verity/open.c).
+        Err(error) => return Err(Error::io("open", path)(error)),
+    };
+    let size = file.metadata().map_err(Error::io("stat", &path))?.len();
+    if size != object.size {
+        return Err(Error::Object {
+            id,
+            why: "has another size than its revision says",
+        });
+    }
+    let found = match kedge_sys::verity::measure(&file) {
+        Ok(digest) => ObjectId::from_digest(digest),
+        Err(VerityError::NotVerity | VerityError::NotSupported) => compute(file, &path)?,
+        Err(VerityError::Failed(error)) => return Err(Error::file("measure", path)(error.errno)),
+        Err(VerityError::Foreign | VerityError::AlreadySealed | VerityError::Busy) => {
+            return Err(Error::Object {
+                id,
+                why: "is sealed with another algorithm",
+            });
+        }
+    };
+    if found == id {
+        Ok(())
+    } else {
+        Err(Error::Object {
+            id,
+            why: "has other bytes than its name says",
+        })
+    }
+}
+
+/// The digest by reading everything.
+fn compute(mut file: File, path: &Path) -> Result<ObjectId, Error> {
+    let mut builder = verity::Builder::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = file.read(&mut buffer).map_err(Error::io("read", path))?;
+        if count == 0 {
+            return Ok(builder.finish().id);
+        }
+        builder.update(buffer.get(..count).unwrap_or_default());
+    }
+}

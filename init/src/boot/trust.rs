@@ -1,0 +1,157 @@
+//! Which roots this device trusts, and which revision it is to run: read from disk, judged again.
+//!
+//! What an updater said it verified counts for nothing here. Roots form a chain from the one in
+//! the initramfs; each next one is in `/data/roots/<version>.json` with `<version>.sig` beside it.
+//! The committed revision is judged by the root that it names, a new one by the newest.
+
+use crate::boot::files;
+use crate::error::Error;
+use kedge_revision::revision::CAP;
+use kedge_revision::{Floor, ObjectId, Policy, Product, Root, SignatureSet, Verified};
+use std::path::{Path, PathBuf};
+
+/// Where the initramfs keeps the identity it was built with.
+const IDENTITY: &str = "/etc/kedge";
+/// Most rotations that one boot follows: a chain of any length is walked over several.
+const MOST_ROOTS: usize = 32;
+
+/// What the initramfs says about this device.
+#[derive(Debug)]
+pub struct Identity {
+    /// Product, board, mode.
+    pub product: Product,
+    /// The trust root that was built in.
+    pub root: Root,
+}
+
+fn document(path: &Path) -> impl Fn(kedge_revision::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::Document {
+        path: path.clone(),
+        source,
+    }
+}
+
+/// Reads the identity, before the initramfs is left behind.
+///
+/// # Errors
+/// [`Error::File`], [`Error::Document`].
+pub(crate) fn identity() -> Result<Identity, Error> {
+    let at = |name: &str| Path::new(IDENTITY).join(name);
+    let path = at("product.json");
+    let product = Product::parse(&files::read(&path, Product::CAP)?).map_err(document(&path))?;
+    let path = at("root.json");
+    let bytes = files::read(&path, Root::CAP)?;
+    let root = Root::parse(&bytes).map_err(document(&path))?;
+    let signatures = at("root.sig");
+    let set = SignatureSet::parse(&files::read(&signatures, SignatureSet::CAP)?)
+        .map_err(document(&signatures))?;
+    root.verify_self(&bytes, &set).map_err(document(&path))?;
+    Ok(Identity { product, root })
+}
+
+/// Every root that this device trusts, the oldest first.
+#[derive(Debug)]
+pub struct Roots(Vec<Root>);
+
+impl Roots {
+    /// Follows the chain in `directory` from the built-in root on, up to the first that is absent.
+    ///
+    /// A root that does not verify ends the chain: the roots before it stay trusted, and the
+    /// problem is told.
+    pub(crate) fn load(first: Root, directory: &Path) -> (Self, Option<Error>) {
+        let mut roots = vec![first];
+        let problem = loop {
+            let Some(newest) = roots.last() else {
+                break None;
+            };
+            if roots.len() > MOST_ROOTS {
+                break None;
+            }
+            match next(newest, directory) {
+                Ok(Some(root)) => roots.push(root),
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
+        };
+        (Self(roots), problem)
+    }
+
+    /// Judges a revision by the root that it names, which must be one of the chain.
+    ///
+    /// # Errors
+    /// [`Error::Document`] with the newest root's reason.
+    pub(crate) fn verify(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        signatures: &SignatureSet,
+        policy: &Policy<'_>,
+    ) -> Result<Verified, Error> {
+        let mut refused = None;
+        // The newest first: nearly always the right one, and its reason is the one worth telling.
+        for root in self.0.iter().rev() {
+            match Verified::verify(bytes, signatures, root, policy) {
+                Ok(verified) => return Ok(verified),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        Err(Error::Document {
+            path: path.to_path_buf(),
+            source: refused.unwrap_or(kedge_revision::Error::Threshold {
+                role: "release",
+                valid: 0,
+                threshold: 1,
+            }),
+        })
+    }
+}
+
+/// The root that follows `newest`, if there is one.
+fn next(newest: &Root, directory: &Path) -> Result<Option<Root>, Error> {
+    let version = newest.version.saturating_add(1);
+    let path = directory.join(format!("{version}.json"));
+    let Some(bytes) = files::read_if_there(&path, Root::CAP)? else {
+        return Ok(None);
+    };
+    let signatures = directory.join(format!("{version}.sig"));
+    let set = SignatureSet::parse(&files::read(&signatures, SignatureSet::CAP)?)
+        .map_err(document(&signatures))?;
+    newest
+        .replace(&bytes, &set)
+        .map(Some)
+        .map_err(document(&path))
+}
+
+/// Where a revision's files stand.
+pub(crate) fn revision_directory(data: &Path, id: ObjectId) -> PathBuf {
+    data.join("revisions").join(id.hex())
+}
+
+/// Reads and judges the revision `id`.
+///
+/// # Errors
+/// [`Error::File`], [`Error::Document`]; [`Error::Object`] if the bytes are another revision's.
+pub(crate) fn revision(
+    data: &Path,
+    id: ObjectId,
+    roots: &Roots,
+    product: &Product,
+    floor: Floor,
+) -> Result<Verified, Error> {
+    let directory = revision_directory(data, id);
+    let path = directory.join("revision.json");
+    let bytes = files::read(&path, CAP)?;
+    let signatures = directory.join("revision.sig");
+    let set = SignatureSet::parse(&files::read(&signatures, SignatureSet::CAP)?)
+        .map_err(document(&signatures))?;
+    let verified = roots.verify(&path, &bytes, &set, &Policy { product, floor })?;
+    if verified.id() == id {
+        Ok(verified)
+    } else {
+        Err(Error::Object {
+            id,
+            why: "is not the revision that stands under its name",
+        })
+    }
+}

@@ -1,0 +1,342 @@
+//! The driver: one thread and one epoll that perform what the machine decides and report what comes of it.
+//!
+//! ```text
+//! descriptors ─▶ events ─▶ Machine::step ─▶ actions ─▶ system calls ─▶ descriptors
+//! ```
+//! Nothing here waits but the epoll itself. Whatever may block on a disk is a helper's work; PID 1
+//! reads documents and mounts layers when a container starts, and nothing else of the disk.
+
+mod children;
+mod clients;
+mod console;
+mod ending;
+mod events;
+mod helpers;
+mod notify;
+mod perform;
+mod poller;
+mod status;
+mod unit;
+mod watchdog;
+
+use crate::boot::{self, Boot, CGROUPS, DATA};
+use crate::control::SOCKET;
+use crate::error::Error;
+use crate::last_resort::last_resort;
+use crate::log::{Journal, Stream};
+use crate::machine::{Action, Event, Halt, Id, Machine};
+use clients::{Clients, Listener};
+use console::Console;
+use helpers::Helpers;
+use kedge_container::{Config, Engine};
+use kedge_revision::{ControlRole, Mode, Name, ObjectId};
+use kedge_sys::rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
+use kedge_sys::signals::{INIT_SIGNALS, SignalFd, SignalSet, ignore_broken_pipe, set_blocked};
+use kedge_sys::timer::{self, DeadlineTimer};
+use poller::{Poller, Ready, Token};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+pub(crate) use unit::RESOLV_CONF;
+use unit::{Device, Layers, Unit};
+use watchdog::Watchdog;
+
+/// Everything PID 1 holds.
+#[derive(Debug)]
+pub struct Driver {
+    boot: Boot,
+    machine: Machine,
+    units: Vec<Unit>,
+    /// Absent only if its directories could not be made.
+    engine: Option<Engine>,
+    layers: Layers,
+    poller: Poller,
+    signals: SignalFd,
+    timer: DeadlineTimer,
+    journal: Journal,
+    console: Console,
+    kernel: Option<OwnedFd>,
+    listener: Option<Listener>,
+    clients: Clients,
+    helpers: Helpers,
+    watchdog: Watchdog,
+    parameters: BTreeMap<Name, String>,
+    revision_state: PathBuf,
+    /// Asked for by a client, carried out once its answer is written.
+    reboots: Vec<u64>,
+    actions: Vec<Action>,
+}
+
+/// Milliseconds since the boot.
+fn now_ms() -> u64 {
+    u64::try_from(timer::now().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// PID 1: boots, and never returns.
+pub fn run() -> ! {
+    let boot = boot::boot();
+    let record = boot.bootenv.clone();
+    let error = match Driver::new(boot) {
+        Ok(driver) => driver.serve(),
+        Err(error) => error,
+    };
+    last_resort(&error.to_string(), &[], record.as_deref())
+}
+
+impl Driver {
+    fn new(boot: Boot) -> Result<Self, Error> {
+        let set = SignalSet::of(&INIT_SIGNALS);
+        set_blocked(&set)?;
+        ignore_broken_pipe()?;
+        let mut journal = Journal::new();
+        let content = boot.content.as_ref();
+        let machine = content.map_or_else(Machine::empty, Machine::new);
+        let units = content
+            .into_iter()
+            .flat_map(|content| &content.containers)
+            .map(|(name, definition)| Unit::new(name, definition, journal.source(name.as_str())))
+            .collect();
+        // Nobody fills parameters yet: each has the default that its revision declares.
+        let parameters = content
+            .into_iter()
+            .flat_map(|content| &content.parameters)
+            .filter_map(|(name, parameter)| Some((name.clone(), parameter.default.clone()?)))
+            .collect();
+        let revision = boot.revision.as_ref().map(kedge_revision::Verified::id);
+        let state = revision.map(|id: ObjectId| {
+            Path::new(DATA)
+                .join("revisions")
+                .join(id.hex())
+                .join("state")
+        });
+        Ok(Self {
+            machine,
+            units,
+            engine: None,
+            layers: Layers::default(),
+            poller: Poller::new()?,
+            signals: SignalFd::new(&set)?,
+            timer: DeadlineTimer::new()?,
+            journal,
+            console: Console::open(),
+            kernel: None,
+            listener: None,
+            clients: Clients::default(),
+            helpers: Helpers::default(),
+            watchdog: Watchdog::default(),
+            parameters,
+            revision_state: state.unwrap_or_default(),
+            reboots: Vec::new(),
+            actions: Vec::new(),
+            boot,
+        })
+    }
+
+    /// Starts containers first and everything else after, and then serves for ever.
+    fn serve(mut self) -> Error {
+        let begun = self.begin();
+        if let Err(error) = begun {
+            return error;
+        }
+        let mut ready = Vec::new();
+        loop {
+            self.arm_timer();
+            ready.clear();
+            if let Err(error) = self.poller.wait(&mut ready) {
+                return error;
+            }
+            for (token, ready) in ready.drain(..) {
+                self.event(token, ready);
+            }
+            self.turn();
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), Error> {
+        self.poller.watch(&self.signals, Token::Signals)?;
+        self.poller.watch(&self.timer, Token::Deadline)?;
+        if !self.boot.repair {
+            let containers = Path::new(CGROUPS).join("containers");
+            let config = Config {
+                run: Path::new("/run/kedge"),
+                cgroup: Some(&containers),
+            };
+            match Engine::new(&config) {
+                Ok(engine) => self.engine = Some(engine),
+                Err(error) => self.say(Stream::Error, &format!("container engine: {error}")),
+            }
+            self.step(Event::Begin);
+        }
+        let problems: Vec<String> = self
+            .boot
+            .problems
+            .iter()
+            .map(|(phase, error)| format!("phase {phase}: {error}"))
+            .collect();
+        for problem in problems {
+            self.say(Stream::Error, &problem);
+        }
+        if self.boot.repair {
+            self.say(Stream::Error, "repair mode: no container is started");
+        }
+        self.open_control();
+        self.open_kernel_log();
+        let (watchdog, told) = Watchdog::open(now_ms());
+        self.watchdog = watchdog;
+        if let Some(told) = told {
+            self.say(Stream::Notice, &told);
+        }
+        self.start_helpers();
+        self.say_hello();
+        Ok(())
+    }
+
+    /// One line that says what runs, for whoever looks at the console.
+    fn say_hello(&mut self) {
+        let version = self.boot.revision.as_ref().map_or_else(
+            || "no revision".to_owned(),
+            |revision| {
+                let envelope = revision.envelope();
+                format!("revision {} ({})", envelope.version, revision.id())
+            },
+        );
+        let product = self.boot.identity.as_ref().map_or_else(
+            || "unknown product".to_owned(),
+            |identity| format!("{} on {}", identity.product.product, identity.product.board),
+        );
+        let started = self.boot.started.as_micros();
+        let guarded = if self.watchdog.is_open() {
+            "watchdog"
+        } else {
+            "no watchdog"
+        };
+        let hello = format!("{product}, {version}, {guarded}, PID 1 started at {started} us");
+        self.say(Stream::Notice, &hello);
+    }
+
+    /// The device's own control socket, and on development products the virtual machine's port.
+    fn open_control(&mut self) {
+        let opened =
+            Listener::bind(Path::new(SOCKET), ControlRole::Operate, 0o600).and_then(|listener| {
+                listener.watch(&self.poller, 0)?;
+                Ok(listener)
+            });
+        match opened {
+            Ok(listener) => self.listener = Some(listener),
+            Err(error) => self.say(Stream::Error, &format!("control socket: {error}")),
+        }
+        let development = self
+            .boot
+            .identity
+            .as_ref()
+            .is_some_and(|identity| identity.product.mode == Mode::Development);
+        if !development {
+            return;
+        }
+        if let Some(port) = console::control_port() {
+            let opened = self.clients.open_port(port, &self.poller);
+            if let Err(error) = opened {
+                self.say(Stream::Warning, &format!("control port: {error}"));
+            }
+        }
+    }
+
+    fn open_kernel_log(&mut self) {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = openat(CWD, "/dev/kmsg", flags, FileMode::empty())
+            .map_err(Error::file("open", "/dev/kmsg"))
+            .and_then(|fd| {
+                self.poller.watch(&fd, Token::Kernel)?;
+                Ok(fd)
+            });
+        match opened {
+            Ok(fd) => self.kernel = Some(fd),
+            Err(error) => self.say(Stream::Warning, &format!("kernel log: {error}")),
+        }
+    }
+
+    /// Says something in the journal and on the console.
+    fn say(&mut self, stream: Stream, text: &str) {
+        self.journal.say(stream, format_args!("{text}"), now_ms());
+        self.console.line(text);
+    }
+
+    /// Lets the machine judge an event, and performs what it answers until nothing is left to do.
+    fn step(&mut self, event: Event) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.machine.step(now_ms(), event, &mut actions);
+        // Performing may bring events of its own, whose actions come behind those that are here.
+        let mut next = 0;
+        while let Some(action) = actions.get(next).copied() {
+            next += 1;
+            if let Some(event) = self.perform(action) {
+                self.machine.step(now_ms(), event, &mut actions);
+            }
+        }
+        actions.clear();
+        self.actions = actions;
+    }
+
+    /// After each batch of events: what is due by time, and what readers and helpers wait for.
+    fn turn(&mut self) {
+        let now = now_ms();
+        if self.machine.next_deadline().is_some_and(|at| at <= now) {
+            self.step(Event::Tick);
+        }
+        self.journal.settle(now);
+        self.feed_helpers(now);
+        for client in self.clients.pump(&self.journal) {
+            self.clients.settle(client, &self.poller);
+        }
+        self.watchdog.turn(now);
+    }
+
+    /// Sets the timer to the earliest of all deadlines.
+    fn arm_timer(&mut self) {
+        let deadlines = [
+            self.machine.next_deadline(),
+            self.journal.batch_due_ms(),
+            self.helpers.deadline(),
+            self.watchdog.deadline(),
+        ];
+        let earliest = deadlines.into_iter().flatten().min();
+        // A timer that cannot be set is seen by the watchdog: then nothing feeds it.
+        self.timer.set(earliest.map(Duration::from_millis)).ok();
+    }
+
+    /// What containers share.
+    fn device(&self) -> Device<'_> {
+        let configured = self
+            .boot
+            .content
+            .as_ref()
+            .and_then(|content| content.configuration.network.hostname.as_ref());
+        let product = self.boot.identity.as_ref().map(|i| &i.product.product);
+        Device {
+            host_name: configured.or(product).map_or("kedge", Name::as_str),
+            parameters: &self.parameters,
+            bad_objects: &self.boot.bad_objects,
+            revision_state: &self.revision_state,
+        }
+    }
+
+    fn unit(&mut self, id: Id) -> Option<&mut Unit> {
+        self.units.get_mut(id.index())
+    }
+
+    /// The machine's name for the container of a token.
+    fn id(&self, index: u16) -> Option<Id> {
+        let name = &self.units.get(usize::from(index))?.name;
+        self.machine.find(name.as_str())
+    }
+
+    fn event(&mut self, token: Token, ready: Ready) {
+        events::event(self, token, ready);
+    }
+
+    /// An orderly end of everything.
+    fn shut_down(&mut self, halt: Halt) {
+        self.step(Event::Shutdown(halt));
+    }
+}

@@ -1,0 +1,255 @@
+//! Clients of the control API: those of sockets, and the one of a virtual machine's port.
+//!
+//! Each is a [`Connection`] with its descriptor; this module moves bytes between the two and
+//! never waits. A client that reads nothing is held back by its connection's own bounds; more
+//! than [`MAX_CONNECTIONS`] at once are told that PID 1 is busy.
+//!
+//! A port without a client on the host reports a hang-up for ever, so it alone is watched for edges.
+
+use crate::control::{self, Call, Connection, MAX_CONNECTIONS, Transport};
+use crate::driver::poller::{Poller, Ready, Token};
+use crate::error::Error;
+use crate::log::Journal;
+use kedge_revision::ControlRole;
+use kedge_sys::rustix::io::{Errno, read, write};
+use kedge_sys::sock;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// A control socket that is listened on.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: OwnedFd,
+    role: ControlRole,
+}
+
+impl Listener {
+    /// Binds a control socket that gives `role` to whoever can open it.
+    pub(crate) fn bind(path: &Path, role: ControlRole, mode: u32) -> Result<Self, Error> {
+        std::fs::remove_file(path).ok();
+        let socket = sock::bind(path, sock::Kind::Stream, mode)
+            .map_err(|error| Error::file("bind", path)(error.errno))?;
+        Ok(Self { socket, role })
+    }
+
+    /// Watches for clients.
+    pub(crate) fn watch(&self, poller: &Poller, index: u16) -> Result<(), Error> {
+        poller.watch(&self.socket, Token::Listener(index))
+    }
+}
+
+#[derive(Debug)]
+struct Client {
+    fd: OwnedFd,
+    connection: Connection,
+    /// What the poller was last asked for.
+    interest: (bool, bool),
+}
+
+/// All clients, by slot.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    slots: Vec<Option<Client>>,
+    port: Option<Client>,
+}
+
+/// Which client a call came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClientId {
+    /// One of the socket clients.
+    Slot(u16),
+    /// The virtual machine's port.
+    Port,
+}
+
+impl ClientId {
+    fn token(self) -> Token {
+        match self {
+            Self::Slot(index) => Token::Client(index),
+            Self::Port => Token::Port,
+        }
+    }
+}
+
+impl Clients {
+    /// Takes every client that waits at a listener.
+    pub(crate) fn accept(&mut self, listener: &Listener, poller: &Poller) {
+        while let Ok(Some(fd)) = sock::accept(&listener.socket) {
+            let Some(index) = self.free_slot() else {
+                // A short answer fits every socket's buffer; a client that does not get it sees the end.
+                write(&fd, control::busy()).ok();
+                continue;
+            };
+            let id = ClientId::Slot(index);
+            if poller.watch(&fd, id.token()).is_err() {
+                continue;
+            }
+            let client = Client {
+                fd,
+                connection: Connection::new(listener.role, Transport::Socket),
+                interest: (true, false),
+            };
+            if let Some(slot) = self.slots.get_mut(usize::from(index)) {
+                *slot = Some(client);
+            }
+        }
+    }
+
+    fn free_slot(&mut self) -> Option<u16> {
+        let index = match self.slots.iter().position(Option::is_none) {
+            Some(index) => index,
+            None if self.slots.len() < MAX_CONNECTIONS => {
+                self.slots.push(None);
+                self.slots.len().saturating_sub(1)
+            }
+            None => return None,
+        };
+        u16::try_from(index).ok()
+    }
+
+    /// Serves the control API on a virtual machine's port, for development products.
+    pub(crate) fn open_port(&mut self, fd: OwnedFd, poller: &Poller) -> Result<(), Error> {
+        poller.watch_edges(&fd, Token::Port)?;
+        self.port = Some(Client {
+            fd,
+            connection: Connection::new(ControlRole::Operate, Transport::Serial),
+            interest: (true, false),
+        });
+        Ok(())
+    }
+
+    fn get(&mut self, id: ClientId) -> Option<&mut Client> {
+        match id {
+            ClientId::Slot(index) => self.slots.get_mut(usize::from(index))?.as_mut(),
+            ClientId::Port => self.port.as_mut(),
+        }
+    }
+
+    /// The connection of a client that asked something.
+    pub(crate) fn connection(&mut self, id: ClientId) -> Option<&mut Connection> {
+        self.get(id).map(|client| &mut client.connection)
+    }
+
+    /// Reads what came and gives the next call, if one is complete.
+    pub(crate) fn take(&mut self, id: ClientId, ready: Ready) -> Option<Call> {
+        let client = self.get(id)?;
+        if ready.input || ready.hung_up {
+            client.receive(id == ClientId::Port, ready.hung_up);
+        }
+        client.connection.next_call()
+    }
+
+    /// The next call of bytes that are here, or that waited while there was no room for them.
+    pub(crate) fn next_call(&mut self, id: ClientId) -> Option<Call> {
+        let client = self.get(id)?;
+        let call = client.connection.next_call();
+        if call.is_some() || id != ClientId::Port {
+            return call;
+        }
+        client.receive(true, false);
+        client.connection.next_call()
+    }
+
+    /// Writes what can be written, sets what the poller watches for, and lets go of clients that are done.
+    pub(crate) fn settle(&mut self, id: ClientId, poller: &Poller) {
+        let Some(client) = self.get(id) else {
+            return;
+        };
+        let alive = client.send();
+        let finished = client.connection.is_finished() && id != ClientId::Port;
+        if !alive && id == ClientId::Port {
+            client.connection.reset();
+        } else if !alive || finished {
+            poller.forget(&client.fd);
+            if let ClientId::Slot(index) = id
+                && let Some(slot) = self.slots.get_mut(usize::from(index))
+            {
+                *slot = None;
+            }
+            return;
+        }
+        if id == ClientId::Port {
+            return;
+        }
+        let wanted = (
+            client.connection.wants_input(),
+            !client.connection.output().is_empty(),
+        );
+        if wanted != client.interest
+            && poller
+                .interest(&client.fd, id.token(), wanted.0, wanted.1)
+                .is_ok()
+        {
+            client.interest = wanted;
+        }
+    }
+
+    /// Hands new log records to those who follow; tells who has something to be written.
+    pub(crate) fn pump(&mut self, journal: &Journal) -> Vec<ClientId> {
+        let mut touched = Vec::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if let (Some(client), Ok(index)) = (slot, u16::try_from(index))
+                && client.connection.is_streaming()
+            {
+                client.connection.pump(journal);
+                touched.push(ClientId::Slot(index));
+            }
+        }
+        if let Some(client) = &mut self.port
+            && client.connection.is_streaming()
+        {
+            client.connection.pump(journal);
+            touched.push(ClientId::Port);
+        }
+        touched
+    }
+}
+
+impl Client {
+    /// Reads as much as the connection has room for.
+    fn receive(&mut self, is_port: bool, hung_up: bool) {
+        let mut buffer = [0_u8; 2048];
+        while self.connection.wants_input() {
+            let room = self.connection.room().min(buffer.len());
+            let into = buffer.get_mut(..room).unwrap_or_default();
+            match read(&self.fd, into) {
+                Ok(0) => {
+                    self.ended(is_port, hung_up);
+                    return;
+                }
+                Ok(count) => {
+                    self.connection
+                        .input(buffer.get(..count).unwrap_or_default());
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                Err(_) => {
+                    self.ended(is_port, true);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The other side has closed. A port stays: the next client of the host opens the same one.
+    fn ended(&mut self, is_port: bool, hung_up: bool) {
+        if !is_port {
+            self.connection.end_input();
+        } else if hung_up {
+            self.connection.reset();
+        }
+    }
+
+    /// False: the peer is gone.
+    fn send(&mut self) -> bool {
+        while !self.connection.output().is_empty() {
+            match write(self.fd.as_fd(), self.connection.output()) {
+                Ok(count) => self.connection.wrote(count),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return true,
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}

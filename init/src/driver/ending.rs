@@ -1,0 +1,31 @@
+//! The end of an orderly run: volumes and store away in order, data on disk, then the machine.
+
+use crate::boot::DATA;
+use crate::last_resort::sync_bounded;
+use crate::machine::Halt;
+use kedge_sys::reboot::{Ending, reboot};
+use kedge_sys::rustix::mount::{MountFlags, mount_remount};
+use std::ffi::CString;
+
+/// Ends the machine. Every container is down, or could not be killed.
+///
+/// The store is made read-only rather than unmounted: layers are mounted from its files and keep
+/// it busy, while a read-only remount writes the journal out and leaves the file system clean.
+pub(crate) fn end(halt: Halt) -> ! {
+    sync_bounded();
+    if let Ok(data) = CString::new(DATA) {
+        // A process that cannot be killed keeps a file open for writing: then the journal has it.
+        mount_remount(
+            data.as_c_str(),
+            MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV,
+            c"",
+        )
+        .ok();
+    }
+    let ending = match halt {
+        Halt::Reboot => Ending::Restart,
+        Halt::PowerOff => Ending::PowerOff,
+    };
+    let failed = reboot(ending);
+    crate::last_resort::last_resort(&format!("reboot: {failed:?}"), &[], None)
+}

@@ -1,0 +1,312 @@
+//! Descriptors that are ready, turned into events for the machine or into work of the driver's own.
+
+use super::{Driver, now_ms};
+use crate::control::{Action as Verb, Call, Command as Asked, Refusal};
+use crate::driver::clients::ClientId;
+use crate::driver::notify::Notice;
+use crate::driver::perform::oom_kills;
+use crate::driver::poller::{Ready, Token};
+use crate::driver::status::status;
+use crate::driver::unit::Running;
+use crate::log::Stream;
+use crate::machine::{Command, Event, Halt};
+use kedge_container::Report;
+use kedge_sys::process::{peek_ended, reap, try_wait_pidfd};
+use kedge_sys::rustix::io::{Errno, read};
+use kedge_sys::rustix::process::Signal;
+use std::os::fd::AsFd;
+
+/// Performs what a ready descriptor asks for.
+pub(super) fn event(driver: &mut Driver, token: Token, ready: Ready) {
+    match token {
+        Token::Signals => driver.signals(),
+        Token::Deadline => {
+            // Its reading clears it; what is due is looked for in every turn.
+            driver.timer.take().ok();
+        }
+        Token::Kernel => driver.kernel_log(),
+        Token::Listener(index) => driver.accept(index),
+        Token::Ended(index) => driver.container_ended(index),
+        Token::Report(index) => driver.reported(index),
+        Token::Output(index) => driver.read_output(index, Stream::Out),
+        Token::Errors(index) => driver.read_output(index, Stream::Err),
+        Token::Cgroup(index) => {
+            if let Some(event) = driver.id(index).and_then(|id| driver.cgroup_empty(id)) {
+                driver.step(event);
+            }
+        }
+        Token::Notify(index) => driver.notified(index),
+        Token::Check(index) => driver.check_ended(index),
+        Token::Client(index) => driver.serve_client(ClientId::Slot(index), ready),
+        Token::Port => driver.serve_client(ClientId::Port, ready),
+        Token::Helper(index) => driver.helper_says(index),
+        Token::HelperEnded(index) => driver.helper_ended(index),
+    }
+}
+
+impl Driver {
+    fn signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read() {
+            let is = |known: Signal| signal.signal == known.as_raw();
+            if is(Signal::TERM) || is(Signal::POWER) {
+                self.say(Stream::Notice, "power off, by signal");
+                self.shut_down(Halt::PowerOff);
+            } else if is(Signal::INT) {
+                // ctrl-alt-del
+                self.say(Stream::Notice, "reboot, by signal");
+                self.shut_down(Halt::Reboot);
+            }
+        }
+        self.reap_orphans();
+    }
+
+    /// Reaps whoever has ended and is watched by nobody: orphans of containers and of helpers.
+    fn reap_orphans(&mut self) {
+        while let Ok(Some(pid)) = peek_ended() {
+            let is = |process: Option<&Running>| process.is_some_and(|p| p.pid == pid);
+            let watched = self.units.iter().any(|unit| {
+                is(unit.running.as_ref()) || is(unit.check.as_ref().map(|check| &check.process))
+            }) || self.helpers.is_child(pid);
+            if watched {
+                // Its pidfd is ready as well: the one who watches it takes its status, and the next
+                // SIGCHLD or turn comes back here.
+                return;
+            }
+            reap(pid).ok();
+        }
+    }
+
+    fn kernel_log(&mut self) {
+        let mut buffer = [0_u8; 8192];
+        for _ in 0..64 {
+            let Some(fd) = &self.kernel else {
+                return;
+            };
+            match read(fd, &mut buffer) {
+                Ok(count) => {
+                    let record = buffer.get(..count).unwrap_or_default();
+                    // What cannot be parsed is no record of a kernel that we know; nothing is lost by it.
+                    self.journal.kernel(record, now_ms()).ok();
+                }
+                // The ring went round before it was read.
+                Err(Errno::PIPE) => self.journal.kernel_lost(now_ms()),
+                Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn accept(&mut self, index: u16) {
+        let listener = match index.checked_sub(1) {
+            None => self.listener.as_ref(),
+            Some(unit) => self
+                .units
+                .get(usize::from(unit))
+                .and_then(|unit| unit.listener.as_ref()),
+        };
+        if let Some(listener) = listener {
+            self.clients.accept(listener, &self.poller);
+        }
+    }
+
+    /// The child's report: closed without a word means that its program runs.
+    fn reported(&mut self, index: u16) {
+        let Some(id) = self.id(index) else {
+            return;
+        };
+        let Some(fd) = self.unit(id).and_then(|unit| unit.report.take()) else {
+            return;
+        };
+        let report = match Report::receive(&fd) {
+            Ok(None) => {
+                if let Some(unit) = self.unit(id) {
+                    unit.report = Some(fd);
+                }
+                return;
+            }
+            Ok(Some(report)) => Ok(report),
+            Err(errno) => Err(errno),
+        };
+        self.poller.forget(&fd);
+        let failed = match report {
+            Ok(Report::Executed) => {
+                self.step(Event::Executed(id));
+                return;
+            }
+            Ok(Report::Failed(failure)) => failure,
+            Err(errno) => {
+                let stage = "report";
+                let errno = errno.raw_os_error();
+                self.step(Event::ExecFailed { id, stage, errno });
+                return;
+            }
+        };
+        if let Some(unit) = self.units.get(usize::from(index)) {
+            let text = format!("{}: {failed}", unit.name);
+            self.say(Stream::Error, &text);
+        }
+        self.step(Event::ExecFailed {
+            id,
+            stage: failed.stage.as_str(),
+            errno: failed.errno.raw_os_error(),
+        });
+    }
+
+    fn container_ended(&mut self, index: u16) {
+        let Some(id) = self.id(index) else {
+            return;
+        };
+        // What it said before its end comes before its end.
+        self.reported(index);
+        self.read_output(index, Stream::Out);
+        self.read_output(index, Stream::Err);
+        let Some(unit) = self.unit(id) else {
+            return;
+        };
+        let Some(running) = unit.running.take() else {
+            return;
+        };
+        let status = match try_wait_pidfd(running.pidfd.as_fd()) {
+            Ok(Some(status)) => status,
+            Ok(None) => {
+                unit.running = Some(running);
+                return;
+            }
+            // Reaped by nobody else: the kernel has lost it. The machine must not wait for ever.
+            Err(_) => kedge_sys::process::ExitStatus::Exited(255),
+        };
+        let report = unit.report.take();
+        self.poller.forget(&running.pidfd);
+        if let Some(report) = report {
+            self.poller.forget(&report);
+        }
+        if self.killed_for_memory(id) {
+            self.step(Event::Oom(id));
+        }
+        self.step(Event::Exited { id, status });
+        self.reap_orphans();
+    }
+
+    /// Whether the kernel has killed in this container's cgroup since its start.
+    fn killed_for_memory(&mut self, id: crate::machine::Id) -> bool {
+        let Some(unit) = self.units.get_mut(id.index()) else {
+            return false;
+        };
+        let kills = oom_kills(&unit.name);
+        let more = kills > unit.oom_kills;
+        unit.oom_kills = kills;
+        more
+    }
+
+    fn notified(&mut self, index: u16) {
+        let Some(id) = self.id(index) else {
+            return;
+        };
+        // Bounded: a container that floods its socket takes turns with everyone else.
+        for _ in 0..16 {
+            let notices = self
+                .unit(id)
+                .and_then(|unit| unit.notify.as_ref())
+                .and_then(super::notify::NotifySocket::read);
+            let Some(notices) = notices else {
+                return;
+            };
+            for notice in notices {
+                self.step(match notice {
+                    Notice::Ready => Event::NotifyReady(id),
+                    Notice::Watchdog => Event::NotifyWatchdog(id),
+                    Notice::Stopping => Event::NotifyStopping(id),
+                });
+            }
+        }
+    }
+
+    fn check_ended(&mut self, index: u16) {
+        let Some(id) = self.id(index) else {
+            return;
+        };
+        let Some(check) = self.unit(id).and_then(|unit| unit.check.take()) else {
+            return;
+        };
+        match try_wait_pidfd(check.process.pidfd.as_fd()) {
+            Ok(None) => {
+                if let Some(unit) = self.unit(id) {
+                    unit.check = Some(check);
+                }
+            }
+            status => {
+                self.poller.forget(&check.process.pidfd);
+                let passed = matches!(status, Ok(Some(status)) if status.success());
+                if let Some(Ok(Some(Report::Failed(failure)))) =
+                    check.report.as_ref().map(Report::receive)
+                {
+                    self.say(Stream::Warning, &format!("check: {failure}"));
+                }
+                self.step(Event::CheckDone {
+                    id,
+                    token: check.token,
+                    passed,
+                });
+            }
+        }
+    }
+
+    fn serve_client(&mut self, client: ClientId, ready: Ready) {
+        let mut call = self.clients.take(client, ready);
+        // Bounded: many requests in one packet take turns with everyone else.
+        for _ in 0..16 {
+            let Some(asked) = call else {
+                break;
+            };
+            let ending = self.answer(client, asked);
+            self.clients.settle(client, &self.poller);
+            if let Some(halt) = ending {
+                self.say(Stream::Notice, "asked over the control interface to end");
+                self.shut_down(halt);
+            }
+            call = self.clients.next_call(client);
+        }
+        self.clients.settle(client, &self.poller);
+    }
+
+    /// Answers one call; what ends the device is done after its answer was written.
+    fn answer(&mut self, client: ClientId, call: Call) -> Option<Halt> {
+        let command = match call {
+            Call::Status => {
+                let status = status(&self.boot, &self.machine, now_ms());
+                self.clients.connection(client)?.answer_status(&status);
+                return None;
+            }
+            Call::Logs(query) => {
+                let journal = &self.journal;
+                self.clients
+                    .connection(client)?
+                    .answer_logs(&query, journal);
+                return None;
+            }
+            Call::Command(command) => command,
+        };
+        let (ending, event) = match command {
+            Asked::Reboot => (Some(Halt::Reboot), None),
+            Asked::PowerOff => (Some(Halt::PowerOff), None),
+            Asked::Container { name, action } => {
+                let Some(id) = self.machine.find(name.as_str()) else {
+                    let unknown = Refusal::NotFound("there is no such container");
+                    self.clients.connection(client)?.answer_refused(unknown);
+                    return None;
+                };
+                let command = match action {
+                    Verb::Start => Command::Start,
+                    Verb::Stop => Command::Stop,
+                    Verb::Restart => Command::Restart,
+                };
+                (None, Some(Event::Command { id, command }))
+            }
+        };
+        self.clients.connection(client)?.answer_done();
+        if let Some(event) = event {
+            self.step(event);
+        }
+        ending
+    }
+}

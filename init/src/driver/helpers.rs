@@ -1,0 +1,292 @@
+//! What PID 1 gives its helpers to do, and what they answer.
+
+use super::{Driver, now_ms};
+use crate::boot::DATA;
+use crate::driver::children::Helper;
+use crate::driver::poller::Token;
+use crate::driver::status::boot_id;
+use crate::helpers::disk::{Report, Request};
+use crate::helpers::{Incoming, net};
+use crate::log::Stream;
+use kedge_revision::configuration::NetworkConfiguration;
+use kedge_sys::rustix::process::Pid;
+
+/// Index of the disk helper in [`Helpers`].
+const DISK: u16 = 0;
+/// Index of the net helper.
+const NET: u16 = 1;
+/// Longest frame from a helper.
+const MOST: usize = 4096;
+
+/// Both helpers.
+#[derive(Debug)]
+pub(crate) struct Helpers {
+    disk: Helper,
+    net: Helper,
+    /// Growing is asked for once a boot.
+    grow_asked: bool,
+}
+
+impl Default for Helpers {
+    fn default() -> Self {
+        Self {
+            disk: Helper::new(c"disk"),
+            net: Helper::new(c"net"),
+            grow_asked: false,
+        }
+    }
+}
+
+impl Helpers {
+    fn get(&mut self, index: u16) -> Option<&mut Helper> {
+        match index {
+            DISK => Some(&mut self.disk),
+            NET => Some(&mut self.net),
+            _ => None,
+        }
+    }
+
+    /// Whether a process is one of them.
+    pub(crate) fn is_child(&self, pid: Pid) -> bool {
+        [&self.disk, &self.net].into_iter().any(|helper| {
+            helper
+                .running
+                .as_ref()
+                .is_some_and(|running| running.child.pid == pid)
+        })
+    }
+
+    /// When the next helper is to be started again.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        [&self.disk, &self.net]
+            .into_iter()
+            .filter(|helper| helper.running.is_none())
+            .filter_map(|helper| helper.restart_at)
+            .min()
+    }
+}
+
+impl Driver {
+    pub(super) fn start_helpers(&mut self) {
+        if !self.boot.repair {
+            self.start_helper(DISK);
+        }
+        self.start_helper(NET);
+    }
+
+    fn start_helper(&mut self, index: u16) {
+        let now = now_ms();
+        let Some(helper) = self.helpers.get(index) else {
+            return;
+        };
+        let name = helper.name;
+        let started = helper.start(now).and_then(|running| {
+            self.poller
+                .watch(&running.child.pidfd, Token::HelperEnded(index))?;
+            self.poller.watch(&running.link, Token::Helper(index))
+        });
+        match started {
+            Ok(()) => self.brief_helper(index),
+            Err(error) => {
+                let text = format!("helper {}: {error}", name.to_string_lossy());
+                self.say(Stream::Error, &text);
+            }
+        }
+    }
+
+    /// Tells a helper that has just started what it is to do.
+    fn brief_helper(&mut self, index: u16) {
+        if index == NET {
+            let content = self.boot.content.as_ref();
+            let network = content.map_or_else(NetworkConfiguration::default, |content| {
+                content.configuration.network.clone()
+            });
+            match net::configure(&network) {
+                Some(frame) => self.send(NET, frame),
+                None => self.say(Stream::Error, "network: the configuration is too large"),
+            }
+            return;
+        }
+        let content = self.boot.content.as_ref();
+        let disk_max = content.map_or(1 << 20, |content| content.configuration.logs.disk_max);
+        let boot_id = boot_id();
+        let configure = Request::Configure {
+            disk_max,
+            boot_id: &boot_id,
+        };
+        self.send(DISK, configure.encode());
+        if !self.helpers.grow_asked
+            && let Some(device) = self.boot.data_device()
+        {
+            self.helpers.grow_asked = true;
+            let device = device.to_string_lossy().into_owned();
+            self.send(DISK, Request::Grow { device: &device }.encode());
+        }
+    }
+
+    fn send(&mut self, index: u16, frame: Vec<u8>) {
+        let Some(running) = self
+            .helpers
+            .get(index)
+            .and_then(|helper| helper.running.as_mut())
+        else {
+            return;
+        };
+        // A full queue is the helper's slowness, counted by the link; a broken one ends the helper,
+        // which its pidfd tells.
+        running.link.send(frame).ok();
+        running.link.flush().ok();
+    }
+
+    /// Log batches that are due, queues that have room again, helpers to be started again.
+    pub(super) fn feed_helpers(&mut self, now: u64) {
+        for index in [DISK, NET] {
+            let Some(helper) = self.helpers.get(index) else {
+                continue;
+            };
+            if helper.is_due(now) {
+                self.start_helper(index);
+            } else if let Some(running) = &mut helper.running {
+                running.link.flush().ok();
+            }
+        }
+        let idle = self
+            .helpers
+            .disk
+            .running
+            .as_ref()
+            .is_some_and(|running| running.link.is_idle());
+        if idle
+            && self.journal.batch_due_ms().is_some_and(|at| at <= now)
+            && let Some(batch) = self.journal.batch(now)
+        {
+            self.send(DISK, Request::Append(&batch).encode());
+        }
+    }
+
+    /// Hands everything that was said to the disk helper and waits for it, at most two seconds: the
+    /// end of the device is the one moment at which PID 1 waits for a helper.
+    pub(super) fn flush_logs(&mut self) {
+        use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let bound = Timespec {
+            tv_sec: 2,
+            tv_nsec: 0,
+        };
+        while let Some(batch) = self.journal.batch(now_ms()) {
+            self.send(DISK, Request::Append(&batch).encode());
+            let Some(running) = &mut self.helpers.disk.running else {
+                return;
+            };
+            let mut room = [PollFd::new(&running.link, PollFlags::OUT)];
+            if !running.link.is_idle() && poll(&mut room, Some(&bound)).is_err() {
+                return;
+            }
+        }
+        self.send(DISK, Request::Sync { token: 0 }.encode());
+        let Some(running) = self.helpers.disk.running.take() else {
+            return;
+        };
+        // The helper syncs, answers, and ends when it sees the socket closed.
+        drop(running.link);
+        let mut ended = [PollFd::new(&running.child.pidfd, PollFlags::IN)];
+        poll(&mut ended, Some(&bound)).ok();
+    }
+
+    /// Takes what a helper says.
+    pub(super) fn helper_says(&mut self, index: u16) {
+        let mut buffer = [0_u8; MOST];
+        loop {
+            let Some(running) = self
+                .helpers
+                .get(index)
+                .and_then(|helper| helper.running.as_ref())
+            else {
+                return;
+            };
+            match running.link.receive(&mut buffer) {
+                Ok(Incoming::Frame(frame)) => {
+                    let said = if index == DISK {
+                        disk_says(frame)
+                    } else {
+                        net_says(frame)
+                    };
+                    if let Some((stream, text)) = said {
+                        self.say(stream, &text);
+                    }
+                }
+                Ok(Incoming::Nothing) => return,
+                Ok(Incoming::Closed) | Err(_) => {
+                    // The pidfd tells the rest; until then the end would be told without end.
+                    self.poller.forget(&running.link);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A helper has ended: it is started again after a delay.
+    pub(super) fn helper_ended(&mut self, index: u16) {
+        let now = now_ms();
+        let Some(helper) = self.helpers.get(index) else {
+            return;
+        };
+        let name = helper.name;
+        let Some(running) = helper.running.take() else {
+            return;
+        };
+        helper.ended(now);
+        self.poller.forget(&running.link);
+        self.poller.forget(&running.child.pidfd);
+        let status =
+            kedge_sys::process::try_wait_pidfd(std::os::fd::AsFd::as_fd(&running.child.pidfd));
+        let text = format!("helper {} ended: {status:?}", name.to_string_lossy());
+        self.say(Stream::Error, &text);
+    }
+}
+
+/// What of the disk helper's reports is worth telling.
+fn disk_says(frame: &[u8]) -> Option<(Stream, String)> {
+    match Report::decode(frame) {
+        Ok(Report::Logs {
+            failed: Some(errno),
+        }) => Some((Stream::Error, format!("logs cannot be written: {errno}"))),
+        Ok(Report::Grown { before, after }) if after > before => Some((
+            Stream::Notice,
+            format!("{DATA} has grown from {before} to {after} bytes"),
+        )),
+        Ok(Report::GrowFailed(errno)) => {
+            Some((Stream::Error, format!("{DATA} cannot grow: {errno}")))
+        }
+        Ok(
+            Report::Probed {
+                failed: Some(errno),
+                ..
+            }
+            | Report::Synced {
+                failed: Some(errno),
+                ..
+            },
+        ) => Some((Stream::Error, format!("{DATA} fails: {errno}"))),
+        Ok(
+            Report::Logs { failed: None }
+            | Report::Grown { .. }
+            | Report::Probed { failed: None, .. }
+            | Report::Synced { failed: None, .. },
+        ) => None,
+        Err(_) => Some((Stream::Error, "the disk helper talks nonsense".to_owned())),
+    }
+}
+
+/// What of the net helper's reports is worth telling: all of them.
+fn net_says(frame: &[u8]) -> Option<(Stream, String)> {
+    Some(match net::Report::decode(frame) {
+        Ok(net::Report::Up { name }) => (Stream::Notice, format!("{name}: link up")),
+        Ok(net::Report::Down { name }) => (Stream::Warning, format!("{name}: link down")),
+        Ok(net::Report::Applied { name }) => (Stream::Notice, format!("{name}: set up")),
+        Ok(net::Report::Failed { errno, name, doing }) => (
+            Stream::Error,
+            format!("network: cannot {doing} {name}: {errno}"),
+        ),
+        Err(_) => (Stream::Error, "the net helper talks nonsense".to_owned()),
+    })
+}

@@ -1,0 +1,370 @@
+//! Actions: what the machine decided, done.
+
+use super::{Driver, now_ms};
+use crate::boot::CGROUPS;
+use crate::driver::ending;
+use crate::driver::poller::Token;
+use crate::driver::unit::{Layers, Running, RunningCheck, Unit};
+use crate::log::{SourceId, Stream};
+use crate::machine::{Action, Event, Id};
+use kedge_container::{Probe, Spawned};
+use kedge_revision::Name;
+use kedge_revision::container::Check;
+use kedge_sys::process::send_signal;
+use kedge_sys::rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, openat};
+use kedge_sys::rustix::process::Signal;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Reboots that containers may ask for within [`REBOOT_WINDOW_MS`].
+const MOST_REBOOTS: usize = 3;
+/// One hour.
+const REBOOT_WINDOW_MS: u64 = 3_600_000;
+
+impl Driver {
+    /// Does what the machine decided; what is known at once comes back as the next event.
+    pub(super) fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Spawn(id) => Some(self.spawn(id)),
+            Action::Signal { id, signal } => {
+                self.signal(id, signal);
+                None
+            }
+            Action::KillCgroup(id) => self.kill_cgroup(id),
+            Action::RunCheck { id, token, timeout } => self.run_check(id, token, timeout),
+            Action::KillCheck { id, token } => {
+                self.kill_check(id, token);
+                None
+            }
+            Action::Changed(id) => {
+                self.changed(id);
+                None
+            }
+            Action::RollBack { id, ending } => {
+                let text = format!("{} asks for a roll back: {ending}", self.name(id));
+                self.say(Stream::Error, &text);
+                None
+            }
+            Action::Reboot { id, ending } => self.reboot_asked(id, &ending.to_string()),
+            Action::AllDown(halt) => {
+                self.say(Stream::Notice, "all containers are down");
+                self.flush_logs();
+                ending::end(halt)
+            }
+        }
+    }
+
+    fn name(&self, id: Id) -> String {
+        self.machine
+            .name(id)
+            .map_or_else(|| "a container".to_owned(), ToString::to_string)
+    }
+
+    fn spawn(&mut self, id: Id) -> Event {
+        match self.try_spawn(id) {
+            Ok(pid) => Event::Started { id, pid },
+            Err((text, errno)) => {
+                let text = format!("{} cannot be started: {text}", self.name(id));
+                self.say(Stream::Error, &text);
+                Event::SpawnFailed { id, errno }
+            }
+        }
+    }
+
+    fn try_spawn(&mut self, id: Id) -> Result<u32, (String, i32)> {
+        let invalid = kedge_sys::Errno::INVAL.raw_os_error();
+        let missing = || ("it is not known".to_owned(), invalid);
+        let index = u16::try_from(id.index()).map_err(|_| missing())?;
+        // Out of the driver for a moment, so that a unit and what it needs of the driver can be held at once.
+        let mut units = std::mem::take(&mut self.units);
+        let mut layers = std::mem::take(&mut self.layers);
+        let spawned = match units.get_mut(id.index()) {
+            Some(unit) => self.prepare_and_spawn(unit, index, &mut layers),
+            None => Err(missing()),
+        };
+        self.layers = layers;
+        self.units = units;
+        let spawned = spawned?;
+        self.adopt(id, index, spawned).ok_or_else(missing)
+    }
+
+    fn prepare_and_spawn(
+        &self,
+        unit: &mut Unit,
+        index: u16,
+        layers: &mut Layers,
+    ) -> Result<Spawned, (String, i32)> {
+        let Some(engine) = &self.engine else {
+            let errno = kedge_sys::Errno::NOSYS.raw_os_error();
+            return Err(("there is no engine".to_owned(), errno));
+        };
+        if unit.plan.is_none() {
+            let io = kedge_sys::Errno::IO.raw_os_error();
+            unit.prepare(index, layers, &self.device())
+                .map_err(|text| (text, io))?;
+            if let Some(listener) = &unit.listener {
+                // A socket nobody listens on is told by its clients; the container runs all the same.
+                listener.watch(&self.poller, index.saturating_add(1)).ok();
+            }
+            if let Some(notify) = &unit.notify {
+                self.poller.watch(notify, Token::Notify(index)).ok();
+            }
+        }
+        let Some(plan) = &unit.plan else {
+            return Err(("it has no plan".to_owned(), 0));
+        };
+        engine
+            .spawn(plan)
+            .map_err(|error| (error.to_string(), error.errno.raw_os_error()))
+    }
+
+    /// Watches a new process and its pipes.
+    fn adopt(&mut self, id: Id, index: u16, spawned: Spawned) -> Option<u32> {
+        // Our ends alone: the container's own stay as programs expect them.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        fcntl_setfl(&spawned.stdout, flags).ok();
+        fcntl_setfl(&spawned.stderr, flags).ok();
+        let watched = self
+            .poller
+            .watch(&spawned.report, Token::Report(index))
+            .and(self.poller.watch(&spawned.pidfd, Token::Ended(index)))
+            .and(self.poller.watch(&spawned.stdout, Token::Output(index)))
+            .and(self.poller.watch(&spawned.stderr, Token::Errors(index)));
+        if let Err(error) = watched {
+            let text = format!("{} cannot be watched: {error}", self.name(id));
+            self.say(Stream::Error, &text);
+        }
+        let pid = u32::try_from(spawned.pid.as_raw_nonzero().get()).ok()?;
+        let unit = self.unit(id)?;
+        unit.report = Some(spawned.report);
+        unit.output = Some(spawned.stdout);
+        unit.errors = Some(spawned.stderr);
+        unit.running = Some(Running {
+            pid: spawned.pid,
+            pidfd: spawned.pidfd,
+        });
+        Some(pid)
+    }
+
+    fn signal(&mut self, id: Id, signal: u8) {
+        let sent = self.unit(id).and_then(|unit| {
+            let running = unit.running.as_ref()?;
+            let signal = Signal::from_named_raw(i32::from(signal))?;
+            Some(send_signal(running.pidfd.as_fd(), signal))
+        });
+        if let Some(Err(error)) = sent {
+            // It has ended meanwhile, which its pidfd tells; anything else is worth a line.
+            if error.errno != kedge_sys::Errno::SRCH {
+                let text = format!("{}: {error}", self.name(id));
+                self.say(Stream::Warning, &text);
+            }
+        }
+    }
+
+    /// Kills everything in the cgroup, and watches for it to be empty unless it is already.
+    fn kill_cgroup(&mut self, id: Id) -> Option<Event> {
+        let index = u16::try_from(id.index()).ok()?;
+        let unit = self.units.get_mut(id.index())?;
+        if let Some(Err(errno)) = self.engine.as_ref().map(|engine| engine.kill(&unit.name)) {
+            let text = format!("{} cannot be killed: {errno}", unit.name);
+            self.say(Stream::Error, &text);
+            return None;
+        }
+        let unit = self.units.get_mut(id.index())?;
+        if unit.clearing.is_none() {
+            let events = openat(
+                CWD,
+                &cgroup_file(&unit.name, "cgroup.events"),
+                OFlags::RDONLY | OFlags::CLOEXEC,
+                Mode::empty(),
+            );
+            if let Ok(events) = events
+                && self
+                    .poller
+                    .watch_changes(&events, Token::Cgroup(index))
+                    .is_ok()
+            {
+                unit.clearing = Some(events);
+            }
+        }
+        self.cgroup_empty(id)
+    }
+
+    /// Whether the cgroup that was killed is empty by now; the watch is first, this look is after it.
+    pub(super) fn cgroup_empty(&mut self, id: Id) -> Option<Event> {
+        let unit = self.units.get_mut(id.index())?;
+        let populated = self
+            .engine
+            .as_ref()
+            .map(|engine| engine.populated(&unit.name));
+        // A cgroup that cannot be read is one that is gone.
+        if matches!(populated, Some(Ok(true))) {
+            return None;
+        }
+        if let Some(events) = unit.clearing.take() {
+            self.poller.forget(&events);
+        }
+        Some(Event::CgroupEmpty(id))
+    }
+
+    fn run_check(&mut self, id: Id, token: u32, timeout_ms: u32) -> Option<Event> {
+        let failed = Event::CheckDone {
+            id,
+            token,
+            passed: false,
+        };
+        let index = u16::try_from(id.index()).ok()?;
+        let unit = self.units.get_mut(id.index())?;
+        let (Some(running), Some(plan)) = (&unit.running, &unit.plan) else {
+            return Some(failed);
+        };
+        let Some(engine) = &self.engine else {
+            return Some(failed);
+        };
+        let check = unit.definition.health.as_ref().map(|health| &health.check);
+        let pidfd = running.pidfd.as_fd();
+        let timeout = Duration::from_millis(timeout_ms.into());
+        let probe = |probe| {
+            let child = engine.probe(plan, pidfd, probe, timeout)?;
+            let process = Running {
+                pid: child.pid,
+                pidfd: child.pidfd,
+            };
+            Ok((process, None))
+        };
+        let started = match check {
+            Some(Check::Command(arguments)) => {
+                engine.exec(plan, pidfd, arguments).map(|spawned| {
+                    let process = Running {
+                        pid: spawned.pid,
+                        pidfd: spawned.pidfd,
+                    };
+                    // What a check writes is nobody's: its ends are closed with `spawned`.
+                    (process, Some(spawned.report))
+                })
+            }
+            Some(Check::Http { port, path }) => probe(Probe::Http { port: *port, path }),
+            Some(Check::Tcp { port }) => probe(Probe::Tcp { port: *port }),
+            Some(Check::Notify) | None => return Some(failed),
+        };
+        let (process, report) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                let text = format!("check of {}: {error}", unit.name);
+                self.say(Stream::Warning, &text);
+                return Some(failed);
+            }
+        };
+        let watched = self.poller.watch(&process.pidfd, Token::Check(index));
+        if watched.is_err() {
+            return Some(failed);
+        }
+        unit.check = Some(RunningCheck {
+            token,
+            process,
+            report,
+        });
+        None
+    }
+
+    fn kill_check(&mut self, id: Id, token: u32) {
+        let Some(unit) = self.units.get_mut(id.index()) else {
+            return;
+        };
+        if let Some(check) = unit.check.take_if(|check| check.token == token) {
+            self.poller.forget(&check.process.pidfd);
+            // It may have ended meanwhile; the reaper of orphans takes it in either case.
+            send_signal(check.process.pidfd.as_fd(), Signal::KILL).ok();
+        }
+    }
+
+    fn changed(&mut self, id: Id) {
+        let Some(status) = self.machine.status_of(id) else {
+            return;
+        };
+        let mut text = format!("{}: {}", status.name, status.state.word());
+        if status.ready {
+            text.push_str(", ready");
+        }
+        if let Some(pid) = status.pid {
+            text.push_str(&format!(", pid {pid}"));
+        }
+        if let (Some(ending), None) = (status.last_exit, status.pid) {
+            text.push_str(&format!(", {ending}"));
+        }
+        self.say(Stream::Notice, &text);
+    }
+
+    /// A container is down for good and asks for a reboot: granted three times an hour.
+    fn reboot_asked(&mut self, id: Id, ending: &str) -> Option<Event> {
+        let now = now_ms();
+        self.reboots
+            .retain(|at| now.saturating_sub(*at) < REBOOT_WINDOW_MS);
+        let granted = self.reboots.len() < MOST_REBOOTS;
+        let answer = if granted {
+            "granted"
+        } else {
+            "refused, too many"
+        };
+        let text = format!("{} asks for a reboot: {ending}; {answer}", self.name(id));
+        self.say(Stream::Error, &text);
+        if !granted {
+            return None;
+        }
+        self.reboots.push(now);
+        Some(Event::Shutdown(crate::machine::Halt::Reboot))
+    }
+
+    /// Drains a container's pipe into the journal; closes it at its end.
+    pub(super) fn read_output(&mut self, index: u16, stream: Stream) {
+        let now = now_ms();
+        let Some(unit) = self.units.get_mut(usize::from(index)) else {
+            return;
+        };
+        let source: SourceId = unit.source;
+        let pipe = match stream {
+            Stream::Out => &mut unit.output,
+            _ => &mut unit.errors,
+        };
+        let mut buffer = [0_u8; 4096];
+        // Bounded: a container that never stops talking takes turns with everyone else.
+        for _ in 0..8 {
+            let Some(fd) = pipe.as_ref() else {
+                return;
+            };
+            match kedge_sys::rustix::io::read(fd, &mut buffer) {
+                Ok(0) => {
+                    self.poller.forget(fd);
+                    *pipe = None;
+                    self.journal.output_ended(source, stream, now);
+                    return;
+                }
+                Ok(count) => {
+                    let bytes = buffer.get(..count).unwrap_or_default();
+                    self.journal.output(source, stream, bytes, now);
+                }
+                Err(kedge_sys::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// A file of a container's cgroup.
+fn cgroup_file(container: &Name, file: &str) -> PathBuf {
+    Path::new(CGROUPS)
+        .join("containers")
+        .join(container.as_str())
+        .join(file)
+}
+
+/// How often the kernel has killed for want of memory in a container's cgroup (`memory.events`).
+pub(super) fn oom_kills(container: &Name) -> u64 {
+    let events = std::fs::read_to_string(cgroup_file(container, "memory.events"));
+    events
+        .unwrap_or_default()
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+        .unwrap_or(0)
+}

@@ -1,0 +1,133 @@
+//! The status that `GET /v1/status` answers with.
+
+use crate::boot::Boot;
+use crate::control::{
+    ContainerState, ContainerStatus, Exit, Memory, MissingGoal, RevisionStatus, Status, Trial,
+};
+use crate::machine::{Ending, Machine, State, WaitsFor};
+use kedge_revision::Mode;
+use kedge_sys::process::ExitStatus;
+use std::borrow::Cow;
+
+/// Makes the status of this moment.
+pub(crate) fn status<'a>(boot: &'a Boot, machine: &'a Machine, now_ms: u64) -> Status<'a> {
+    let product = boot.identity.as_ref().map(|identity| &identity.product);
+    let text = |text: Option<&'a str>| Cow::Borrowed(text.unwrap_or("unknown"));
+    Status {
+        product: text(product.map(|product| product.product.as_str())),
+        board: text(product.map(|product| product.board.as_str())),
+        mode: product.map_or(Mode::Production, |product| product.mode),
+        revision: boot.revision.as_ref().map(|revision| RevisionStatus {
+            id: revision.id().to_string().into(),
+            version: revision.envelope().version.as_str().into(),
+        }),
+        slot: boot
+            .arguments
+            .slot
+            .map_or(Cow::Borrowed("unknown"), |slot| slot.to_string().into()),
+        phase: phase(boot),
+        boot_id: boot_id().into(),
+        uptime_ms: now_ms,
+        trial: boot
+            .arguments
+            .tries_left
+            .map_or(Trial::Committed, |tries_left| Trial::Trying { tries_left }),
+        goals_missing: machine
+            .missing()
+            .map(|missing| MissingGoal {
+                container: machine
+                    .name(missing.id)
+                    .map_or(Cow::Borrowed("unknown"), |name| name.as_str().into()),
+                goal: missing.goal,
+                reason: missing.reason.to_string().into(),
+            })
+            .collect(),
+        containers: machine.status().map(container).collect(),
+        memory: memory(),
+    }
+}
+
+/// `running`, or everything that went wrong on the way.
+fn phase(boot: &Boot) -> Cow<'_, str> {
+    if boot.problems.is_empty() {
+        return "running".into();
+    }
+    let mut text = String::from(if boot.repair { "repair" } else { "running" });
+    for (phase, error) in boot.problems.iter().take(16) {
+        text.push_str("; ");
+        text.push_str(phase);
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+    }
+    text.into()
+}
+
+fn container(status: crate::machine::ContainerStatus<'_>) -> ContainerStatus<'_> {
+    let waiting_for = match status.waiting_for {
+        None => Vec::new(),
+        Some(WaitsFor::Boot) => vec!["the boot".into()],
+        Some(WaitsFor::Group { container, .. } | WaitsFor::After { container }) => {
+            vec![container.as_str().into()]
+        }
+    };
+    ContainerStatus {
+        name: status.name.as_str().into(),
+        group: status.group.map_or("", |group| group.as_str()).into(),
+        state: state(status.state),
+        pid: status.pid,
+        ready: status.ready,
+        restarts: status.restarts,
+        last_exit: status.last_exit.and_then(exit),
+        since_ms: status.since,
+        waiting_for,
+    }
+}
+
+fn state(state: &State) -> ContainerState {
+    match state {
+        State::Waiting => ContainerState::Waiting,
+        State::Starting { .. } => ContainerState::Starting,
+        State::Running(_) => ContainerState::Running,
+        State::Stopping { .. } | State::Clearing { .. } => ContainerState::Stopping,
+        State::BackingOff { .. } => ContainerState::BackOff,
+        State::Finished => ContainerState::Finished,
+        State::Failed(_) => ContainerState::Failed,
+        State::Stopped => ContainerState::Stopped,
+    }
+}
+
+fn exit(ending: Ending) -> Option<Exit> {
+    match ending {
+        Ending::Exit(ExitStatus::Exited(code)) => Some(Exit::Code(code)),
+        Ending::Exit(ExitStatus::Signaled { signal, .. }) => Some(Exit::Signal(signal)),
+        Ending::OutOfMemory
+        | Ending::SpawnFailed { .. }
+        | Ending::ExecFailed { .. }
+        | Ending::StartTimeout
+        | Ending::NotReady
+        | Ending::Ill
+        | Ending::Stuck => None,
+    }
+}
+
+/// The kernel's random name of this boot.
+pub(crate) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|text| text.trim_end().to_owned())
+        .unwrap_or_default()
+}
+
+fn memory() -> Memory {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let bytes = |key: &str| {
+        meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+            .and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
+            .map_or(0, |kilobytes| kilobytes.saturating_mul(1024))
+    };
+    Memory {
+        total: bytes("MemTotal"),
+        available: bytes("MemAvailable"),
+    }
+}

@@ -1,0 +1,222 @@
+//! What the driver holds of one container: its plan, its process and the descriptors around it.
+
+use crate::boot::{DATA, object_path};
+use crate::driver::clients::Listener;
+use crate::driver::notify::NotifySocket;
+use crate::log::SourceId;
+use kedge_container::plan::IDS;
+use kedge_container::{Context, Plan, SpawnError, attach_layer};
+use kedge_revision::container::{Check, RootWrites};
+use kedge_revision::{Container, ControlRole, Name, ObjectId};
+use kedge_sys::rustix::process::Pid;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Where sockets of containers are.
+const SOCKETS: &str = "/run/kedge/sockets";
+/// Name servers for containers with the device's network; the net helper keeps it.
+pub(crate) const RESOLV_CONF: &str = "/run/kedge/resolv.conf";
+
+/// A process, from its spawn until it is reaped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Layers that are mounted: each object once, however many containers use it.
+#[derive(Debug, Default)]
+pub(crate) struct Layers(BTreeMap<ObjectId, PathBuf>);
+
+impl Layers {
+    /// Where a layer is mounted; mounts it if it is not yet. Places are short: the kernel takes
+    /// overlay options of at most 255 bytes.
+    fn attach(&mut self, id: ObjectId) -> Result<PathBuf, SpawnError> {
+        if let Some(place) = self.0.get(&id) {
+            return Ok(place.clone());
+        }
+        let place = PathBuf::from(format!("/run/kedge/l/{}", self.0.len()));
+        attach_layer(&object_path(id), &place)?;
+        self.0.insert(id, place.clone());
+        Ok(place)
+    }
+}
+
+/// A running health check.
+#[derive(Debug)]
+pub(crate) struct RunningCheck {
+    pub(crate) token: u32,
+    pub(crate) process: Running,
+    /// Why a command could not be executed is told here; probes have none.
+    pub(crate) report: Option<OwnedFd>,
+}
+
+/// One container.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    pub(crate) name: Name,
+    pub(crate) definition: Container,
+    pub(crate) source: SourceId,
+    /// Made at the first start, kept for all later ones.
+    pub(crate) plan: Option<Plan>,
+    /// The process, from spawn to reap.
+    pub(crate) running: Option<Running>,
+    pub(crate) report: Option<OwnedFd>,
+    pub(crate) output: Option<OwnedFd>,
+    pub(crate) errors: Option<OwnedFd>,
+    /// `cgroup.events`, while the machine waits for the cgroup to be empty.
+    pub(crate) clearing: Option<OwnedFd>,
+    pub(crate) notify: Option<NotifySocket>,
+    pub(crate) listener: Option<Listener>,
+    pub(crate) check: Option<RunningCheck>,
+    /// `oom_kill` of `memory.events` when the process was started.
+    pub(crate) oom_kills: u64,
+}
+
+impl Unit {
+    pub(crate) fn new(name: &Name, definition: &Container, source: SourceId) -> Self {
+        Self {
+            name: name.clone(),
+            definition: definition.clone(),
+            source,
+            plan: None,
+            running: None,
+            report: None,
+            output: None,
+            errors: None,
+            clearing: None,
+            notify: None,
+            listener: None,
+            check: None,
+            oom_kills: 0,
+        }
+    }
+
+    /// The most that this container may ask over its control socket; `None`: it has no socket.
+    fn role(&self) -> Option<ControlRole> {
+        self.definition.roles.iter().max().copied()
+    }
+
+    fn wants_notify(&self) -> bool {
+        self.definition
+            .health
+            .as_ref()
+            .is_some_and(|health| health.check == Check::Notify)
+    }
+
+    /// Makes the sockets that the container talks over, if it has any, and gives their directory.
+    fn sockets(&mut self) -> Result<Option<PathBuf>, String> {
+        let role = self.role();
+        if role.is_none() && !self.wants_notify() {
+            return Ok(None);
+        }
+        let directory = Path::new(SOCKETS).join(self.name.as_str());
+        std::fs::create_dir_all(&directory)
+            .map_err(|error| format!("make {}: {error}", directory.display()))?;
+        if self.wants_notify() {
+            let socket = NotifySocket::bind(&directory.join("notify"));
+            self.notify = Some(socket.map_err(|error| error.to_string())?);
+        }
+        if let Some(role) = role {
+            let listener = Listener::bind(&directory.join("control"), role, 0o666);
+            self.listener = Some(listener.map_err(|error| error.to_string())?);
+        }
+        Ok(Some(directory))
+    }
+
+    /// Attaches the layers and decides how the container is started. Once a boot.
+    pub(crate) fn prepare(
+        &mut self,
+        index: u16,
+        attached: &mut Layers,
+        device: &Device<'_>,
+    ) -> Result<(), String> {
+        let bad = |layer: &&ObjectId| device.bad_objects.contains(*layer);
+        if let Some(layer) = self.definition.layers.iter().find(bad) {
+            return Err(format!("layer {layer} is absent or damaged"));
+        }
+        let mut layers = Vec::with_capacity(self.definition.layers.len());
+        for layer in &self.definition.layers {
+            let place = attached.attach(*layer);
+            layers.push(place.map_err(|error| error.to_string())?);
+        }
+        let layers: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
+        let state = device.revision_state.join(self.name.as_str());
+        let volumes: BTreeMap<Name, PathBuf> = self
+            .definition
+            .volumes
+            .iter()
+            .map(|(name, volume)| (name.clone(), self.volume_directory(name, volume, &state)))
+            .collect();
+        let volumes = volumes
+            .iter()
+            .map(|(name, path)| (name.clone(), path.as_path()))
+            .collect();
+        let overlay = match self.definition.root {
+            RootWrites::Refused => None,
+            RootWrites::Revision => Some(state.join("root")),
+            RootWrites::Boot => Some(boot_directory(&self.name).join("root")),
+        };
+        let sockets = self.sockets()?;
+        // It must be there when a container is started: the net helper fills the same file later.
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(RESOLV_CONF)
+            .ok();
+        let context = Context {
+            // Each container of a boot has a range of its own; the first is left to the device.
+            id_base: IDS.saturating_mul(u32::from(index).saturating_add(1)),
+            host_name: host_name(&self.definition, &self.name, device),
+            parameters: device.parameters,
+            layers: &layers,
+            volumes: &volumes,
+            overlay: overlay.as_deref(),
+            sockets: sockets.as_deref(),
+            resolv_conf: Some(Path::new(RESOLV_CONF)),
+        };
+        let plan = Plan::new(&self.name, &self.definition, &context);
+        self.plan = Some(plan.map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    fn volume_directory(
+        &self,
+        name: &Name,
+        volume: &kedge_revision::container::Volume,
+        state: &Path,
+    ) -> PathBuf {
+        use kedge_revision::container::Lifetime;
+        match volume.lifetime {
+            Lifetime::Permanent => Path::new(DATA)
+                .join("volumes")
+                .join(self.name.as_str())
+                .join(name.as_str()),
+            Lifetime::Revision => state.join("volumes").join(name.as_str()),
+            Lifetime::Boot => boot_directory(&self.name).join(name.as_str()),
+        }
+    }
+}
+
+/// Mount points of what lives in memory.
+fn boot_directory(container: &Name) -> PathBuf {
+    Path::new("/run/kedge/boot").join(container.as_str())
+}
+
+fn host_name<'a>(definition: &Container, name: &'a Name, device: &Device<'a>) -> &'a str {
+    match definition.network {
+        kedge_revision::container::Network::Host => device.host_name,
+        kedge_revision::container::Network::None => name.as_str(),
+    }
+}
+
+/// What all containers of a boot share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Device<'a> {
+    pub(crate) host_name: &'a str,
+    pub(crate) parameters: &'a BTreeMap<Name, String>,
+    pub(crate) bad_objects: &'a [ObjectId],
+    /// `/data/revisions/<id>/state`: dropped with the revision.
+    pub(crate) revision_state: &'a Path,
+}

@@ -1,0 +1,120 @@
+//! What can go wrong in PID 1: one variant an operation, each naming its thing.
+
+use kedge_revision::ObjectId;
+use kedge_sys::Errno;
+use std::fmt;
+use std::path::PathBuf;
+
+/// A problem that PID 1 met; shown on the console and over the control socket.
+#[derive(Debug)]
+pub enum Error {
+    /// A system call on a file, device or mount point failed.
+    File {
+        /// What was being done, as `mount` or `read`.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// A system call without a path failed.
+    Sys(kedge_sys::Error),
+    /// A partition did not appear in time.
+    MissingPartition {
+        /// Its name in the partition table.
+        name: &'static str,
+        /// How long was waited, milliseconds.
+        waited_ms: u64,
+    },
+    /// A document is not acceptable.
+    Document {
+        /// Where it stands.
+        path: PathBuf,
+        /// Why it was refused.
+        source: kedge_revision::Error,
+    },
+    /// No root that this device trusts signed the revision.
+    NoRoot {
+        /// The revision.
+        revision: ObjectId,
+        /// Why the newest root refused it.
+        source: kedge_revision::Error,
+    },
+    /// An object is not there, or is not what its name says.
+    Object {
+        /// The object.
+        id: ObjectId,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// The boot record holds no valid copy.
+    BootRecord {
+        /// Which record.
+        which: &'static str,
+    },
+    /// The kernel was not told which slot it was loaded from, and the record does not say either.
+    Slot,
+}
+
+impl Error {
+    /// For `map_err` on calls that take a path.
+    pub fn file(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errno) -> Self {
+        let path = path.into();
+        move |errno| Self::File { doing, path, errno }
+    }
+
+    /// For `map_err` on calls of `std` that take a path.
+    pub fn io(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |error| Self::File {
+            doing,
+            path,
+            errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+        }
+    }
+}
+
+impl From<kedge_sys::Error> for Error {
+    fn from(error: kedge_sys::Error) -> Self {
+        Self::Sys(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { doing, path, errno } => {
+                write!(f, "{doing} {}: {errno}", path.display())
+            }
+            Self::Sys(error) => error.fmt(f),
+            Self::MissingPartition { name, waited_ms } => write!(
+                f,
+                "no disk has a partition named {name:?} (waited {waited_ms} ms)"
+            ),
+            Self::Document { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::NoRoot { revision, source } => {
+                write!(f, "no trusted root accepts revision {revision}: {source}")
+            }
+            Self::Object { id, why } => write!(f, "object {id} {why}"),
+            Self::BootRecord { which } => write!(f, "both copies of the {which} are damaged"),
+            Self::Slot => f.write_str("kernel argument kedge.slot is absent"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Document { source, .. } | Self::NoRoot { source, .. } => Some(source),
+            Self::Sys(source) => Some(source),
+            Self::File { .. }
+            | Self::MissingPartition { .. }
+            | Self::Object { .. }
+            | Self::BootRecord { .. }
+            | Self::Slot => None,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The end when nothing else is left: keep the reason, sync with a bound, restart.
+//!
+//! PID 1 never exits: the kernel would panic, and the reason would be lost. The text goes to the
+//! console and to the raw boot record partition at +64 KiB (a panicking kernel cannot write there;
+//! its own text is ramoops' work), then dirty data is written out by a child that may hang for as
+//! long as it likes, and the machine restarts.
+
+use kedge_board_support::bootenv::{Bootenv, LAST_RESORT_TEXT};
+use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
+use kedge_sys::rustix::fs::{CWD, Mode, OFlags, openat};
+use kedge_sys::{clone, reboot};
+use std::io::Write;
+use std::path::Path;
+
+/// Longest text, bytes.
+const MOST: usize = LAST_RESORT_TEXT;
+/// How long dirty data may take to be written out.
+const SYNC_BOUND: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
+
+/// Keeps `reason` and the console's tail, and restarts the machine.
+pub fn last_resort(reason: &str, tail: &[u8], record: Option<&Path>) -> ! {
+    let mut text = Vec::with_capacity(MOST);
+    for part in [
+        b"kedge: last resort: ".as_slice(),
+        reason.as_bytes(),
+        b"\n",
+        tail,
+    ] {
+        let room = MOST.saturating_sub(text.len());
+        text.extend_from_slice(part.get(..room).unwrap_or(part));
+    }
+    // Every step is tried whatever became of the one before: there is nobody left to tell.
+    std::io::stderr().write_all(&text).ok();
+    if let Some(path) = record {
+        keep(path, &text);
+    }
+    sync_bounded();
+    reboot::reboot(reboot::Ending::Restart).ok();
+    // Only without CAP_SYS_BOOT, which PID 1 has. Waiting for the watchdog is better than a panic loop.
+    loop {
+        poll(&mut [], None).ok();
+    }
+}
+
+/// Writes the text into its place in the boot record partition.
+fn keep(path: &Path, text: &[u8]) {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    if let Ok(file) = openat(CWD, path, flags, Mode::empty())
+        && let Ok((record, _)) = Bootenv::open(file)
+    {
+        record.write_last_resort(text).ok();
+    }
+}
+
+/// `sync` in a child, waited for as long as [`SYNC_BOUND`]: on a dying disk it never returns.
+pub fn sync_bounded() {
+    let child = clone::spawn(clone::Namespaces::NONE, None, || {
+        reboot::sync();
+        0
+    });
+    match child {
+        Ok(child) => {
+            let mut ended = [PollFd::new(&child.pidfd, PollFlags::IN)];
+            poll(&mut ended, Some(&SYNC_BOUND)).ok();
+        }
+        Err(_) => reboot::sync(),
+    }
+}

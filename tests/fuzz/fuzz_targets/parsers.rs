@@ -1,0 +1,60 @@
+//! One fuzz binary for all parsers: the first byte of the input chooses which.
+//!
+//! What is asserted beside "does not panic": whatever is accepted is canonical, that is, encoding
+//! it again gives the same bytes.
+#![no_main]
+
+use kedge_revision::fresh::Fresh;
+use kedge_revision::parameters::Parameters;
+use kedge_revision::{Content, Product, Root, SignatureSet, json, verity};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((choice, bytes)) = data.split_first() else {
+        return;
+    };
+    match choice % 9 {
+        0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
+        1 => canonical(bytes, SignatureSet::parse(bytes).and_then(|set| set.encode())),
+        2 => canonical(bytes, Parameters::parse(bytes).and_then(|values| values.encode())),
+        3 => canonical(bytes, Product::parse(bytes).and_then(|product| product.encode())),
+        4 => canonical(
+            bytes,
+            Content::parse(bytes).and_then(|content| json::encode("content", &content)),
+        ),
+        5 => canonical(
+            bytes,
+            json::parse::<Fresh>("fresh", Fresh::CAP, bytes).and_then(|fresh| fresh.encode()),
+        ),
+        6 => {
+            let _ = json::parse::<kedge_revision::Envelope>("revision", 256 * 1024, bytes);
+        }
+        7 => tree(bytes),
+        _ => {
+            let _ = kedge_board_support::bootenv::parse(bytes);
+        }
+    }
+});
+
+/// Whatever was accepted must be exactly what encoding gives.
+fn canonical(bytes: &[u8], encoded: Result<Vec<u8>, kedge_revision::Error>) {
+    if let Ok(encoded) = encoded {
+        assert_eq!(encoded, bytes, "an accepted document is not canonical");
+    }
+}
+
+/// A tree that is accepted for an id and a size must be the one that the bytes have.
+fn tree(bytes: &[u8]) {
+    let mut builder = verity::Builder::new();
+    builder.update(bytes);
+    let sealed = builder.finish();
+    let tree = verity::Tree::open(sealed.id, sealed.size, &sealed.tree).expect("own tree");
+    for (number, block) in bytes.chunks(verity::BLOCK).enumerate() {
+        tree.check(number as u64, block).expect("own block");
+    }
+    // The input as a tree of some object: never accepted, unless it is the object's own.
+    let size = bytes.len() as u64 * 128;
+    if let Ok(tree) = verity::Tree::open(sealed.id, size, bytes) {
+        assert_eq!(tree.blocks(), size.div_ceil(4096));
+    }
+}
