@@ -82,6 +82,9 @@ impl Architecture {
 pub struct Kernel {
     /// Debian's package of the distribution kernel.
     pub package: String,
+    /// Modules of that kernel which the device loads, in this order; their dependencies need no mention.
+    #[serde(default)]
+    pub modules: Vec<String>,
     /// The Debian suite of package and source.
     pub suite: String,
     /// Configuration fragments of our own kernel, in order, below `board-support/kernel/`.
