@@ -48,8 +48,6 @@ pub struct VmConfig {
     pub disk_cache: DiskCache,
     /// How time passes in the guest.
     pub clock: Clock,
-    /// Who executes the guest's instructions.
-    pub processor: Processor,
     /// Kernel arguments after all others, for tests.
     pub arguments: String,
 }
@@ -67,7 +65,6 @@ impl VmConfig {
             console: Console::Events,
             disk_cache: DiskCache::WriteBack,
             clock: Clock::Wall,
-            processor: Processor::Emulated,
             arguments: String::new(),
         }
     }
@@ -107,15 +104,6 @@ pub enum Clock {
     Wall,
     /// One instruction is one nanosecond: comparable figures whatever the host does.
     Instructions,
-}
-
-/// Who executes the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Processor {
-    /// QEMU does.
-    Emulated,
-    /// The host's processor does where it can, for people who wait; figures are not comparable.
-    NativeIfPossible,
 }
 
 /// What happened in a machine.

@@ -83,11 +83,11 @@ fn partitions(sizes: Partitions) -> Result<(), Problem> {
         "partitions.bootenv",
         "is not 1 to 64 MiB",
     )?;
-    // mkfs.vfat makes no FAT32 below 33 MiB, and a kernel with its initramfs needs room for two.
+    // The slots are FAT16, which ends at 2 GiB.
     demand(
-        (34..=1024).contains(&sizes.slot_a),
+        (16..=1024).contains(&sizes.slot_a),
         "partitions.slot-a",
-        "is not 34 to 1024 MiB",
+        "is not 16 to 1024 MiB",
     )?;
     demand(
         sizes.slot_b == sizes.slot_a,

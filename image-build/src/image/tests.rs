@@ -17,18 +17,26 @@ use std::process::Command;
 /// Sizes around every boundary of the layout: empty tree, tree of one block, two levels, end on 64 KiB.
 const LAYERS: [usize; 6] = [1, 4096, 4097, 65536, 600_001, 3 << 20];
 
+/// A document's bytes, and its signatures'.
+type Document = (Vec<u8>, Vec<u8>);
+
 pub(crate) struct Sample {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) board: Board,
     verified: Verified,
     document: Vec<u8>,
     signatures: Vec<u8>,
-    root: (Vec<u8>, Vec<u8>),
+    root: Document,
     objects: BTreeMap<ObjectId, PathBuf>,
 }
 
 impl Sample {
     pub(crate) fn new() -> Self {
+        Self::booting(&noise(70_000, 1), &noise(50_000, 2))
+    }
+
+    /// With this kernel and initramfs.
+    pub(crate) fn booting(kernel: &[u8], initramfs: &[u8]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut objects = BTreeMap::new();
         let mut listed = BTreeMap::new();
@@ -46,8 +54,8 @@ impl Sample {
             );
             id
         };
-        let kernel = add("vmlinuz", &noise(70_000, 1), ObjectKind::Kernel);
-        let initramfs = add("initrd", &noise(50_000, 2), ObjectKind::Initramfs);
+        let kernel = add("vmlinuz", kernel, ObjectKind::Kernel);
+        let initramfs = add("initrd", initramfs, ObjectKind::Initramfs);
         for (seed, size) in LAYERS.into_iter().enumerate() {
             add(
                 &format!("layer{seed}"),
@@ -61,48 +69,7 @@ impl Sample {
             device_trees: vec![],
             arguments: "quiet".into(),
         };
-        let draft = draft(listed, boot);
-        let key = SigningKey::from_bytes(&[7; 32]);
-        let public = PublicKey::from_bytes(key.verifying_key().to_bytes());
-        let role = || Role {
-            keys: vec![public.id()],
-            threshold: 1,
-        };
-        let none = Role {
-            keys: vec![],
-            threshold: 0,
-        };
-        let root = Root::new(
-            1,
-            Mode::Development,
-            &[public],
-            Roles {
-                root: role(),
-                release: role(),
-                hub: none,
-            },
-        )
-        .unwrap();
-        let sign = |kind, document: &[u8]| {
-            let mut set = SignatureSet::default();
-            set.sign(kind, document, &key);
-            set
-        };
-        let (_, document) = draft.encode().unwrap();
-        let signatures = sign(Signed::Revision, &document);
-        let product = Product::new(
-            "gateway".parse().unwrap(),
-            "qemu-x86-64".parse().unwrap(),
-            Mode::Development,
-        );
-        let policy = Policy {
-            product: &product,
-            floor: Floor::default(),
-        };
-        let verified = Verified::verify(&document, &signatures, &root, &policy).unwrap();
-        let root = root.encode().unwrap();
-        let root = (root.clone(), sign(Signed::Root, &root).encode().unwrap());
-        let signatures = signatures.encode().unwrap();
+        let (verified, document, signatures, root) = signed(draft(listed, boot));
         Self {
             folder,
             board: boards::find("qemu-x86-64").unwrap(),
@@ -132,6 +99,51 @@ impl Sample {
         let report = build(&plan, &path, &mut |_| {})?;
         Ok((path, report))
     }
+}
+
+/// A revision signed under a root of one key: verified, its bytes, its signatures', and the root with its own.
+fn signed(draft: Draft) -> (Verified, Vec<u8>, Vec<u8>, Document) {
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let public = PublicKey::from_bytes(key.verifying_key().to_bytes());
+    let role = || Role {
+        keys: vec![public.id()],
+        threshold: 1,
+    };
+    let none = Role {
+        keys: vec![],
+        threshold: 0,
+    };
+    let root = Root::new(
+        1,
+        Mode::Development,
+        &[public],
+        Roles {
+            root: role(),
+            release: role(),
+            hub: none,
+        },
+    )
+    .unwrap();
+    let sign = |kind, document: &[u8]| {
+        let mut set = SignatureSet::default();
+        set.sign(kind, document, &key);
+        set
+    };
+    let (_, document) = draft.encode().unwrap();
+    let signatures = sign(Signed::Revision, &document);
+    let product = Product::new(
+        "gateway".parse().unwrap(),
+        "qemu-x86-64".parse().unwrap(),
+        Mode::Development,
+    );
+    let policy = Policy {
+        product: &product,
+        floor: Floor::default(),
+    };
+    let verified = Verified::verify(&document, &signatures, &root, &policy).unwrap();
+    let root = root.encode().unwrap();
+    let root = (root.clone(), sign(Signed::Root, &root).encode().unwrap());
+    (verified, document, signatures.encode().unwrap(), root)
 }
 
 /// Bytes without a pattern, the same on every run.

@@ -1,7 +1,8 @@
 //! The command line of QEMU: a pure function of machine and slot, so that a test can read it.
 
-use super::{Clock, Console, DiskCache, Loaded, Processor, VmConfig};
+use super::{Clock, Console, DiskCache, Loaded, VmConfig};
 use anyhow::{Context, Result, bail};
+use kedge_board_support::boards::Qemu;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -45,6 +46,22 @@ pub(super) fn command(config: &VmConfig, loaded: &Loaded) -> Result<Command> {
         .arg(&loaded.initramfs);
     command.args(["-append", &loaded.arguments]);
 
+    disk_and_network(&mut command, config, qemu);
+    consoles(&mut command, config, qemu, &control);
+    if let Some(watchdog) = &qemu.watchdog {
+        command.args(["-device", watchdog, "-action", "watchdog=reset"]);
+    }
+    // Always emulated: a host's processor is not the board's, and virtualisation within virtualisation may hang.
+    command.args(["-accel", "tcg"]);
+    match config.clock {
+        // The guest sleeps as long as it asks for; only its instructions are counted.
+        Clock::Instructions => command.args(["-icount", "shift=0,sleep=on"]),
+        Clock::Wall => &mut command,
+    };
+    Ok(command)
+}
+
+fn disk_and_network(command: &mut Command, config: &VmConfig, qemu: &Qemu) {
     let cache = match config.disk_cache {
         DiskCache::WriteBack => "writeback",
         DiskCache::Unsafe => "unsafe",
@@ -66,13 +83,16 @@ pub(super) fn command(config: &VmConfig, loaded: &Loaded) -> Result<Command> {
     command.args(["-netdev", &format!("user,id=net{forwards}")]);
     // No network boot: its ROM is not in every package of QEMU, and the host is the loader here.
     command.args(["-device", &format!("{},netdev=net,romfile=", qemu.network)]);
+}
 
+/// The serial console, the control port and QEMU's monitor.
+fn consoles(command: &mut Command, config: &VmConfig, qemu: &Qemu, control: &Path) {
     command.args(["-device", &qemu.random, "-device", &qemu.serial_bus]);
     command.args([
         "-chardev",
         &format!(
             "socket,id=control,server=on,wait=off,path={}",
-            quoted(&control)
+            quoted(control)
         ),
     ]);
     command.args([
@@ -84,9 +104,6 @@ pub(super) fn command(config: &VmConfig, loaded: &Loaded) -> Result<Command> {
         &format!("socket,id=monitor,path={}", quoted(&monitor_socket(config))),
     ]);
     command.args(["-mon", "chardev=monitor,mode=control"]);
-    if let Some(watchdog) = &qemu.watchdog {
-        command.args(["-device", watchdog, "-action", "watchdog=reset"]);
-    }
     command.args([
         "-serial",
         match config.console {
@@ -94,13 +111,4 @@ pub(super) fn command(config: &VmConfig, loaded: &Loaded) -> Result<Command> {
             Console::Terminal => "mon:stdio",
         },
     ]);
-    match (config.clock, config.processor) {
-        // The guest sleeps as long as it asks for; only its instructions are counted.
-        (Clock::Instructions, _) => command.args(["-icount", "shift=0,sleep=on"]),
-        (Clock::Wall, Processor::NativeIfPossible) => {
-            command.args(["-accel", "kvm", "-accel", "tcg"])
-        }
-        (Clock::Wall, Processor::Emulated) => command.args(["-accel", "tcg"]),
-    };
-    Ok(command)
 }
