@@ -5,11 +5,20 @@
 //! `kedge-revision` (documents) and `kedge-rootfs` (layers and initramfs).
 
 pub mod cache;
+pub mod compose;
 pub mod debian;
 pub mod files;
+pub mod image;
 pub mod kernel;
+pub mod keys;
+pub mod layers;
+pub mod output;
 pub mod platform;
 pub mod process;
 pub mod progress;
+pub mod project;
+pub mod qemu;
+pub mod sample;
 pub mod toolchain;
 pub mod tools;
+pub mod verbs;

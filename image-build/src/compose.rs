@@ -1,0 +1,414 @@
+//! From a project to a signed revision with all its objects on disk: the step before a disk image, a bundle or a push.
+//!
+//! The order: containers' files are parsed and their users resolved, every layer is found and measured, kernel and
+//! initramfs become objects, the whole is checked as a device would check it, gets its counter ([`Lock`]), and is signed.
+//! Everything lands in `build/` of the project: `objects/v1/…`, `revision.json`, `revision.sig`.
+//! Two runs over an unchanged project give the same bytes.
+
+use crate::keys::{KeyFile, Passphrase};
+use crate::platform::Platform;
+use crate::project::lock::{self, Lock};
+use crate::project::source::Mistake;
+use crate::project::units::UserText;
+use crate::project::{Definition, Project, TrustRoot, users};
+use crate::{files, layers};
+use anyhow::{Context, Result, bail};
+use ed25519_dalek::SigningKey;
+use kedge_revision::container::User;
+use kedge_revision::revision::{Boot, Draft, Object, ObjectKind};
+use kedge_revision::signing::Kind;
+use kedge_revision::{
+    Container, Content, Error, Name, ObjectId, Policy, Product, Role, SignatureSet, Verified, id,
+    verity,
+};
+use kedge_rootfs::Initramfs;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A signed revision with everything that it names.
+#[derive(Debug, Clone)]
+pub struct Composition {
+    /// The revision's id.
+    pub id: ObjectId,
+    /// Its bytes: `build/revision.json`.
+    pub document: Vec<u8>,
+    /// Its signatures: `build/revision.sig`.
+    pub signatures: Vec<u8>,
+    /// Counter and time.
+    pub lock: Lock,
+    /// Whether this is the revision of the last build.
+    pub unchanged: bool,
+    /// Where each object is.
+    pub objects: BTreeMap<ObjectId, PathBuf>,
+    /// Size and kind of each object.
+    pub kinds: BTreeMap<ObjectId, Object>,
+    /// The revision, judged as a device would judge it.
+    pub verified: Verified,
+    /// Size of the device binary, bytes.
+    pub device_binary: u64,
+    /// The trust root that the initramfs carries.
+    pub root: TrustRoot,
+    /// The identity that the initramfs carries.
+    pub product: Product,
+}
+
+/// Composes the project's revision for the platform in a folder.
+///
+/// # Errors
+/// A mistake in the project's files (shown with its place), a missing object or key, or a platform for another board.
+pub fn compose(project: &Project, platform: &Path, passphrase: &Passphrase) -> Result<Composition> {
+    let root = project.trust_root()?;
+    let definitions = project.containers()?;
+    let containers = containers(project, &definitions)?;
+    let mut store = Objects {
+        project,
+        places: BTreeMap::new(),
+        kinds: BTreeMap::new(),
+    };
+    for layer in containers.values().flat_map(|container| &container.layers) {
+        store.add_existing(*layer, ObjectKind::Layer)?;
+    }
+    let (boot, device_binary) = boot(project, platform, &root, &mut store)?;
+    let Objects { places, kinds, .. } = store;
+    let draft = draft(project, &root, kinds.clone(), boot, containers)?;
+    let encode = |draft: Draft| {
+        draft
+            .encode()
+            .map_err(|error| located(project, &definitions, error))
+    };
+    let (_, timeless) = encode(draft.clone())?;
+    let last = Lock::read(project.folder())?;
+    let fingerprint = id::hex(&Sha256::digest(&timeless));
+    let lock = Lock::next(
+        last.as_ref(),
+        fingerprint,
+        project.manifest().revision.counter,
+        lock::now()?,
+    )?;
+    let (id, document) = encode(Draft {
+        counter: lock.counter,
+        created: lock.created,
+        ..draft
+    })?;
+    let set = sign(project, &root, &document, passphrase)?;
+    let signatures = set.encode().context("cannot encode the signatures")?;
+    let unchanged = last.as_ref() == Some(&lock);
+    // Before the documents: a counter that was signed must never be given to another revision.
+    if !unchanged {
+        lock.write(project.folder())?;
+    }
+    files::write(&project.build_folder().join("revision.json"), &document)?;
+    files::write(&project.build_folder().join("revision.sig"), &signatures)?;
+    let product = project.product();
+    let verified = judge(&document, &set, &root, &product)?;
+    Ok(Composition {
+        id,
+        document,
+        signatures,
+        lock,
+        unchanged,
+        objects: places,
+        kinds,
+        verified,
+        device_binary,
+        root,
+        product,
+    })
+}
+
+/// The revision with the highest counter and time 0: what it says apart from those two.
+fn draft(
+    project: &Project,
+    root: &TrustRoot,
+    objects: BTreeMap<ObjectId, Object>,
+    boot: Boot,
+    containers: BTreeMap<Name, Container>,
+) -> Result<Draft> {
+    let manifest = project.manifest();
+    Ok(Draft {
+        product: manifest.product.clone(),
+        board: manifest.board.clone(),
+        root: root.root.version,
+        counter: u64::MAX,
+        floor: manifest.revision.floor,
+        tries: manifest.revision.tries,
+        created: kedge_revision::Timestamp::from_unix(0),
+        version: manifest.version.clone(),
+        objects,
+        boot,
+        content: content(project, containers)?,
+    })
+}
+
+/// The content; its window is written as a span and must be whole seconds.
+fn content(project: &Project, containers: BTreeMap<Name, Container>) -> Result<Content> {
+    if !project.manifest().commit.window.ms.is_multiple_of(1000) {
+        let help = Some("for instance \"60s\"".to_owned());
+        return Err(project
+            .source()
+            .mistake(
+                &["commit", "window"],
+                "the window is not in whole seconds",
+                help,
+            )
+            .into());
+    }
+    Ok(project.manifest().content(containers))
+}
+
+/// All containers in their signed form.
+fn containers(project: &Project, definitions: &[Definition]) -> Result<BTreeMap<Name, Container>> {
+    let mut containers = BTreeMap::new();
+    for definition in definitions {
+        layers::ensure_present(project, definition)?;
+        let places: Vec<PathBuf> = definition
+            .text
+            .layers
+            .iter()
+            .map(|layer| project.object_path(*layer))
+            .collect();
+        let resolve = |user: &UserText| resolve_user(user, &places);
+        let container = definition.text.container(&resolve).map_err(|wrong| {
+            let keys: Vec<&str> = wrong.keys.iter().map(String::as_str).collect();
+            definition
+                .source
+                .mistake(&keys, wrong.message, Some(wrong.help))
+        })?;
+        containers.insert(definition.name.clone(), container);
+    }
+    Ok(containers)
+}
+
+/// Ids of a user; the layers are only read if there is a name or a group to look up.
+///
+/// # Errors
+/// The layers cannot be read, or do not know the user; in words.
+pub fn resolve_user(user: &UserText, places: &[PathBuf]) -> Result<User, String> {
+    if let Some(user) = users::numeric(user) {
+        return Ok(user);
+    }
+    let read = |path: &str| layers::read_text(places, path).map_err(|error| format!("{error:#}"));
+    let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
+    users::resolve(user, &passwd, &group)
+}
+
+/// Kernel and initramfs as objects.
+fn boot(
+    project: &Project,
+    folder: &Path,
+    root: &TrustRoot,
+    store: &mut Objects<'_>,
+) -> Result<(Boot, u64)> {
+    let platform = Platform::load(folder)?;
+    if platform.board != project.manifest().board.as_str() {
+        bail!(
+            "the platform in {} is for board {}, the project for {}\nhelp: name another one with --platform",
+            folder.display(),
+            platform.board,
+            project.manifest().board
+        );
+    }
+    let kernel = store.add(
+        &files::read(&folder.join(&platform.kernel))?,
+        ObjectKind::Kernel,
+    )?;
+    let init = files::read(&folder.join(&platform.init))?;
+    let device_binary = u64::try_from(init.len()).context("the device binary is too large")?;
+    let product = project
+        .product()
+        .encode()
+        .context("cannot encode the product's identity")?;
+    let mut modules = Vec::new();
+    for name in &platform.modules {
+        let file = Path::new(name)
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        modules.push((file, files::read(&folder.join(name))?));
+    }
+    let archive = initramfs(init, product, root, modules)?;
+    let initramfs = store.add(&archive, ObjectKind::Initramfs)?;
+    let arguments = project.manifest().boot.arguments.clone();
+    Ok((
+        Boot {
+            kernel,
+            initramfs,
+            device_trees: Vec::new(),
+            arguments,
+        },
+        device_binary,
+    ))
+}
+
+/// The archive that the kernel unpacks: the device binary, whom it trusts and who it is, and modules in load order.
+fn initramfs(
+    init: Vec<u8>,
+    product: Vec<u8>,
+    root: &TrustRoot,
+    modules: Vec<(String, Vec<u8>)>,
+) -> Result<Vec<u8>> {
+    let mut archive = Initramfs::new();
+    for folder in ["dev", "proc", "sys"] {
+        archive.directory(folder, 0o755)?;
+    }
+    // The kernel opens it as standard output of /init before devtmpfs is mounted.
+    archive.character_device("dev/console", 0o600, 5, 1)?;
+    archive.file("init", 0o755, init)?;
+    archive.file("etc/kedge/product.json", 0o644, product)?;
+    archive.file("etc/kedge/root.json", 0o644, root.document.clone())?;
+    archive.file("etc/kedge/root.sig", 0o644, root.signatures.clone())?;
+    if !modules.is_empty() {
+        let list: String = modules
+            .iter()
+            .map(|(name, _)| format!("{name}\n"))
+            .collect();
+        archive.file("modules/list", 0o644, list.into_bytes())?;
+    }
+    for (name, bytes) in modules {
+        archive.file(&format!("modules/{name}"), 0o644, bytes)?;
+    }
+    Ok(archive.compressed()?)
+}
+
+/// The signatures of the last build if it gave the same document (others may have signed it since), and the release key's.
+fn sign(
+    project: &Project,
+    root: &TrustRoot,
+    document: &[u8],
+    passphrase: &Passphrase,
+) -> Result<SignatureSet> {
+    let build = project.build_folder();
+    let mut set = match std::fs::read(build.join("revision.json")) {
+        Ok(last) if last == document => {
+            let path = build.join("revision.sig");
+            SignatureSet::parse(&files::read(&path)?)
+                .with_context(|| format!("cannot use {}; remove it", path.display()))?
+        }
+        Ok(_) | Err(_) => SignatureSet::default(),
+    };
+    if root.root.verify_release(document, &set).is_err() {
+        let key = release_key(project, &root.root.roles.release, passphrase)?;
+        set.sign(Kind::Revision, document, &key);
+    }
+    Ok(set)
+}
+
+/// Judges the revision as a device would: what passes here is what [`crate::image::build`] takes.
+fn judge(
+    document: &[u8],
+    set: &SignatureSet,
+    root: &TrustRoot,
+    product: &Product,
+) -> Result<Verified> {
+    let policy = Policy {
+        product,
+        floor: kedge_revision::Floor::default(),
+    };
+    let verified = Verified::verify(document, set, &root.root, &policy).map_err(|error| {
+        let more = matches!(error, Error::Threshold { .. });
+        let error = anyhow::Error::new(error).context("a device would refuse the revision");
+        if more {
+            error.context("help: the other release keys sign with `kedge sign build/revision.json --key FILE`; then build again")
+        } else {
+            error
+        }
+    })?;
+    verified
+        .content()
+        .context("a device would refuse the revision's content")?;
+    Ok(verified)
+}
+
+/// The project's release key, judged by the root before the passphrase is asked for.
+///
+/// # Errors
+/// There is none, the root does not know it, or it cannot be opened.
+pub fn release_key(project: &Project, role: &Role, passphrase: &Passphrase) -> Result<SigningKey> {
+    let path = project.key_path("release");
+    let file = KeyFile::read(&path).with_context(|| {
+        format!(
+            "no release key to sign with in {}; copy it there from where you keep it",
+            path.display()
+        )
+    })?;
+    if !role.keys.contains(&file.public().id()) {
+        bail!(
+            "the trust root does not know the key {} ({})",
+            path.display(),
+            file.public().id()
+        );
+    }
+    file.open(passphrase)
+}
+
+/// A mistake of the checked types, shown where it stands in the project's files.
+fn located(project: &Project, definitions: &[Definition], error: Error) -> anyhow::Error {
+    let mistake: Option<Mistake> = project.locate(&error, definitions);
+    match mistake {
+        Some(mistake) => mistake.into(),
+        None => anyhow::Error::new(error).context("the revision would be refused by a device"),
+    }
+}
+
+/// The objects of a revision, as they are found.
+struct Objects<'a> {
+    project: &'a Project,
+    places: BTreeMap<ObjectId, PathBuf>,
+    kinds: BTreeMap<ObjectId, Object>,
+}
+
+impl Objects<'_> {
+    /// An object that is in the project's folder; its bytes are measured again, since a disk may have changed them.
+    fn add_existing(&mut self, id: ObjectId, kind: ObjectKind) -> Result<()> {
+        if self.kinds.contains_key(&id) {
+            return Ok(());
+        }
+        let path = self.project.object_path(id);
+        let (found, size) = measure(&path)?;
+        if found != id {
+            bail!(
+                "{} is damaged: it measures {found}\nhelp: remove it; `kedge build` imports it again",
+                path.display()
+            );
+        }
+        self.places.insert(id, path);
+        self.kinds.insert(id, Object { size, kind });
+        Ok(())
+    }
+
+    /// New bytes as an object.
+    fn add(&mut self, bytes: &[u8], kind: ObjectKind) -> Result<ObjectId> {
+        let id = verity::digest(bytes);
+        let path = self.project.object_path(id);
+        if !path.exists() {
+            files::write(&path, bytes)?;
+        }
+        let size = u64::try_from(bytes.len()).context("an object is too large")?;
+        self.places.insert(id, path);
+        self.kinds.insert(id, Object { size, kind });
+        Ok(id)
+    }
+}
+
+/// Id and size of a file, read in pieces.
+///
+/// # Errors
+/// It cannot be read.
+pub fn measure(path: &Path) -> Result<(ObjectId, u64)> {
+    let cannot = || format!("cannot read {}", path.display());
+    let mut file = std::fs::File::open(path).with_context(cannot)?;
+    let mut builder = verity::Builder::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let count = file.read(&mut buffer).with_context(cannot)?;
+        let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else {
+            break;
+        };
+        builder.update(bytes);
+    }
+    let sealed = builder.finish();
+    Ok((sealed.id, sealed.size))
+}

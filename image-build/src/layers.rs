@@ -1,0 +1,204 @@
+//! Layers of a project's containers: imported from images into `build/objects`, looked for again when they are gone, and
+//! read without being mounted.
+
+use crate::project::{Definition, Project};
+use crate::{files, process, tools};
+use anyhow::{Context, Result, bail};
+use kedge_revision::ObjectId;
+use kedge_rootfs::{Image, ImportOptions, Progress, Source};
+use std::path::{Path, PathBuf};
+
+/// Kinds of images that may stand before a path.
+const KINDS: [&str; 5] = ["oci", "oci-archive", "docker-archive", "dir", "tar"];
+/// Largest text that is read out of a layer: a passwd file has a few kilobytes.
+const MOST_TEXT: usize = 1024 * 1024;
+
+/// An imported image whose layers are objects of the project.
+#[derive(Debug)]
+pub struct Imported {
+    /// Its layers, the lowest first.
+    pub layers: Vec<ObjectId>,
+    /// Their bytes together.
+    pub size: u64,
+    /// What the image says of itself, with the layers at their first place (they were moved from there).
+    pub image: Image,
+}
+
+/// Imports an image; `name` may have its kind in front (`oci:images/web`), a relative path is taken from `base`.
+///
+/// # Errors
+/// What `kedge-rootfs` refuses, or the objects cannot be written.
+pub fn import(
+    project: &Project,
+    base: &Path,
+    name: &str,
+    options: &ImportOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Imported> {
+    let mkfs = tools::mkfs_erofs()?;
+    let source = Source::open(&at(base, name), &options.bounds)
+        .with_context(|| format!("cannot use the image {name}"))?;
+    let build = project.build_folder();
+    files::make_folder(&build)?;
+    let folder = build.join(format!(".import-{}", std::process::id()));
+    files::remove_folder(&folder)?;
+    files::make_folder(&folder)?;
+    let imported = take(project, &source, options, &mkfs.argv, &folder, progress);
+    files::remove_folder(&folder)?;
+    imported.with_context(|| format!("cannot import {name}"))
+}
+
+fn take(
+    project: &Project,
+    source: &Source,
+    options: &ImportOptions,
+    mkfs: &[std::ffi::OsString],
+    folder: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Imported> {
+    let image = kedge_rootfs::import(source, options, mkfs, folder, progress)?;
+    let mut layers = Vec::new();
+    let mut size = 0_u64;
+    for layer in &image.layers {
+        let path = project.object_path(layer.id);
+        if let Some(shard) = path.parent() {
+            files::make_folder(shard)?;
+        }
+        files::publish(&layer.path, &path)?;
+        layers.push(layer.id);
+        size = size.saturating_add(layer.size);
+    }
+    Ok(Imported {
+        layers,
+        size,
+        image,
+    })
+}
+
+/// Makes sure that a container's layers are in `build/objects`: `build/` may be deleted, the image makes them again.
+///
+/// # Errors
+/// A layer is missing and its image is gone, or gives other layers now.
+pub fn ensure_present(project: &Project, definition: &Definition) -> Result<()> {
+    let text = &definition.text;
+    let missing = |layers: &[ObjectId]| {
+        layers
+            .iter()
+            .find(|id| !project.object_path(**id).exists())
+            .copied()
+    };
+    let Some(first) = missing(&text.layers) else {
+        return Ok(());
+    };
+    let wrong = |message: String| {
+        let help = format!(
+            "add the image again: kedge add IMAGE --name {} --update",
+            definition.name
+        );
+        definition.source.mistake(&["layers"], message, Some(help))
+    };
+    let Some(name) = &text.image else {
+        return Err(wrong(format!(
+            "layer {first} is not in build/objects, and the file names no image"
+        ))
+        .into());
+    };
+    let options = ImportOptions {
+        reference: text.reference.clone(),
+        command: Some(text.process.arguments.clone()),
+        ..ImportOptions::default()
+    };
+    let step = format!("importing {name} again for {}", definition.name);
+    let imported = crate::progress::step(step, || {
+        import(project, project.folder(), name, &options, &mut |_| ())
+    })
+    .map_err(|error| error.context(wrong(format!("layer {first} is not in build/objects"))))?;
+    if imported.layers != text.layers {
+        return Err(wrong(format!(
+            "the image {name} has changed since it was added: it gives other layers"
+        ))
+        .into());
+    }
+    Ok(())
+}
+
+/// A text file of a container's root file system, from its topmost layer that has it; empty if none has.
+///
+/// # Errors
+/// A layer cannot be read, or the text is over a megabyte or not UTF-8.
+pub fn read_text(layers: &[PathBuf], path: &str) -> Result<String> {
+    for layer in layers.iter().rev() {
+        let dump = tools::dump_erofs()?;
+        // dump.erofs answers with success for a path that is not there; its words go to standard error.
+        let Ok(bytes) = process::output(
+            dump.command()
+                .arg("--cat")
+                .arg(format!("--path={path}"))
+                .arg(layer),
+        ) else {
+            continue;
+        };
+        if bytes.is_empty() {
+            continue;
+        }
+        if bytes.len() > MOST_TEXT {
+            bail!("{path} has {} bytes in {}", bytes.len(), layer.display());
+        }
+        return String::from_utf8(bytes)
+            .with_context(|| format!("{path} is not UTF-8 in {}", layer.display()));
+    }
+    Ok(String::new())
+}
+
+/// The image's name with its path made absolute.
+fn at(base: &Path, name: &str) -> String {
+    let (kind, path) = split(name);
+    let path = base.join(path);
+    match kind {
+        Some(kind) => format!("{kind}:{}", path.display()),
+        None => path.display().to_string(),
+    }
+}
+
+/// The image's name as the project keeps it: relative to its folder if it lies in it, else absolute.
+///
+/// # Errors
+/// There is nothing at the path.
+pub fn kept_name(project: &Project, base: &Path, name: &str) -> Result<String> {
+    let (kind, path) = split(name);
+    let path = base.join(path);
+    let path = path.canonicalize().with_context(|| {
+        format!(
+            "there is no image at {}\nhelp: kedge reads files: an OCI layout, `docker save` or `podman save` archive, a root file system; it does not pull from registries",
+            path.display()
+        )
+    })?;
+    let path = path
+        .strip_prefix(project.folder())
+        .unwrap_or(&path)
+        .display()
+        .to_string();
+    Ok(match kind {
+        Some(kind) => format!("{kind}:{path}"),
+        None => path,
+    })
+}
+
+fn split(name: &str) -> (Option<&str>, &str) {
+    match name.split_once(':') {
+        Some((kind, path)) if KINDS.contains(&kind) => (Some(kind), path),
+        Some(_) | None => (None, name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_stays_in_front_and_other_colons_belong_to_the_path() {
+        assert_eq!(at(Path::new("/p"), "oci:images/web"), "oci:/p/images/web");
+        assert_eq!(at(Path::new("/p"), "web:1.tar"), "/p/web:1.tar");
+        assert_eq!(at(Path::new("/p"), "tar:/abs.tar"), "tar:/abs.tar");
+    }
+}

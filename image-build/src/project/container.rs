@@ -1,0 +1,437 @@
+//! `containers/<name>.toml`: one container, as its author writes it.
+//!
+//! `examples/web.toml` shows every field. What is absent has the same default as in the signed form (which confines);
+//! `kedge add` writes down what an image needs, so that everything which widens stands in the file and can be deleted.
+
+use super::units::{Signal, Size, Span, UserText};
+use kedge_revision::container::{
+    Capability, Check, ControlRole, Goal, Health, Lifetime, Limits, Network, Process, Restart,
+    RestartPolicy, RootWrites, Then, User, Volume,
+};
+use kedge_revision::{Container, Name, ObjectId};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// A container's definition.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ContainerText {
+    /// Where its layers came from; `kedge build` imports it again when `build/` was deleted.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// Which image of several in that source.
+    #[serde(default)]
+    pub reference: Option<String>,
+    /// Its layers, the lowest first; written by `kedge add`.
+    pub layers: Vec<ObjectId>,
+    /// The group it belongs to.
+    pub group: Name,
+    /// What it must reach for its revision to hold.
+    pub goal: Goal,
+    /// Where writes to its root go.
+    #[serde(default)]
+    pub root: RootWrites,
+    /// Which network it sees.
+    #[serde(default)]
+    pub network: Network,
+    /// Capabilities inside its own user namespace.
+    #[serde(default)]
+    pub capabilities: Vec<Capability>,
+    /// What it may ask of PID 1.
+    #[serde(default)]
+    pub roles: Vec<ControlRole>,
+    /// Containers of the group that must have met their goals first.
+    #[serde(default)]
+    pub after: Vec<Name>,
+    /// What runs.
+    pub process: ProcessText,
+    /// How it is found ready.
+    #[serde(default)]
+    pub health: Option<HealthText>,
+    /// What follows its end.
+    #[serde(default)]
+    pub restart: RestartText,
+    /// Writable data by name.
+    #[serde(default)]
+    pub volumes: BTreeMap<Name, VolumeText>,
+    /// Bounds on what it uses.
+    #[serde(default)]
+    pub limits: LimitsText,
+}
+
+/// `[process]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ProcessText {
+    /// Program and arguments.
+    pub arguments: Vec<String>,
+    /// `NAME=value`.
+    #[serde(default)]
+    pub environment: Vec<String>,
+    /// Numbers, or names of the image's own `/etc/passwd` and `/etc/group`.
+    #[serde(default = "root_user")]
+    pub user: UserText,
+    /// Further groups.
+    #[serde(default)]
+    pub groups: Vec<u16>,
+    /// Absolute path.
+    #[serde(default = "slash")]
+    pub working_directory: String,
+    /// What asks it to end.
+    #[serde(default = "terminate")]
+    pub stop_signal: Signal,
+    /// Between the stop signal and the kill.
+    #[serde(default = "ten_seconds")]
+    pub stop_grace: Span,
+    /// Environment variables filled from parameters.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, Name>,
+}
+
+/// `[health]`: exactly one of `notify`, `command`, `http` and `tcp`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HealthText {
+    /// `notify = true`: it says so itself (sd_notify(3)).
+    #[serde(default)]
+    pub notify: Option<bool>,
+    /// A command inside the container.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
+    /// A GET on the container's loopback.
+    #[serde(default)]
+    pub http: Option<HttpText>,
+    /// A port on the container's loopback.
+    #[serde(default)]
+    pub tcp: Option<u16>,
+    /// From one check to the next.
+    #[serde(default = "thirty_seconds")]
+    pub interval: Span,
+    /// When a check has failed.
+    #[serde(default = "five_seconds")]
+    pub timeout: Span,
+    /// Failures in a row after which it is ill.
+    #[serde(default = "three")]
+    pub retries: u32,
+    /// Failures do not count for so long after its start.
+    #[serde(default)]
+    pub start_period: Option<Span>,
+}
+
+/// `http = { port = 8080, path = "/" }`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct HttpText {
+    /// TCP port.
+    pub port: u16,
+    /// Path of the URL.
+    #[serde(default = "slash")]
+    pub path: String,
+}
+
+/// `[restart]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RestartText {
+    /// When it is started again.
+    pub policy: RestartPolicy,
+    /// Before the first restart; doubles.
+    pub delay: Span,
+    /// The delay grows no further.
+    pub max_delay: Span,
+    /// A run this long forgets earlier failures.
+    pub reset_after: Span,
+    /// Restarts in a row before `then`; without end if absent.
+    pub max_retries: Option<u32>,
+    /// What happens when they are used up.
+    pub then: Then,
+}
+
+impl Default for RestartText {
+    fn default() -> Self {
+        Self {
+            policy: RestartPolicy::OnFailure,
+            delay: Span::s(1),
+            max_delay: Span::s(60),
+            reset_after: Span::s(300),
+            max_retries: None,
+            then: Then::Leave,
+        }
+    }
+}
+
+/// `[volumes.<name>]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct VolumeText {
+    /// Absolute path inside the container.
+    pub path: String,
+    /// How long the data lives.
+    pub lifetime: Lifetime,
+    /// Owner of its top directory; the process's user if absent.
+    #[serde(default)]
+    pub owner: Option<UserText>,
+    /// Most data.
+    #[serde(default)]
+    pub size: Option<Size>,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct LimitsText {
+    /// Share of the processor under load, 1 to 10000; 100 is everyone's.
+    pub cpu_weight: Option<u32>,
+    /// Percent of one processor.
+    pub cpu_max_percent: Option<u32>,
+    /// It is killed above this.
+    pub memory_max: Option<Size>,
+    /// It is slowed down above this.
+    pub memory_high: Option<Size>,
+    /// Kept for it.
+    pub memory_min: Option<Size>,
+    /// Processes and threads.
+    pub pids_max: Option<u32>,
+}
+
+/// What is wrong with a definition before it has the signed form: the keys that lead to it, and words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    /// Keys from the file's top.
+    pub keys: Vec<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub help: String,
+}
+
+/// How a user's name becomes ids: the image's own `/etc/passwd` and `/etc/group` decide.
+pub type ResolveUser<'a> = dyn Fn(&UserText) -> Result<User, String> + 'a;
+
+impl ContainerText {
+    /// The signed form. Lists that are sorted there may stand in any order here.
+    ///
+    /// # Errors
+    /// [`Wrong`]; bounds are checked later, by [`Container::check`].
+    pub fn container(&self, resolve: &ResolveUser<'_>) -> Result<Container, Wrong> {
+        let process = self.process(resolve)?;
+        let mut volumes = BTreeMap::new();
+        for (name, volume) in &self.volumes {
+            let keys = || vec!["volumes".to_owned(), name.to_string(), "owner".to_owned()];
+            let owner = volume
+                .owner
+                .as_ref()
+                .map(|text| user(resolve, text, keys))
+                .transpose()?;
+            let volume = Volume {
+                path: volume.path.clone(),
+                lifetime: volume.lifetime,
+                owner,
+                size: volume.size.map(|s| s.bytes),
+            };
+            volumes.insert(name.clone(), volume);
+        }
+        Ok(Container {
+            group: self.group.clone(),
+            layers: self.layers.clone(),
+            process,
+            goal: self.goal,
+            health: self.health.as_ref().map(HealthText::health).transpose()?,
+            restart: self.restart.restart(),
+            root: self.root,
+            volumes,
+            limits: self.limits.limits(),
+            network: self.network,
+            capabilities: sorted(&self.capabilities),
+            roles: sorted(&self.roles),
+            after: sorted(&self.after),
+        })
+    }
+
+    fn process(&self, resolve: &ResolveUser<'_>) -> Result<Process, Wrong> {
+        let text = &self.process;
+        let mut ids = user(resolve, &text.user, || {
+            vec!["process".to_owned(), "user".to_owned()]
+        })?;
+        ids.groups.extend(&text.groups);
+        ids.groups = sorted(&ids.groups);
+        let mut environment = text.environment.clone();
+        if !environment.iter().any(|entry| entry.starts_with("PATH=")) {
+            environment.insert(0, DEFAULT_PATH.to_owned());
+        }
+        Ok(Process {
+            arguments: text.arguments.clone(),
+            environment,
+            user: ids,
+            working_directory: text.working_directory.clone(),
+            stop_signal: text.stop_signal.number,
+            stop_grace_ms: text.stop_grace.ms,
+            parameters: text.parameters.clone(),
+        })
+    }
+}
+
+impl HealthText {
+    fn health(&self) -> Result<Health, Wrong> {
+        let checks = [
+            self.notify.filter(|notify| *notify).map(|_| Check::Notify),
+            self.command.clone().map(Check::Command),
+            self.http.clone().map(|http| Check::Http {
+                port: http.port,
+                path: http.path,
+            }),
+            self.tcp.map(|port| Check::Tcp { port }),
+        ];
+        let mut given = checks.into_iter().flatten();
+        let (Some(check), None) = (given.next(), given.next()) else {
+            return Err(Wrong {
+                keys: vec!["health".to_owned()],
+                message: "a health check is exactly one of `notify`, `command`, `http` and `tcp`"
+                    .to_owned(),
+                help: "for instance: http = { port = 8080, path = \"/\" }".to_owned(),
+            });
+        };
+        Ok(Health {
+            check,
+            interval_ms: self.interval.ms,
+            timeout_ms: self.timeout.ms,
+            retries: self.retries,
+            start_period_ms: self.start_period.map_or(0, |span| span.ms),
+        })
+    }
+}
+
+impl RestartText {
+    fn restart(&self) -> Restart {
+        Restart {
+            policy: self.policy,
+            delay_ms: self.delay.ms,
+            max_delay_ms: self.max_delay.ms,
+            reset_after_ms: self.reset_after.ms,
+            max_retries: self.max_retries,
+            then: self.then,
+        }
+    }
+}
+
+impl LimitsText {
+    fn limits(&self) -> Limits {
+        let bytes = |size: Option<Size>| size.map(|size| size.bytes);
+        Limits {
+            cpu_weight: self.cpu_weight,
+            cpu_max_percent: self.cpu_max_percent,
+            memory_max: bytes(self.memory_max),
+            memory_high: bytes(self.memory_high),
+            memory_min: bytes(self.memory_min),
+            pids_max: self.pids_max,
+        }
+    }
+}
+
+/// What a process finds programs by when neither image nor author says so (as container runtimes have it).
+pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn user(
+    resolve: &ResolveUser<'_>,
+    text: &UserText,
+    keys: impl Fn() -> Vec<String>,
+) -> Result<User, Wrong> {
+    resolve(text).map_err(|message| Wrong {
+        keys: keys(),
+        message,
+        help: "write numbers, as in \"1000:1000\"".to_owned(),
+    })
+}
+
+fn sorted<T: Ord + Clone>(list: &[T]) -> Vec<T> {
+    let mut list = list.to_vec();
+    list.sort();
+    list.dedup();
+    list
+}
+
+fn root_user() -> UserText {
+    UserText {
+        user: "0".to_owned(),
+        group: Some("0".to_owned()),
+    }
+}
+
+fn slash() -> String {
+    "/".to_owned()
+}
+
+fn terminate() -> Signal {
+    Signal { number: 15 }
+}
+
+fn five_seconds() -> Span {
+    Span::s(5)
+}
+
+fn ten_seconds() -> Span {
+    Span::s(10)
+}
+
+fn thirty_seconds() -> Span {
+    Span::s(30)
+}
+
+fn three() -> u32 {
+    3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(text: &UserText) -> Result<User, String> {
+        super::super::users::numeric(text).ok_or_else(|| format!("`{text}` is unknown"))
+    }
+
+    fn parse(rest: &str) -> ContainerText {
+        let layer = format!("v1:{}", "0a".repeat(32));
+        let text = format!(
+            "layers = [\"{layer}\"]\ngroup = \"app\"\ngoal = \"started\"\n{rest}\n[process]\narguments = [\"/bin/true\"]\n"
+        );
+        toml::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn the_shortest_definition_confines() {
+        let container = parse("").container(&numbers).unwrap();
+        container.check("containers.web").unwrap();
+        assert!(container.capabilities.is_empty() && container.root == RootWrites::Refused);
+        assert_eq!(container.process.environment, [DEFAULT_PATH]);
+    }
+
+    #[test]
+    fn lists_may_stand_in_any_order() {
+        let text = "capabilities = [\"SETUID\", \"CHOWN\", \"SETUID\"]\nafter = [\"b\", \"a\"]\nroles = []";
+        let container = parse(text).container(&numbers).unwrap();
+        container.check("containers.web").unwrap();
+        assert_eq!(
+            container.capabilities,
+            [Capability::Chown, Capability::Setuid]
+        );
+    }
+
+    #[test]
+    fn two_health_checks_are_refused() {
+        let mut text = parse("");
+        text.health = toml::from_str("tcp = 80\nnotify = true").ok();
+        assert_eq!(text.container(&numbers).unwrap_err().keys, ["health"]);
+        text.health = toml::from_str("retries = 3").ok();
+        text.container(&numbers).unwrap_err();
+    }
+
+    #[test]
+    fn an_unknown_user_has_its_place() {
+        let mut text = parse("");
+        text.process.user = "nobody".parse().unwrap();
+        assert_eq!(
+            text.container(&numbers).unwrap_err().keys,
+            ["process", "user"]
+        );
+    }
+}

@@ -1,0 +1,336 @@
+//! A TOML file with its text at hand, so that whatever is wrong with it is shown where it stands.
+//!
+//! Two kinds of mistake end in the same picture: what the TOML or its types refuse (the parser gives the place), and
+//! what the checks of `kedge-revision` refuse (they name a path of keys, which is looked up in the document).
+
+use crate::files;
+use anyhow::Result;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml::de::{DeTable, DeValue};
+
+/// Largest project file: a person's file is a few kilobytes.
+const CAP: usize = 1024 * 1024;
+
+/// A project file as text.
+#[derive(Debug, Clone)]
+pub struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+/// What is wrong in a project file, with the place and, where there is one, the remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The file.
+    pub path: PathBuf,
+    /// Line and column, both counted from 1; `None` if it concerns the file as a whole.
+    pub place: Option<(usize, usize)>,
+    /// The line's text and the number of characters to underline.
+    excerpt: Option<(String, usize)>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some((line, column)) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let (Some((line, column)), Some((text, width))) = (self.place, &self.excerpt) {
+            let margin = line.to_string().len();
+            let lead: String = text
+                .chars()
+                .take(column.saturating_sub(1))
+                .map(|c| if c == '\t' { '\t' } else { ' ' })
+                .collect();
+            write!(
+                f,
+                "\n{:margin$} |\n{line} | {text}\n{:margin$} | {lead}{}",
+                "",
+                "",
+                "^".repeat((*width).max(1))
+            )?;
+        }
+        match &self.help {
+            Some(help) => write!(f, "\nhelp: {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Mistake {}
+
+impl Source {
+    /// Reads a project file.
+    ///
+    /// # Errors
+    /// It cannot be read, is not UTF-8, or is larger than a megabyte.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = files::read_text(path)?;
+        if text.len() > CAP {
+            anyhow::bail!(
+                "{} has {} bytes; a project file has at most {CAP}",
+                path.display(),
+                text.len()
+            );
+        }
+        Ok(Self::new(path, text))
+    }
+
+    /// A text that stands, or will stand, in `path`.
+    #[must_use]
+    pub fn new(path: &Path, text: String) -> Self {
+        Self {
+            path: path.to_owned(),
+            text,
+        }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Parses the text into a type that refuses unknown fields.
+    ///
+    /// # Errors
+    /// [`Mistake`].
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Box<Mistake>> {
+        toml::from_str(&self.text).map_err(|error| {
+            let message = error.message().trim().to_owned();
+            let help = suggestion(&message);
+            Box::new(self.at(error.span(), message, help))
+        })
+    }
+
+    /// A mistake at the value that `keys` lead to; as many of them are followed as exist.
+    #[must_use]
+    pub fn mistake(
+        &self,
+        keys: &[&str],
+        message: impl Into<String>,
+        help: Option<String>,
+    ) -> Mistake {
+        let span = DeTable::parse(&self.text)
+            .ok()
+            .and_then(|table| find(table.get_ref(), keys));
+        self.at(span, message.into(), help)
+    }
+
+    /// The text with the values of some top-level keys replaced; a key that is not there is added at the top.
+    ///
+    /// # Errors
+    /// [`Mistake`] if the text is no TOML.
+    pub fn with_values(&self, values: &[(&str, String)]) -> Result<String, Box<Mistake>> {
+        let mut text = self.text.clone();
+        for (key, value) in values {
+            let span = {
+                let table = DeTable::parse(&text).map_err(|error| {
+                    Box::new(self.at(error.span(), error.message().to_owned(), None))
+                })?;
+                table
+                    .get_ref()
+                    .iter()
+                    .find(|(name, _)| name.get_ref() == *key)
+                    .map(|(_, value)| value.span())
+            };
+            match span {
+                Some(span) => text.replace_range(span, value),
+                None => text.insert_str(0, &format!("{key} = {value}\n")),
+            }
+        }
+        Ok(text)
+    }
+
+    fn at(&self, span: Option<Range<usize>>, message: String, help: Option<String>) -> Mistake {
+        let place = span.as_ref().map(|span| position(&self.text, span.start));
+        let excerpt = span.zip(place).map(|(span, (line, column))| {
+            let text = self
+                .text
+                .lines()
+                .nth(line.saturating_sub(1))
+                .unwrap_or_default()
+                .to_owned();
+            let marked = self.text.get(span).unwrap_or_default();
+            let rest = text
+                .chars()
+                .count()
+                .saturating_sub(column.saturating_sub(1));
+            let width = marked
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .count()
+                .min(rest);
+            (text, width)
+        });
+        Mistake {
+            path: self.path.clone(),
+            place,
+            excerpt,
+            message,
+            help,
+        }
+    }
+}
+
+/// Line and column of a byte offset, counted from 1, the column in characters.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count().saturating_add(1);
+    let column = before
+        .rsplit('\n')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .count()
+        .saturating_add(1);
+    (line, column)
+}
+
+/// The place of the deepest key that exists on the way of `keys`.
+fn find(table: &DeTable<'_>, keys: &[&str]) -> Option<Range<usize>> {
+    let (first, rest) = keys.split_first()?;
+    let (key, value) = table.iter().find(|(key, _)| key.get_ref() == *first)?;
+    let here = match value.get_ref() {
+        DeValue::Table(inner) => find(inner, rest).unwrap_or_else(|| key.span()),
+        DeValue::String(_)
+        | DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_) => value.span(),
+    };
+    Some(here)
+}
+
+/// "did you mean", from the list of expected words that serde puts into its message.
+fn suggestion(message: &str) -> Option<String> {
+    let mut words = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown").then(|| words.next())??;
+    let expected: Vec<&str> = words.collect();
+    nearest(unknown, expected.iter().copied()).map(|word| format!("did you mean `{word}`?"))
+}
+
+/// The candidate that differs in the fewest letters, if they are few for its length.
+#[must_use]
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let (best, distance) = candidates
+        .into_iter()
+        .map(|candidate| (candidate, distance(word, candidate)))
+        .min_by_key(|(_, d)| *d)?;
+    (distance <= word.chars().count().div_ceil(3)).then_some(best)
+}
+
+/// Levenshtein distance; `_` and `-` and both cases count as one letter.
+fn distance(a: &str, b: &str) -> usize {
+    let letters =
+        |text: &str| -> Vec<char> { text.to_lowercase().replace('_', "-").chars().collect() };
+    let (a, b) = (letters(a), letters(b));
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut next = vec![i.saturating_add(1)];
+        for (to, (diagonal, above)) in b.iter().zip(row.iter().zip(row.iter().skip(1))) {
+            let left = next.last().copied().unwrap_or_default();
+            let change = diagonal.saturating_add(usize::from(from != to));
+            next.push(
+                change
+                    .min(above.saturating_add(1))
+                    .min(left.saturating_add(1)),
+            );
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+    #[allow(dead_code, reason = "only its parsing is looked at")]
+    struct Test {
+        capabilities: Vec<String>,
+        group: Option<String>,
+    }
+
+    fn source(text: &str) -> Source {
+        Source::new(Path::new("web.toml"), text.to_owned())
+    }
+
+    #[test]
+    fn an_unknown_key_is_shown_with_the_right_one() {
+        let mistake = source("group = \"app\"\ncapabilites = []\n")
+            .parse::<Test>()
+            .unwrap_err();
+        assert_eq!(mistake.place, Some((2, 1)));
+        assert_eq!(
+            mistake.help.as_deref(),
+            Some("did you mean `capabilities`?")
+        );
+        let text = mistake.to_string();
+        assert!(text.starts_with("web.toml:2:1: unknown field"), "{text}");
+        assert!(
+            text.contains("2 | capabilites = []\n  | ^^^^^^^^^^^\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_syntax_error_has_its_line() {
+        let mistake = source("group = \"app\"\n\ncapabilities = [\n")
+            .parse::<Test>()
+            .unwrap_err();
+        assert!(
+            mistake.place.is_some_and(|(line, _)| line >= 3),
+            "{mistake}"
+        );
+    }
+
+    #[test]
+    fn a_checked_value_is_found_by_its_keys() {
+        let text = "[volumes.data]\npath = \"data\"\nsize = \"1MiB\"\n";
+        let mistake =
+            source(text).mistake(&["volumes", "data", "path"], "is no absolute path", None);
+        assert_eq!(mistake.place, Some((2, 8)));
+        let absent = source(text).mistake(&["volumes", "data", "owner"], "is missing", None);
+        assert_eq!(absent.place, Some((1, 10)));
+        assert_eq!(
+            source(text).mistake(&["process"], "is missing", None).place,
+            None
+        );
+    }
+
+    #[test]
+    fn values_are_replaced_where_they_stand() {
+        let text = "# kept\ngroup = \"app\" # too\ncapabilities = [\n \"a\",\n]\n";
+        let new = source(text)
+            .with_values(&[("capabilities", "[]".into()), ("image", "\"x\"".into())])
+            .unwrap();
+        assert_eq!(
+            new,
+            "image = \"x\"\n# kept\ngroup = \"app\" # too\ncapabilities = []\n"
+        );
+    }
+
+    #[test]
+    fn far_words_are_not_suggested() {
+        assert_eq!(nearest("memory", ["cpu", "pids"]), None);
+        assert_eq!(
+            nearest("stop_signal", ["stop-signal", "stop-grace"]),
+            Some("stop-signal")
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! The command `kedge`: a file a verb. Each has its arguments (which teach, with `--help`), does its work through the
+//! library, and returns one result that prints as words or, with `--json`, as one object.
+
+mod add;
+mod build;
+mod completions;
+mod ctl;
+mod disk;
+mod http;
+mod inspect;
+mod key;
+mod new;
+mod run;
+mod sign;
+mod verify;
+
+use crate::keys::Passphrase;
+use crate::output::Output;
+use crate::project::Project;
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Turn OCI images into a signed, bootable, updatable edge device image.
+///
+/// A project folder says what a device runs: `kedge new` makes one, `kedge add` puts containers into it, `kedge build`
+/// makes a signed revision and a disk image, `kedge run` boots that in QEMU.
+#[derive(Debug, Parser)]
+#[command(name = "kedge", version, max_term_width = 100, after_help = FIRST_STEPS)]
+pub struct Cli {
+    /// The project's folder; a folder below it will do.
+    #[arg(long, global = true, value_name = "DIR", default_value = ".")]
+    project: PathBuf,
+    /// Print one JSON object in place of words.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const FIRST_STEPS: &str = "First steps:
+  kedge new gateway
+  cd gateway
+  kedge add ../web.tar --name web
+  kedge build
+  kedge run --port 8080:80
+
+Exit status: 0 done, 1 failed, 2 wrong usage.";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    New(new::New),
+    Add(Box<add::Add>),
+    Build(build::Build),
+    Run(run::Run),
+    Ctl(ctl::Ctl),
+    Sign(sign::Sign),
+    Verify(verify::Verify),
+    Inspect(inspect::Inspect),
+    Key(key::Key),
+    Completions(completions::Completions),
+}
+
+/// Where a passphrase comes from. Without any of these it is asked for on the terminal.
+#[derive(Debug, Clone, Args)]
+#[group(multiple = false)]
+struct PassphraseArguments {
+    /// Take the passphrase from the first line of a file.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Take the passphrase from the first line of an open file descriptor.
+    #[arg(long, value_name = "N")]
+    passphrase_fd: Option<u32>,
+}
+
+impl PassphraseArguments {
+    /// The source; a file or descriptor is read now, and once.
+    fn source(&self) -> Result<Passphrase> {
+        match (&self.passphrase_file, self.passphrase_fd) {
+            (Some(path), _) => Passphrase::File(path.clone()).read_once(),
+            (None, Some(number)) => Passphrase::Descriptor(number).read_once(),
+            (None, None) => Ok(Passphrase::Prompt),
+        }
+    }
+}
+
+/// What every verb is given.
+#[derive(Debug, Clone)]
+struct Scene {
+    output: Output,
+    project: PathBuf,
+}
+
+impl Scene {
+    /// The project that `--project` or the current folder lies in.
+    fn project(&self) -> Result<Project> {
+        Project::open(&self.project)
+    }
+}
+
+/// The whole command: arguments to exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help that cannot be printed has nobody to read it.
+            error.print().ok();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let scene = Scene {
+        output: Output::new(cli.json),
+        project: cli.project,
+    };
+    match dispatch(cli.verb, &scene) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            scene.output.failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(verb: Verb, scene: &Scene) -> Result<()> {
+    match verb {
+        Verb::New(verb) => verb.run(scene),
+        Verb::Add(verb) => verb.run(scene),
+        Verb::Build(verb) => verb.run(scene),
+        Verb::Run(verb) => verb.run(scene),
+        Verb::Ctl(verb) => verb.run(scene),
+        Verb::Sign(verb) => verb.run(scene),
+        Verb::Verify(verb) => verb.run(scene),
+        Verb::Inspect(verb) => verb.run(scene),
+        Verb::Key(verb) => verb.run(scene),
+        Verb::Completions(verb) => verb.run(scene),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_and_argument_teaches() {
+        for verb in Cli::command().get_subcommands() {
+            assert!(verb.get_about().is_some(), "{}", verb.get_name());
+            for argument in verb.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {}",
+                    verb.get_name(),
+                    argument.get_id()
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! A disk image read without being mounted: its partitions, boot record and the documents and objects of its store.
+
+use crate::image::gpt::{self, Partition};
+use crate::{process, tools};
+use anyhow::{Context, Result, ensure};
+use kedge_board_support::bootenv::{Bootenv, Found};
+use kedge_revision::ObjectId;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// An opened disk image.
+#[derive(Debug)]
+pub(super) struct Disk {
+    path: PathBuf,
+    file: File,
+    pub(super) partitions: Vec<Partition>,
+}
+
+impl Disk {
+    /// The disk image at a path, `None` if the file is something else.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>> {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let mut magic = [0; 8];
+        if file.read_exact_at(&mut magic, 512).is_err() || &magic != b"EFI PART" {
+            return Ok(None);
+        }
+        let partitions = gpt::read(&file)
+            .with_context(|| format!("cannot use the disk image {}", path.display()))?;
+        Ok(Some(Self {
+            path: path.to_owned(),
+            file,
+            partitions,
+        }))
+    }
+
+    /// Both records in both copies.
+    pub(super) fn boot_record(&self) -> Result<Found> {
+        let base = gpt::find(&self.partitions, "bootenv")?.offset;
+        let (_, found) =
+            Bootenv::open_at(&self.file, base).context("cannot read the boot record")?;
+        Ok(found)
+    }
+
+    /// A file of the data partition; empty if it is not there.
+    pub(super) fn read(&self, path: &str) -> Result<Vec<u8>> {
+        self.ask(&format!("cat {path}"))
+    }
+
+    /// A document of the data partition.
+    pub(super) fn document(&self, path: &str) -> Result<Vec<u8>> {
+        let bytes = self.read(path)?;
+        ensure!(
+            !bytes.is_empty(),
+            "the data partition of {} has no {path}",
+            self.path.display()
+        );
+        Ok(bytes)
+    }
+
+    /// Copies an object out to a file.
+    pub(super) fn copy_object(&self, id: ObjectId, to: &Path) -> Result<()> {
+        let hex = id.hex();
+        let shard: String = hex.chars().take(2).collect();
+        self.ask(&format!("dump /objects/v1/{shard}/{hex} {}", to.display()))?;
+        ensure!(
+            to.exists(),
+            "object {id} is missing in {}",
+            self.path.display()
+        );
+        Ok(())
+    }
+
+    /// The ids of the revisions in the store.
+    pub(super) fn revisions(&self) -> Result<Vec<String>> {
+        let listing =
+            String::from_utf8(self.ask("ls -p /revisions")?).context("the listing is not UTF-8")?;
+        // `/inode/mode/uid/gid/name/size/`
+        let names = listing.lines().filter_map(|line| line.split('/').nth(5));
+        let id = |name: &&str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+        Ok(names.filter(id).map(str::to_owned).collect())
+    }
+
+    fn ask(&self, request: &str) -> Result<Vec<u8>> {
+        let data = gpt::find(&self.partitions, "data")?;
+        let place = format!("{}?offset={}", self.path.display(), data.offset);
+        process::output(tools::debugfs()?.command().args(["-R", request]).arg(place))
+            .with_context(|| format!("cannot read the data partition of {}", self.path.display()))
+    }
+}

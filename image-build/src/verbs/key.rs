@@ -1,0 +1,194 @@
+//! `kedge key`: list, make and protect signing keys.
+
+use super::{PassphraseArguments, Scene};
+use crate::files;
+use crate::keys::{self, KeyFile, Protection};
+use crate::project::Project;
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Subcommand};
+use kedge_revision::{KeyId, Name, PublicKey, Root};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// List, make and protect signing keys.
+#[derive(Debug, Args)]
+pub(super) struct Key {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List the project's key files and what the trust root lets them do.
+    List,
+    /// Make a key. The trust root does not know it until a new root names it.
+    New {
+        /// A word for what it is for; the file is keys/WORD.toml.
+        role: Name,
+        /// Keep it without a passphrase; development projects only.
+        #[arg(long, conflicts_with_all = ["passphrase_file", "passphrase_fd"])]
+        no_passphrase: bool,
+        #[command(flatten)]
+        passphrase: PassphraseArguments,
+    },
+    /// Change, or set, the passphrase of a key file.
+    Passphrase {
+        /// The key file.
+        file: PathBuf,
+        /// Take the new passphrase from the first line of a file.
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+        #[command(flatten)]
+        passphrase: PassphraseArguments,
+    },
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Listed {
+    path: PathBuf,
+    role: String,
+    id: KeyId,
+    public: PublicKey,
+    encrypted: bool,
+    may: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct List {
+    keys: Vec<Listed>,
+}
+
+impl Key {
+    pub(super) fn run(&self, scene: &Scene) -> Result<()> {
+        match &self.action {
+            Action::List => list(scene),
+            Action::New {
+                role,
+                no_passphrase,
+                passphrase,
+            } => new(scene, role, *no_passphrase, passphrase),
+            Action::Passphrase {
+                file,
+                new_passphrase_file,
+                passphrase,
+            } => change(scene, file, new_passphrase_file.as_deref(), passphrase),
+        }
+    }
+}
+
+fn list(scene: &Scene) -> Result<()> {
+    let project = scene.project()?;
+    let root = project.trust_root()?.root;
+    let folder = project.folder().join("keys");
+    let mut listed = Vec::new();
+    let paths = if folder.exists() {
+        files::list(&folder)?
+    } else {
+        Vec::new()
+    };
+    for path in paths
+        .iter()
+        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+    {
+        listed.push(describe(&KeyFile::read(path)?, &root));
+    }
+    let mut lines: Vec<String> = listed.iter().map(line).collect();
+    if lines.is_empty() {
+        lines.push(format!("There are no key files in {}.", folder.display()));
+    }
+    scene
+        .output
+        .result(lines.join("\n"), &List { keys: listed });
+    Ok(())
+}
+
+fn describe(file: &KeyFile, root: &Root) -> Listed {
+    let id = file.public().id();
+    let roles = &root.roles;
+    let may = [
+        ("root", &roles.root),
+        ("release", &roles.release),
+        ("hub", &roles.hub),
+    ];
+    let may = may
+        .into_iter()
+        .filter(|(_, role)| role.keys.contains(&id))
+        .map(|(word, _)| word)
+        .collect();
+    Listed {
+        path: file.path().to_owned(),
+        role: file.role().to_owned(),
+        id,
+        public: file.public(),
+        encrypted: file.is_encrypted(),
+        may,
+    }
+}
+
+fn line(key: &Listed) -> String {
+    let kept = if key.encrypted {
+        "passphrase"
+    } else {
+        "NO passphrase"
+    };
+    let may = if key.may.is_empty() {
+        "unknown to the trust root".to_owned()
+    } else {
+        format!("may: {}", key.may.join(", "))
+    };
+    format!("{}  {}  {kept}, {may}", key.id, key.path.display())
+}
+
+fn new(scene: &Scene, role: &Name, open: bool, passphrase: &PassphraseArguments) -> Result<()> {
+    let project = scene.project()?;
+    let path = project.key_path(role.as_str());
+    ensure!(
+        !path.exists(),
+        "{} exists already; nothing was changed",
+        path.display()
+    );
+    ensure!(
+        !open || project.manifest().mode == kedge_revision::Mode::Development,
+        "keys of a production project are kept under a passphrase"
+    );
+    let key = keys::generate()?;
+    let text = if open {
+        None
+    } else {
+        Some(passphrase.source()?.new_one(&format!("the key {role}"))?)
+    };
+    let protection = text
+        .as_ref()
+        .map_or(Protection::Plain, |text| Protection::Passphrase(text));
+    keys::write(&path, role.as_str(), &key, protection)?;
+    report(scene, &project, &path)
+}
+
+fn change(
+    scene: &Scene,
+    path: &Path,
+    new: Option<&Path>,
+    passphrase: &PassphraseArguments,
+) -> Result<()> {
+    let file = KeyFile::read(path)?;
+    let key = file.open(&passphrase.source()?)?;
+    let source = new.map_or(keys::Passphrase::Prompt, |path| {
+        keys::Passphrase::File(path.to_owned())
+    });
+    let text = source
+        .new_one(&format!("the {} key", file.role()))
+        .context("nothing was changed")?;
+    keys::write(path, file.role(), &key, Protection::Passphrase(&text))?;
+    scene.output.result(
+        format!("{} has its new passphrase.", path.display()),
+        &serde_json::json!({ "path": path, "encrypted": true }),
+    );
+    Ok(())
+}
+
+fn report(scene: &Scene, project: &Project, path: &Path) -> Result<()> {
+    let listed = describe(&KeyFile::read(path)?, &project.trust_root()?.root);
+    scene.output.result(line(&listed), &listed);
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! `kedge run`: the project's disk image in QEMU.
+
+use super::{Scene, ctl};
+use crate::process;
+use crate::project::Project;
+use crate::qemu::{Console, Ending, Event, Forward, Vm, VmConfig};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use kedge_board_support::boards;
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Boot the disk image in QEMU, with the serial console here. Ctrl-A x ends it.
+///
+/// The device works on a copy of the image that is thrown away at the end; with --keep the copy stays, and the next run
+/// with --keep goes on with it: volumes persist. While it runs, `kedge ctl` in another terminal talks to it.
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// The disk image; the one that `kedge build` made if absent.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Lead a port of this machine's loopback into the device, as in 8080:80. May be given again.
+    #[arg(long, short, value_name = "HOST:GUEST", value_parser = forward)]
+    port: Vec<Forward>,
+    /// Memory, MiB; the board's if absent.
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u32>,
+    /// Keep what the device writes, and go on with what an earlier --keep left.
+    #[arg(long)]
+    keep: bool,
+    /// End after so many seconds, for scripts; the exit status is then 1.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+}
+
+impl Run {
+    pub(super) fn run(&self, scene: &Scene) -> Result<()> {
+        let project = scene.project()?;
+        let image = self.image.clone().unwrap_or_else(|| project.image_path());
+        if !image.exists() {
+            bail!(
+                "there is no disk image {}; make it with `kedge build`",
+                image.display()
+            );
+        }
+        let disk = self.disk(scene, &project, &image)?;
+        let config = self.config(scene, &project, &disk)?;
+        let result = self.watch(scene, config);
+        if !self.keep {
+            std::fs::remove_file(&disk)
+                .with_context(|| format!("cannot remove {}", disk.display()))?;
+        }
+        result
+    }
+
+    /// The copy that the device writes to.
+    fn disk(&self, scene: &Scene, project: &Project, image: &Path) -> Result<PathBuf> {
+        let build = project.build_folder();
+        crate::files::make_folder(&build)?;
+        let name = if self.keep {
+            "run-kept.img".to_owned()
+        } else {
+            format!(".run-{}.img", std::process::id())
+        };
+        let disk = build.join(name);
+        if self.keep && disk.exists() {
+            let newer = |path: &Path| {
+                path.metadata()
+                    .and_then(|metadata| metadata.modified())
+                    .ok()
+            };
+            if newer(image) > newer(&disk) {
+                scene.output.say(format_args!(
+                    "going on with {}, which is older than the image; remove it to begin anew",
+                    disk.display()
+                ));
+            }
+            return Ok(disk);
+        }
+        // Holes stay holes: an image is mostly that.
+        process::run(
+            Command::new("cp")
+                .args(["--sparse=always", "--reflink=auto", "--"])
+                .arg(image)
+                .arg(&disk),
+        )?;
+        Ok(disk)
+    }
+
+    fn config(&self, scene: &Scene, project: &Project, disk: &Path) -> Result<VmConfig> {
+        let board = boards::find(project.manifest().board.as_str()).map_err(|error| {
+            project
+                .source()
+                .mistake(&["board"], error.to_string(), None)
+        })?;
+        let mut config = VmConfig::new(board, disk, &ctl::run_folder(project)?);
+        config.forwards.clone_from(&self.port);
+        config.memory = self.memory;
+        let terminal = std::io::stdin().is_terminal()
+            && std::io::stdout().is_terminal()
+            && !scene.output.is_json();
+        config.console = if terminal {
+            Console::Terminal
+        } else {
+            Console::Events
+        };
+        Ok(config)
+    }
+
+    fn watch(&self, scene: &Scene, config: VmConfig) -> Result<()> {
+        let forwards = config.forwards.clone();
+        let mut vm = Vm::start(config)?;
+        report(
+            scene,
+            "control",
+            json!({ "socket": vm.control() }),
+            &format!(
+                "control socket: {} (kedge ctl status)",
+                vm.control().display()
+            ),
+        );
+        for forward in forwards {
+            let text = format!(
+                "port 127.0.0.1:{} leads to the device's {}",
+                forward.host, forward.guest
+            );
+            report(
+                scene,
+                "forward",
+                json!({ "host": forward.host, "guest": forward.guest }),
+                &text,
+            );
+        }
+        let end = self
+            .timeout
+            .map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        loop {
+            let tick = Instant::now() + Duration::from_hours(1);
+            match vm.next(end.unwrap_or(tick)) {
+                Some(Event::Line(line)) => scene
+                    .output
+                    .result(&line, &json!({ "event": "line", "text": line })),
+                Some(Event::Booted(slot)) => {
+                    let slot = slot.letter();
+                    report(
+                        scene,
+                        "booted",
+                        json!({ "slot": slot }),
+                        &format!("QEMU started with slot {slot}"),
+                    );
+                }
+                Some(Event::Reset(cause)) => {
+                    let cause = format!("{cause:?}").to_lowercase();
+                    report(
+                        scene,
+                        "reset",
+                        json!({ "cause": cause }),
+                        &format!("the device reset ({cause})"),
+                    );
+                }
+                Some(Event::Ended(ending)) => return ended(scene, ending),
+                None if end.is_some_and(|end| Instant::now() >= end) => {
+                    vm.kill()?;
+                    bail!(
+                        "the device still ran after {} s and was switched off",
+                        self.timeout.unwrap_or_default()
+                    );
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+/// One event: words on standard error, or an object a line on standard output.
+fn report(scene: &Scene, event: &str, mut object: Value, text: &str) {
+    if scene.output.is_json() {
+        if let Some(fields) = object.as_object_mut() {
+            fields.insert("event".to_owned(), Value::String(event.to_owned()));
+        }
+        scene.output.result("", &object);
+    } else {
+        scene.output.say(text);
+    }
+}
+
+fn ended(scene: &Scene, ending: Ending) -> Result<()> {
+    match ending {
+        Ending::PoweredOff => report(
+            scene,
+            "ended",
+            json!({ "how": "powered-off" }),
+            "the device powered off",
+        ),
+        Ending::Killed => report(scene, "ended", json!({ "how": "killed" }), "QEMU was ended"),
+        Ending::Failed(status, text) => bail!("QEMU ended with {status}\n{text}"),
+        Ending::NotStarted(error) => {
+            return Err(error.context("the device could not be started again"));
+        }
+    }
+    Ok(())
+}
+
+/// `8080:80`.
+fn forward(text: &str) -> Result<Forward, String> {
+    let parse = || {
+        let (host, guest) = text.split_once(':')?;
+        let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
+        Some(Forward {
+            host: port(host)?,
+            guest: port(guest)?,
+        })
+    };
+    parse().ok_or_else(|| "write HOST:GUEST, as in 8080:80".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_pairs() {
+        assert_eq!(
+            forward("8080:80"),
+            Ok(Forward {
+                host: 8080,
+                guest: 80
+            })
+        );
+        for bad in ["80", "80:", ":80", "0:80", "80:70000", "a:b"] {
+            assert!(forward(bad).is_err(), "{bad}");
+        }
+    }
+}

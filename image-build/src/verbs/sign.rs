@@ -1,0 +1,123 @@
+//! `kedge sign`: one more signature for a revision.
+
+use super::{PassphraseArguments, Scene};
+use crate::compose;
+use crate::files;
+use crate::keys::KeyFile;
+use crate::project::source::Source;
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use ed25519_dalek::SigningKey;
+use kedge_revision::signing::Kind;
+use kedge_revision::{Envelope, KeyId, ObjectId, SignatureSet, json, revision, verity};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Sign a revision with a release key; other keys' signatures are kept.
+///
+/// `kedge build` signs by itself with keys/release.toml. This is for a second key, a key that is kept elsewhere, or a
+/// revision made on another machine.
+#[derive(Debug, Args)]
+pub(super) struct Sign {
+    /// The revision, as in build/revision.json.
+    revision: PathBuf,
+    /// The key file; the project's keys/release.toml if absent.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// The signatures' file; beside the revision, ending in .sig, if absent.
+    #[arg(long, value_name = "FILE")]
+    signatures: Option<PathBuf>,
+    #[command(flatten)]
+    passphrase: PassphraseArguments,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Signed {
+    revision: ObjectId,
+    product: String,
+    counter: u64,
+    version: String,
+    key: KeyId,
+    signatures: PathBuf,
+    keys: Vec<KeyId>,
+}
+
+impl Sign {
+    pub(super) fn run(&self, scene: &Scene) -> Result<()> {
+        let document = files::read(&self.revision)?;
+        // Whoever signs must be able to read what it is: anything but a revision in its canonical form is refused.
+        let envelope: Envelope = json::parse("revision", revision::CAP, &document)
+            .with_context(|| format!("{} is no revision", self.revision.display()))?;
+        let path = self
+            .signatures
+            .clone()
+            .unwrap_or_else(|| self.revision.with_extension("sig"));
+        let mut set = existing(&path)?;
+        let key = self.key(scene)?;
+        set.sign(Kind::Revision, &document, &key);
+        files::write(&path, set.encode().context("cannot encode the signatures")?)?;
+        let signed = Signed {
+            revision: verity::digest(&document),
+            product: envelope.product.to_string(),
+            counter: envelope.counter,
+            version: envelope.version.clone(),
+            key: crate::keys::public(&key).id(),
+            signatures: path,
+            keys: set.keys().collect(),
+        };
+        let text = format!(
+            "Signed revision {} ({}, version {}) with key {}.\n{} holds signatures of {} keys.",
+            signed.counter,
+            signed.product,
+            signed.version,
+            signed.key,
+            signed.signatures.display(),
+            signed.keys.len()
+        );
+        scene.output.result(text, &signed);
+        Ok(())
+    }
+
+    fn key(&self, scene: &Scene) -> Result<SigningKey> {
+        let passphrase = self.passphrase.source()?;
+        match &self.key {
+            Some(path) => KeyFile::read(path)?.open(&passphrase),
+            None => {
+                let project = scene
+                    .project()
+                    .context("name a key with --key, or be in a project")?;
+                compose::release_key(
+                    &project,
+                    &project.trust_root()?.root.roles.release,
+                    &passphrase,
+                )
+            }
+        }
+    }
+}
+
+fn existing(path: &Path) -> Result<SignatureSet> {
+    if !path.exists() {
+        return Ok(SignatureSet::default());
+    }
+    let bytes = files::read(path)?;
+    ensure!(
+        bytes.len() <= SignatureSet::CAP,
+        "{} is too large for signatures",
+        path.display()
+    );
+    SignatureSet::parse(&bytes).with_context(|| format!("cannot use {}", path.display()))
+}
+
+/// A TOML key file, if the text is one: for telling a person who tries to inspect or verify it.
+pub(super) fn is_key_file(path: &Path, text: &str) -> bool {
+    Source::new(path, text.to_owned())
+        .parse::<toml::Table>()
+        .is_ok_and(|table| {
+            table
+                .get("spec")
+                .and_then(toml::Value::as_str)
+                .is_some_and(|spec| spec.starts_with("kedge.key/"))
+        })
+}
