@@ -1,23 +1,20 @@
 //! Kernels: our own, built from Debian's source for what the promises are measured on, and Debian's, taken out of
 //! its package for a quick start.
 //!
-//! Both come from Debian trixie's 6.12. Nothing is installed on the machine but compilers.
+//! Both come from the Debian suite that the board names. Nothing is installed on the machine but compilers.
 
 mod distribution;
 mod fragment;
 mod own;
 
-pub use distribution::{Distribution, distribution};
+pub use distribution::distribution;
 pub use fragment::{Fragment, Unmet};
-pub use own::{Architecture, own, own_if_cached};
+pub use own::{own, own_if_cached};
 
 use crate::files;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-
-/// The suite that kernels come from.
-const SUITE: &str = "trixie";
 
 /// A kernel in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]

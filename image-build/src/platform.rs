@@ -5,9 +5,10 @@
 //! It is made by the developers of the system, read by `kedge build`.
 
 use crate::cache::Cache;
-use crate::kernel::{self, Architecture, Distribution, Kernel};
+use crate::kernel::{self, Kernel};
 use crate::{files, toolchain};
 use anyhow::{Context, Result, bail};
+use kedge_board_support::boards;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -64,37 +65,6 @@ impl Platform {
     }
 }
 
-/// What the platform of a board is made from.
-struct Recipe {
-    board: &'static str,
-    architecture: Architecture,
-    distribution: Distribution<'static>,
-}
-
-/// Modules of Debian's cloud kernel: disk, network, randomness and watchdog of QEMU's machine; `quota_v2` because a
-/// file system with the quota feature cannot be mounted without it; the code pages that FAT asks for by default.
-const RECIPES: [Recipe; 1] = [Recipe {
-    board: "qemu-x86-64",
-    architecture: Architecture::X86_64,
-    distribution: Distribution {
-        package: "linux-image-cloud-amd64",
-        modules: &[
-            "virtio_pci",
-            "virtio_blk",
-            "quota_v2",
-            "erofs",
-            "overlay",
-            "virtio_net",
-            "virtio_console",
-            "virtio_rng",
-            "i6300esb",
-            "nls_cp437",
-            "nls_ascii",
-            "vfat",
-        ],
-    },
-}];
-
 /// The folder where the platform of a board is, whether or not it was made.
 ///
 /// # Errors
@@ -120,16 +90,10 @@ fn folder_in(cache: &Cache, board: &str, source: KernelSource) -> PathBuf {
 /// The board is unknown, or one of its parts cannot be made.
 pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
     let cache = Cache::open()?;
-    let recipe = RECIPES
-        .iter()
-        .find(|recipe| recipe.board == board)
-        .with_context(|| {
-            let known: Vec<&str> = RECIPES.iter().map(|recipe| recipe.board).collect();
-            format!("unknown board {board}; known are: {}", known.join(", "))
-        })?;
+    let found = boards::find(board)?;
     let kernel = match source {
-        KernelSource::Own => kernel::own(&cache, &recipe.architecture)?,
-        KernelSource::Debian => kernel::distribution(&cache, &recipe.distribution)?,
+        KernelSource::Own => kernel::own(&cache, &found)?,
+        KernelSource::Debian => kernel::distribution(&cache, &found)?,
     };
     let init = toolchain::build_device(&[])?;
     let folder = folder_in(&cache, board, source);
@@ -143,11 +107,7 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
 /// # Errors
 /// The board is unknown or the cache is damaged.
 pub fn has_own_kernel(board: &str) -> Result<bool> {
-    let recipe = RECIPES
-        .iter()
-        .find(|recipe| recipe.board == board)
-        .with_context(|| format!("unknown board {board}"))?;
-    Ok(kernel::own_if_cached(&Cache::open()?, &recipe.architecture)?.is_some())
+    Ok(kernel::own_if_cached(&Cache::open()?, &boards::find(board)?)?.is_some())
 }
 
 /// The description is written last and removed first: a folder that has one is whole.

@@ -35,15 +35,46 @@ const FLAGS: [&str; 4] = [
     "-Cforce-unwind-tables=no",
 ];
 
+/// A program for the device: a package of this workspace and its binary.
+#[derive(Debug, Clone, Copy)]
+struct Program<'a> {
+    package: &'a str,
+    binary: &'a str,
+    features: &'a [&'a str],
+    /// What a person reads while it is built.
+    title: &'a str,
+}
+
 /// Builds the device binary and returns its path. `features` are those of the package `kedge-init`.
 ///
 /// # Errors
 /// The toolchain cannot be installed, or the build fails: then with the compiler's messages.
 pub fn build_device(features: &[&str]) -> Result<PathBuf> {
-    build_device_for(&Cache::open()?, features)
+    let program = Program {
+        package: "kedge-init",
+        binary: "init",
+        features,
+        title: "the device binary",
+    };
+    compile(&Cache::open()?, &program)
 }
 
-fn build_device_for(cache: &Cache, features: &[&str]) -> Result<PathBuf> {
+/// Builds another program of this workspace as the device binary is built, static and small: what the containers of
+/// tests run.
+///
+/// # Errors
+/// As [`build_device`].
+pub fn build_program(package: &str, binary: &str) -> Result<PathBuf> {
+    let program = Program {
+        package,
+        binary,
+        features: &[],
+        title: binary,
+    };
+    compile(&Cache::open()?, &program)
+}
+
+fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
     debian::require(&PACKAGES, "build the device binary")?;
     let rust = Rust::installed()?;
     let linker = linker(cache)?;
@@ -58,7 +89,7 @@ fn build_device_for(cache: &Cache, features: &[&str]) -> Result<PathBuf> {
             "build",
             "--locked",
             "--package",
-            "kedge-init",
+            program.package,
             "--profile",
             "device",
             "--target",
@@ -70,12 +101,14 @@ fn build_device_for(cache: &Cache, features: &[&str]) -> Result<PathBuf> {
             "-Z",
             "build-std-features=optimize_for_size",
         ]);
+    let features = program.features;
     if !features.is_empty() {
         command.arg("--features").arg(features.join(","));
     }
     environment(&mut command, &rust, &linker, &target)?;
     let title = format!(
-        "building the device binary for {TARGET} ({})",
+        "building {} for {TARGET} ({})",
+        program.title,
         label(features)
     );
     progress::step(title, || {
@@ -92,8 +125,11 @@ fn build_device_for(cache: &Cache, features: &[&str]) -> Result<PathBuf> {
         )
     })?;
     // Cargo's path is the same whatever the features are; a copy named by them lets both kinds stand.
-    let kept = target.join(format!("init-{}", label(features)));
-    files::copy(&target.join(TARGET).join("device/init"), &kept)?;
+    let kept = target.join(format!("{}-{}", program.binary, label(features)));
+    files::copy(
+        &target.join(TARGET).join("device").join(program.binary),
+        &kept,
+    )?;
     Ok(kept)
 }
 

@@ -3,8 +3,8 @@
 //! The packages' data archives are streamed into one tar: sorted, each path once, a later package over an earlier
 //! one, times cut to one stamp, owners kept as numbers. The merged `/usr` that Debian expects (`/bin -> usr/bin`) is
 //! laid first. No maintainer script runs; what such scripts would make and programs look for is added here: users
-//! and groups from `base-passwd`'s own lists, `/etc/nsswitch.conf`, a few folders. Documentation, translations and
-//! what only package management needs are left out.
+//! and groups from `base-passwd`'s own lists, `/etc/nsswitch.conf`, a few folders. Documentation, translations,
+//! character sets other than UTF-8 and what only package management needs are left out.
 //!
 //! It is for demonstrations and tests. Integrators bring OCI images of their own.
 
@@ -35,7 +35,7 @@ const SCRIPTS_ONLY: [&str; 12] = [
     "tar",
     "ucf",
 ];
-const LEFT_OUT: [&str; 9] = [
+const LEFT_OUT: [&str; 10] = [
     "usr/share/doc/",
     "usr/share/man/",
     "usr/share/info/",
@@ -45,11 +45,12 @@ const LEFT_OUT: [&str; 9] = [
     "usr/share/doc-base/",
     "usr/lib/python3/dist-packages/debpython/",
     "usr/share/bash-completion/",
+    "usr/lib/x86_64-linux-gnu/gconv/",
 ];
 /// Folders that are links into `/usr` in Debian since 12.
 const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 /// Changes when the bytes would.
-const RECIPE: &str = "rootfs 1";
+const RECIPE: &str = "rootfs 2";
 /// Every entry's time: packages of one closure have many, and none of them matters.
 const STAMP: u64 = 1_767_225_600;
 

@@ -3,33 +3,26 @@
 //! The device loads modules by name in a fixed order and knows nothing of dependencies, so the order is made here,
 //! from the kernel's own `modules.dep`. What the kernel has built in is left out.
 
-use super::{Kernel, Record, SUITE, load};
+use super::{Kernel, Record, load};
 use crate::cache::{self, Cache};
 use crate::debian::{self, Archive, Status};
 use crate::{files, process, progress};
 use anyhow::{Context, Result, bail};
+use kedge_board_support::boards::Board;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-/// What a board wants of Debian's kernel.
-#[derive(Debug, Clone, Copy)]
-pub struct Distribution<'a> {
-    /// The package that depends on the current kernel, such as `linux-image-cloud-amd64`.
-    pub package: &'a str,
-    /// Modules by name, in the order wanted; a name may be written with `-` or `_`.
-    pub modules: &'a [&'a str],
-}
-
-/// Debian's kernel with the modules wanted, downloaded and unpacked if the cache has none.
+/// Debian's kernel with the modules that the board names, downloaded and unpacked if the cache has none.
 ///
 /// # Errors
 /// It cannot be fetched, or it has a module neither as a file nor built in.
-pub fn distribution(cache: &Cache, wanted: &Distribution<'_>) -> Result<Kernel> {
+pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
+    let wanted = &board.kernel;
     debian::require(&["kmod", "xz-utils"], "order and unpack kernel modules")?;
-    let archive = Archive::open(cache, SUITE)?;
+    let archive = Archive::open(cache, &wanted.suite)?;
     let flavour = wanted.package.trim_start_matches("linux-image-");
-    let closure = archive.closure(&[wanted.package], Status::Empty)?;
+    let closure = archive.closure(&[&wanted.package], Status::Empty)?;
     let is_image = |name: &str| {
         name != wanted.package && name.starts_with("linux-image-") && name.ends_with(flavour)
     };
@@ -48,14 +41,14 @@ pub fn distribution(cache: &Cache, wanted: &Distribution<'_>) -> Result<Kernel> 
             let tree = folder.join("unpacked");
             files::make_folder(&tree)?;
             Archive::unpack(&debs, &tree)?;
-            take(&tree, folder, wanted.modules)?;
+            take(&tree, folder, &wanted.modules)?;
             files::remove_folder(&tree)
         })
     })?;
     load(&entry)
 }
 
-fn take(tree: &Path, folder: &Path, wanted: &[&str]) -> Result<()> {
+fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>]) -> Result<()> {
     let modules = files::list(&tree.join("usr/lib/modules"))?;
     let [modules] = modules.as_slice() else {
         bail!(
@@ -115,7 +108,11 @@ fn take(tree: &Path, folder: &Path, wanted: &[&str]) -> Result<()> {
 ///
 /// `dependencies` is `modules.dep`: `path: path path`, where a module's own dependencies stand right to left in the
 /// order in which they must be loaded (depmod(8)).
-fn load_order(wanted: &[&str], dependencies: &str, builtin: &str) -> Result<Vec<String>> {
+fn load_order(
+    wanted: &[impl AsRef<str>],
+    dependencies: &str,
+    builtin: &str,
+) -> Result<Vec<String>> {
     let builtin: BTreeSet<String> = builtin.lines().map(module_name).collect();
     let mut lines = BTreeMap::new();
     for line in dependencies.lines() {
@@ -125,7 +122,7 @@ fn load_order(wanted: &[&str], dependencies: &str, builtin: &str) -> Result<Vec<
     }
     let mut order: Vec<String> = Vec::new();
     for name in wanted {
-        let name = name.replace('-', "_");
+        let name = name.as_ref().replace('-', "_");
         if builtin.contains(&name) {
             continue;
         }

@@ -3,7 +3,10 @@
 //! This is the first program that a newcomer compiles, so it depends on little. What a verb does in earnest is in
 //! `kedge-image-build`; here are only command lines and order.
 
+mod cargo;
 mod image;
+mod lint;
+mod test;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -22,11 +25,15 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Image(image::Arguments),
+    Lint(lint::Arguments),
+    Test(test::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Image(arguments) => image::run(&arguments),
+        Verb::Lint(arguments) => lint::run(&arguments),
+        Verb::Test(arguments) => test::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,86 @@
+//! `lint`: format, clippy without a warning, and the rules for dependencies.
+
+use crate::cargo::cargo;
+use anyhow::{Result, bail};
+use clap::Args;
+use kedge_image_build::cache::Cache;
+use kedge_image_build::{files, process, progress, toolchain};
+use std::process::Command;
+
+/// The version whose verdict counts, so that a new one cannot break a build overnight.
+const DENY: &str = "0.20.2";
+
+/// Check format, lints and dependencies; fails on what is broken.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "To mend the format: `cargo fmt --all`. What dependencies may be is in deny.toml."
+)]
+pub(crate) struct Arguments {}
+
+pub(crate) fn run(_: &Arguments) -> Result<()> {
+    let mut broken = Vec::new();
+    let mut check = |name: &'static str, command: &mut Command| {
+        let title = format!("{name}: {}", process::line(command));
+        if let Err(error) = progress::step(title, || process::run_visibly(command)) {
+            progress::say(format_args!("  {error:#}"));
+            broken.push(name);
+        }
+    };
+    check("format", cargo()?.args(["fmt", "--all", "--check"]));
+    let clippy = [
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    check("lints", cargo()?.args(clippy));
+    check(
+        "dependencies",
+        cargo_deny()?.args([
+            "check",
+            "--hide-inclusion-graph",
+            "bans",
+            "licenses",
+            "sources",
+        ]),
+    );
+    if broken.is_empty() {
+        progress::say("lint: all good");
+        return Ok(());
+    }
+    bail!("lint: broken: {}", broken.join(", "))
+}
+
+/// cargo-deny from the cache, compiled there once.
+fn cargo_deny() -> Result<Command> {
+    let cache = Cache::open()?;
+    let entry = cache.entry("cargo-tools", &format!("cargo-deny-{DENY}"), |folder| {
+        progress::step(
+            format_args!("compiling cargo-deny {DENY}, once: three to five minutes"),
+            || {
+                let mut install = cargo()?;
+                install
+                    .args([
+                        "install",
+                        "--quiet",
+                        "--locked",
+                        "--version",
+                        DENY,
+                        "--root",
+                    ])
+                    .arg(folder);
+                // Its build leaves 800 MB that nobody needs again.
+                let build = folder.join("build");
+                process::run(install.arg("cargo-deny").env("CARGO_TARGET_DIR", &build))?;
+                files::remove_folder(&build)
+            },
+        )
+    })?;
+    let mut command = Command::new(entry.join("bin/cargo-deny"));
+    command.current_dir(toolchain::workspace()?);
+    Ok(command)
+}
