@@ -1,0 +1,258 @@
+//! A sample product of real software, for the demonstration and for trying the system: nginx, Redis and a small Python
+//! program that needs both.
+//!
+//! Each image is an OCI layout in the cache (`oci/<key>`) of two layers: Debian packages merged without being installed
+//! ([`debian::rootfs_tar`]), and a few files of ours from `sample/`. `kedge add` takes them like any other image. They
+//! serve port 80 of the device: `/` is a page, `/visits` counts, and a `POST` to `/crash` ends the program.
+
+use crate::cache::{self, Cache};
+use crate::{debian, files};
+use anyhow::{Context, Result};
+use kedge_rootfs::{ImageProcess, LayoutImage, write_layout};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// The suite whose packages are used.
+const SUITE: &str = "trixie";
+/// Changes when the bytes would, beside packages and files.
+const RECIPE: &str = "sample 1";
+/// Every file's time.
+const STAMP: u64 = 1_767_225_600;
+
+/// An image that was made, and how it wants to be added.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// The container's name.
+    pub name: &'static str,
+    /// The OCI layout.
+    pub layout: PathBuf,
+    /// Arguments of `kedge add` beside image and `--name`.
+    pub arguments: &'static [&'static str],
+}
+
+/// What one image is made of.
+struct Recipe {
+    name: &'static str,
+    packages: &'static [&'static str],
+    /// Path and text; of mode 0644.
+    files: &'static [(&'static str, &'static str)],
+    entrypoint: &'static [&'static str],
+    ports: &'static [&'static str],
+    stop_signal: Option<&'static str>,
+    arguments: &'static [&'static str],
+}
+
+/// Redis is of the first group: what needs it starts when it answers.
+const RECIPES: [Recipe; 3] = [
+    Recipe {
+        name: "redis",
+        packages: &["redis-server"],
+        files: &[("etc/redis/sample.conf", include_str!("sample/redis.conf"))],
+        entrypoint: &["/usr/bin/redis-server", "/etc/redis/sample.conf"],
+        ports: &["6379/tcp"],
+        stop_signal: None,
+        arguments: &[
+            "--group",
+            "platform",
+            "--volume",
+            "data=/data",
+            "--health-tcp",
+            "6379",
+            "--memory",
+            "64MiB",
+        ],
+    },
+    Recipe {
+        name: "visits",
+        packages: &["python3-minimal"],
+        files: &[("srv/visits.py", include_str!("sample/visits.py"))],
+        entrypoint: &["/usr/bin/python3", "/srv/visits.py"],
+        ports: &["8081/tcp"],
+        stop_signal: None,
+        arguments: &[
+            "--group",
+            "app",
+            "--volume",
+            "starts=/var/lib/visits",
+            "--health-http",
+            "8081/health",
+            "--memory",
+            "64MiB",
+        ],
+    },
+    Recipe {
+        name: "web",
+        packages: &["nginx"],
+        files: &[
+            ("etc/nginx/nginx.conf", include_str!("sample/nginx.conf")),
+            ("srv/www/index.html", include_str!("sample/index.html")),
+        ],
+        entrypoint: &["/usr/sbin/nginx"],
+        ports: &["80/tcp"],
+        stop_signal: Some("SIGQUIT"),
+        arguments: &[
+            "--group",
+            "app",
+            "--health-http",
+            "80/",
+            "--memory",
+            "64MiB",
+        ],
+    },
+];
+
+/// Makes the images, or takes them from the cache.
+///
+/// # Errors
+/// Packages cannot be fetched, or the cache cannot be written.
+pub fn images() -> Result<Vec<Sample>> {
+    RECIPES.iter().map(image).collect()
+}
+
+fn image(recipe: &Recipe) -> Result<Sample> {
+    let packages = debian::rootfs_tar(recipe.packages, SUITE)?;
+    let key = key(recipe, &packages);
+    let layout = Cache::open()?.entry("oci", &key, |folder| {
+        let own = own_layer(recipe.files)?;
+        let mut first =
+            File::open(&packages).with_context(|| format!("cannot open {}", packages.display()))?;
+        let image = LayoutImage {
+            architecture: "amd64".to_owned(),
+            process: process(recipe),
+            reference: Some("sample".to_owned()),
+        };
+        write_layout(folder, &image, &mut [&mut first, &mut own.as_slice()])
+            .with_context(|| format!("cannot write the image {}", recipe.name))?;
+        Ok(())
+    })?;
+    Ok(Sample {
+        name: recipe.name,
+        layout,
+        arguments: recipe.arguments,
+    })
+}
+
+/// The folder of the packages' tar is itself named by all that went into it.
+fn key(recipe: &Recipe, packages: &Path) -> String {
+    let folder = packages
+        .parent()
+        .and_then(Path::file_name)
+        .unwrap_or_default();
+    let mut parts = vec![
+        RECIPE.to_owned(),
+        recipe.name.to_owned(),
+        folder.to_string_lossy().into_owned(),
+    ];
+    parts.extend(
+        recipe
+            .files
+            .iter()
+            .flat_map(|(path, text)| [(*path).to_owned(), (*text).to_owned()]),
+    );
+    parts.extend(
+        recipe
+            .entrypoint
+            .iter()
+            .chain(recipe.ports)
+            .map(|word| (*word).to_owned()),
+    );
+    parts.extend(recipe.stop_signal.map(str::to_owned));
+    cache::key(parts)
+}
+
+fn process(recipe: &Recipe) -> ImageProcess {
+    let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    ImageProcess {
+        entrypoint: owned(recipe.entrypoint),
+        exposed_ports: owned(recipe.ports),
+        stop_signal: recipe.stop_signal.map(str::to_owned),
+        ..ImageProcess::default()
+    }
+}
+
+/// A tar of our own files; folders above them are those of the layer below.
+fn own_layer(contents: &[(&str, &str)]) -> Result<Vec<u8>> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, text) in contents {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_mtime(STAMP);
+        header.set_size(u64::try_from(text.len())?);
+        builder.append_data(&mut header, path, text.as_bytes())?;
+    }
+    Ok(builder.into_inner()?)
+}
+
+/// Makes an OCI layout of one static program in `folder`, for measuring: nothing but the folders that a container needs.
+///
+/// # Errors
+/// The program cannot be read, or the folder cannot be written.
+pub fn one_program(program: &Path, folder: &Path) -> Result<()> {
+    let bytes = files::read(program)?;
+    let mut builder = tar::Builder::new(Vec::new());
+    for name in ["dev/", "proc/", "sys/"] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(0o755);
+        header.set_mtime(STAMP);
+        header.set_size(0);
+        builder.append_data(&mut header, name, std::io::empty())?;
+    }
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o755);
+    header.set_mtime(STAMP);
+    header.set_size(u64::try_from(bytes.len())?);
+    builder.append_data(&mut header, "program", bytes.as_slice())?;
+    let layer = builder.into_inner()?;
+    let image = LayoutImage {
+        architecture: "amd64".to_owned(),
+        process: ImageProcess {
+            entrypoint: vec!["/program".to_owned()],
+            ..ImageProcess::default()
+        },
+        reference: None,
+    };
+    write_layout(folder, &image, &mut [&mut layer.as_slice()])
+        .context("cannot write the image of one program")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kedge_rootfs::{Bounds, Source};
+
+    #[test]
+    fn an_image_of_one_program_is_an_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("p");
+        files::write(&program, "\x7fELF").unwrap();
+        let layout = folder.path().join("layout");
+        one_program(&program, &layout).unwrap();
+        Source::open(&format!("oci:{}", layout.display()), &Bounds::default()).unwrap();
+    }
+
+    #[test]
+    fn names_follow_what_an_image_is_made_of() {
+        let [redis, visits, _] = &RECIPES;
+        let at = Path::new("/cache/rootfs/0a/rootfs.tar");
+        assert_eq!(key(redis, at), key(redis, at));
+        assert_ne!(key(redis, at), key(visits, at));
+        assert_ne!(
+            key(redis, at),
+            key(redis, Path::new("/cache/rootfs/0b/rootfs.tar"))
+        );
+    }
+
+    #[test]
+    fn our_layer_has_our_files() {
+        let bytes = own_layer(&[("etc/a", "x")]).unwrap();
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let names: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().into_owned())
+            .collect();
+        assert_eq!(names, [Path::new("etc/a")]);
+    }
+}
