@@ -1,7 +1,7 @@
 //! What `kedge` prints: results on standard output (text, or one JSON object with `--json`), everything else on standard error.
 //!
 //! With `--json` nothing but the one object goes to standard output, also when a verb fails
-//! (`{"error": {"message": …, "causes": […]}}`). Field names are stable: they are kebab-case and are only ever added.
+//! (`{"error": {"message": …, "causes": […]}}`). What goes on without end (`run`, `ctl logs`) is one object a line. Field names are stable: they are kebab-case and are only ever added.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;

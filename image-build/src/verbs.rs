@@ -19,6 +19,7 @@ use crate::output::Output;
 use crate::project::Project;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -99,10 +100,16 @@ impl Scene {
     }
 }
 
-/// The whole command: arguments to exit status.
+/// The whole command: the process's arguments to exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    main_with(std::env::args_os())
+}
+
+/// The whole command with given arguments, the program's name first: for tests that run it in their own process.
+#[must_use]
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help that cannot be printed has nobody to read it.

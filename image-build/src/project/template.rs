@@ -116,7 +116,7 @@ pub struct NewContainer {
     pub root: RootWrites,
     /// The process, its user resolved.
     pub process: Process,
-    /// The user as the image names it.
+    /// The user's name in the image; empty for numbers.
     pub user_name: String,
     /// The health check, already as TOML lines; empty for none.
     pub health: String,
@@ -212,7 +212,7 @@ fn process(text: &mut String, new: &NewContainer) {
         line(format_args!("user = {user}"));
     } else {
         line(format_args!(
-            "user = {user:<18} # the image says {}",
+            "user = {user:<18} # {} of the image",
             quote(&new.user_name)
         ));
     }
