@@ -55,10 +55,12 @@ fn set_streams(inner: &Inner) -> Result<(), Failure<'static>> {
 /// and they remain as the bound of what a program with file capabilities could have had, were it
 /// not for `no_new_privs`.
 fn drop_privileges(plan: &Plan) -> Result<(), Failure<'static>> {
-    let at = |what| move |error: kedge_sys::Error| Failure {
-        stage: Stage::Privileges,
-        errno: error.errno,
-        path: what,
+    let at = |what| {
+        move |error: kedge_sys::Error| Failure {
+            stage: Stage::Privileges,
+            errno: error.errno,
+            path: what,
+        }
     };
     let keep = plan.capabilities;
     bound_capabilities(keep).map_err(at(c"bounding set"))?;

@@ -5,9 +5,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 
 use kedge_sys::Errno;
-use kedge_sys::rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat,
-};
+use kedge_sys::rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
 use kedge_sys::rustix::io::{read, write};
 
 use crate::plan::Limit;

@@ -13,8 +13,8 @@ use kedge_sys::Errno;
 use kedge_sys::clone::Namespaces;
 use kedge_sys::exec::ExecImage;
 use kedge_sys::mount::{Attributes, Depth, mount_bind, pivot_here, set_attributes};
-use kedge_sys::process::{fchdir, set_host_name, unshare};
 use kedge_sys::privilege::{set_group, set_groups, set_user};
+use kedge_sys::process::{fchdir, set_host_name, unshare};
 use kedge_sys::rustix::fs::{CWD, Mode, mkdirat};
 
 use crate::become_program::become_program;
@@ -38,8 +38,12 @@ const MASKED_FILES: [&CStr; 6] = [
     c"/proc/timer_stats",
     c"/proc/sched_debug",
 ];
-const MASKED_DIRECTORIES: [&CStr; 4] =
-    [c"/proc/acpi", c"/proc/asound", c"/proc/scsi", c"/sys/firmware"];
+const MASKED_DIRECTORIES: [&CStr; 4] = [
+    c"/proc/acpi",
+    c"/proc/asound",
+    c"/proc/scsi",
+    c"/sys/firmware",
+];
 const READ_ONLY_PATHS: [&CStr; 5] = [
     c"/proc/bus",
     c"/proc/fs",
@@ -106,7 +110,9 @@ fn mount_all<'p>(engine: &'p Engine, plan: &'p Plan, arrived: &mut Arrived) -> P
     if engine.cgroup.is_some() {
         let place = c"/sys/fs/cgroup";
         let mount = filesystem(c"cgroup2", &[], KERNEL | READ_ONLY);
-        mount.and_then(|mount| attach(&mount, place)).map_err(at(Stage::Sysfs, place))?;
+        mount
+            .and_then(|mount| attach(&mount, place))
+            .map_err(at(Stage::Sysfs, place))?;
     }
     if let Some(sockets) = arrived.take_sockets().map_err(handshake)? {
         attach(&sockets, c"/dev/kedge").map_err(at(Stage::Bind, c"/dev/kedge"))?;

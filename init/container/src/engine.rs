@@ -112,7 +112,9 @@ impl Engine {
     /// # Errors
     /// Those of writing `cgroup.kill` (Linux 5.14); none for a container that has no cgroup.
     pub fn kill(&self, name: &Name) -> Result<(), Errno> {
-        self.cgroup.as_ref().map_or(Ok(()), |parent| parent.kill(name.as_str()))
+        self.cgroup
+            .as_ref()
+            .map_or(Ok(()), |parent| parent.kill(name.as_str()))
     }
 
     /// Whether any process of the container is left: commands and probes count.
@@ -120,7 +122,9 @@ impl Engine {
     /// # Errors
     /// Those of reading `cgroup.events`.
     pub fn populated(&self, name: &Name) -> Result<bool, Errno> {
-        self.cgroup.as_ref().map_or(Ok(false), |parent| parent.populated(name.as_str()))
+        self.cgroup
+            .as_ref()
+            .map_or(Ok(false), |parent| parent.populated(name.as_str()))
     }
 
     /// Removes the container's cgroup; it must not be populated. A restart needs no removal.
@@ -128,7 +132,9 @@ impl Engine {
     /// # Errors
     /// `EBUSY` while a process is left; none where there is none.
     pub fn remove(&self, name: &Name) -> Result<(), Errno> {
-        self.cgroup.as_ref().map_or(Ok(()), |parent| parent.remove(name.as_str()))
+        self.cgroup
+            .as_ref()
+            .map_or(Ok(()), |parent| parent.remove(name.as_str()))
     }
 }
 
@@ -154,7 +160,13 @@ const DIRECTORIES: [&CStr; 4] = [c"pts", c"shm", c"mqueue", c"kedge"];
 fn fill_devices(tree: &OwnedFd) -> Result<(), Errno> {
     for (name, major, minor) in NODES {
         let mode = Mode::from_raw_mode(0o666);
-        mknodat(tree, name, FileType::CharacterDevice, mode, makedev(major, minor))?;
+        mknodat(
+            tree,
+            name,
+            FileType::CharacterDevice,
+            mode,
+            makedev(major, minor),
+        )?;
     }
     for (name, target) in LINKS {
         symlinkat(target, tree, name)?;

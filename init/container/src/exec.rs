@@ -26,7 +26,11 @@ use crate::stage::{At, Failure, SpawnError, Stage, report};
 
 impl Engine {
     /// Runs `arguments` in the container of `plan` whose process is `pidfd`, with its environment,
-    /// user, working directory, capabilities and filter. As with [`Engine::spawn`] the caller reaps it.
+    /// user, working directory, capabilities and filter.
+    ///
+    /// As with [`Engine::spawn`] the caller reaps it, and it must: the kernel lets the container's
+    /// process end only after all that was born in its pid namespace has been reaped. Whoever waits for
+    /// the container alone, after killing it, waits for ever.
     ///
     /// # Errors
     /// Stage `Execute` for arguments that are none, stages up to `Join`; what fails later is in the
@@ -57,11 +61,9 @@ impl Engine {
         };
         let ends = Ends::open(plan)?;
         enter_namespaces_of(pidfd, Namespaces::PID).at(Stage::Join, &plan.name)?;
-        let child = clone::spawn(
-            Namespaces::NONE,
-            cgroup.as_ref().map(AsFd::as_fd),
-            || run(plan, pidfd, image, &ends.inner),
-        );
+        let child = clone::spawn(Namespaces::NONE, cgroup.as_ref().map(AsFd::as_fd), || {
+            run(plan, pidfd, image, &ends.inner)
+        });
         // Were this to fail, every later child would land in that container: nothing may follow.
         let back = enter_namespace(self.pid_namespace.as_fd());
         let child = child.at(Stage::Clone, &plan.name)?;
@@ -83,7 +85,11 @@ fn join<'p>(
     inner: &Inner,
 ) -> Result<Infallible, Failure<'p>> {
     set_dumpable(false).at(Stage::Join, c"dumpable")?;
-    let all = Namespaces::USER | Namespaces::MOUNT | Namespaces::IPC | Namespaces::UTS | Namespaces::CGROUP;
+    let all = Namespaces::USER
+        | Namespaces::MOUNT
+        | Namespaces::IPC
+        | Namespaces::UTS
+        | Namespaces::CGROUP;
     let all = match plan.network {
         Network::None => all | Namespaces::NETWORK,
         Network::Host => all,

@@ -44,7 +44,9 @@ fn message() -> [u8; LENGTH as usize] {
     let flags = (NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes();
     let header = length.into_iter().chain(kind).chain(flags).chain([0; 8]);
     // Family, padding and type are 0; then index, flags, and which flags change.
-    let words = [INDEX, IFF_UP, IFF_UP].into_iter().flat_map(u32::to_ne_bytes);
+    let words = [INDEX, IFF_UP, IFF_UP]
+        .into_iter()
+        .flat_map(u32::to_ne_bytes);
     for (to, from) in message.iter_mut().zip(header.chain([0; 4]).chain(words)) {
         *to = from;
     }

@@ -15,6 +15,7 @@ use std::os::unix::fs::DirBuilderExt;
 
 use kedge_revision::container::Network;
 use kedge_sys::Errno;
+use kedge_sys::fsids::with_file_ids;
 use kedge_sys::mount::{
     Attributes, Depth, FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
     Propagation, fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
@@ -88,11 +89,12 @@ impl Engine {
         ids: BorrowedFd<'_>,
     ) -> Result<Mounts, Failure<'p>> {
         let shared = READ_ONLY | NO_SUID;
-        let bind = |path: &'p CString, attributes| {
-            clone(path, attributes, None).at(Stage::Bind, path)
-        };
+        let bind =
+            |path: &'p CString, attributes| clone(path, attributes, None).at(Stage::Bind, path);
         let sysfs = match plan.network {
-            Network::Host => Some(clone(c"/sys", READ_ONLY | KERNEL, None).at(Stage::Sysfs, c"/sys")?),
+            Network::Host => {
+                Some(clone(c"/sys", READ_ONLY | KERNEL, None).at(Stage::Sysfs, c"/sys")?)
+            }
             Network::None => None,
         };
         // The program finds out whether its image has the file; until then it may be missing here.
@@ -108,7 +110,11 @@ impl Engine {
             root: self.root(plan, ids)?,
             devices: bind(&self.devices, shared | NO_EXEC)?,
             sysfs,
-            sockets: plan.sockets.as_ref().map(|path| bind(path, shared | KERNEL)).transpose()?,
+            sockets: plan
+                .sockets
+                .as_ref()
+                .map(|path| bind(path, shared | KERNEL))
+                .transpose()?,
             resolv_conf,
             volumes: volumes?,
         })
@@ -146,9 +152,18 @@ impl Engine {
             None => READ_ONLY | NO_DEV,
         };
         // The kernel wants the highest first.
-        let options = overlay.iter().rev().map(|(key, path)| (*key, path.as_c_str()));
+        let options = overlay
+            .iter()
+            .rev()
+            .map(|(key, path)| (*key, path.as_c_str()));
         let options: Vec<_> = options.collect();
-        filesystem(c"overlay", &options, attributes).at(Stage::Overlay, &plan.name)
+        // An overlay does its own work on the writable directory with the ids of who mounts it. Ours
+        // have no place in that mount's map; those of the container's root do.
+        let mounted = with_file_ids(plan.id_base, plan.id_base, || {
+            filesystem(c"overlay", &options, attributes)
+        });
+        let mounted = mounted.at(Stage::Overlay, &plan.name)?;
+        mounted.at(Stage::Overlay, &plan.name)
     }
 
     /// The overlay's writable directory, made if it is not there, as options.
@@ -244,7 +259,11 @@ fn make_source(path: &CStr, memory: Option<u64>, owner: (u16, u16)) -> Result<()
     make_directories(path)?;
     if let Some(bytes) = memory {
         let size = CString::new(bytes.to_string()).map_err(|_| Errno::INVAL)?;
-        let tmpfs = filesystem(c"tmpfs", &[(c"size", &size), (c"mode", c"0755")], NO_SUID | NO_DEV);
+        let tmpfs = filesystem(
+            c"tmpfs",
+            &[(c"size", &size), (c"mode", c"0755")],
+            NO_SUID | NO_DEV,
+        );
         if let Err(errno) = tmpfs.and_then(|mount| attach(&mount, path)) {
             // So that the next start does not take the bare directory for the volume.
             kedge_sys::rustix::fs::rmdir(path).ok();
@@ -271,7 +290,13 @@ fn make_upper(directory: &CStr, top: &CStr) -> Result<(), Errno> {
         Err(errno) => return Err(errno),
     }
     let (user, group) = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
-    chownat(&directory, c"upper", Some(user), Some(group), AtFlags::empty())?;
+    chownat(
+        &directory,
+        c"upper",
+        Some(user),
+        Some(group),
+        AtFlags::empty(),
+    )?;
     let mode = Mode::from_raw_mode(like.st_mode & 0o7777);
     chmodat(&directory, c"upper", mode, AtFlags::empty())?;
     mkdirat(&directory, c"work", Mode::from_raw_mode(0o700))

@@ -309,10 +309,7 @@ fn root(definition: &Container, context: &Context<'_>) -> Result<Root, PlanError
     })
 }
 
-fn volumes(
-    definition: &Container,
-    context: &Context<'_>,
-) -> Result<Vec<VolumePlan>, PlanError> {
+fn volumes(definition: &Container, context: &Context<'_>) -> Result<Vec<VolumePlan>, PlanError> {
     if definition.volumes.len() > MAX_VOLUMES {
         return Err(PlanError::Volumes(definition.volumes.len()));
     }
@@ -335,10 +332,7 @@ fn volumes(
 
 /// The image's variables, those filled from parameters, and those that name our sockets; a later one
 /// takes the place of an earlier one with its name.
-fn environment(
-    definition: &Container,
-    context: &Context<'_>,
-) -> Result<Vec<CString>, PlanError> {
+fn environment(definition: &Container, context: &Context<'_>) -> Result<Vec<CString>, PlanError> {
     let process = &definition.process;
     let mut entries = texts(&process.environment)?;
     for (variable, parameter) in &process.parameters {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use kedge_revision::container::Network;
 use kedge_sys::clone::{self, Child, Namespaces};
-use kedge_sys::privilege::{bound_capabilities, set_group, set_groups, set_no_new_privs, set_user};
 use kedge_sys::privilege::CapabilitySet;
+use kedge_sys::privilege::{bound_capabilities, set_group, set_groups, set_no_new_privs, set_user};
 use kedge_sys::process::{ExitStatus, enter_namespaces_of, set_dumpable};
 use kedge_sys::rustix::net::sockopt::{Timeout, set_socket_timeout};
 use kedge_sys::rustix::net::{
@@ -20,7 +20,7 @@ use kedge_sys::{Errno, Result as SysResult};
 
 use crate::engine::Engine;
 use crate::plan::Plan;
-use crate::stage::{At, Failure, SpawnError, Stage};
+use crate::stage::{At, SpawnError, Stage};
 
 /// What is probed, at 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Engine {
             };
             outcome.code()
         });
-        Ok(child.at(Stage::Clone, &plan.name).map_err(Failure::from)?)
+        Ok(child.at(Stage::Clone, &plan.name)?)
     }
 }
 
@@ -196,7 +196,12 @@ mod tests {
         for good in [b"HTTP/1.1 200", b"HTTP/1.0 204", b"HTTP/1.1 301"] {
             assert!(good_status(good));
         }
-        for bad in [b"HTTP/1.1 404", b"HTTP/1.1 500", b"HTTP/2.0 200", b"SSH-2.0-Open"] {
+        for bad in [
+            b"HTTP/1.1 404",
+            b"HTTP/1.1 500",
+            b"HTTP/2.0 200",
+            b"SSH-2.0-Open",
+        ] {
             assert!(!good_status(bad));
         }
     }

@@ -292,11 +292,7 @@ impl Filter {
         let mut at = 0;
         while at < PERSONALITIES.len() {
             let last = at + 1 == PERSONALITIES.len();
-            let other = if last {
-                labels.refuse
-            } else {
-                self.length + 1
-            };
+            let other = if last { labels.refuse } else { self.length + 1 };
             self.jump(JUMP_EQUAL, PERSONALITIES[at], labels.allow, other);
             at += 1;
         }

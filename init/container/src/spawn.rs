@@ -142,7 +142,10 @@ impl Ends {
         // The process's own user must be able to open /dev/stdout anew, which asks for the pipe's
         // permissions: it owns the pipe.
         let id = |id: u16| plan.id_base.saturating_add(id.into());
-        let owner = (Uid::from_raw(id(plan.user.uid)), Gid::from_raw(id(plan.user.gid)));
+        let owner = (
+            Uid::from_raw(id(plan.user.uid)),
+            Gid::from_raw(id(plan.user.gid)),
+        );
         let pipe = |name| {
             let (outer, inner) = pipe_with(PipeFlags::CLOEXEC).at(Stage::Pipes, name)?;
             fchown(&inner, Some(owner.0), Some(owner.1)).at(Stage::Pipes, name)?;

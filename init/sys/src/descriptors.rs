@@ -14,7 +14,6 @@ const CLOSE_RANGE_CLOEXEC: c_uint = 4;
 /// `ENOSYS` before Linux 5.9, `EINVAL` before 5.11.
 pub fn close_on_exec_from(first: u32) -> Result<()> {
     // SAFETY: this changes a flag of descriptors, closes none, and takes any range.
-    let answer =
-        unsafe { libc::syscall(CLOSE_RANGE, first, c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
+    let answer = unsafe { libc::syscall(CLOSE_RANGE, first, c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
     checked("close_range", answer).map(drop)
 }

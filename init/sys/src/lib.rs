@@ -19,6 +19,7 @@ pub mod descriptors;
 mod error;
 pub mod exec;
 pub mod ext4;
+pub mod fsids;
 pub mod landlock;
 pub mod memory;
 pub mod module;

@@ -32,7 +32,10 @@ fn definition(text: &str) -> Container {
 /// A context with whatever the definitions above ask for.
 fn with_context<T>(layers: usize, test: impl FnOnce(&mut Context<'_>) -> T) -> T {
     let parameters = BTreeMap::from([(name("site"), "field".to_owned())]);
-    let all = [Path::new("/run/kedge/layers/0"), Path::new("/run/kedge/layers/1")];
+    let all = [
+        Path::new("/run/kedge/layers/0"),
+        Path::new("/run/kedge/layers/1"),
+    ];
     let volumes = BTreeMap::from([
         (name("z-data"), Path::new("/data/volumes/c/z-data")),
         (name("cache"), Path::new("/run/kedge/volumes/c/cache")),
@@ -100,8 +103,14 @@ fn a_context_that_does_not_fit_is_refused() {
         refused(|context| context.id_base = u32::MAX),
         PlanError::Ids(u32::MAX)
     );
-    assert_eq!(refused(|context| context.layers = &[]), PlanError::Layers(0));
-    assert_eq!(refused(|context| context.overlay = None), PlanError::Overlay);
+    assert_eq!(
+        refused(|context| context.layers = &[]),
+        PlanError::Layers(0)
+    );
+    assert_eq!(
+        refused(|context| context.overlay = None),
+        PlanError::Overlay
+    );
     let empty = BTreeMap::new();
     let error = with_context(2, |context| {
         let context = Context {
@@ -137,7 +146,10 @@ fn a_program_is_looked_up_in_its_path() {
     });
     let plan = plan.unwrap();
     let image = format!("{:?}", plan.image());
-    assert!(image.contains("/usr/bin/serve") && image.contains("\"/bin/serve"), "{image}");
+    assert!(
+        image.contains("/usr/bin/serve") && image.contains("\"/bin/serve"),
+        "{image}"
+    );
     assert_eq!(plan.command(&[]).unwrap_err(), PlanError::NoProgram);
     let nul = "a\0b".to_owned();
     assert_eq!(

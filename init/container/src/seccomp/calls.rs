@@ -54,7 +54,9 @@ mod architecture {
     target_arch = "aarch64",
     target_arch = "riscv64"
 )))]
-compile_error!("this architecture has no table of system calls yet: add its numbers, do not run without a filter");
+compile_error!(
+    "this architecture has no table of system calls yet: add its numbers, do not run without a filter"
+);
 
 pub(super) use architecture::{ARCHITECTURE, GAP, HIGHEST_NUMBER};
 
@@ -130,10 +132,7 @@ pub(super) const ABSENT: &[u32] = &[
 
 /// What a capability adds: calls that do nothing without it.
 pub(super) const UNLOCKED: &[(Capability, &[u32])] = &[
-    (
-        Capability::DacReadSearch,
-        &[nr::__NR_open_by_handle_at],
-    ),
+    (Capability::DacReadSearch, &[nr::__NR_open_by_handle_at]),
     (Capability::SysChroot, &[nr::__NR_chroot]),
     (
         Capability::SysPtrace,

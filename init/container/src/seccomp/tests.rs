@@ -14,7 +14,12 @@ struct Call {
 fn run(code: &[SockFilter], call: &Call) -> (u32, usize) {
     let (mut at, mut accumulator) = (0, 0);
     for steps in 1.. {
-        let SockFilter { code: op, jt, jf, k } = code[at];
+        let SockFilter {
+            code: op,
+            jt,
+            jf,
+            k,
+        } = code[at];
         at += 1;
         let taken = match op {
             LOAD => {
@@ -96,7 +101,12 @@ fn what_matters_is_refused() {
     for number in [nr::__NR_clone3, nr::__NR_io_uring_setup, 400, 467, 5000] {
         assert_eq!(answer(&filter, number, 0), NONE, "{number}");
     }
-    for number in [nr::__NR_read, nr::__NR_execve, nr::__NR_openat, nr::__NR_rseq] {
+    for number in [
+        nr::__NR_read,
+        nr::__NR_execve,
+        nr::__NR_openat,
+        nr::__NR_rseq,
+    ] {
         assert_eq!(answer(&filter, number, 0), ANSWER_ALLOW, "{number}");
     }
 }

@@ -127,6 +127,7 @@ impl Device {
 
 /// What became of a process.
 #[derive(Debug)]
+#[allow(dead_code, reason = "what a failed assertion shows is read by people")]
 pub(crate) struct Ended {
     pub(crate) report: Report,
     pub(crate) status: ExitStatus,

@@ -17,7 +17,10 @@ fn writes_to_the_overlay_stay_and_keep_their_ids() {
     let overlay = json!({"root": "revision", "capabilities": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]});
     let script = "echo one >> /kept; chown 33:34 /kept; rm /etc/hostname; touch /etc/passwd; cat /kept; \
         stat -c %u:%g / /kept /etc/passwd";
-    assert_eq!(device.run(script, &overlay).output(), "one\n0:0\n33:34\n0:0\n");
+    assert_eq!(
+        device.run(script, &overlay).output(),
+        "one\n0:0\n33:34\n0:0\n"
+    );
     let again = device.run("cat /kept; test -e /etc/hostname || echo gone", &overlay);
     assert_eq!(again.output(), "one\ngone\n");
     let kept = fs::metadata(device.path("test-overlay/upper/kept")).unwrap();
@@ -29,8 +32,18 @@ fn writes_to_the_overlay_stay_and_keep_their_ids() {
 fn an_overlay_in_memory_outlives_a_restart() {
     let device = Device::new();
     let overlay = json!({"root": "boot"});
-    assert_eq!(device.run("echo one >> /kept; cat /kept", &overlay).output(), "one\n");
-    assert_eq!(device.run("echo one >> /kept; cat /kept", &overlay).output(), "one\none\n");
+    assert_eq!(
+        device
+            .run("echo one >> /kept; cat /kept", &overlay)
+            .output(),
+        "one\n"
+    );
+    assert_eq!(
+        device
+            .run("echo one >> /kept; cat /kept", &overlay)
+            .output(),
+        "one\none\n"
+    );
     let free = device.run("df -k / | tail -1 | tr -s ' ' | cut -d' ' -f2", &overlay);
     assert_eq!(free.output(), "65536\n");
 }
@@ -38,16 +51,17 @@ fn an_overlay_in_memory_outlives_a_restart() {
 #[test]
 fn higher_layers_cover_lower_ones() {
     let device = Device::new();
-    let (middle, top) = (device.path("middle"), device.path("top"));
-    for (layer, text) in [(&middle, "middle"), (&top, "top")] {
-        fs::create_dir_all(layer.join("opt")).unwrap();
-        fs::write(layer.join("opt/which"), text).unwrap();
-        fs::write(layer.join("opt").join(text), text).unwrap();
+    // Not on the file system of the lowest layer, of which they must be no part.
+    let (middle, top) = (Path::new("/run/middle"), Path::new("/run/top"));
+    for (layer, text) in [(middle, "middle"), (top, "top")] {
+        fs::create_dir_all(layer.join("srv")).unwrap();
+        fs::write(layer.join("srv/which"), text).unwrap();
+        fs::write(layer.join("srv").join(text), text).unwrap();
     }
     for members in [json!({}), json!({"root": "revision"})] {
-        let definition = definition("cat /opt/which; ls -C /opt", &members);
-        let plan = device.plan("layers", &definition, &[Path::new(ROOT), &middle, &top]);
-        assert_eq!(device.run_plan(&plan).output(), "topmiddle  top  which\n");
+        let definition = definition("cat /srv/which; echo; ls /srv", &members);
+        let plan = device.plan("layers", &definition, &[Path::new(ROOT), middle, top]);
+        assert_eq!(device.run_plan(&plan).output(), "top\nmiddle\ntop\nwhich\n");
     }
 }
 
@@ -91,7 +105,10 @@ fn a_link_of_the_image_leads_nowhere_outside() {
     let plan = device.plan("links", &definition, &[&image]);
     let ended = device.run_plan(&plan);
     let failure = ended.failure();
-    assert_eq!((failure.stage, failure.path.as_str()), (Stage::VolumeTarget, "/volume"));
+    assert_eq!(
+        (failure.stage, failure.path.as_str()),
+        (Stage::VolumeTarget, "/volume")
+    );
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
 }
 
@@ -117,7 +134,10 @@ fn an_image_without_any_place_for_mounts_starts() {
     let plan = device.plan("bare", &definition("true", &json!({})), &[&image]);
     let failure = device.run_plan(&plan).failure().clone();
     // All mounts are done; there just is no shell.
-    assert_eq!((failure.stage, failure.errno), (Stage::Execute, Errno::NOENT));
+    assert_eq!(
+        (failure.stage, failure.errno),
+        (Stage::Execute, Errno::NOENT)
+    );
     assert_eq!(failure.path, "sh");
 }
 
@@ -129,7 +149,14 @@ fn what_fails_is_named() {
     assert!(failure(directory).starts_with("working directory: /missing: "));
     let program = json!({"process": {"arguments": ["missing"]}});
     assert!(failure(program).starts_with("execute: missing: "));
-    let missing = device.plan("missing", &definition("true", &json!({})), &[Path::new("/missing")]);
+    let missing = device.plan(
+        "missing",
+        &definition("true", &json!({})),
+        &[Path::new("/missing")],
+    );
     let error = device.engine.spawn(&missing).unwrap_err();
-    assert_eq!((error.stage, error.errno, error.path.as_str()), (Stage::Overlay, Errno::NOENT, "/missing"));
+    assert_eq!(
+        (error.stage, error.errno, error.path.as_str()),
+        (Stage::Layer, Errno::NOENT, "/missing")
+    );
 }
