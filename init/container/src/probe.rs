@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use kedge_revision::container::Network;
 use kedge_sys::clone::{self, Child, Namespaces};
+use kedge_sys::descriptors::close_from;
 use kedge_sys::privilege::CapabilitySet;
 use kedge_sys::privilege::{bound_capabilities, set_group, set_groups, set_no_new_privs, set_user};
 use kedge_sys::process::{ExitStatus, enter_namespaces_of, set_dumpable};
@@ -126,6 +127,8 @@ fn confine(namespace: Option<BorrowedFd<'_>>) -> SysResult<()> {
     if let Some(pidfd) = namespace {
         enter_namespaces_of(pidfd, Namespaces::NETWORK)?;
     }
+    // Whoever waits for PID 1 to close a connection must not have to wait for this probe, too.
+    close_from(0)?;
     bound_capabilities(CapabilitySet::empty())?;
     set_groups(&[])?;
     set_group(NOBODY)?;

@@ -25,6 +25,8 @@ pub(crate) struct Device {
     /// A directory on disk, in place of `/data`.
     pub(crate) data: tempfile::TempDir,
     pub(crate) parameters: BTreeMap<Name, String>,
+    pub(crate) sockets: Option<PathBuf>,
+    pub(crate) resolv_conf: Option<PathBuf>,
 }
 
 /// A definition, as a program with a shell's script, changed by JSON members that replace its own.
@@ -78,6 +80,8 @@ impl Device {
             engine: Engine::new(&config).expect("an engine"),
             data: tempfile::tempdir().expect("a directory"),
             parameters: BTreeMap::new(),
+            sockets: None,
+            resolv_conf: None,
         }
     }
 
@@ -108,8 +112,8 @@ impl Device {
             layers,
             volumes: &volumes,
             overlay: Some(&overlay),
-            sockets: None,
-            resolv_conf: None,
+            sockets: self.sockets.as_deref(),
+            resolv_conf: self.resolv_conf.as_deref(),
         };
         Plan::new(&id, &definition, &context).expect("a plan")
     }

@@ -160,3 +160,34 @@ fn what_fails_is_named() {
         (Stage::Layer, Errno::NOENT, "/missing")
     );
 }
+
+#[test]
+fn sockets_and_name_servers_are_seen_and_cannot_be_changed() {
+    let mut device = Device::new();
+    let sockets = Path::new("/run/sockets");
+    fs::create_dir(sockets).unwrap();
+    let address = sockets.join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&address).unwrap();
+    fs::set_permissions(&address, fs::Permissions::from_mode(0o666)).unwrap();
+    fs::write("/run/resolv.conf", "nameserver 192.0.2.1\n").unwrap();
+    device.sockets = Some(sockets.to_owned());
+    device.resolv_conf = Some("/run/resolv.conf".into());
+    let image = Path::new("/run/image");
+    fs::create_dir_all(image.join("etc")).unwrap();
+    fs::write(image.join("etc/resolv.conf"), "").unwrap();
+    let health = json!({"check": "notify", "interval-ms": 0, "timeout-ms": 1, "retries": 1, "start-period-ms": 0});
+    let members =
+        json!({"network": "host", "health": health, "capabilities": ["DAC_OVERRIDE", "FOWNER"]});
+    let script = "cat /etc/resolv.conf; test -S $NOTIFY_SOCKET && echo socket; \
+        for f in /etc/resolv.conf /dev/kedge/new /dev/null2; do touch $f 2>/dev/null && echo $f; done; \
+        rm -f $NOTIFY_SOCKET 2>/dev/null && echo removed; true";
+    let plan = device.plan(
+        "talk",
+        &definition(script, &members),
+        &[Path::new(ROOT), image],
+    );
+    let ended = device.run_plan(&plan);
+    assert_eq!(ended.output(), "nameserver 192.0.2.1\nsocket\n");
+    drop(socket);
+    assert!(address.exists());
+}
