@@ -205,6 +205,16 @@ impl Driver {
         if let Some(events) = unit.clearing.take() {
             self.poller.forget(&events);
         }
+        // The next start needs a new cgroup: Linux 6.12 compares the kill count of a cgroup that is
+        // cloned into with that of the cloning process's own cgroup, so that whatever is cloned into
+        // one that was ever killed is killed at once (kernel/cgroup/cgroup.c, cgroup_css_set_fork).
+        if let Some(Err(errno)) = self.engine.as_ref().map(|engine| engine.remove(&unit.name)) {
+            let text = format!("cgroup of {} cannot be removed: {errno}", unit.name);
+            self.say(Stream::Warning, &text);
+        }
+        if let Some(unit) = self.units.get_mut(id.index()) {
+            unit.oom_kills = 0;
+        }
         Some(Event::CgroupEmpty(id))
     }
 
