@@ -21,11 +21,17 @@ pub fn with_file_ids<T>(user: u32, group: u32, action: impl FnOnce() -> T) -> Re
     outcome
 }
 
+// The older calls of these architectures take 16 bits.
+#[cfg(not(any(target_arch = "arm", target_arch = "x86")))]
+use libc::{SYS_setfsgid as SETFSGID, SYS_setfsuid as SETFSUID};
+#[cfg(any(target_arch = "arm", target_arch = "x86"))]
+use libc::{SYS_setfsgid32 as SETFSGID, SYS_setfsuid32 as SETFSUID};
+
 /// The calls answer the former id whether or not they worked, so each is asked again with an id
 /// that is never valid.
 fn set_ids(user: u32, group: u32) -> Result<()> {
-    set_one("setfsgid", libc::SYS_setfsgid, group)?;
-    set_one("setfsuid", libc::SYS_setfsuid, user)
+    set_one("setfsgid", SETFSGID, group)?;
+    set_one("setfsuid", SETFSUID, user)
 }
 
 fn set_one(operation: &'static str, number: c_long, id: u32) -> Result<()> {
@@ -33,7 +39,7 @@ fn set_one(operation: &'static str, number: c_long, id: u32) -> Result<()> {
     unsafe { libc::syscall(number, id) };
     // SAFETY: as before; -1 is no id, so this only answers the present one.
     let now = unsafe { libc::syscall(number, -1 as c_int) };
-    if u32::try_from(now & 0xffff_ffff) == Ok(id) {
+    if u32::try_from(now.cast_unsigned()) == Ok(id) {
         Ok(())
     } else {
         Err(Error::new(operation, Errno::PERM))
@@ -53,12 +59,10 @@ mod tests {
         let child = spawn(Namespaces::NONE, None, || {
             let probe = |number, id| set_one("probe", number, id).is_ok();
             let inside = with_file_ids(2_147_483_900, 5, || {
-                probe(libc::SYS_setfsuid, 2_147_483_900) && probe(libc::SYS_setfsgid, 5)
+                probe(SETFSUID, 2_147_483_900) && probe(SETFSGID, 5)
             });
             match inside {
-                Ok(true) => {
-                    i32::from(!(probe(libc::SYS_setfsuid, 0) && probe(libc::SYS_setfsgid, 0)))
-                }
+                Ok(true) => i32::from(!(probe(SETFSUID, 0) && probe(SETFSGID, 0))),
                 Ok(false) => 2,
                 // Not root: nothing changed.
                 Err(error) => i32::from(error.errno != Errno::PERM),

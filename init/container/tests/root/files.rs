@@ -191,3 +191,22 @@ fn sockets_and_name_servers_are_seen_and_cannot_be_changed() {
     drop(socket);
     assert!(address.exists());
 }
+
+/// `layer.erofs` holds the file `/srv/layer`; made by `mkfs.erofs -T0 --all-root -U <nil>`.
+#[test]
+fn an_object_is_a_layer_without_a_loop_device() {
+    let device = Device::new();
+    let copy = device.path("object");
+    fs::write(&copy, include_bytes!("layer.erofs")).unwrap();
+    let place = Path::new("/run/kedge/l/0");
+    kedge_container::attach_layer(&copy, place).unwrap();
+    let plan = device.plan(
+        "layer",
+        &definition("cat /srv/layer; stat -c %u /srv/layer", &json!({})),
+        &[Path::new(ROOT), place],
+    );
+    assert_eq!(device.run_plan(&plan).output(), "from a layer\n0\n");
+    kedge_container::detach_layer(place).unwrap();
+    let error = kedge_container::detach_layer(place).unwrap_err();
+    assert_eq!((error.stage, error.errno), (Stage::Layer, Errno::INVAL));
+}
