@@ -287,7 +287,7 @@ impl Driver {
         self.journal.settle(now);
         self.feed_helpers(now);
         for client in self.clients.pump(&self.journal) {
-            self.clients.settle(client, &self.poller);
+            self.serve_client(client, Ready::default());
         }
         self.watchdog.turn(now);
     }

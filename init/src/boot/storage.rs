@@ -3,7 +3,7 @@
 //! The image carries the file system; the device has no mkfs. Growing it to the partition is the
 //! disk helper's work, after the first containers run.
 
-use crate::boot::mounts::{lossy, make_directory};
+use crate::boot::mounts::make_directory;
 use crate::error::Error;
 use kedge_sys::rustix::mount::{MountFlags, mount};
 use std::ffi::{CStr, CString};
@@ -44,8 +44,4 @@ pub(crate) fn mount_data(device: &Path) -> Result<(), Error> {
     DIRECTORIES
         .iter()
         .try_for_each(|(path, mode)| make_directory(path, *mode))
-        .map_err(|error| match error {
-            Error::File { errno, .. } => Error::file("make directory", lossy(target))(errno),
-            other => other,
-        })
 }

@@ -184,21 +184,22 @@ impl Clients {
         }
     }
 
-    /// Hands new log records to those who follow; tells who has something to be written.
+    /// Hands log records to those who read them, as far as they take them; tells who they are, since
+    /// a stream that has ended leaves room for the next request.
     pub(crate) fn pump(&mut self, journal: &Journal) -> Vec<ClientId> {
         let mut touched = Vec::new();
         for (index, slot) in self.slots.iter_mut().enumerate() {
             if let (Some(client), Ok(index)) = (slot, u16::try_from(index))
-                && client.connection.is_streaming()
+                && client.pump(journal)
             {
-                client.connection.pump(journal);
                 touched.push(ClientId::Slot(index));
             }
         }
-        if let Some(client) = &mut self.port
-            && client.connection.is_streaming()
+        if self
+            .port
+            .as_mut()
+            .is_some_and(|client| client.pump(journal))
         {
-            client.connection.pump(journal);
             touched.push(ClientId::Port);
         }
         touched
@@ -238,6 +239,24 @@ impl Client {
         } else if hung_up {
             self.connection.reset();
         }
+    }
+
+    /// Fills and writes until there is nothing more or the peer takes no more: nobody else would
+    /// wake a stream whose output was written whole. False: no log is being read.
+    fn pump(&mut self, journal: &Journal) -> bool {
+        if !self.connection.is_streaming() {
+            return false;
+        }
+        while self.connection.is_streaming() {
+            self.connection.pump(journal);
+            if self.connection.output().is_empty() || !self.send() {
+                break;
+            }
+            if !self.connection.output().is_empty() {
+                break;
+            }
+        }
+        true
     }
 
     /// False: the peer is gone.

@@ -251,7 +251,7 @@ impl Driver {
         }
     }
 
-    fn serve_client(&mut self, client: ClientId, ready: Ready) {
+    pub(super) fn serve_client(&mut self, client: ClientId, ready: Ready) {
         let mut call = self.clients.take(client, ready);
         // Bounded: many requests in one packet take turns with everyone else.
         for _ in 0..16 {

@@ -183,13 +183,25 @@ impl Driver {
             }
         }
         self.send(DISK, Request::Sync { token: 0 }.encode());
-        let Some(running) = self.helpers.disk.running.take() else {
+        let Some(running) = &self.helpers.disk.running else {
             return;
         };
-        // The helper syncs, answers, and ends when it sees the socket closed.
-        drop(running.link);
-        let mut ended = [PollFd::new(&running.child.pidfd, PollFlags::IN)];
-        poll(&mut ended, Some(&bound)).ok();
+        let mut buffer = [0_u8; MOST];
+        loop {
+            let mut answered = [PollFd::new(&running.link, PollFlags::IN)];
+            if !poll(&mut answered, Some(&bound)).is_ok_and(|ready| ready > 0) {
+                return;
+            }
+            match running.link.receive(&mut buffer) {
+                Ok(Incoming::Frame(frame)) => {
+                    if matches!(Report::decode(frame), Ok(Report::Synced { .. })) {
+                        return;
+                    }
+                }
+                Ok(Incoming::Nothing) => {}
+                Ok(Incoming::Closed) | Err(_) => return,
+            }
+        }
     }
 
     /// Takes what a helper says.

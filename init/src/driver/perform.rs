@@ -175,7 +175,7 @@ impl Driver {
         if unit.clearing.is_none() {
             let events = openat(
                 CWD,
-                &cgroup_file(&unit.name, "cgroup.events"),
+                cgroup_file(&unit.name, "cgroup.events"),
                 OFlags::RDONLY | OFlags::CLOEXEC,
                 Mode::empty(),
             );
@@ -333,9 +333,10 @@ impl Driver {
             return;
         };
         let source: SourceId = unit.source;
-        let pipe = match stream {
-            Stream::Out => &mut unit.output,
-            _ => &mut unit.errors,
+        let pipe = if stream == Stream::Out {
+            &mut unit.output
+        } else {
+            &mut unit.errors
         };
         let mut buffer = [0_u8; 4096];
         // Bounded: a container that never stops talking takes turns with everyone else.
