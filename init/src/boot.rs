@@ -23,8 +23,10 @@ use crate::error::Error;
 use crate::last_resort::last_resort;
 pub use arguments::Arguments;
 pub use cgroups::ROOT as CGROUPS;
+use kedge_board_support::record::Slot;
 use kedge_board_support::record::state::State;
 use kedge_revision::{Content, ObjectId, Verified};
+use kedge_store::Store;
 use kedge_sys::timer;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -168,7 +170,11 @@ fn boot_record(boot: &mut Boot) -> Result<(), Error> {
         .ok()
         .map(|rest| Path::new("/").join(rest));
     boot.data_device = Some(found.data);
-    boot.record = Some(record?);
+    match record {
+        Ok(record) => boot.record = Some(record),
+        // It is made anew from the store, once that is mounted.
+        Err(error) => boot.problems.push(("boot-record", error)),
+    }
     Ok(())
 }
 
@@ -201,20 +207,21 @@ fn trust(boot: &mut Boot) -> Result<(), Error> {
 }
 
 fn revision(boot: &mut Boot) -> Result<(), Error> {
-    let (Some(identity), Some(roots), Some(record)) = (&boot.identity, &boot.roots, &boot.record)
-    else {
+    let (Some(identity), Some(roots)) = (&boot.identity, &boot.roots) else {
         return Ok(());
     };
-    let entry = record.committed;
-    let verified = trust::revision(
-        Path::new(DATA),
-        entry.revision,
-        roots,
-        &identity.product,
-        record.floor,
-    )?;
+    let store = Store::at(Path::new(DATA));
+    let verified = match &boot.record {
+        Some(record) => {
+            let id = record.committed.revision;
+            trust::revision(&store, id, roots, &identity.product, record.floor)?
+        }
+        None => state_lost(boot, &store)?,
+    };
     let content = verified.content().map_err(|source| Error::Document {
-        path: trust::revision_directory(Path::new(DATA), entry.revision).join("revision.json"),
+        path: store
+            .revision_directory(verified.id())
+            .join("revision.json"),
         source,
     })?;
     boot.content = Some(content);
@@ -222,11 +229,36 @@ fn revision(boot: &mut Boot) -> Result<(), Error> {
     Ok(())
 }
 
+/// Both copies of the state record are lost: the newest revision of the store is what runs, and
+/// the record is made anew from it.
+fn state_lost(boot: &Boot, store: &Store) -> Result<Verified, Error> {
+    let lost = || Error::BootRecord {
+        which: "state record",
+    };
+    let (Some(identity), Some(roots)) = (&boot.identity, &boot.roots) else {
+        return Err(lost());
+    };
+    let newest = trust::newest_revision(store, roots, &identity.product).ok_or_else(lost)?;
+    let envelope = newest.envelope();
+    let slot = if boot.arguments.slot == Some('b') {
+        Slot::B
+    } else {
+        Slot::A
+    };
+    let mut state = State::born(newest.id(), envelope.floor(), envelope.root);
+    state.committed.slot = slot;
+    if let Some(bootenv) = &boot.bootenv {
+        disks::write_state(bootenv, &state)?;
+    }
+    Ok(newest)
+}
+
 /// Measures every layer that a container needs. A bad one costs its containers, not the others.
 fn objects(boot: &mut Boot) -> Result<(), Error> {
     let (Some(revision), Some(content)) = (&boot.revision, &boot.content) else {
         return Ok(());
     };
+    let store = Store::at(Path::new(DATA));
     let mut layers: Vec<ObjectId> = content
         .containers
         .values()
@@ -238,7 +270,7 @@ fn objects(boot: &mut Boot) -> Result<(), Error> {
         let Some(object) = revision.envelope().objects.get(&id) else {
             continue;
         };
-        if let Err(error) = objects::check(Path::new(DATA), id, *object) {
+        if let Err(error) = objects::check(&store, id, *object) {
             boot.bad_objects.push(id);
             boot.problems.push(("objects", error));
         }
@@ -257,5 +289,5 @@ fn clock_floor(boot: &mut Boot) -> Result<(), Error> {
 /// The file of an object in the mounted store.
 #[must_use]
 pub fn object_path(id: ObjectId) -> PathBuf {
-    objects::path(Path::new(DATA), id)
+    Store::at(Path::new(DATA)).object_path(id)
 }

@@ -30,6 +30,7 @@ use console::Console;
 use helpers::Helpers;
 use kedge_container::{Config, Engine};
 use kedge_revision::{ControlRole, Mode, Name, ObjectId};
+use kedge_sys::process::set_host_name;
 use kedge_sys::rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use kedge_sys::signals::{INIT_SIGNALS, SignalFd, SignalSet, ignore_broken_pipe, set_blocked};
 use kedge_sys::timer::{self, DeadlineTimer};
@@ -156,6 +157,10 @@ impl Driver {
     fn begin(&mut self) -> Result<(), Error> {
         self.poller.watch(&self.signals, Token::Signals)?;
         self.poller.watch(&self.timer, Token::Deadline)?;
+        let name = self.device().host_name.as_bytes().to_vec();
+        if let Err(error) = set_host_name(&name) {
+            self.say(Stream::Warning, &format!("host name: {error}"));
+        }
         if !self.boot.repair {
             let containers = Path::new(CGROUPS).join("containers");
             let config = Config {

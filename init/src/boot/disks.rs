@@ -96,6 +96,20 @@ pub(crate) fn read_state(bootenv: &Path) -> Result<State, Error> {
     found.state().cloned().ok_or_else(damaged)
 }
 
+/// Writes both copies of the state record.
+///
+/// # Errors
+/// [`Error::File`], [`Error::BootRecord`].
+pub(crate) fn write_state(bootenv: &Path, state: &State) -> Result<(), Error> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let file = openat(CWD, bootenv, flags, Mode::empty()).map_err(Error::file("open", bootenv))?;
+    let failed = |_| Error::BootRecord {
+        which: "state record",
+    };
+    let (mut record, _) = Bootenv::open(file).map_err(failed)?;
+    record.write_state_both(state).map_err(failed)
+}
+
 /// Sets the clock to `floor` if it stands before that.
 ///
 /// # Errors

@@ -6,24 +6,18 @@
 use crate::error::Error;
 use kedge_revision::revision::Object;
 use kedge_revision::{ObjectId, verity};
+use kedge_store::Store;
 use kedge_sys::verity::VerityError;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
-
-/// The file of an object.
-pub(crate) fn path(data: &Path, id: ObjectId) -> PathBuf {
-    let hex = id.hex();
-    let prefix = hex.get(..2).unwrap_or_default();
-    data.join("objects/v1").join(prefix).join(&hex)
-}
+use std::path::Path;
 
 /// Checks one object against its id and size.
 ///
 /// # Errors
 /// [`Error::Object`], [`Error::File`].
-pub(crate) fn check(data: &Path, id: ObjectId, object: Object) -> Result<(), Error> {
-    let path = path(data, id);
+pub(crate) fn check(store: &Store, id: ObjectId, object: Object) -> Result<(), Error> {
+    let path = store.object_path(id);
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

@@ -8,7 +8,8 @@ use crate::boot::files;
 use crate::error::Error;
 use kedge_revision::revision::CAP;
 use kedge_revision::{Floor, ObjectId, Policy, Product, Root, SignatureSet, Verified};
-use std::path::{Path, PathBuf};
+use kedge_store::Store;
+use std::path::Path;
 
 /// Where the initramfs keeps the identity it was built with.
 const IDENTITY: &str = "/etc/kedge";
@@ -123,23 +124,18 @@ fn next(newest: &Root, directory: &Path) -> Result<Option<Root>, Error> {
         .map_err(document(&path))
 }
 
-/// Where a revision's files stand.
-pub(crate) fn revision_directory(data: &Path, id: ObjectId) -> PathBuf {
-    data.join("revisions").join(id.hex())
-}
-
 /// Reads and judges the revision `id`.
 ///
 /// # Errors
 /// [`Error::File`], [`Error::Document`]; [`Error::Object`] if the bytes are another revision's.
 pub(crate) fn revision(
-    data: &Path,
+    store: &Store,
     id: ObjectId,
     roots: &Roots,
     product: &Product,
     floor: Floor,
 ) -> Result<Verified, Error> {
-    let directory = revision_directory(data, id);
+    let directory = store.revision_directory(id);
     let path = directory.join("revision.json");
     let bytes = files::read(&path, CAP)?;
     let signatures = directory.join("revision.sig");
@@ -154,4 +150,15 @@ pub(crate) fn revision(
             why: "is not the revision that stands under its name",
         })
     }
+}
+
+/// The newest of all revisions in the store that this device may run: what it goes on with when
+/// both copies of its state record are lost.
+pub(crate) fn newest_revision(store: &Store, roots: &Roots, product: &Product) -> Option<Verified> {
+    store
+        .revisions()
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|id| revision(store, id, roots, product, Floor::default()).ok())
+        .max_by_key(|verified| verified.envelope().order())
 }

@@ -14,14 +14,20 @@ pub struct Store {
 }
 
 impl Store {
+    /// The store at `data` as it is: nothing is made, swept or looked at.
+    #[must_use]
+    pub fn at(data: &Path) -> Self {
+        Self {
+            data: data.to_path_buf(),
+        }
+    }
+
     /// The store on the file system mounted at `data`; makes its directories and sweeps what a power cut left.
     ///
     /// # Errors
     /// [`Error::File`].
     pub fn open(data: &Path) -> Result<Self, Error> {
-        let store = Self {
-            data: data.to_path_buf(),
-        };
+        let store = Self::at(data);
         for name in ["objects/v1", "revisions", "roots", "staging"] {
             durable::make_directory(&store.data.join(name))?;
         }
