@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// The suite whose packages are used.
 const SUITE: &str = "trixie";
 /// Changes when the bytes would, beside packages and files.
-const RECIPE: &str = "sample 1";
+const RECIPE: &str = "sample 2";
 /// Every file's time.
 const STAMP: u64 = 1_767_225_600;
 
@@ -176,6 +176,8 @@ fn own_layer(contents: &[(&str, &str)]) -> Result<Vec<u8>> {
     for (path, text) in contents {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_mtime(STAMP);
         header.set_size(u64::try_from(text.len())?);
         builder.append_data(&mut header, path, text.as_bytes())?;
@@ -194,12 +196,16 @@ pub fn one_program(program: &Path, folder: &Path) -> Result<()> {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_mtime(STAMP);
         header.set_size(0);
         builder.append_data(&mut header, name, std::io::empty())?;
     }
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o755);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_mtime(STAMP);
     header.set_size(u64::try_from(bytes.len())?);
     builder.append_data(&mut header, "program", bytes.as_slice())?;

@@ -184,6 +184,15 @@ fn file_of(package: &str, end: &str) -> Result<PathBuf> {
         .with_context(|| format!("the package {package} has no file that ends in {end}"))
 }
 
+/// The C compiler that links the device binary, for the small programs that measurements need on a device.
+///
+/// # Errors
+/// The toolchain cannot be installed.
+pub fn c_compiler() -> Result<PathBuf> {
+    debian::require(&["python3-venv"], "compile a program for the device")?;
+    Ok(linker(&Cache::open()?)?.join("cc"))
+}
+
 /// The folder with `cc` and `ar` for the target, both of Zig.
 fn linker(cache: &Cache) -> Result<PathBuf> {
     let entry = cache.entry("toolchain", &format!("ziglang-{ZIG}"), |folder| {

@@ -4,8 +4,14 @@
 //! `kedge-image-build`; here are only command lines and order.
 
 mod cargo;
+mod demo;
+mod device;
 mod image;
+mod kedge;
 mod lint;
+mod measure;
+mod project;
+mod run;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -24,15 +30,24 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Demo(demo::Arguments),
+    Run(run::Arguments),
     Image(image::Arguments),
     Lint(lint::Arguments),
+    Measure(measure::Arguments),
     Test(test::Arguments),
 }
 
 fn main() -> ExitCode {
+    if kedge::is_called() {
+        return kedge_image_build::verbs::main();
+    }
     let result = match Arguments::parse().verb {
+        Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Run(arguments) => run::run(&arguments),
         Verb::Image(arguments) => image::run(&arguments),
         Verb::Lint(arguments) => lint::run(&arguments),
+        Verb::Measure(arguments) => measure::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
     };
     match result {

@@ -1,0 +1,193 @@
+//! `measure WHAT`: the promises as figures, on our own kernel unless told otherwise.
+//!
+//! One JSON object a line with `--json` (`{"name", "value", "unit", "goal": {"max"}, "board"}`), a table otherwise. It
+//! exits 0 whether or not a goal is met: it tells, tests judge. The methods are in the modules.
+
+mod boot;
+mod memory;
+mod size;
+mod subject;
+
+use crate::image::Kernel;
+use crate::project::{self, BOARD};
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use kedge_image_build::output::Output;
+use kedge_image_build::progress;
+use serde::Serialize;
+
+/// Measure what the project promises.
+#[derive(Debug, Args)]
+#[command(after_help = "size    the device binary, the initramfs, an image\n\
+    boot    guest instructions from exec of PID 1 to a container's first instruction\n\
+    memory  what is ours in memory, and the least memory that a device runs in\n\n\
+    Example: cargo xtask measure boot --json")]
+pub(crate) struct Arguments {
+    /// What to measure.
+    #[arg(value_enum)]
+    what: What,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+    /// Whose kernel; the promises are about our own.
+    #[arg(long, value_enum, default_value_t = Kernel::Own)]
+    kernel: Kernel,
+    /// How many times a boot is measured; the median counts.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
+    runs: u32,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum What {
+    Size,
+    Boot,
+    Memory,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let platform = project::platform(arguments.kernel.into())?;
+    let figures = match arguments.what {
+        What::Size => size::measure(&platform),
+        What::Boot => boot::measure(&platform, arguments.runs),
+        What::Memory => memory::measure(&platform),
+    }?;
+    show(&figures, arguments.json);
+    Ok(())
+}
+
+/// One measured value.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Figure {
+    name: String,
+    value: Value,
+    unit: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goal: Option<Goal>,
+    board: &'static str,
+}
+
+/// Whole where it is counted, with a fraction where it is time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(untagged)]
+enum Value {
+    Count(u64),
+    Milliseconds(f64),
+}
+
+/// What the value must not exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Goal {
+    max: u64,
+}
+
+impl Figure {
+    fn bytes(name: &str, bytes: u64, most: Option<u64>) -> Self {
+        Self {
+            name: name.to_owned(),
+            value: Value::Count(bytes),
+            unit: "B",
+            goal: most.map(|max| Goal { max }),
+            board: BOARD,
+        }
+    }
+
+    fn mebibytes(name: &str, count: u32, most: u64) -> Self {
+        Self {
+            value: Value::Count(count.into()),
+            unit: "MiB",
+            ..Self::bytes(name, 0, Some(most))
+        }
+    }
+
+    /// From nanoseconds; kept to the microsecond.
+    fn time(name: &str, nanoseconds: u64, most_ms: Option<u64>) -> Self {
+        // Microseconds of an hour fit 32 bits.
+        let microseconds = u32::try_from(nanoseconds / 1000).unwrap_or(u32::MAX);
+        Self {
+            value: Value::Milliseconds(f64::from(microseconds) / 1000.0),
+            unit: "ms",
+            ..Self::bytes(name, 0, most_ms)
+        }
+    }
+
+    fn holds(&self) -> Option<bool> {
+        let max = self.goal?.max;
+        Some(match self.value {
+            Value::Count(count) => count <= max,
+            // Goals are small whole numbers of milliseconds.
+            Value::Milliseconds(time) => time <= f64::from(u32::try_from(max).unwrap_or(u32::MAX)),
+        })
+    }
+
+    fn words(&self) -> String {
+        let value = match self.value {
+            Value::Count(count) => thousands(count),
+            Value::Milliseconds(time) => format!("{time:.3}"),
+        };
+        let goal = match (self.goal, self.holds()) {
+            (Some(goal), Some(holds)) => {
+                let mark = if holds { "✓" } else { "✗" };
+                format!("   {mark} at most {}", thousands(goal.max))
+            }
+            _ => String::new(),
+        };
+        format!("{:<34} {value:>12} {:<3}{goal}", self.name, self.unit)
+    }
+}
+
+fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn show(figures: &[Figure], json: bool) {
+    let output = Output::new(json);
+    for figure in figures {
+        output.result(figure.words(), figure);
+    }
+}
+
+/// The middle value; the lower of two.
+fn median(mut values: Vec<u64>) -> Option<u64> {
+    values.sort_unstable();
+    let middle = values.len().checked_sub(1)? / 2;
+    values.get(middle).copied()
+}
+
+/// A line about progress, beside the result.
+fn note(text: impl std::fmt::Display) {
+    progress::say(format_args!("  {text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_one_object_of_the_agreed_form() {
+        let figure = Figure::bytes("size.initramfs", 512_345, Some(1_000_000));
+        assert_eq!(
+            serde_json::to_string(&figure).unwrap(),
+            r#"{"name":"size.initramfs","value":512345,"unit":"B","goal":{"max":1000000},"board":"qemu-x86-64"}"#
+        );
+        let time = Figure::time("boot.first-boot", 12_345_678, Some(15));
+        assert_eq!(time.value, Value::Milliseconds(12.345));
+        assert_eq!(time.holds(), Some(true));
+        assert!(time.words().contains("12.345 ms"));
+    }
+
+    #[test]
+    fn medians_and_digits() {
+        assert_eq!(median(vec![5, 1, 9]), Some(5));
+        assert_eq!(median(vec![]), None);
+        assert_eq!(thousands(1_234_567), "1 234 567");
+        assert_eq!(thousands(12), "12");
+    }
+}

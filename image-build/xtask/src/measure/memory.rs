@@ -1,0 +1,142 @@
+//! Memory: the proportional set size (PSS, `/proc/PID/smaps_rollup`) of PID 1 and its helpers, and the least memory that a
+//! device runs in.
+//!
+//! PID 1 tells the figures of itself and its helpers in the status of development products. They are read ten seconds
+//! after all goals are met, with one container and with five; containers' own processes are not counted, nor is what the
+//! kernel keeps for itself. `memory.smallest-m` is QEMU's smallest `-m` with which one container reaches its goal.
+
+use super::{Figure, note, subject};
+use crate::device::{Device, list};
+use crate::project::{Built, copy_disk};
+use anyhow::{Context, Result, bail};
+use kedge_image_build::progress;
+use serde_json::Value;
+use std::path::Path;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Helpers end their first work meanwhile: growing the file system, writing logs.
+const SETTLE: Duration = Duration::from_secs(10);
+/// Least and most MiB that are tried: the kernel alone needs more than the first.
+const LEAST: u32 = 12;
+const MOST: u32 = 128;
+
+pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
+    let folder = subject::fast_folder()?;
+    let one = subject::build(folder.path(), platform, 1)?;
+    let five = subject::build(folder.path(), platform, 5)?;
+    let with_one = progress::step("memory with one container", || {
+        resident(&one, folder.path())
+    })?;
+    let with_five = progress::step("memory with five containers", || {
+        resident(&five, folder.path())
+    })?;
+    let smallest = smallest(&one, folder.path())?;
+    let further = with_five.system.saturating_sub(with_one.system) / 4;
+    Ok(vec![
+        Figure::bytes("memory.pid1", with_one.pid1, Some(350_000)),
+        Figure::bytes("memory.system-1", with_one.system, Some(1_500_000)),
+        Figure::bytes("memory.system-5", with_five.system, Some(1_660_000)),
+        Figure::bytes("memory.per-container", further, Some(40_000)),
+        Figure::mebibytes("memory.smallest-m", smallest, 32),
+    ])
+}
+
+/// PSS in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Resident {
+    pid1: u64,
+    system: u64,
+}
+
+fn resident(built: &Built, folder: &Path) -> Result<Resident> {
+    let disk = folder.join("disk");
+    copy_disk(&built.image, &disk)?;
+    let mut device = Device::start(&built.kedge, built.machine_with(&disk)?, false)?;
+    device.until_goals(PATIENCE)?;
+    device.listen(SETTLE);
+    let status = device.status()?;
+    let resident = read(&status)?;
+    for process in list(&status, "processes") {
+        note(process);
+    }
+    device.cut_power()?;
+    Ok(resident)
+}
+
+fn read(status: &Value) -> Result<Resident> {
+    let pss = |process: &Value| process.get("pss").and_then(Value::as_u64);
+    let name = |process: &Value| process.get("name").and_then(Value::as_str) == Some("init");
+    let pid1 = list(status, "processes")
+        .find(|process| name(process))
+        .and_then(pss)
+        .context(
+            "the device does not tell the memory of its processes; is it a development product?",
+        )?;
+    Ok(Resident {
+        pid1,
+        system: list(status, "processes").filter_map(pss).sum(),
+    })
+}
+
+/// Halves the range until the smallest is found. Assumes that more memory is never worse.
+fn smallest(built: &Built, folder: &Path) -> Result<u32> {
+    let (mut bad, mut good) = (LEAST, MOST);
+    if !runs(built, folder, good)? {
+        bail!("one container does not run in {MOST} MiB");
+    }
+    while good - bad > 1 {
+        let middle = bad.midpoint(good);
+        let works = progress::step(format_args!("one container in {middle} MiB"), || {
+            runs(built, folder, middle)
+        })?;
+        note(if works { "runs" } else { "does not run" });
+        if works {
+            good = middle;
+        } else {
+            bad = middle;
+        }
+    }
+    Ok(good)
+}
+
+/// Whether the device reaches its goals in its first boot with so many MiB, and is still there a moment later.
+fn runs(built: &Built, folder: &Path, memory: u32) -> Result<bool> {
+    let disk = folder.join("disk");
+    copy_disk(&built.image, &disk)?;
+    let mut config = built.machine_with(&disk)?;
+    config.memory = Some(memory);
+    let mut device = Device::start(&built.kedge, config, false)?;
+    let reached = device.until("a verdict", PATIENCE, |device| {
+        if device.boots() > 1 {
+            return Ok(false);
+        }
+        match crate::device::missing(&device.status()?) {
+            None => Ok(true),
+            Some(why) => bail!("{why}"),
+        }
+    });
+    if !matches!(reached, Ok(true)) {
+        return Ok(false);
+    }
+    device.listen(Duration::from_secs(3));
+    Ok(!device.is_over() && device.boots() == 1 && device.status().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_system_is_pid_1_and_its_helpers() {
+        let status = json!({"processes": [
+            {"name": "init", "pid": 1, "pss": 300_000},
+            {"name": "disk", "pid": 30, "pss": 100_000},
+            {"name": "net", "pid": 31, "pss": 90_000},
+        ]});
+        let resident = read(&status).unwrap();
+        assert_eq!((resident.pid1, resident.system), (300_000, 490_000));
+        read(&json!({})).unwrap_err();
+    }
+}

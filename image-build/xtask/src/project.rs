@@ -1,0 +1,145 @@
+//! Projects that verbs make for themselves: with `kedge`, as a user would.
+
+use crate::image::Kernel;
+use crate::kedge::Kedge;
+use anyhow::{Context, Result};
+use kedge_board_support::boards;
+use kedge_image_build::platform::{self, KernelSource};
+use kedge_image_build::qemu::VmConfig;
+use kedge_image_build::sample;
+use kedge_image_build::{debian, process, progress};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The board of the quick start.
+pub(crate) const BOARD: &str = "qemu-x86-64";
+
+/// The kernel that was asked for; else our own if having it costs nothing, else Debian's.
+///
+/// # Errors
+/// The cache is damaged.
+pub(crate) fn kernel(asked: Option<Kernel>) -> Result<KernelSource> {
+    Ok(match asked {
+        Some(kernel) => kernel.into(),
+        None if platform::has_own_kernel(BOARD)? => KernelSource::Own,
+        None => KernelSource::Debian,
+    })
+}
+
+/// The platform of the board, and QEMU to boot it.
+///
+/// # Errors
+/// Something cannot be built or installed.
+pub(crate) fn platform(kernel: KernelSource) -> Result<PathBuf> {
+    debian::require(&["qemu-system-x86"], "boot a device")?;
+    platform::make(BOARD, kernel)
+}
+
+/// A project that was built.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) kedge: Kedge,
+    /// The answer of `kedge build`.
+    pub(crate) answer: Value,
+    pub(crate) image: PathBuf,
+    pub(crate) image_bytes: u64,
+}
+
+/// Makes a project with the sample's images in it.
+///
+/// # Errors
+/// An image cannot be made, or a verb fails.
+pub(crate) fn sample(folder: &Path, platform: &Path) -> Result<Built> {
+    let images = sample::images()?;
+    let kedge = Kedge::new_project(folder, BOARD)?;
+    for image in &images {
+        let place = format!("oci:{}", image.layout.display());
+        let mut words = vec!["add", &place, "--name", image.name];
+        words.extend(image.arguments);
+        progress::step(format_args!("kedge add {}", image.name), || {
+            kedge.ask(&words)
+        })?;
+    }
+    build(kedge, platform)
+}
+
+/// Signs the revision and makes the image of a project.
+///
+/// # Errors
+/// The verb fails.
+pub(crate) fn build(kedge: Kedge, platform: &Path) -> Result<Built> {
+    let platform = platform.to_string_lossy();
+    let answer = progress::step("kedge build", || {
+        kedge.ask(&["build", "--platform", &platform])
+    })?;
+    let image = answer
+        .pointer("/image/path")
+        .and_then(Value::as_str)
+        .context("kedge build names no image")?;
+    // As the verb was run with our working folder, so is its path.
+    let image = PathBuf::from(image);
+    let image_bytes = answer
+        .pointer("/image/allocated")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
+    Ok(Built {
+        kedge,
+        image,
+        image_bytes,
+        answer,
+    })
+}
+
+impl Built {
+    /// The board's machine; its disk is the image itself, which is made for nothing else.
+    ///
+    /// # Errors
+    /// The board is unknown.
+    pub(crate) fn machine(&self) -> Result<VmConfig> {
+        self.machine_with(&self.image)
+    }
+
+    /// The board's machine with another disk.
+    ///
+    /// # Errors
+    /// As [`Built::machine`].
+    pub(crate) fn machine_with(&self, disk: &Path) -> Result<VmConfig> {
+        let board = boards::find(BOARD)?;
+        let folder = disk.parent().unwrap_or(Path::new(".")).join("vm");
+        Ok(VmConfig::new(board, disk, &folder))
+    }
+
+    /// A few digits of the revision's id.
+    pub(crate) fn short_revision(&self) -> String {
+        let id = self
+            .answer
+            .get("revision")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        id.chars().take(15).collect()
+    }
+
+    /// A size that `kedge build` tells, bytes.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) fn size(&self, name: &str) -> Result<u64> {
+        let size = self.answer.pointer(&format!("/sizes/{name}"));
+        size.and_then(Value::as_u64)
+            .with_context(|| format!("kedge build does not tell the size of {name}"))
+    }
+}
+
+/// Copies a disk image; holes stay holes.
+///
+/// # Errors
+/// There is no room.
+pub(crate) fn copy_disk(from: &Path, to: &Path) -> Result<()> {
+    process::run(
+        Command::new("cp")
+            .args(["--sparse=always", "--reflink=auto", "--"])
+            .arg(from)
+            .arg(to),
+    )
+}
