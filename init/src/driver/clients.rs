@@ -210,15 +210,19 @@ impl Client {
     /// Reads as much as the connection has room for.
     fn receive(&mut self, is_port: bool, hung_up: bool) {
         let mut buffer = [0_u8; 2048];
+        let mut anything = false;
         while self.connection.wants_input() {
             let room = self.connection.room().min(buffer.len());
             let into = buffer.get_mut(..room).unwrap_or_default();
             match read(&self.fd, into) {
                 Ok(0) => {
-                    self.ended(is_port, hung_up);
+                    // A port's bytes may come before the word that its host has connected: they are
+                    // the new client's, and must not be forgotten with the old one.
+                    self.ended(is_port, hung_up && !anything);
                     return;
                 }
                 Ok(count) => {
+                    anything = true;
                     self.connection
                         .input(buffer.get(..count).unwrap_or_default());
                 }
