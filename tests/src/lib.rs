@@ -1,1 +1,21 @@
-//! See Cargo.toml.
+//! The test harness: a project in QEMU, its console, its control interface, and faults on its disk.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`product`] | the project that the VM tier boots |
+//! | [`kedge`] | the host command |
+//! | [`disk`] | copies of its image, and faults on them |
+//! | [`guest`] | a device in QEMU: console, control interface, deadlines |
+//! | [`http`] | one exchange |
+//! | `tidy` | rules of the house; unit tests of their own |
+//!
+//! The suites are one binary a tier: `tests/host` (tools of the machine), `tests/root` (namespaces), `tests/vm` (QEMU).
+//! What a test needs and does not find fails it, with how to get it; nothing is skipped.
+
+pub mod disk;
+pub mod guest;
+pub mod http;
+pub mod kedge;
+pub mod product;
+#[cfg(test)]
+mod tidy;

@@ -1,0 +1,185 @@
+//! The program in the containers of the tests: one static binary, told by its first argument what to be.
+//!
+//! It says what it sees and what it is refused ([`facts`]), misbehaves on request, and answers over HTTP ([`serve`]).
+//! It never decides whether what it sees is right: that is the tests' work, on the host.
+
+mod facts;
+mod serve;
+mod waits;
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+/// One line for the device's log.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    // A reader that is gone is none of our business: the process goes on.
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush())
+        .ok();
+}
+
+/// A number among the arguments; zero if it is absent or none.
+fn number(arguments: &[String], index: usize) -> u64 {
+    arguments
+        .get(index)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
+}
+
+fn pause(milliseconds: u64) {
+    thread::sleep(Duration::from_millis(milliseconds));
+}
+
+fn main() -> ExitCode {
+    let clock = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    waits::block_all();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let first = arguments.first().map_or("", String::as_str);
+    match first {
+        "sleep" => say("sleeping"),
+        "clock" => say(&format!("clock {}.{:09}", clock.tv_sec, clock.tv_nsec)),
+        "finish" => {
+            say("finished");
+            return exit_code(number(&arguments, 1));
+        }
+        "crash" => {
+            say(&format!(
+                "starting at {} ms",
+                clock.tv_sec * 1000 + clock.tv_nsec / 1_000_000
+            ));
+            pause(number(&arguments, 1));
+            return exit_code(number(&arguments, 2));
+        }
+        "notify" => notify(number(&arguments, 1)),
+        "facts" => facts::all()
+            .iter()
+            .for_each(|(name, value)| say(&format!("fact {name} {value}"))),
+        "volumes" => arguments.iter().skip(1).for_each(|path| count(path)),
+        "read" => arguments.iter().skip(1).for_each(|path| read(path)),
+        "eat" => eat(),
+        "threads" => threads(),
+        "flood" => flood(number(&arguments, 1)),
+        "stubborn" => waits::stubborn(),
+        "polite" => return polite(&arguments),
+        "serve" => return serve::run(number(&arguments, 1)),
+        other => {
+            say(&format!("unknown: {other}"));
+            return ExitCode::from(64);
+        }
+    }
+    waits::for_stop()
+}
+
+fn exit_code(code: u64) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// `READY=1` after a while, as sd_notify(3) has it.
+fn notify(milliseconds: u64) {
+    pause(milliseconds);
+    let sent = std::env::var("NOTIFY_SOCKET")
+        .map_err(|_| io::Error::other("NOTIFY_SOCKET is not set"))
+        .and_then(|path| UnixDatagram::unbound()?.send_to(b"READY=1", path));
+    match sent {
+        Ok(_) => say("said READY=1"),
+        Err(error) => say(&format!("cannot say READY=1: {error}")),
+    }
+}
+
+/// Counts the starts in a volume and says the number: `volume PATH N`.
+fn count(folder: &str) {
+    let path = format!("{folder}/starts");
+    let before: u64 = fs::read_to_string(&path)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0);
+    let now = before + 1;
+    let written = fs::File::create(&path).and_then(|mut file| {
+        file.write_all(now.to_string().as_bytes())?;
+        file.sync_all()
+    });
+    match written {
+        Ok(()) => say(&format!("volume {folder} {now}")),
+        Err(error) => say(&format!("volume {folder} error {error}")),
+    }
+}
+
+/// Reads a file to its end: `read PATH ok BYTES` or `read PATH error ERRNO`.
+fn read(path: &str) {
+    match fs::read(path) {
+        Ok(bytes) => say(&format!("read {path} ok {}", bytes.len())),
+        Err(error) => say(&format!(
+            "read {path} error {}",
+            error.raw_os_error().unwrap_or(0)
+        )),
+    }
+}
+
+/// Takes memory until the kernel ends it.
+fn eat() {
+    say("eating");
+    let mut eaten: Vec<Vec<u8>> = Vec::new();
+    loop {
+        // Written, not only reserved: pages that nobody touched are not counted.
+        eaten.push(vec![
+            u8::try_from(eaten.len() % 255 + 1).unwrap_or(1);
+            1 << 20
+        ]);
+        pause(5);
+    }
+}
+
+/// Threads until one is refused: `threads N refused ERRNO`.
+fn threads() {
+    let mut count = 0_u32;
+    loop {
+        let started = thread::Builder::new().stack_size(64 * 1024).spawn(|| {
+            loop {
+                thread::park();
+            }
+        });
+        match started {
+            Ok(_) if count < 10_000 => count += 1,
+            Ok(_) => return say("threads never refused"),
+            Err(error) => {
+                return say(&format!(
+                    "threads {count} refused {}",
+                    error.raw_os_error().unwrap_or(0)
+                ));
+            }
+        }
+    }
+}
+
+/// As many lines of 100 bytes as fast as they are taken.
+fn flood(lines: u64) {
+    let mut out = io::stdout().lock();
+    for number in 0..lines {
+        let text = format!("{number:08} {}\n", "x".repeat(90));
+        if out.write_all(text.as_bytes()).is_err() {
+            break;
+        }
+    }
+    drop(out);
+    say("flood over");
+}
+
+/// Waits for the signal of the given number, writes a file, and ends well.
+fn polite(arguments: &[String]) -> ExitCode {
+    say("waiting politely");
+    let got = waits::for_any();
+    say(&format!("asked to stop by signal {got}"));
+    if let Some(path) = arguments.get(1)
+        && let Err(error) =
+            fs::File::create(path).and_then(|mut file| file.write_all(got.to_string().as_bytes()))
+    {
+        say(&format!("cannot write {path}: {error}"));
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,237 @@
+//! Faults on a disk image: a copy is made, and what nature or an enemy may do is done to it.
+
+use anyhow::{Context, Result, bail, ensure};
+use kedge_image_build::image::gpt::{self, Partition};
+use kedge_image_build::{files, process, tools};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A disk that may be harmed.
+#[derive(Debug)]
+pub struct Disk {
+    path: PathBuf,
+    /// Removed with the disk.
+    folder: tempfile::TempDir,
+}
+
+/// Where the copies of the state record are in `bootenv`, and their size (see `kedge_board_support::bootenv`).
+const STATE_COPIES: [u64; 2] = [8192, 12288];
+
+impl Disk {
+    /// A copy of an image; what is a hole stays one.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub fn copy_of(image: &Path) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("kedge-vm-")
+            .tempdir()
+            .context("no folder for a disk")?;
+        let path = folder.path().join("disk");
+        process::run(
+            Command::new("cp")
+                .args(["--sparse=always", "--reflink=auto"])
+                .arg(image)
+                .arg(&path),
+        )?;
+        Ok(Self { path, folder })
+    }
+
+    /// The disk.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A folder that lives as long as the disk, with a short path: for sockets.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn file(&self) -> Result<File> {
+        let file = File::options().read(true).write(true).open(&self.path);
+        file.context("cannot open the disk")
+    }
+
+    /// A partition.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn partition(&self, name: &str) -> Result<Partition> {
+        gpt::find(&gpt::read(&self.file()?)?, name).cloned()
+    }
+
+    /// Flips one bit of the first place in the data partition where `marker` stands; its offset on the disk.
+    ///
+    /// # Errors
+    /// The marker is nowhere.
+    pub fn flip_bit_at(&self, marker: &[u8]) -> Result<u64> {
+        let file = self.file()?;
+        let data = self.partition("data")?;
+        let mut block = vec![0; 4096];
+        for index in 0..data.size / 4096 {
+            let offset = data.offset.saturating_add(index.saturating_mul(4096));
+            file.read_exact_at(&mut block, offset)?;
+            if block.starts_with(marker)
+                && let Some(byte) = block.get_mut(100)
+            {
+                *byte ^= 1;
+                file.write_all_at(&block, offset)?;
+                return Ok(offset);
+            }
+        }
+        bail!("the marker is nowhere in the data partition")
+    }
+
+    /// Flips a bit in these copies of the state record: 0, 1 or both.
+    ///
+    /// # Errors
+    /// The disk cannot be written.
+    pub fn damage_state(&self, copies: &[usize]) -> Result<()> {
+        let file = self.file()?;
+        let base = self.partition("bootenv")?.offset;
+        for copy in copies {
+            let offset = STATE_COPIES.get(*copy).context("there are two copies")?;
+            let at = base.saturating_add(*offset).saturating_add(40);
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at)?;
+            let [value] = byte;
+            file.write_all_at(&[value ^ 0x10], at)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a partition out of the table.
+    ///
+    /// # Errors
+    /// sgdisk is absent or fails.
+    pub fn remove_partition(&self, number: u32) -> Result<()> {
+        kedge_image_build::debian::require(&["gdisk"], "remove a partition")?;
+        process::run(
+            Command::new("sgdisk")
+                .arg(format!("--delete={number}"))
+                .arg(&self.path),
+        )
+    }
+
+    /// Runs debugfs commands on the data partition and returns their output.
+    ///
+    /// # Errors
+    /// debugfs is absent, or says that something failed.
+    pub fn debugfs(&self, commands: &str) -> Result<String> {
+        let script = self.folder.path().join("script");
+        files::write(&script, commands)?;
+        let data = self.partition("data")?;
+        let place = format!("{}?offset={}", self.path.display(), data.offset);
+        let mut command = tools::debugfs()?.command();
+        command.args(["-w", "-f"]).arg(&script).arg(place);
+        let done = command.output().context("cannot start debugfs")?;
+        let complaints = String::from_utf8_lossy(&done.stderr);
+        let complaint = complaints
+            .lines()
+            .find(|line| !line.starts_with("debugfs ") && !line.trim().is_empty());
+        if let Some(complaint) = complaint {
+            bail!("debugfs: {complaint}");
+        }
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
+    /// Puts a file into the data partition in place of what is there.
+    ///
+    /// # Errors
+    /// As [`Disk::debugfs`].
+    pub fn replace(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let source = self.folder.path().join("content");
+        files::write(&source, bytes)?;
+        let commands = format!("rm {path}\nwrite {} {path}\n", source.display());
+        self.debugfs(&commands).map(drop)
+    }
+
+    /// A file of the data partition.
+    ///
+    /// # Errors
+    /// As [`Disk::debugfs`], or it is not there.
+    pub fn read(&self, path: &str) -> Result<Vec<u8>> {
+        let to = self.folder.path().join("out");
+        std::fs::remove_file(&to).ok();
+        self.debugfs(&format!("dump {path} {}\n", to.display()))?;
+        files::read(&to)
+    }
+
+    /// The names in a folder of the data partition.
+    ///
+    /// # Errors
+    /// As [`Disk::debugfs`].
+    pub fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let listing = self.debugfs(&format!("ls -p {folder}\n"))?;
+        // `/inode/mode/uid/gid/name/size/`
+        let names = listing.lines().filter_map(|line| line.split('/').nth(5));
+        let real = names.filter(|name| !name.is_empty() && *name != "." && *name != "..");
+        Ok(real.map(str::to_owned).collect())
+    }
+
+    /// Takes all but `left` of the free blocks of the data partition.
+    ///
+    /// # Errors
+    /// As [`Disk::debugfs`].
+    pub fn fill(&self, left: u64) -> Result<()> {
+        let stats = self.debugfs("show_super_stats -h\n")?;
+        let free = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("Free blocks:"))
+            .and_then(|text| text.trim().parse::<u64>().ok())
+            .context("debugfs does not say how many blocks are free")?;
+        let blocks = free.saturating_sub(left);
+        self.replace_absent("/filler", blocks)
+    }
+
+    fn replace_absent(&self, path: &str, blocks: u64) -> Result<()> {
+        let source = self.folder.path().join("content");
+        files::write(&source, b"x")?;
+        let commands = format!(
+            "write {} {path}\nfallocate {path} 1 {}\n",
+            source.display(),
+            blocks.saturating_sub(1)
+        );
+        self.debugfs(&commands).map(drop)
+    }
+
+    /// The folder of the only revision in the store.
+    ///
+    /// # Errors
+    /// There are none or several.
+    pub fn revision_folder(&self) -> Result<String> {
+        let mut names = self.list("/revisions")?;
+        names.retain(|name| name.len() == 64);
+        ensure!(names.len() == 1, "revisions: {names:?}");
+        Ok(format!("/revisions/{}", names.join("")))
+    }
+
+    /// Whether the data partition's file system is whole; with e2fsck's words if it is not. The journal may hold work.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn check_data(&self) -> Result<()> {
+        let data = self.partition("data")?;
+        let copy = self.folder.path().join("data.ext4");
+        process::run(
+            Command::new("dd")
+                .arg(format!("if={}", self.path.display()))
+                .arg(format!("of={}", copy.display()))
+                .args(["bs=1M", "conv=sparse", "status=none"])
+                .arg(format!("skip={}", data.offset >> 20))
+                .arg(format!("count={}", data.size >> 20)),
+        )?;
+        let mut command = tools::e2fsck()?.command();
+        // Replaying the journal is what a mount does; everything else must be clean then.
+        let replay = command.args(["-p", "-E", "journal_only"]).arg(&copy);
+        ensure!(
+            replay.status().context("cannot start e2fsck")?.code() <= Some(1),
+            "the journal cannot be replayed"
+        );
+        process::run(tools::e2fsck()?.command().args(["-f", "-n"]).arg(&copy))
+    }
+}

@@ -1,0 +1,101 @@
+//! The host command, run as its users run it: another process, JSON back.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// `kedge` in one project.
+#[derive(Debug, Clone)]
+pub struct Kedge {
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+impl Kedge {
+    /// The program at a path, for the project in `folder`, made or not.
+    #[must_use]
+    pub fn new(program: &str, folder: &Path) -> Self {
+        Self {
+            program: program.into(),
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// Makes the project, with keys that have no passphrase.
+    ///
+    /// # Errors
+    /// As [`Kedge::ask`].
+    pub fn create(&self, product: &str) -> Result<Value> {
+        let path = self.folder.display().to_string();
+        self.answer(self.command().args([
+            "--json",
+            "new",
+            product,
+            "--no-passphrase",
+            "--path",
+            &path,
+        ]))
+    }
+
+    /// The project's folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Runs a verb and returns its one JSON object.
+    ///
+    /// # Errors
+    /// The verb fails: with its own words.
+    pub fn ask(&self, words: &[&str]) -> Result<Value> {
+        self.answer(
+            self.command()
+                .arg("--project")
+                .arg(&self.folder)
+                .arg("--json")
+                .args(words),
+        )
+    }
+
+    /// Runs a verb that must fail, and returns what it says on standard error and its exit status.
+    ///
+    /// # Errors
+    /// It succeeds, or cannot be started.
+    pub fn refuse(&self, words: &[&str]) -> Result<(String, Option<i32>)> {
+        let mut command = self.command();
+        let done = run(command.arg("--project").arg(&self.folder).args(words))?;
+        if done.status.success() {
+            bail!("`kedge {}` was not refused", words.join(" "));
+        }
+        Ok((
+            String::from_utf8_lossy(&done.stderr).into_owned(),
+            done.status.code(),
+        ))
+    }
+
+    fn command(&self) -> Command {
+        Command::new(&self.program)
+    }
+
+    fn answer(&self, command: &mut Command) -> Result<Value> {
+        let done = run(command)?;
+        let text = String::from_utf8_lossy(&done.stdout);
+        if !done.status.success() {
+            bail!(
+                "`{}` ended with {}\n{text}{}",
+                kedge_image_build::process::line(command),
+                done.status,
+                String::from_utf8_lossy(&done.stderr)
+            );
+        }
+        serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))
+    }
+}
+
+fn run(command: &mut Command) -> Result<Output> {
+    command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {}", command.get_program().display()))
+}

@@ -1,0 +1,282 @@
+//! The product of the VM tier: many small containers of one program, each with something to show.
+//!
+//! It is made once a run through the host command, as a user makes a product, and every disk is a copy of its image.
+
+use crate::kedge::Kedge;
+use anyhow::{Context, Result, bail, ensure};
+use kedge_image_build::cache::Cache;
+use kedge_image_build::platform::{self, KernelSource};
+use kedge_image_build::{files, toolchain};
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// First bytes of the blocks of `/big` in the layer of `delicate`; nothing else on a disk begins so.
+pub const MARKER: &[u8] = b"kedge-tests: a block that one bit is flipped in. ";
+/// Bytes of `/big`.
+pub const BIG: usize = 256 * 1024;
+const BOARD: &str = "qemu-x86-64";
+
+/// A built product.
+#[derive(Debug, Clone)]
+pub struct Product {
+    /// The host command in its project.
+    pub kedge: Kedge,
+    /// The disk image.
+    pub image: PathBuf,
+    /// The folder that all of this is in.
+    folder: PathBuf,
+}
+
+/// The product, made by whoever asks first; `kedge` is the path of the host command.
+///
+/// # Errors
+/// It cannot be built.
+pub fn product(kedge: &str) -> Result<Product> {
+    static MADE: Mutex<Option<Product>> = Mutex::new(None);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(product) = made.as_ref() {
+        return Ok(product.clone());
+    }
+    let product = make(kedge)?;
+    *made = Some(product.clone());
+    Ok(product)
+}
+
+/// The platform: named by whoever runs the tests, or made here; our own kernel if it was built before.
+fn platform() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("KEDGE_PLATFORM") {
+        return Ok(folder.into());
+    }
+    let source = if platform::has_own_kernel(BOARD)? {
+        KernelSource::Own
+    } else {
+        KernelSource::Debian
+    };
+    platform::make(BOARD, source)
+}
+
+fn make(kedge: &str) -> Result<Product> {
+    let probe = toolchain::build_program("kedge-probe", "probe")
+        .context("cannot build the program in the containers")?;
+    // One folder for all runs, in the cache: a run that was killed leaves nothing that the next does not clear.
+    let folder = Cache::open()?.folder(&format!("tests/vm-{}", std::process::id()))?;
+    for name in ["plain", "delicate"] {
+        root_file_system(&folder.join(name), &probe)?;
+    }
+    let mut big = Vec::new();
+    for number in 0..BIG / 4096 {
+        let mut block = MARKER.to_vec();
+        block.extend(
+            format!("{number:08} ")
+                .bytes()
+                .cycle()
+                .take(4096 - MARKER.len()),
+        );
+        big.extend(block);
+    }
+    files::write(&folder.join("delicate/big"), big)?;
+    let kedge = Kedge::new(kedge, &folder.join("product"));
+    kedge.create("harness")?;
+    let mut layers = Vec::new();
+    for name in ["plain", "delicate"] {
+        let image = format!("dir:{}", folder.join(name).display());
+        let added = kedge.ask(&[
+            "add",
+            &image,
+            "--name",
+            name,
+            "--command",
+            "/probe",
+            "sleep",
+        ])?;
+        layers.push(layer(&added)?);
+        let written = kedge.folder().join(format!("containers/{name}.toml"));
+        std::fs::remove_file(&written)
+            .with_context(|| format!("kedge add wrote no {}", written.display()))?;
+    }
+    let [plain, delicate] = layers.as_slice() else {
+        bail!("two layers were added, not {}", layers.len())
+    };
+    for container in CONTAINERS {
+        let layer = if container.name == "delicate" {
+            delicate
+        } else {
+            plain
+        };
+        let path = kedge
+            .folder()
+            .join(format!("containers/{}.toml", container.name));
+        files::write(&path, container.text(layer))?;
+    }
+    let platform = platform()?.display().to_string();
+    let built = kedge.ask(&["build", "--platform", &platform])?;
+    let image = built
+        .pointer("/image/path")
+        .and_then(Value::as_str)
+        .context("kedge build names no image")?;
+    let image = kedge.folder().join(image);
+    Ok(Product {
+        kedge,
+        image,
+        folder,
+    })
+}
+
+fn root_file_system(folder: &Path, probe: &Path) -> Result<()> {
+    for name in [
+        "dev", "proc", "sys", "tmp", "etc", "run", "data", "keep", "rev", "boot", "srv/work",
+    ] {
+        files::make_folder(&folder.join(name))?;
+    }
+    files::write_executable(&folder.join("probe"), files::read(probe)?)
+}
+
+fn layer(added: &Value) -> Result<String> {
+    let layers = added
+        .get("layers")
+        .and_then(Value::as_array)
+        .context("kedge add names no layers")?;
+    ensure!(
+        layers.len() == 1,
+        "one folder became {} layers",
+        layers.len()
+    );
+    let id = layers
+        .first()
+        .and_then(Value::as_str)
+        .context("a layer has no id")?;
+    Ok(id.to_owned())
+}
+
+/// The layers' sources are next to the project; a test that needs another project puts it there too.
+impl Product {
+    /// The folder with the project and its sources.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// One container of the product.
+struct Container {
+    name: &'static str,
+    group: &'static str,
+    goal: &'static str,
+    arguments: &'static [&'static str],
+    /// Lines for the top of the file.
+    top: &'static str,
+    /// Lines of `[process]`.
+    process: &'static str,
+    /// Further tables.
+    tables: &'static str,
+}
+
+impl Container {
+    const fn new(name: &'static str, arguments: &'static [&'static str]) -> Self {
+        Self {
+            name,
+            group: "app",
+            goal: "started",
+            arguments,
+            top: "",
+            process: "",
+            tables: "",
+        }
+    }
+
+    fn text(&self, layer: &str) -> String {
+        let arguments: Vec<String> = self
+            .arguments
+            .iter()
+            .map(|word| format!("{word:?}"))
+            .collect();
+        let mut text = format!(
+            "layers = [\"{layer}\"]\ngroup = \"{}\"\ngoal = \"{}\"\n{}\n[process]\narguments = [\"/probe\", {}]\n{}\n",
+            self.group,
+            self.goal,
+            self.top,
+            arguments.join(", "),
+            self.process
+        );
+        // Writing to a String cannot fail.
+        writeln!(text, "{}", self.tables).ok();
+        text
+    }
+}
+
+const CONTAINERS: [Container; 18] = [
+    Container {
+        group: "platform",
+        goal: "ready",
+        tables: "[health]\nnotify = true\n",
+        ..Container::new("first", &["notify", "700"])
+    },
+    Container {
+        group: "platform",
+        goal: "finished",
+        ..Container::new("setup", &["finish", "0"])
+    },
+    Container {
+        goal: "ready",
+        top: "network = \"host\"\nroot = \"revision\"\n",
+        tables: "[health]\nhttp = { port = 8080, path = \"/health\" }\n[restart]\npolicy = \"always\"\ndelay = \"200ms\"\n",
+        ..Container::new("web", &["serve", "8080"])
+    },
+    Container {
+        top: "network = \"host\"\n",
+        tables: "[health]\nhttp = { port = 8081, path = \"/health\" }\ninterval = \"1s\"\ntimeout = \"5s\"\nretries = 2\n\
+                 [restart]\npolicy = \"always\"\ndelay = \"200ms\"\n",
+        ..Container::new("ill", &["serve", "8081"])
+    },
+    Container::new("confined", &["facts"]),
+    Container {
+        top: "capabilities = [\"NET_BIND_SERVICE\", \"CHOWN\"]\nroot = \"boot\"\n",
+        ..Container::new("widened", &["facts"])
+    },
+    Container {
+        process: "environment = [\"PATH=/bin\", \"COLOUR=green blue\"]\nuser = \"1000:1001\"\ngroups = [7, 9]\nworking-directory = \"/srv/work\"\n",
+        ..Container::new("someone", &["facts"])
+    },
+    Container {
+        tables: "[restart]\npolicy = \"on-failure\"\ndelay = \"300ms\"\nmax-delay = \"10s\"\nmax-retries = 3\n",
+        ..Container::new("crasher", &["crash", "50", "3"])
+    },
+    Container {
+        tables: "[restart]\npolicy = \"no\"\n[limits]\nmemory-max = \"16MiB\"\n",
+        ..Container::new("eater", &["eat"])
+    },
+    Container {
+        tables: "[limits]\npids-max = 16\n",
+        ..Container::new("threads", &["threads"])
+    },
+    Container::new("flood", &["flood", "20000"]),
+    Container {
+        process: "stop-signal = \"SIGUSR1\"\n",
+        ..Container::new("polite", &["polite"])
+    },
+    Container {
+        process: "stop-grace = \"1s\"\n",
+        ..Container::new("stubborn", &["stubborn"])
+    },
+    Container {
+        tables: "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\n[volumes.rev]\npath = \"/rev\"\nlifetime = \"revision\"\n\
+                 [volumes.boot]\npath = \"/boot\"\nlifetime = \"boot\"\n",
+        ..Container::new("volumes", &["volumes", "/keep", "/rev", "/boot"])
+    },
+    Container {
+        process: "user = \"1000:1001\"\n",
+        tables: "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\n",
+        ..Container::new("owned-volume", &["volumes", "/keep"])
+    },
+    Container {
+        goal: "finished",
+        ..Container::new("clock", &["finish", "0"])
+    },
+    Container::new("delicate", &["read", "/big"]),
+    Container {
+        top: "after = [\"clock\"]\n",
+        ..Container::new("later", &["sleep"])
+    },
+];

@@ -1,0 +1,232 @@
+//! Faults and attacks on a device's disk: the device lives, says what is wrong, and nothing else suffers.
+
+use crate::{built, fresh_disk};
+use anyhow::{Context, Result, ensure};
+use kedge_image_build::keys::{KeyFile, Passphrase};
+use kedge_image_build::{files, keys};
+use kedge_revision::SignatureSet;
+use kedge_revision::signing::Kind;
+use kedge_tests::disk::Disk;
+use kedge_tests::guest::{BOOT, Checks, Guest, text};
+use kedge_tests::product::MARKER;
+use serde_json::Value;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Boots a harmed disk and returns what the status says about its phase, with all containers' number.
+fn repair(disk: &Disk, reasons: &[&str]) -> Result<()> {
+    let mut guest = Guest::start(disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("answers", &mut guest, |guest| {
+        guest.wait_for_control(BOOT).map(drop)
+    });
+    checks.run(
+        "says why, over the control interface",
+        &mut guest,
+        |guest| {
+            let status = guest.status()?;
+            let phase = text(&status, "phase");
+            ensure!(phase.starts_with("repair"), "phase: {phase}");
+            for reason in reasons {
+                ensure!(phase.contains(reason), "no {reason:?} in: {phase}");
+            }
+            let containers = status
+                .get("containers")
+                .and_then(Value::as_array)
+                .context("no containers")?;
+            ensure!(
+                containers.is_empty(),
+                "containers in repair mode: {containers:?}"
+            );
+            Ok(())
+        },
+    );
+    checks.run("says why, on the console", &mut guest, |guest| {
+        guest.expect("repair mode", SOON)?;
+        for reason in reasons {
+            guest.expect(reason, SOON)?;
+        }
+        Ok(())
+    });
+    checks.run("goes on living, and powers off", &mut guest, |guest| {
+        guest.post("/v1/poweroff")?;
+        guest.wait_for_end(Duration::from_secs(60)).map(drop)
+    });
+    checks.finish(&mut guest)
+}
+
+/// The product's release key signs these bytes.
+fn signed(bytes: &[u8]) -> Result<Vec<u8>> {
+    let path = built()?.kedge.folder().join("keys/release.toml");
+    let key = KeyFile::read(&path)?.open(&Passphrase::Prompt)?;
+    let mut set = SignatureSet::default();
+    set.sign(Kind::Revision, bytes, &key);
+    Ok(set.encode()?)
+}
+
+/// A disk whose revision is replaced by these bytes, with these signatures.
+fn with_revision(document: &[u8], signatures: &[u8]) -> Result<Disk> {
+    let disk = fresh_disk()?;
+    let folder = disk.revision_folder()?;
+    disk.replace(&format!("{folder}/revision.json"), document)?;
+    disk.replace(&format!("{folder}/revision.sig"), signatures)?;
+    Ok(disk)
+}
+
+fn revision() -> Result<String> {
+    files::read_text(&built()?.kedge.folder().join("build/revision.json"))
+}
+
+#[test]
+fn vm_an_unsigned_revision_is_not_run() -> Result<()> {
+    let none = SignatureSet::default().encode()?;
+    repair(
+        &with_revision(revision()?.as_bytes(), &none)?,
+        &["revision", "signature"],
+    )
+}
+
+#[test]
+fn vm_a_wrongly_signed_revision_is_not_run() -> Result<()> {
+    let document = revision()?;
+    let mut set = SignatureSet::default();
+    set.sign(Kind::Revision, document.as_bytes(), &keys::generate()?);
+    repair(
+        &with_revision(document.as_bytes(), &set.encode()?)?,
+        &["revision", "signature"],
+    )
+}
+
+#[test]
+fn vm_a_revision_for_another_board_is_not_run() -> Result<()> {
+    let document = revision()?.replacen("\"board\":\"qemu-x86-64\"", "\"board\":\"toaster\"", 1);
+    repair(
+        &with_revision(document.as_bytes(), &signed(document.as_bytes())?)?,
+        &["toaster"],
+    )
+}
+
+#[test]
+fn vm_an_unknown_field_in_a_revision_is_refused() -> Result<()> {
+    let document = revision()?.replacen("\"content\":{", "\"content\":{\"colour\":\"red\",", 1);
+    repair(
+        &with_revision(document.as_bytes(), &signed(document.as_bytes())?)?,
+        &["colour"],
+    )
+}
+
+#[test]
+fn vm_an_oversized_revision_is_refused() -> Result<()> {
+    let mut document = revision()?;
+    document.push_str(&" ".repeat(256 * 1024));
+    repair(
+        &with_revision(document.as_bytes(), &signed(document.as_bytes())?)?,
+        &["revision.json"],
+    )
+}
+
+#[test]
+fn vm_without_a_data_partition_the_device_says_so() -> Result<()> {
+    let disk = fresh_disk()?;
+    disk.remove_partition(4)?;
+    repair(&disk, &["no disk has a partition named \"data\""])
+}
+
+#[test]
+fn vm_with_both_state_records_damaged_the_device_says_so() -> Result<()> {
+    let disk = fresh_disk()?;
+    disk.damage_state(&[0, 1])?;
+    repair(&disk, &["both copies of the state record are damaged"])
+}
+
+/// One damaged copy of the state record, and one flipped bit in a layer: both cost nobody else anything.
+#[test]
+fn vm_a_flipped_bit_costs_only_its_file() -> Result<()> {
+    let disk = fresh_disk()?;
+    disk.damage_state(&[0])?;
+    disk.flip_bit_at(MARKER)?;
+    let mut guest = Guest::start(&disk, &[8080])?;
+    let mut checks = Checks::default();
+    checks.run(
+        "boots with one copy of the state record",
+        &mut guest,
+        |guest| {
+            let status = guest.wait_for_control(BOOT)?;
+            ensure!(
+                text(&status, "phase") == "running",
+                "phase: {}",
+                text(&status, "phase")
+            );
+            Ok(())
+        },
+    );
+    checks.run("reading the damaged file fails", &mut guest, |guest| {
+        // EIO is 5.
+        guest
+            .wait_for_log("delicate", "read /big error 5", BOOT)
+            .map(drop)
+    });
+    checks.run("the rest of the layer is read", &mut guest, |guest| {
+        guest.wait_for_state("delicate", "running", SOON).map(drop)
+    });
+    checks.run("others live", &mut guest, |guest| {
+        guest.wait("web answers", SOON, |guest| {
+            Ok((guest.get(8080, "/health")?.status == 200).then_some(()))
+        })
+    });
+    checks.run("the kernel's log tells", &mut guest, |guest| {
+        guest.wait_for_log("kernel", "verity", SOON).map(drop)
+    });
+    checks.finish(&mut guest)
+}
+
+#[test]
+fn vm_a_full_data_partition_does_not_stop_the_device() -> Result<()> {
+    let disk = fresh_disk()?;
+    disk.fill(8)?;
+    let mut guest = Guest::start(&disk, &[8080])?;
+    let mut checks = Checks::default();
+    checks.run("answers", &mut guest, |guest| {
+        guest.wait_for_control(BOOT).map(drop)
+    });
+    checks.run("containers without data run", &mut guest, |guest| {
+        guest.wait_for_state("confined", "running", BOOT)?;
+        guest.wait_for_state("ill", "running", BOOT).map(drop)
+    });
+    checks.run("says that the disk is full", &mut guest, |guest| {
+        guest.wait("somebody tells", SOON, |guest| {
+            let mut lines = guest.logs("kedge")?;
+            lines.extend(guest.logs("volumes")?);
+            let full = |text: &str| text.contains("No space left") || text.contains("os error 28");
+            Ok(lines.iter().any(|line| full(&line.text)).then_some(()))
+        })
+    });
+    checks.run("reboots in order", &mut guest, |guest| {
+        guest.post("/v1/reboot")?;
+        guest.wait_for_boot(2, Duration::from_secs(60))?;
+        guest.wait_for_control(BOOT).map(drop)
+    });
+    checks.finish(&mut guest)
+}
+
+/// Three cuts at moments of their own: a boot never depends on how the last one ended.
+#[test]
+fn vm_a_power_cut_costs_nothing_that_was_synced() -> Result<()> {
+    let disk = fresh_disk()?;
+    for count in 1..=2 {
+        let mut guest = Guest::start(&disk, &[])?;
+        let mut checks = Checks::default();
+        checks.run("boots", &mut guest, |guest| {
+            guest.wait_for_control(BOOT).map(drop)
+        });
+        checks.run("counts on", &mut guest, |guest| {
+            guest
+                .wait_for_log("volumes", &format!("volume /keep {count}"), BOOT)
+                .map(drop)
+        });
+        checks.finish(&mut guest)?;
+        guest.cut_power()?;
+    }
+    disk.check_data()
+}

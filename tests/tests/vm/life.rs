@@ -1,0 +1,445 @@
+//! A device's ordinary life: boot, what containers get and are refused, restarts, limits, control, reboot, power off.
+
+use crate::fresh_disk;
+use anyhow::{Context, Result, ensure};
+use kedge_image_build::qemu::Ending;
+use kedge_tests::guest::{BOOT, Checks, Guest, LogLine, text};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(30);
+/// `EPERM`, `EACCES`, `EROFS`, `ENOENT`, as a container sees them.
+const REFUSALS: [&str; 4] = ["1", "13", "30", "2"];
+
+/// Facts by name, as the program in a container says them.
+fn facts(lines: &[LogLine]) -> BTreeMap<String, String> {
+    let facts = lines
+        .iter()
+        .filter_map(|line| line.text.strip_prefix("fact "));
+    let pair = |fact: &str| {
+        let (name, value) = fact.split_once(' ').unwrap_or((fact, ""));
+        (name.to_owned(), value.to_owned())
+    };
+    facts.map(pair).collect()
+}
+
+fn facts_of(guest: &Guest, container: &str) -> Result<BTreeMap<String, String>> {
+    guest.wait_for_log(container, "fact try-new-user-namespace", SOON)?;
+    Ok(facts(&guest.logs(container)?))
+}
+
+fn expect_fact(facts: &BTreeMap<String, String>, name: &str, expected: &str) -> Result<()> {
+    let found = facts.get(name).map_or("nothing", String::as_str);
+    ensure!(found == expected, "{name} is {found:?}, not {expected:?}");
+    Ok(())
+}
+
+fn expect_refused(facts: &BTreeMap<String, String>, names: &[&str]) -> Result<()> {
+    let allowed: Vec<String> = names
+        .iter()
+        .map(|name| (name, facts.get(*name).map_or("nothing", String::as_str)))
+        .filter(|(_, value)| !REFUSALS.contains(value))
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    ensure!(allowed.is_empty(), "not refused: {}", allowed.join(", "));
+    Ok(())
+}
+
+#[test]
+fn vm_a_device_lives() -> Result<()> {
+    let disk = fresh_disk()?;
+    let mut guest = Guest::start(&disk, &[8080, 8081])?;
+    let mut checks = Checks::default();
+    checks.run("boots", &mut guest, boots);
+    checks.run("groups start in order", &mut guest, groups_in_order);
+    checks.run("status", &mut guest, status);
+    checks.run("confinement", &mut guest, confinement);
+    checks.run("what is widened, and no more", &mut guest, widened);
+    checks.run("user, environment, working directory", &mut guest, someone);
+    checks.run("host network", &mut guest, host_network);
+    checks.run("restarts with back-off, then leaves", &mut guest, crasher);
+    checks.run("a killed server comes back", &mut guest, comes_back);
+    checks.run("an ill container is restarted", &mut guest, ill);
+    checks.run("memory limit", &mut guest, memory);
+    checks.run("limit of processes", &mut guest, threads);
+    checks.run("a flood of output is bounded", &mut guest, flood);
+    checks.run("volumes, first boot", &mut guest, |guest| {
+        volumes(guest, 1, 1, 1)
+    });
+    checks.run("stop signal and grace", &mut guest, stopping);
+    checks.run("start, restart, refusals", &mut guest, control);
+    let first = guest
+        .status()
+        .map(|status| text(&status, "boot-id").to_owned());
+    checks.run("orderly reboot", &mut guest, |guest| {
+        guest.post("/v1/reboot")?;
+        guest.wait_for_boot(2, SOON)?;
+        let status = guest.wait_for_control(BOOT)?;
+        let before = first.context("the first boot had no id")?;
+        ensure!(
+            text(&status, "boot-id") != before,
+            "the boot id is the same"
+        );
+        Ok(())
+    });
+    checks.run("volumes, second boot", &mut guest, |guest| {
+        volumes(guest, 2, 2, 1)
+    });
+    checks.run("power off", &mut guest, power_off);
+    checks.run("logs of both boots are on disk", &mut guest, |_| {
+        let mut text = String::new();
+        for name in disk.list("/logs")? {
+            text.push_str(&String::from_utf8_lossy(
+                &disk.read(&format!("/logs/{name}"))?,
+            ));
+        }
+        let boots = text.matches("\"boot-id\"").count();
+        ensure!(boots >= 2, "{boots} boots in the logs on disk");
+        let said = text.matches("said READY=1").count();
+        ensure!(
+            said == 2,
+            "READY=1 was said {said} times, by the logs on disk"
+        );
+        Ok(())
+    });
+    checks.run("the file system is clean", &mut guest, |_| {
+        disk.check_data()
+    });
+    checks.finish(&mut guest)
+}
+
+fn boots(guest: &mut Guest) -> Result<()> {
+    guest.wait_for_control(BOOT)?;
+    guest.wait("web is ready", SOON, |guest| {
+        let web = guest.container("web")?;
+        Ok(web
+            .get("ready")
+            .and_then(Value::as_bool)
+            .unwrap_or(false)
+            .then_some(()))
+    })
+}
+
+fn groups_in_order(guest: &mut Guest) -> Result<()> {
+    let ready = guest.wait_for_log("first", "said READY=1", SOON)?;
+    let served = guest.wait_for_log("web", "listening", SOON)?;
+    ensure!(
+        ready.time_ms <= served.time_ms,
+        "app ({}) began before platform was ready ({})",
+        served.time_ms,
+        ready.time_ms
+    );
+    guest.wait_for_state("setup", "finished", SOON)?;
+    guest.wait_for_state("clock", "finished", SOON)?;
+    guest.wait_for_state("later", "running", SOON)?;
+    Ok(())
+}
+
+fn status(guest: &mut Guest) -> Result<()> {
+    let status = guest.status()?;
+    for (field, expected) in [
+        ("product", "harness"),
+        ("board", "qemu-x86-64"),
+        ("slot", "a"),
+        ("phase", "running"),
+        ("trial", "committed"),
+    ] {
+        ensure!(text(&status, field) == expected, "{field}: {status}");
+    }
+    let missing = status
+        .get("goals-missing")
+        .and_then(Value::as_array)
+        .context("no goals-missing")?;
+    let names: Vec<&str> = missing.iter().map(|goal| text(goal, "container")).collect();
+    ensure!(
+        names.iter().all(|name| ["crasher", "eater"].contains(name)),
+        "goals missing of {names:?}"
+    );
+    Ok(())
+}
+
+fn confinement(guest: &mut Guest) -> Result<()> {
+    let facts = facts_of(guest, "confined")?;
+    let map = facts.get("uid_map").context("no uid_map")?;
+    let fields: Vec<&str> = map.split(' ').collect();
+    ensure!(
+        matches!(fields.as_slice(), ["0", base, "65536"] if *base != "0"),
+        "uid_map {map}"
+    );
+    for set in ["CapEff", "CapPrm", "CapBnd", "CapAmb", "CapInh"] {
+        expect_fact(&facts, set, "0000000000000000")?;
+    }
+    expect_fact(&facts, "NoNewPrivs", "1")?;
+    expect_fact(&facts, "Seccomp", "2")?;
+    expect_fact(&facts, "pid", "1")?;
+    expect_fact(&facts, "processes", "1")?;
+    expect_fact(&facts, "hostname", "confined")?;
+    expect_fact(&facts, "interfaces", "lo")?;
+    expect_fact(&facts, "cgroup", "0::/")?;
+    let mounts = facts.get("mounts").context("no mounts")?;
+    ensure!(
+        mounts
+            .split(' ')
+            .any(|mount| mount.starts_with("/:") && mount.ends_with(":ro")),
+        "the root can be written: {mounts}"
+    );
+    ensure!(
+        mounts
+            .split(' ')
+            .any(|mount| mount.starts_with("/sys:") && mount.ends_with(":ro")),
+        "/sys can be written: {mounts}"
+    );
+    expect_refused(&facts, &ATTEMPTS)
+}
+
+/// What no container of the product may do, however it is widened.
+const ATTEMPTS: [&str; 15] = [
+    "try-mount",
+    "try-mount-proc",
+    "try-remount-root",
+    "try-open-mem",
+    "try-open-kmsg",
+    "try-open-disk",
+    "try-make-disk-node",
+    "try-write-proc-sys",
+    "try-write-sysrq",
+    "try-write-sys",
+    "try-read-kcore",
+    "try-write-root",
+    "try-set-host-name",
+    "try-set-clock",
+    "try-new-user-namespace",
+];
+
+fn widened(guest: &mut Guest) -> Result<()> {
+    let facts = facts_of(guest, "widened")?;
+    // CHOWN is bit 0, NET_BIND_SERVICE bit 10.
+    expect_fact(&facts, "CapEff", "0000000000000401")?;
+    expect_fact(&facts, "CapBnd", "0000000000000401")?;
+    expect_fact(&facts, "try-bind-80", "allowed")?;
+    expect_fact(&facts, "try-write-root", "allowed")?;
+    let rest: Vec<&str> = ATTEMPTS
+        .into_iter()
+        .filter(|name| *name != "try-write-root")
+        .collect();
+    expect_refused(&facts, &rest)?;
+    let other = facts_of(guest, "confined")?;
+    for name in ["mnt", "pid", "ipc", "uts", "cgroup", "user", "net"] {
+        let name = format!("ns-{name}");
+        ensure!(
+            facts.get(&name) != other.get(&name),
+            "two containers share {name}"
+        );
+    }
+    ensure!(
+        facts.get("uid_map") != other.get("uid_map"),
+        "two containers have the same ids on the device"
+    );
+    Ok(())
+}
+
+fn someone(guest: &mut Guest) -> Result<()> {
+    let facts = facts_of(guest, "someone")?;
+    expect_fact(&facts, "uid", "1000")?;
+    expect_fact(&facts, "gid", "1001")?;
+    expect_fact(&facts, "Groups", "7 9")?;
+    expect_fact(&facts, "cwd", "/srv/work")?;
+    expect_fact(&facts, "env-PATH", "/bin")?;
+    expect_fact(&facts, "env-COLOUR", "green blue")?;
+    expect_fact(&facts, "CapEff", "0000000000000000")
+}
+
+fn host_network(guest: &mut Guest) -> Result<()> {
+    let answer = guest.wait("web answers", SOON, |guest| {
+        guest.get(8080, "/facts").map(Some)
+    })?;
+    let facts: BTreeMap<String, String> = serde_json::from_str(&answer.body).context("no facts")?;
+    let interfaces = facts.get("interfaces").context("no interfaces")?;
+    ensure!(interfaces.contains("eth0"), "host network has {interfaces}");
+    // A server of an unprivileged user namespace may have any port there.
+    expect_fact(&facts, "try-bind-80", "allowed")?;
+    let rest: Vec<&str> = ATTEMPTS
+        .into_iter()
+        .filter(|name| *name != "try-write-root")
+        .collect();
+    expect_refused(&facts, &rest)
+}
+
+fn crasher(guest: &mut Guest) -> Result<()> {
+    let crasher = guest.wait_for_state("crasher", "failed", SOON)?;
+    ensure!(
+        crasher.get("restarts") == Some(&Value::from(3)),
+        "{crasher}"
+    );
+    ensure!(
+        crasher.pointer("/last-exit/code") == Some(&Value::from(3)),
+        "{crasher}"
+    );
+    let times: Vec<u64> = guest
+        .logs("crasher")?
+        .iter()
+        .filter(|line| line.text.starts_with("starting"))
+        .map(|line| line.time_ms)
+        .collect();
+    let gaps: Vec<u64> = times
+        .windows(2)
+        .filter_map(|pair| Some(pair.last()?.saturating_sub(*pair.first()?)))
+        .collect();
+    // 300, 600, 1200 ms and what a start takes.
+    let enough = gaps
+        .iter()
+        .zip([300, 600, 1200])
+        .all(|(gap, least)| *gap >= least);
+    ensure!(
+        gaps.len() == 3 && enough,
+        "gaps of {gaps:?} ms between starts"
+    );
+    Ok(())
+}
+
+/// The first process ends with an error; what is asked is that the service is there again, as a new process.
+fn comes_back(guest: &mut Guest) -> Result<()> {
+    let before = guest.get(8080, "/starts")?.body;
+    guest.get(8080, "/exit/7")?;
+    guest.wait("web answers as a new process", SOON, |guest| {
+        let now = guest.get(8080, "/starts")?.body;
+        Ok((!now.is_empty() && now != before).then_some(()))
+    })?;
+    let web = guest.container("web")?;
+    ensure!(web.get("restarts") == Some(&Value::from(1)), "{web}");
+    ensure!(
+        web.pointer("/last-exit/code") == Some(&Value::from(7)),
+        "{web}"
+    );
+    Ok(())
+}
+
+fn ill(guest: &mut Guest) -> Result<()> {
+    guest.wait("ill is ready", SOON, |guest| {
+        let ill = guest.container("ill")?;
+        Ok((ill.get("ready") == Some(&Value::from(true))).then_some(()))
+    })?;
+    let before = guest.get(8081, "/starts")?.body;
+    guest.get(8081, "/sick")?;
+    guest.wait("ill was restarted and is ready", SOON, |guest| {
+        let ill = guest.container("ill")?;
+        let restarted = ill.get("restarts").and_then(Value::as_u64).unwrap_or(0) >= 1;
+        let ready = ill.get("ready") == Some(&Value::from(true));
+        Ok((restarted && ready).then_some(()))
+    })?;
+    ensure!(
+        guest.get(8081, "/starts")?.body != before,
+        "the same process still answers"
+    );
+    Ok(())
+}
+
+fn memory(guest: &mut Guest) -> Result<()> {
+    let eater = guest.wait_for_state("eater", "failed", SOON)?;
+    ensure!(eater.get("restarts") == Some(&Value::from(0)), "{eater}");
+    guest.wait("the others live", SOON, |guest| {
+        Ok((guest.get(8080, "/health")?.status == 200).then_some(()))
+    })?;
+    let kernel = guest.logs("kernel")?;
+    ensure!(
+        kernel.iter().any(|line| line.text.contains("oom")),
+        "the kernel's log does not tell of the kill"
+    );
+    Ok(())
+}
+
+fn threads(guest: &mut Guest) -> Result<()> {
+    let line = guest.wait_for_log("threads", "refused", SOON)?.text;
+    let count: u32 = line
+        .split(' ')
+        .nth(1)
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(999);
+    // 16 with the process itself; EAGAIN is 11.
+    ensure!(
+        (10..16).contains(&count) && line.ends_with("refused 11"),
+        "{line}"
+    );
+    Ok(())
+}
+
+fn flood(guest: &mut Guest) -> Result<()> {
+    let begun = Instant::now();
+    guest.status()?;
+    ensure!(
+        begun.elapsed() < Duration::from_secs(5),
+        "PID 1 took {:?} to answer",
+        begun.elapsed()
+    );
+    let kept = guest.logs("flood")?;
+    let bytes: usize = kept.iter().map(|line| line.text.len()).sum();
+    ensure!(!kept.is_empty(), "nothing of the flood is there");
+    ensure!(
+        bytes < 1 << 20,
+        "{bytes} bytes of the flood are kept in memory"
+    );
+    guest.wait_for_state("flood", "running", SOON)?;
+    Ok(())
+}
+
+fn volumes(guest: &mut Guest, keep: u32, revision: u32, boot: u32) -> Result<()> {
+    for (path, count) in [("/keep", keep), ("/rev", revision), ("/boot", boot)] {
+        guest.wait_for_log("volumes", &format!("volume {path} {count}"), SOON)?;
+    }
+    guest.wait_for_log("owned-volume", &format!("volume /keep {keep}"), SOON)?;
+    Ok(())
+}
+
+fn stopping(guest: &mut Guest) -> Result<()> {
+    guest.wait_for_log("polite", "waiting politely", SOON)?;
+    guest.post("/v1/containers/polite/stop")?;
+    let polite = guest.wait_for_state("polite", "stopped", SOON)?;
+    // SIGUSR1 is 10.
+    guest.wait_for_log("polite", "asked to stop by signal 10", SOON)?;
+    ensure!(
+        polite.pointer("/last-exit/code") == Some(&Value::from(0)),
+        "{polite}"
+    );
+    guest.wait_for_log("stubborn", "stubborn", SOON)?;
+    let begun = Instant::now();
+    guest.post("/v1/containers/stubborn/stop")?;
+    let stubborn = guest.wait_for_state("stubborn", "stopped", SOON)?;
+    let took = begun.elapsed();
+    ensure!(
+        stubborn.pointer("/last-exit/signal") == Some(&Value::from(9)),
+        "{stubborn}"
+    );
+    ensure!(
+        took >= Duration::from_millis(900) && took < Duration::from_secs(9),
+        "killed after {took:?}, its grace is 1 s"
+    );
+    Ok(())
+}
+
+fn control(guest: &mut Guest) -> Result<()> {
+    guest.post("/v1/containers/polite/start")?;
+    let first = guest.wait_for_state("polite", "running", SOON)?;
+    guest.post("/v1/containers/polite/restart")?;
+    guest.wait("polite runs as another process", SOON, |guest| {
+        let now = guest.container("polite")?;
+        Ok((text(&now, "state") == "running" && now.get("pid") != first.get("pid")).then_some(()))
+    })?;
+    for (method, target, status) in [
+        ("POST", "/v1/containers/nobody/start", 404),
+        ("POST", "/v1/status", 405),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v1/logs?colour=red", 400),
+    ] {
+        let answer = guest.control(method, target)?;
+        ensure!(answer.status == status, "{method} {target}: {answer:?}");
+    }
+    Ok(())
+}
+
+fn power_off(guest: &mut Guest) -> Result<()> {
+    guest.post("/v1/poweroff")?;
+    let ending = guest.wait_for_end(Duration::from_secs(60))?;
+    ensure!(matches!(ending, Ending::PoweredOff), "{ending:?}");
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! The tier `vm`: devices in QEMU. Each test is one machine with many checks on it, since a boot costs seconds.
+
+mod faults;
+mod life;
+
+use anyhow::Result;
+use kedge_tests::disk::Disk;
+use kedge_tests::product::{Product, product};
+
+/// The product, built once for all tests of this run.
+fn built() -> Result<Product> {
+    product(env!("CARGO_BIN_EXE_kedge"))
+}
+
+/// A disk of its own for one test.
+fn fresh_disk() -> Result<Disk> {
+    Disk::copy_of(&built()?.image)
+}
