@@ -250,7 +250,9 @@ impl Scene<'_> {
                 self.timeline.event("orderly power-off");
                 Ok(())
             }
-            other => bail!("the device did not power off but: {other:?}"),
+            other @ (Ending::Killed | Ending::Failed(..) | Ending::NotStarted(_)) => {
+                bail!("the device did not power off but: {other:?}")
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 mod cargo;
 mod demo;
 mod device;
+mod fuzz;
 mod image;
 mod kedge;
 mod lint;

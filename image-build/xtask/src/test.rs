@@ -1,6 +1,7 @@
 //! `test`: the tiers, each named by what it needs, cheapest first.
 
 use crate::cargo::cargo;
+use crate::fuzz;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use kedge_image_build::platform::{self, KernelSource};
@@ -14,6 +15,7 @@ const BOARD: &str = "qemu-x86-64";
 #[derive(Debug, Args)]
 #[command(after_help = "Tiers, in this order:\n  \
     unit  functions and documents, beside the code; needs nothing\n  \
+    fuzz  parsers of untrusted bytes, a fixed number of inputs; needs a C++ compiler\n  \
     host  image tools and the command `kedge`; downloads them once\n  \
     root  namespaces and mounts; needs root\n  \
     vm    boots in QEMU; needs qemu-system-x86, which is installed, and the platform, which is made\n\n\
@@ -30,17 +32,19 @@ pub(crate) struct Arguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Tier {
     Unit,
+    Fuzz,
     Host,
     Root,
     Vm,
 }
 
 impl Tier {
-    const ALL: [Self; 4] = [Self::Unit, Self::Host, Self::Root, Self::Vm];
+    const ALL: [Self; 5] = [Self::Unit, Self::Fuzz, Self::Host, Self::Root, Self::Vm];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
+            Self::Fuzz => "fuzz",
             Self::Host => "host",
             Self::Root => "root",
             Self::Vm => "vm",
@@ -66,26 +70,48 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     summary(&outcomes)
 }
 
-fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
-    let mut command = cargo()?;
-    command.args(["test", "--quiet", "--locked"]);
+/// What of the workspace a tier runs: arguments of `cargo test`.
+fn selections(tier: Tier) -> &'static [&'static [&'static str]] {
     match tier {
-        Tier::Unit => {
-            command.args(["--workspace", "--lib", "--bins"]);
+        Tier::Unit => &[
+            &["--workspace", "--lib", "--bins"],
+            &["--package", "kedge-revision", "--test", "documents"],
+        ],
+        Tier::Fuzz => &[],
+        Tier::Host => &[&["--package", "kedge-tests", "--test", "host"]],
+        Tier::Root => &[
+            &["--package", "kedge-container", "--test", "root"],
+            &["--package", "kedge-tests", "--test", "root"],
+        ],
+        Tier::Vm => &[&["--package", "kedge-tests", "--test", "vm"]],
+    }
+}
+
+fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
+    let mut platform = None;
+    match tier {
+        Tier::Fuzz => return fuzz::run(fuzz::INPUTS),
+        Tier::Vm => {
+            debian::require(&["qemu-system-x86"], "boot devices in QEMU")?;
+            platform = Some(platform::make(BOARD, kernel()?)?);
         }
-        Tier::Host | Tier::Root | Tier::Vm => {
-            command.args(["--package", "kedge-tests", "--test", tier.name()]);
+        Tier::Root => debian::require(&["python3"], "serve probes in containers")?,
+        Tier::Unit | Tier::Host => {}
+    }
+    for selection in selections(tier) {
+        let mut command = cargo()?;
+        command
+            .args(["test", "--quiet", "--locked"])
+            .args(*selection);
+        if let Some(folder) = &platform {
+            command.env("KEDGE_PLATFORM", folder);
         }
+        if let Some(filter) = &arguments.filter {
+            command.args(["--", filter]);
+        }
+        process::run_visibly(&mut command)?;
     }
-    if tier == Tier::Vm {
-        debian::require(&["qemu-system-x86"], "boot devices in QEMU")?;
-        let folder = platform::make(BOARD, kernel()?)?;
-        command.env("KEDGE_PLATFORM", folder);
-    }
-    if let Some(filter) = &arguments.filter {
-        command.args(["--", filter]);
-    }
-    process::run_visibly(&mut command)
+    Ok(())
 }
 
 /// Our own kernel when it was built before, else Debian's: a test run never waits for a kernel to compile.

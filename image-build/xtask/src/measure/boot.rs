@@ -23,7 +23,7 @@ use kedge_image_build::{files, process, progress};
 use kedge_rootfs::Initramfs;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -151,7 +151,7 @@ fn twice(built: &Built, folder: &Path) -> Result<(Times, Times)> {
     Ok((first, second))
 }
 
-fn machine(built: &Built, disk: &PathBuf) -> Result<VmConfig> {
+fn machine(built: &Built, disk: &Path) -> Result<VmConfig> {
     let mut config = built.machine_with(disk)?;
     config.disk_cache = DiskCache::Unsafe;
     config.clock = Clock::Instructions;
