@@ -1,8 +1,11 @@
 //! Faults on a disk image: a copy is made, and what nature or an enemy may do is done to it.
 
 use anyhow::{Context, Result, bail, ensure};
+use kedge_board_support::bootenv::Bootenv;
+use kedge_board_support::record::State;
 use kedge_image_build::image::gpt::{self, Partition};
 use kedge_image_build::{files, process, tools};
+use kedge_revision::{Floor, ObjectId};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -86,6 +89,30 @@ impl Disk {
         bail!("the marker is nowhere in the data partition")
     }
 
+    /// Flips one bit of the first place in the data partition where these bytes stand, wherever in a block.
+    ///
+    /// # Errors
+    /// They are nowhere.
+    pub fn flip_bit_in(&self, bytes: &[u8]) -> Result<()> {
+        let file = self.file()?;
+        let data = self.partition("data")?;
+        let mut block = vec![0; 4096];
+        for index in 0..data.size / 4096 {
+            let offset = data.offset.saturating_add(index.saturating_mul(4096));
+            file.read_exact_at(&mut block, offset)?;
+            let found = block
+                .windows(bytes.len())
+                .position(|window| window == bytes);
+            if let Some(byte) = found.and_then(|at| block.get_mut(at)) {
+                *byte ^= 1;
+                return file
+                    .write_all_at(&block, offset)
+                    .context("cannot flip a bit");
+            }
+        }
+        bail!("the bytes are nowhere in the data partition")
+    }
+
     /// Flips a bit in these copies of the state record: 0, 1 or both.
     ///
     /// # Errors
@@ -102,6 +129,31 @@ impl Disk {
             file.write_all_at(&[value ^ 0x10], at)?;
         }
         Ok(())
+    }
+
+    /// Makes a revision the committed one of the boot record, as if the device had done so.
+    ///
+    /// # Errors
+    /// The disk cannot be written.
+    pub fn commit(&self, revision: ObjectId) -> Result<()> {
+        let base = self.partition("bootenv")?.offset;
+        let (mut record, _) = Bootenv::open_at(self.file()?, base)?;
+        let floor = Floor {
+            root: 1,
+            counter: 0,
+        };
+        record.write_state_both(&State::born(revision, floor, 1))?;
+        Ok(())
+    }
+
+    /// How many copies of the state record are whole.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn valid_states(&self) -> Result<usize> {
+        let base = self.partition("bootenv")?.offset;
+        let (_, found) = Bootenv::open_at(self.file()?, base)?;
+        Ok(found.state.iter().filter(|copy| copy.is_ok()).count())
     }
 
     /// Takes a partition out of the table.
@@ -144,10 +196,19 @@ impl Disk {
     /// # Errors
     /// As [`Disk::debugfs`].
     pub fn replace(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.debugfs(&format!("rm {path}\n"))?;
+        self.write(path, bytes)
+    }
+
+    /// Puts a file into the data partition where there is none.
+    ///
+    /// # Errors
+    /// As [`Disk::debugfs`].
+    pub fn write(&self, path: &str, bytes: &[u8]) -> Result<()> {
         let source = self.folder.path().join("content");
         files::write(&source, bytes)?;
-        let commands = format!("rm {path}\nwrite {} {path}\n", source.display());
-        self.debugfs(&commands).map(drop)
+        self.debugfs(&format!("write {} {path}\n", source.display()))
+            .map(drop)
     }
 
     /// A file of the data partition.
@@ -185,17 +246,8 @@ impl Disk {
             .and_then(|text| text.trim().parse::<u64>().ok())
             .context("debugfs does not say how many blocks are free")?;
         let blocks = free.saturating_sub(left);
-        self.replace_absent("/filler", blocks)
-    }
-
-    fn replace_absent(&self, path: &str, blocks: u64) -> Result<()> {
-        let source = self.folder.path().join("content");
-        files::write(&source, b"x")?;
-        let commands = format!(
-            "write {} {path}\nfallocate {path} 1 {}\n",
-            source.display(),
-            blocks.saturating_sub(1)
-        );
+        self.write("/filler", b"x")?;
+        let commands = format!("fallocate /filler 1 {}\n", blocks.saturating_sub(1));
         self.debugfs(&commands).map(drop)
     }
 

@@ -206,7 +206,7 @@ impl Container {
     }
 }
 
-const CONTAINERS: [Container; 18] = [
+const CONTAINERS: [Container; 17] = [
     Container {
         group: "platform",
         goal: "ready",
@@ -251,7 +251,6 @@ const CONTAINERS: [Container; 18] = [
         tables: "[limits]\npids-max = 16\n",
         ..Container::new("threads", &["threads"])
     },
-    Container::new("flood", &["flood", "20000"]),
     Container {
         process: "stop-signal = \"SIGUSR1\"\n",
         ..Container::new("polite", &["polite"])

@@ -64,7 +64,6 @@ fn main() -> ExitCode {
         "read" => arguments.iter().skip(1).for_each(|path| read(path)),
         "eat" => eat(),
         "threads" => threads(),
-        "flood" => flood(number(&arguments, 1)),
         "stubborn" => waits::stubborn(),
         "polite" => return polite(&arguments),
         "serve" => return serve::run(number(&arguments, 1)),

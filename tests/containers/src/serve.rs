@@ -5,6 +5,7 @@
 //! | `GET /health` | 200, or 500 after `/sick` |
 //! | `GET /facts` | the facts as one JSON object |
 //! | `GET /sick` | 200; health fails from now on |
+//! | `GET /flood/N` | N lines of 100 bytes are written to standard output before the answer |
 //! | `GET /exit/CODE` | the process ends |
 //! | `GET /starts` | when this process was started, nanoseconds of the monotonic clock |
 
@@ -42,6 +43,11 @@ pub(crate) fn run(port: u64) -> ExitCode {
             "/sick" => {
                 sick = true;
                 (200, "falling ill".to_owned())
+            }
+            other if other.starts_with("/flood/") => {
+                let lines = other.trim_start_matches("/flood/").parse().unwrap_or(0);
+                crate::flood(lines);
+                (200, "flood over".to_owned())
             }
             other => match other
                 .strip_prefix("/exit/")

@@ -4,8 +4,8 @@ use crate::{built, fresh_disk};
 use anyhow::{Context, Result, ensure};
 use kedge_image_build::keys::{KeyFile, Passphrase};
 use kedge_image_build::{files, keys};
-use kedge_revision::SignatureSet;
 use kedge_revision::signing::Kind;
+use kedge_revision::{SignatureSet, verity};
 use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::product::MARKER;
@@ -74,6 +74,22 @@ fn with_revision(document: &[u8], signatures: &[u8]) -> Result<Disk> {
     Ok(disk)
 }
 
+/// A disk whose committed revision is another document, installed with everything that belongs to it.
+fn with_committed(document: &str) -> Result<Disk> {
+    let bytes = document.as_bytes();
+    let disk = fresh_disk()?;
+    let old = disk.revision_folder()?;
+    let id = verity::digest(bytes);
+    let folder = format!("/revisions/{}", id.hex());
+    disk.debugfs(&format!(
+        "mkdir {folder}\nrm {old}/revision.json\nrm {old}/revision.sig\n"
+    ))?;
+    disk.write(&format!("{folder}/revision.json"), bytes)?;
+    disk.write(&format!("{folder}/revision.sig"), &signed(bytes)?)?;
+    disk.commit(id)?;
+    Ok(disk)
+}
+
 fn revision() -> Result<String> {
     files::read_text(&built()?.kedge.folder().join("build/revision.json"))
 }
@@ -101,29 +117,20 @@ fn vm_a_wrongly_signed_revision_is_not_run() -> Result<()> {
 #[test]
 fn vm_a_revision_for_another_board_is_not_run() -> Result<()> {
     let document = revision()?.replacen("\"board\":\"qemu-x86-64\"", "\"board\":\"toaster\"", 1);
-    repair(
-        &with_revision(document.as_bytes(), &signed(document.as_bytes())?)?,
-        &["toaster"],
-    )
+    repair(&with_committed(&document)?, &["toaster"])
 }
 
 #[test]
 fn vm_an_unknown_field_in_a_revision_is_refused() -> Result<()> {
     let document = revision()?.replacen("\"content\":{", "\"content\":{\"colour\":\"red\",", 1);
-    repair(
-        &with_revision(document.as_bytes(), &signed(document.as_bytes())?)?,
-        &["colour"],
-    )
+    repair(&with_committed(&document)?, &["colour"])
 }
 
 #[test]
 fn vm_an_oversized_revision_is_refused() -> Result<()> {
     let mut document = revision()?;
     document.push_str(&" ".repeat(256 * 1024));
-    repair(
-        &with_revision(document.as_bytes(), &signed(document.as_bytes())?)?,
-        &["revision.json"],
-    )
+    repair(&with_committed(&document)?, &["revision.json"])
 }
 
 #[test]
@@ -134,10 +141,46 @@ fn vm_without_a_data_partition_the_device_says_so() -> Result<()> {
 }
 
 #[test]
-fn vm_with_both_state_records_damaged_the_device_says_so() -> Result<()> {
+fn vm_a_revision_under_another_name_is_not_run() -> Result<()> {
+    let document = revision()?.replacen("\"version\":\"0.1.0\"", "\"version\":\"0.1.1\"", 1);
+    let disk = with_revision(document.as_bytes(), &signed(document.as_bytes())?)?;
+    repair(&disk, &["is not the revision that stands under its name"])
+}
+
+/// The record is made again from the verified revisions of the store; that it was lost is told.
+#[test]
+fn vm_with_both_state_records_damaged_the_device_runs_and_says_so() -> Result<()> {
+    const REASON: &str = "both copies of the state record are damaged";
     let disk = fresh_disk()?;
     disk.damage_state(&[0, 1])?;
-    repair(&disk, &["both copies of the state record are damaged"])
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("answers", &mut guest, |guest| {
+        guest.wait_for_control(BOOT).map(drop)
+    });
+    checks.run("runs, and says why not all is well", &mut guest, |guest| {
+        let status = guest.status()?;
+        let phase = text(&status, "phase");
+        ensure!(
+            phase.starts_with("running") && phase.contains(REASON),
+            "phase: {phase}"
+        );
+        guest.expect(REASON, SOON)?;
+        guest.wait_for_state("confined", "running", BOOT).map(drop)
+    });
+    checks.run("powers off", &mut guest, |guest| {
+        guest.post("/v1/poweroff")?;
+        guest.wait_for_end(Duration::from_secs(60)).map(drop)
+    });
+    checks.run("the record is whole again", &mut guest, |_| {
+        let valid = disk.valid_states()?;
+        ensure!(
+            valid == 2,
+            "{valid} copies of the state record are valid after the boot"
+        );
+        Ok(())
+    });
+    checks.finish(&mut guest)
 }
 
 /// One damaged copy of the state record, and one flipped bit in a layer: both cost nobody else anything.

@@ -1,0 +1,240 @@
+//! The command `kedge` end to end, as a user runs it: results, and refusals that teach.
+
+use anyhow::{Context, Result, ensure};
+use kedge_image_build::cache::Cache;
+use kedge_image_build::platform::Platform;
+use kedge_image_build::{debian, files, process};
+use kedge_tests::disk::Disk;
+use kedge_tests::kedge::Kedge;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const KEDGE: &str = env!("CARGO_BIN_EXE_kedge");
+
+/// A platform whose parts are no programs: nothing boots in this tier, and none has to be compiled for it.
+fn platform(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("platform");
+    files::write(&path.join("vmlinuz"), b"kernel".repeat(10_000))?;
+    files::write(&path.join("init"), b"init".repeat(10_000))?;
+    let platform = Platform {
+        board: "qemu-x86-64".into(),
+        kernel: "vmlinuz".into(),
+        init: "init".into(),
+        modules: Vec::new(),
+        kernel_version: "6.12".into(),
+    };
+    files::write(
+        &path.join("platform.json"),
+        serde_json::to_string(&platform)?,
+    )?;
+    Ok(path)
+}
+
+/// A folder in the cache: images are large, and /tmp is memory on many machines.
+fn workshop() -> Result<tempfile::TempDir> {
+    let place = Cache::open()?.folder("tests")?;
+    tempfile::Builder::new()
+        .prefix("host-")
+        .tempdir_in(place)
+        .context("no folder")
+}
+
+/// A project with one container of one layer.
+fn project(folder: &Path) -> Result<Kedge> {
+    let kedge = Kedge::new(KEDGE, &folder.join("gateway"));
+    kedge.create("gateway")?;
+    let root = folder.join("web");
+    for name in ["dev", "proc", "sys", "tmp"] {
+        files::make_folder(&root.join(name))?;
+    }
+    files::write_executable(&root.join("server"), b"\x7fELF not really")?;
+    let image = format!("dir:{}", root.display());
+    kedge.ask(&["add", &image, "--name", "web", "--command", "/server"])?;
+    Ok(kedge)
+}
+
+fn build(kedge: &Kedge, platform: &Path) -> Result<(Value, PathBuf)> {
+    let built = kedge.ask(&["build", "--platform", &platform.display().to_string()])?;
+    let image = built
+        .pointer("/image/path")
+        .and_then(Value::as_str)
+        .context("no image")?;
+    let image = kedge.folder().join(image);
+    Ok((built, image))
+}
+
+#[test]
+fn host_a_project_builds_twice_to_the_same_bytes_and_verifies() -> Result<()> {
+    debian::require(&["gdisk"], "verify a partition table")?;
+    let folder = workshop()?;
+    let platform = platform(folder.path())?;
+    let kedge = project(folder.path())?;
+    let (first, image) = build(&kedge, &platform)?;
+    let kept = folder.path().join("kept");
+    process::run(
+        Command::new("cp")
+            .arg("--sparse=always")
+            .arg(&image)
+            .arg(&kept),
+    )?;
+    let (second, _) = build(&kedge, &platform)?;
+    ensure!(second.get("unchanged") == Some(&json!(true)), "{second}");
+    ensure!(
+        first.get("revision") == second.get("revision"),
+        "{first} {second}"
+    );
+    process::run(Command::new("cmp").arg(&kept).arg(&image))?;
+    // build/ can be made again, whole.
+    files::remove_folder(&kedge.folder().join("build"))?;
+    build(&kedge, &platform)?;
+    process::run(Command::new("cmp").arg(&kept).arg(&image))?;
+
+    let table = process::text(Command::new("sgdisk").arg("--verify").arg(&image))?;
+    ensure!(table.contains("No problems found"), "{table}");
+    Disk::copy_of(&image)?.check_data()?;
+
+    let image = image.display().to_string();
+    let revision = kedge
+        .folder()
+        .join("build/revision.json")
+        .display()
+        .to_string();
+    let verified = kedge.ask(&["verify", &image, &revision])?;
+    let good = verified
+        .get("verified")
+        .and_then(Value::as_array)
+        .context("nothing verified")?;
+    ensure!(good.len() == 2, "{verified}");
+    for (path, kind) in [(&image, "disk-image"), (&revision, "revision")] {
+        let shown = kedge.ask(&["inspect", path])?;
+        ensure!(shown.get("kind") == Some(&json!(kind)), "{shown}");
+    }
+    Ok(())
+}
+
+#[test]
+fn host_a_change_takes_the_next_counter() -> Result<()> {
+    let folder = workshop()?;
+    let platform = platform(folder.path())?;
+    let kedge = project(folder.path())?;
+    let words = [
+        "build",
+        "--revision-only",
+        "--platform",
+        &platform.display().to_string(),
+    ];
+    let first = kedge.ask(&words)?;
+    let path = kedge.folder().join("containers/web.toml");
+    let text = files::read_text(&path)?.replacen("pids-max = 512", "pids-max = 100", 1);
+    files::write(&path, text)?;
+    let second = kedge.ask(&words)?;
+    let counter = |built: &Value| built.get("counter").and_then(Value::as_u64).unwrap_or(0);
+    ensure!(counter(&second) == counter(&first) + 1, "{first} {second}");
+    Ok(())
+}
+
+#[test]
+fn host_a_flipped_bit_in_an_image_is_found_by_verify() -> Result<()> {
+    let folder = workshop()?;
+    let platform = platform(folder.path())?;
+    let kedge = project(folder.path())?;
+    let (_, image) = build(&kedge, &platform)?;
+    let disk = Disk::copy_of(&image)?;
+    // The layer's superblock is at 1024; its directory blocks follow. The file's content begins a block.
+    disk.flip_bit_in(b"\x7fELF not really")?;
+    let (words, status) = kedge.refuse(&["verify", &disk.path().display().to_string()])?;
+    ensure!(status == Some(1) && words.contains("damaged"), "{words}");
+    Ok(())
+}
+
+#[test]
+fn host_mistakes_are_refused_with_place_and_remedy() -> Result<()> {
+    let folder = workshop()?;
+    let platform = platform(folder.path())?.display().to_string();
+    let kedge = project(folder.path())?;
+    let file = kedge.folder().join("containers/web.toml");
+    let good = files::read_text(&file)?;
+    for (from, to, wanted) in [
+        ("network = ", "netwrok = ", "netwrok"),
+        ("pids-max = 512", "pids-max = 0", "pids-max"),
+        ("arguments = [\"/server\"]", "arguments = []", "arguments"),
+        ("group = \"app\"", "group = \"nowhere\"", "nowhere"),
+    ] {
+        let bad = good.replacen(from, to, 1);
+        ensure!(
+            bad != good,
+            "{from:?} is not in the file that kedge add wrote"
+        );
+        files::write(&file, bad)?;
+        let (words, status) =
+            kedge.refuse(&["build", "--revision-only", "--platform", &platform])?;
+        ensure!(status == Some(1), "{status:?}");
+        ensure!(
+            words.contains("web.toml:") && words.contains(wanted),
+            "for {to}: {words}"
+        );
+    }
+    files::write(&file, &good)?;
+
+    let (words, _) = kedge.refuse(&["build", "--platform", "/nonexistent"])?;
+    ensure!(words.contains("cargo xtask image"), "{words}");
+    let (words, _) = kedge.refuse(&["add", "/nonexistent", "--name", "other"])?;
+    ensure!(
+        words.contains("/nonexistent") && words.contains("help"),
+        "{words}"
+    );
+    let web = format!("dir:{}", folder.path().join("web").display());
+    let (words, _) = kedge.refuse(&["add", &web, "--name", "other"])?;
+    ensure!(
+        words.contains("--command"),
+        "an image without entrypoint: {words}"
+    );
+    let (words, _) = kedge.refuse(&["add", &web, "--name", "web", "--command", "/server"])?;
+    ensure!(words.contains("--update"), "{words}");
+    let (words, status) = kedge.refuse(&["frobnicate"])?;
+    ensure!(status == Some(2), "{status:?} {words}");
+    Ok(())
+}
+
+#[test]
+fn host_an_image_of_another_architecture_is_refused() -> Result<()> {
+    let folder = workshop()?;
+    let kedge = project(folder.path())?;
+    let layout = folder.path().join("layout");
+    let image = kedge_rootfs::LayoutImage {
+        architecture: "riscv64".into(),
+        ..kedge_rootfs::LayoutImage::default()
+    };
+    let tar = tar::Builder::new(Vec::new()).into_inner()?;
+    let mut reader: &[u8] = &tar;
+    kedge_rootfs::write_layout(&layout, &image, &mut [&mut reader])?;
+    let name = format!("oci:{}", layout.display());
+    let (words, _) = kedge.refuse(&["add", &name, "--name", "other", "--command", "/x"])?;
+    ensure!(
+        words.contains("riscv64") && words.contains("amd64"),
+        "{words}"
+    );
+    Ok(())
+}
+
+#[test]
+fn host_a_production_project_needs_a_passphrase() -> Result<()> {
+    let folder = workshop()?;
+    let path = folder.path().join("made").display().to_string();
+    let kedge = Kedge::new(KEDGE, folder.path());
+    let (words, status) = kedge.refuse(&[
+        "new",
+        "made",
+        "--production",
+        "--no-passphrase",
+        "--path",
+        &path,
+    ])?;
+    ensure!(
+        status == Some(2) && words.contains("--no-passphrase"),
+        "{words}"
+    );
+    ensure!(!folder.path().join("made").exists(), "something was made");
+    Ok(())
+}

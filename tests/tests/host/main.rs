@@ -1,0 +1,5 @@
+//! The tier `host`: the command `kedge` and the importer with the real image tools, without booting anything.
+
+mod command;
+mod documents;
+mod layers;

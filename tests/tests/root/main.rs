@@ -1,0 +1,24 @@
+//! The tier `root`: the container engine on this machine's kernel, and that it leaves nothing behind.
+//!
+//! The tests stand beside the engine, where its developers run them alone; here they are part of the whole.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a failed test panics"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "what a test writes need not outlive it"
+)]
+
+#[path = "../../../init/container/tests/root/bench.rs"]
+mod bench;
+#[path = "../../../init/container/tests/root/confinement.rs"]
+mod confinement;
+#[path = "../../../init/container/tests/root/files.rs"]
+mod files;
+#[path = "../../../init/container/tests/root/running.rs"]
+mod running;
