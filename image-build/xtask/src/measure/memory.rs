@@ -15,6 +15,8 @@ use std::path::Path;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(180);
+/// A device without enough memory may hang; one with enough is up in ten seconds.
+const VERDICT: Duration = Duration::from_secs(60);
 /// Helpers end their first work meanwhile: growing the file system, writing logs.
 const SETTLE: Duration = Duration::from_secs(10);
 /// Least and most MiB that are tried: the kernel alone needs more than the first.
@@ -107,7 +109,7 @@ fn runs(built: &Built, folder: &Path, memory: u32) -> Result<bool> {
     let mut config = built.machine_with(&disk)?;
     config.memory = Some(memory);
     let mut device = Device::start(&built.kedge, config, false)?;
-    let reached = device.until("a verdict", PATIENCE, |device| {
+    let reached = device.until("a verdict", VERDICT, |device| {
         if device.boots() > 1 {
             return Ok(false);
         }
