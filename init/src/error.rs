@@ -94,14 +94,27 @@ impl fmt::Display for Error {
                 f,
                 "no disk has a partition named {name:?} (waited {waited_ms} ms)"
             ),
-            Self::Document { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::Document { path, source } => {
+                write!(f, "{}: {source}", path.display())?;
+                cause(source, f)
+            }
             Self::NoRoot { revision, source } => {
-                write!(f, "no trusted root accepts revision {revision}: {source}")
+                write!(f, "no trusted root accepts revision {revision}: {source}")?;
+                cause(source, f)
             }
             Self::Object { id, why } => write!(f, "object {id} {why}"),
             Self::BootRecord { which } => write!(f, "both copies of the {which} are damaged"),
             Self::Slot => f.write_str("kernel argument kedge.slot is absent"),
         }
+    }
+}
+
+/// What made a document unacceptable: the parser's own words. Console and status show one line an
+/// error, and without these nobody could tell which field it is.
+fn cause(error: &kedge_revision::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match std::error::Error::source(error) {
+        Some(cause) => write!(f, ": {cause}"),
+        None => Ok(()),
     }
 }
 

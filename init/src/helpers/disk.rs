@@ -231,43 +231,4 @@ mod tests {
             "{\"boot-id\":\"b1\"}\n{\"seq\":1,\"time-ms\":5,\"source\":\"kedge\",\"stream\":\"notice\",\"text\":\"hello \\\"disk\\\"\"}\n"
         );
     }
-
-    /// Capabilities belong to a thread, so that of the test can give up its own.
-    #[test]
-    #[ignore = "needs root: capabilities to give up"]
-    fn root_the_confined_helper_still_does_its_work() {
-        let directory = tempfile::tempdir().unwrap();
-        let logs = directory.path().join("logs");
-        let (own, other) = sock::pair(sock::Kind::Messages).unwrap();
-        for request in [
-            Request::Configure {
-                disk_max: 65536,
-                boot_id: "b",
-            },
-            Request::Grow {
-                device: "/dev/null",
-            },
-            Request::Probe { token: 1 },
-        ] {
-            sock::send(&own, &request.encode(), &[]).unwrap();
-        }
-        let (held, reports) = std::thread::scope(|scope| {
-            let helper = scope.spawn(|| {
-                run(other.as_fd(), &logs).unwrap();
-                kedge_sys::privilege::capabilities().unwrap()
-            });
-            let mut buffer = [0; 64];
-            let reports = [(); 2].map(|()| {
-                let bytes = sock::receive(&own, &mut buffer).unwrap().bytes;
-                Report::decode(&buffer[..bytes]).unwrap()
-            });
-            drop(own);
-            (helper.join().unwrap(), reports)
-        });
-        assert!(held.effective.is_empty() && held.permitted.is_empty());
-        assert!(matches!(
-            reports,
-            [Report::GrowFailed(_), Report::Probed { failed: None, .. }]
-        ));
-    }
 }

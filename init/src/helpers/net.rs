@@ -247,7 +247,6 @@ fn overwrite(path: &Path, text: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     fn configuration() -> NetworkConfiguration {
         serde_json::from_str(
@@ -262,35 +261,5 @@ mod tests {
             names(&configuration()),
             "nameserver 10.0.2.3\nnameserver fd00::1\n"
         );
-    }
-
-    /// In a network namespace of its own, whose `lo` stands for any interface.
-    #[test]
-    #[ignore = "needs root: a network namespace"]
-    fn root_an_interface_is_set_up() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("resolv.conf");
-        let (own, other) = sock::pair(sock::Kind::Messages).unwrap();
-        let helper = std::thread::spawn(move || {
-            kedge_sys::process::unshare(kedge_sys::clone::Namespaces::NETWORK).unwrap();
-            let mut net = Net::new(other.as_fd(), &path).unwrap();
-            net.serve().unwrap();
-            let bound = std::net::UdpSocket::bind("10.9.8.7:99");
-            (bound.is_ok(), std::fs::read_to_string(path).unwrap())
-        });
-        sock::send(&own, &configure(&configuration()).unwrap(), &[]).unwrap();
-        let mut buffer = [0; MAX_REPORT];
-        let mut reports = Vec::new();
-        while reports.len() < 2 {
-            let bytes = sock::receive(&own, &mut buffer).unwrap().bytes;
-            reports.push(format!("{:?}", Report::decode(&buffer[..bytes]).unwrap()));
-        }
-        drop(own);
-        assert!(
-            reports.contains(&"Applied { name: \"lo\" }".to_owned()),
-            "{reports:?}"
-        );
-        let (bound, text) = helper.join().unwrap();
-        assert!(bound && text.starts_with("nameserver "));
     }
 }

@@ -307,10 +307,15 @@ impl<'a, R: Read> TarReader<'a, R> {
             b'6' => Kind::Fifo,
             other => return Err(self.fault(TarFault::MemberType(other))),
         };
+        let old = header.as_old();
         let mut member = Member {
             mode: header.mode().map_err(number)?,
-            uid: pax.uid.map_or_else(|| header.uid().map_err(number), Ok)?,
-            gid: pax.gid.map_or_else(|| header.gid().map_err(number), Ok)?,
+            uid: pax
+                .uid
+                .map_or_else(|| unless_blank(&old.uid, header.uid()).map_err(number), Ok)?,
+            gid: pax
+                .gid
+                .map_or_else(|| unless_blank(&old.gid, header.gid()).map_err(number), Ok)?,
             mtime: pax
                 .mtime
                 .map_or_else(|| mtime(header).map_err(number), Ok)?,
@@ -401,7 +406,15 @@ fn mtime(header: &tar::Header) -> io::Result<Mtime> {
     if header.as_old().mtime.first() == Some(&0xff) {
         return Ok(Mtime::default());
     }
-    header.mtime().map(|seconds| Mtime::new(seconds, 0))
+    unless_blank(&header.as_old().mtime, header.mtime()).map(|seconds| Mtime::new(seconds, 0))
+}
+
+/// A field of NULs or blanks is a zero, as GNU tar and Go read it: writers leave out what they do not know.
+fn unless_blank(field: &[u8], value: io::Result<u64>) -> io::Result<u64> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(0);
+    }
+    value
 }
 
 fn padding(size: u64) -> u64 {

@@ -180,7 +180,7 @@ fn host_whiteout_is_char_0_0_and_opaque_xattr() -> Result<()> {
             .arg("--path=/etc/gone")
             .arg(layer),
     )?;
-    ensure!(gone.contains("character device"), "{gone}");
+    ensure!(gone.contains("char dev"), "{gone}");
     let bytes = files::read(layer)?;
     // EROFS keeps the name without its namespace: "overlay.opaque" of "trusted.".
     let opaque = bytes.windows(14).any(|window| window == b"overlay.opaque");

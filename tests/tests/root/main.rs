@@ -20,5 +20,6 @@ mod bench;
 mod confinement;
 #[path = "../../../init/container/tests/root/files.rs"]
 mod files;
+mod helpers;
 #[path = "../../../init/container/tests/root/running.rs"]
 mod running;
