@@ -118,8 +118,17 @@ fn runs(built: &Built, folder: &Path, memory: u32) -> Result<bool> {
             Some(why) => bail!("{why}"),
         }
     });
-    if !matches!(reached, Ok(true)) {
-        return Ok(false);
+    match reached {
+        Ok(true) => {}
+        Ok(false) => {
+            note("it panicked and reset");
+            return Ok(false);
+        }
+        Err(error) => {
+            let why = error.to_string();
+            note(why.lines().next().unwrap_or_default());
+            return Ok(false);
+        }
     }
     device.listen(Duration::from_secs(3));
     Ok(!device.is_over() && device.boots() == 1 && device.status().is_ok())
