@@ -4,20 +4,31 @@
 //! it again gives the same bytes.
 #![no_main]
 
+use kedge_init::helpers::{disk, net};
 use kedge_revision::fresh::Fresh;
 use kedge_revision::parameters::Parameters;
 use kedge_revision::{Content, Product, Root, SignatureSet, json, verity};
+use kedge_rootfs::{Bounds, Policy};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 9 {
+    match choice % 17 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
-        1 => canonical(bytes, SignatureSet::parse(bytes).and_then(|set| set.encode())),
-        2 => canonical(bytes, Parameters::parse(bytes).and_then(|values| values.encode())),
-        3 => canonical(bytes, Product::parse(bytes).and_then(|product| product.encode())),
+        1 => canonical(
+            bytes,
+            SignatureSet::parse(bytes).and_then(|set| set.encode()),
+        ),
+        2 => canonical(
+            bytes,
+            Parameters::parse(bytes).and_then(|values| values.encode()),
+        ),
+        3 => canonical(
+            bytes,
+            Product::parse(bytes).and_then(|product| product.encode()),
+        ),
         4 => canonical(
             bytes,
             Content::parse(bytes).and_then(|content| json::encode("content", &content)),
@@ -30,9 +41,32 @@ fuzz_target!(|data: &[u8]| {
             let _ = json::parse::<kedge_revision::Envelope>("revision", 256 * 1024, bytes);
         }
         7 => tree(bytes),
-        _ => {
-            let _ = kedge_board_support::bootenv::parse(bytes);
+        8 => {
+            let _ = kedge_board_support::record::loader::choose(bytes, bytes);
+            let _ = kedge_board_support::record::state::choose(bytes, bytes);
         }
+        9 => {
+            let _ = kedge_init::control::Head::parse(bytes);
+        }
+        10 => {
+            let _ = kedge_init::log::KernelRecord::parse(bytes);
+        }
+        11 => {
+            let _ = disk::Request::decode(bytes);
+        }
+        12 => {
+            let _ = disk::Report::decode(bytes);
+        }
+        13 => {
+            let _ = net::decode_configure(bytes);
+        }
+        14 => {
+            let _ = net::Report::decode(bytes);
+        }
+        15 => {
+            let _ = kedge_rootfs::ImageProcess::parse(bytes);
+        }
+        _ => layer(bytes),
     }
 });
 
@@ -41,6 +75,13 @@ fn canonical(bytes: &[u8], encoded: Result<Vec<u8>, kedge_revision::Error>) {
     if let Ok(encoded) = encoded {
         assert_eq!(encoded, bytes, "an accepted document is not canonical");
     }
+}
+
+/// A layer is read to its end or refused; what it would write is thrown away.
+fn layer(bytes: &[u8]) {
+    let spool = std::env::temp_dir();
+    let (bounds, policy) = (Bounds::default(), Policy::default());
+    let _ = kedge_rootfs::normalise(bytes, bounds, policy, &spool, &mut std::io::sink());
 }
 
 /// A tree that is accepted for an id and a size must be the one that the bytes have.
