@@ -4,7 +4,7 @@
 //! is treated badly: a process is ended, the device is rebooted, its power is cut. Each step is a line of a timeline and
 //! is judged; the exit status says whether all held.
 
-use crate::device::{Device, container, fetch, free_port};
+use crate::device::{Device, console_tail, container, fetch, free_port};
 use crate::image::Kernel;
 use crate::project::{self, BOARD, Built};
 use anyhow::{Context, Result, bail, ensure};
@@ -52,10 +52,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Err(error) => {
             timeline.event(format_args!("FAIL: {error:#}"));
             let kept = folder.keep();
+            let machine = kept.join("gateway/build/vm");
+            let console = console_tail(&machine);
+            if !console.is_empty() {
+                timeline.event(format_args!(
+                    "the end of the device's console (all of it: {}/console.log):\n{console}",
+                    machine.display()
+                ));
+            }
             timeline.event(format_args!(
-                "the project, its image and the device's disk are kept in {0}\n\
-                 look around: cargo xtask demo --console --keep shows the console; \
-                 cargo xtask image {BOARD} makes the platform anew",
+                "kept for a look: {0}/gateway, with the disk as it was. There, `./kedge run --image build/*.img --port \
+                 8080:80` boots it again. If a build failed, its words are above; what is in the cache may be \
+                 deleted at any time and is made again",
                 kept.display()
             ));
             bail!("the demonstration failed");

@@ -1,20 +1,22 @@
 //! A device that a verb boots and talks to: QEMU, the tail of its console, and `kedge ctl`.
 //!
 //! It waits by asking: a condition is looked at again after each batch of console lines, and at least five times a
-//! second, until it holds, the device is gone or patience ends. What fails says so with the end of the console.
+//! second, until it holds, the device is gone or patience ends. The whole console goes to a file beside the machine's sockets.
 
 use crate::kedge::Kedge;
 use anyhow::{Context, Result, bail};
 use kedge_image_build::qemu::{Ending, Event, Vm, VmConfig};
 use serde_json::Value;
-use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Lines of the console that an error shows.
+/// Lines of the console that a failure shows.
 const TAIL: usize = 40;
+/// The file with the whole console, beside the machine's sockets.
+const LOG: &str = "console.log";
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(200);
 /// An emulated device on a busy machine takes its time.
@@ -26,7 +28,8 @@ pub(crate) struct Device {
     kedge: Kedge,
     vm: Vm,
     socket: PathBuf,
-    console: VecDeque<String>,
+    /// All of the console, for whoever looks into a failure.
+    log: File,
     boots: u32,
     ended: Option<Ending>,
     echo: bool,
@@ -35,12 +38,14 @@ pub(crate) struct Device {
 impl Device {
     /// Starts it; `echo` shows its console.
     pub(crate) fn start(kedge: &Kedge, config: VmConfig, echo: bool) -> Result<Self> {
+        let path = config.folder.join(LOG);
         let vm = Vm::start(config)?;
+        let log = File::options().create(true).append(true).open(&path);
         Ok(Self {
+            log: log.with_context(|| format!("cannot write {}", path.display()))?,
             kedge: kedge.clone(),
             socket: vm.control().to_owned(),
             vm,
-            console: VecDeque::new(),
             boots: 0,
             ended: None,
             echo,
@@ -55,11 +60,6 @@ impl Device {
     /// The control socket.
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
-    }
-
-    /// The last lines of the console.
-    pub(crate) fn console(&self) -> impl Iterator<Item = &str> {
-        self.console.iter().map(String::as_str)
     }
 
     /// `kedge ctl` with these words.
@@ -108,10 +108,7 @@ impl Device {
         loop {
             self.listen(LOOK);
             if let Some(ending) = &self.ended {
-                bail!(
-                    "the device was gone before {what}: {ending:?}\n{}",
-                    self.tail()
-                );
+                bail!("the device was gone before {what}: {ending:?}");
             }
             let error = match check(self) {
                 Ok(found) => return Ok(found),
@@ -119,9 +116,7 @@ impl Device {
             };
             if Instant::now() > end {
                 let seconds = patience.as_secs();
-                return Err(
-                    error.context(format!("{what}: not within {seconds} s\n{}", self.tail()))
-                );
+                return Err(error.context(format!("{what}: not within {seconds} s")));
             }
         }
     }
@@ -152,11 +147,7 @@ impl Device {
                 return Ok(ending);
             }
         }
-        bail!(
-            "the device still runs after {} s\n{}",
-            patience.as_secs(),
-            self.tail()
-        )
+        bail!("the device still runs after {} s", patience.as_secs())
     }
 
     /// Whether it is over.
@@ -177,9 +168,9 @@ impl Device {
         let end = Instant::now() + time;
         while let Some(event) = self.vm.next(end) {
             match event {
-                Event::Line(line) => self.keep(line),
+                Event::Line(line) => self.keep(&line),
                 Event::Booted(_) => self.boots = self.boots.saturating_add(1),
-                Event::Reset(cause) => self.keep(format!("[the device reset: {cause:?}]")),
+                Event::Reset(cause) => self.keep(&format!("[the device reset: {cause:?}]")),
                 Event::Ended(ending) => {
                     self.ended = Some(ending);
                     return;
@@ -188,20 +179,22 @@ impl Device {
         }
     }
 
-    fn keep(&mut self, line: String) {
+    fn keep(&mut self, line: &str) {
         if self.echo {
-            kedge_image_build::progress::say(&line);
+            kedge_image_build::progress::say(line);
         }
-        if self.console.len() == TAIL {
-            self.console.pop_front();
-        }
-        self.console.push_back(line);
+        // A full disk must not end a demonstration.
+        writeln!(self.log, "{line}").ok();
     }
+}
 
-    fn tail(&self) -> String {
-        let lines: Vec<&str> = self.console().collect();
-        format!("the end of its console:\n  {}", lines.join("\n  "))
-    }
+/// The end of the console of the last device whose machine was in this folder; empty if there was none.
+pub(crate) fn console_tail(folder: &Path) -> String {
+    let text = std::fs::read(folder.join(LOG)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let start = lines.len().saturating_sub(TAIL);
+    lines.get(start..).unwrap_or_default().join("\n")
 }
 
 /// Why a device is not where its revision wants it; nothing if it is.

@@ -38,7 +38,7 @@ pub(super) fn measure(platform: &Path, runs: u32) -> Result<Vec<Figure>> {
     let mut normal = Vec::new();
     for number in 1..=runs {
         let (one, two) = progress::step(format_args!("boot {number} of {runs}, twice"), || {
-            twice(&built, folder.path())
+            twice(&built, folder.path()).with_context(|| subject::console(folder.path()))
         })?;
         note(format_args!(
             "first boot {} us, second {} us",

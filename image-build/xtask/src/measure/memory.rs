@@ -31,7 +31,7 @@ pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
         resident(&one, folder.path())
     })?;
     let with_five = progress::step("memory with five containers", || {
-        resident(&five, folder.path())
+        resident(&five, folder.path()).with_context(|| subject::console(folder.path()))
     })?;
     let smallest = smallest(&one, folder.path())?;
     let further = with_five.system.saturating_sub(with_one.system) / 4;

@@ -96,6 +96,12 @@ pub(super) fn build(folder: &Path, platform: &Path, count: u32) -> Result<Built>
     project::build(kedge, platform)
 }
 
+/// Words for a failure: the end of the console of the machine in a folder.
+pub(super) fn console(folder: &Path) -> String {
+    let tail = crate::device::console_tail(&folder.join("vm"));
+    format!("a measured device failed; the end of its console:\n{tail}")
+}
+
 /// The number in the first text that has `before` and, after it, digits.
 pub(super) fn number_after(texts: &[String], before: &str) -> Option<u64> {
     texts.iter().find_map(|text| {
