@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(30);
-/// `EPERM`, `EACCES`, `EROFS`, `ENOENT`, as a container sees them.
-const REFUSALS: [&str; 4] = ["1", "13", "30", "2"];
+/// `EPERM`, `EACCES`, `EROFS`, `ENOENT`, as a container sees them; a masked file that is read has nothing in it.
+const REFUSALS: [&str; 5] = ["1", "13", "30", "2", "empty"];
 
 /// Facts by name, as the program in a container says them.
 fn facts(lines: &[LogLine]) -> BTreeMap<String, String> {
