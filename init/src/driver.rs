@@ -301,7 +301,7 @@ impl Driver {
     fn arm_timer(&mut self) {
         let deadlines = [
             self.machine.next_deadline(),
-            self.journal.batch_due_ms(),
+            self.batch_deadline(),
             self.helpers.deadline(),
             self.watchdog.deadline(),
         ];

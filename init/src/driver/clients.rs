@@ -46,6 +46,9 @@ struct Client {
     interest: (bool, bool),
 }
 
+/// Clients that one event of a listener takes.
+const MOST_ACCEPTED: usize = 64;
+
 /// All clients, by slot.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
@@ -74,7 +77,11 @@ impl ClientId {
 impl Clients {
     /// Takes every client that waits at a listener.
     pub(crate) fn accept(&mut self, listener: &Listener, poller: &Poller) {
-        while let Ok(Some(fd)) = sock::accept(&listener.socket) {
+        // Bounded: whoever connects without end takes turns with everyone else.
+        for _ in 0..MOST_ACCEPTED {
+            let Ok(Some(fd)) = sock::accept(&listener.socket) else {
+                return;
+            };
             let Some(index) = self.free_slot() else {
                 // A short answer fits every socket's buffer; a client that does not get it sees the end.
                 write(&fd, control::busy()).ok();
@@ -181,6 +188,19 @@ impl Clients {
                 .is_ok()
         {
             client.interest = wanted;
+        }
+    }
+
+    /// Lets go of a client that has closed both directions: epoll tells that without end whatever it is asked
+    /// for, and nobody reads what would still be sent. A port stays.
+    pub(crate) fn hung_up(&mut self, id: ClientId, poller: &Poller) {
+        if let ClientId::Slot(index) = id
+            && let Some(client) = self
+                .slots
+                .get_mut(usize::from(index))
+                .and_then(Option::take)
+        {
+            poller.forget(&client.fd);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::driver::notify::Notice;
 use crate::driver::perform::oom_kills;
 use crate::driver::poller::{Ready, Token};
 use crate::driver::status::status;
-use crate::driver::unit::Running;
+use crate::driver::unit::{Running, Unit};
 use crate::log::Stream;
 use crate::machine::{Command, Event, Halt};
 use kedge_container::Report;
@@ -15,6 +15,9 @@ use kedge_sys::process::{peek_ended, reap, try_wait_pidfd};
 use kedge_sys::rustix::io::{Errno, read};
 use kedge_sys::rustix::process::Signal;
 use std::os::fd::AsFd;
+
+/// How often a pipe is read when its container has ended: three times 32 KiB are more than a pipe holds.
+const LAST_READS: usize = 3;
 
 /// Performs what a ready descriptor asks for.
 pub(super) fn event(driver: &mut Driver, token: Token, ready: Ready) {
@@ -57,22 +60,37 @@ impl Driver {
                 self.shut_down(Halt::Reboot);
             }
         }
-        self.reap_orphans();
+        self.reap_ended();
     }
 
-    /// Reaps whoever has ended and is watched by nobody: orphans of containers and of helpers.
-    fn reap_orphans(&mut self) {
+    /// Sees to everyone who has ended: watched ones, killed checks, orphans.
+    ///
+    /// All of them here, though a pidfd tells of the watched ones, too: the kernel names the same child until
+    /// that is reaped, and those behind it cannot wait. A container's process ends only once all that was born
+    /// in its pid namespace is reaped; and one whose pidfd could not be watched is told by nothing else.
+    fn reap_ended(&mut self) {
+        let mut last = None;
         while let Ok(Some(pid)) = peek_ended() {
-            let is = |process: Option<&Running>| process.is_some_and(|p| p.pid == pid);
-            let watched = self.units.iter().any(|unit| {
-                is(unit.running.as_ref()) || is(unit.check.as_ref().map(|check| &check.process))
-            }) || self.helpers.is_child(pid);
-            if watched {
-                // Its pidfd is ready as well: the one who watches it takes its status, and the next
-                // SIGCHLD or turn comes back here.
+            if last.replace(pid) == Some(pid) {
+                // It was not reaped, for whatever reason; that must not hold the loop.
                 return;
             }
-            reap(pid).ok();
+            let owner = |process: fn(&Unit) -> Option<&Running>| {
+                let is = |unit: &Unit| process(unit).is_some_and(|running| running.pid == pid);
+                let index = self.units.iter().position(is)?;
+                u16::try_from(index).ok()
+            };
+            let container = owner(|unit| unit.running.as_ref());
+            let check = owner(|unit| unit.check.as_ref().map(|check| &check.process));
+            if let Some(index) = container {
+                self.container_ended(index);
+            } else if let Some(index) = check {
+                self.check_ended(index);
+            } else if let Some(index) = self.helpers.find(pid) {
+                self.helper_ended(index);
+            } else {
+                reap(pid).ok();
+            }
         }
     }
 
@@ -158,8 +176,12 @@ impl Driver {
         };
         // What it said before its end comes before its end.
         self.reported(index);
-        self.read_output(index, Stream::Out);
-        self.read_output(index, Stream::Err);
+        for _ in 0..LAST_READS {
+            self.read_output(index, Stream::Out);
+            self.read_output(index, Stream::Err);
+        }
+        // Left in the socket, it would count for the next run.
+        self.notified(index);
         let Some(unit) = self.unit(id) else {
             return;
         };
@@ -184,7 +206,6 @@ impl Driver {
             self.step(Event::Oom(id));
         }
         self.step(Event::Exited { id, status });
-        self.reap_orphans();
     }
 
     /// Whether the kernel has killed in this container's cgroup since its start.
@@ -267,6 +288,9 @@ impl Driver {
             call = self.clients.next_call(client);
         }
         self.clients.settle(client, &self.poller);
+        if ready.hung_up {
+            self.clients.hung_up(client, &self.poller);
+        }
     }
 
     /// Answers one call; what ends the device is done after its answer was written.

@@ -2,14 +2,17 @@
 
 use super::{Driver, now_ms};
 use crate::boot::DATA;
-use crate::driver::children::Helper;
+use crate::driver::children::{Helper, Running};
 use crate::driver::poller::Token;
 use crate::driver::status::boot_id;
 use crate::helpers::disk::{Report, Request};
 use crate::helpers::{Incoming, net};
 use crate::log::Stream;
 use kedge_revision::configuration::NetworkConfiguration;
+use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 use kedge_sys::rustix::process::Pid;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 /// Index of the disk helper in [`Helpers`].
 const DISK: u16 = 0;
@@ -17,6 +20,10 @@ const DISK: u16 = 0;
 const NET: u16 = 1;
 /// Longest frame from a helper.
 const MOST: usize = 4096;
+/// How soon a helper that takes nothing now is tried again, milliseconds.
+const RETRY_MS: u64 = 100;
+/// How long the end of the device waits for the disk helper, milliseconds.
+const FLUSH_MS: u64 = 2000;
 
 /// Both helpers.
 #[derive(Debug)]
@@ -46,14 +53,15 @@ impl Helpers {
         }
     }
 
-    /// Whether a process is one of them.
-    pub(crate) fn is_child(&self, pid: Pid) -> bool {
-        [&self.disk, &self.net].into_iter().any(|helper| {
-            helper
-                .running
-                .as_ref()
-                .is_some_and(|running| running.child.pid == pid)
-        })
+    /// Which of them a process is.
+    pub(crate) fn find(&self, pid: Pid) -> Option<u16> {
+        let is = |helper: &Helper| {
+            let running = helper.running.as_ref();
+            running.is_some_and(|running| running.child.pid == pid)
+        };
+        [(DISK, &self.disk), (NET, &self.net)]
+            .into_iter()
+            .find_map(|(index, helper)| is(helper).then_some(index))
     }
 
     /// When the next helper is to be started again.
@@ -164,21 +172,28 @@ impl Driver {
         }
     }
 
+    /// When what waits for the disk is to be sent. While the helper is gone the ring keeps it: a time that is
+    /// past and of which nothing comes would wake the loop without end.
+    pub(super) fn batch_deadline(&self) -> Option<u64> {
+        let running = self.helpers.disk.running.as_ref()?;
+        if running.link.is_idle() {
+            self.journal.batch_due_ms()
+        } else {
+            Some(now_ms().saturating_add(RETRY_MS))
+        }
+    }
+
     /// Hands everything that was said to the disk helper and waits for it, at most two seconds: the
-    /// end of the device is the one moment at which PID 1 waits for a helper.
+    /// end of the device is the one moment at which PID 1 waits for a helper. Then the helper ends: its log is
+    /// open for writing, and as long as it is the store cannot be made read-only.
     pub(super) fn flush_logs(&mut self) {
-        use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let bound = Timespec {
-            tv_sec: 2,
-            tv_nsec: 0,
-        };
+        let until = now_ms().saturating_add(FLUSH_MS);
         while let Some(batch) = self.journal.batch(now_ms()) {
             self.send(DISK, Request::Append(&batch).encode());
             let Some(running) = &mut self.helpers.disk.running else {
                 return;
             };
-            let mut room = [PollFd::new(&running.link, PollFlags::OUT)];
-            if !running.link.is_idle() && poll(&mut room, Some(&bound)).is_err() {
+            if !running.link.is_idle() && !wait_for(&running.link, PollFlags::OUT, until) {
                 return;
             }
         }
@@ -188,19 +203,22 @@ impl Driver {
         };
         let mut buffer = [0_u8; MOST];
         loop {
-            let mut answered = [PollFd::new(&running.link, PollFlags::IN)];
-            if !poll(&mut answered, Some(&bound)).is_ok_and(|ready| ready > 0) {
+            if !wait_for(&running.link, PollFlags::IN, until) {
                 return;
             }
             match running.link.receive(&mut buffer) {
                 Ok(Incoming::Frame(frame)) => {
                     if matches!(Report::decode(frame), Ok(Report::Synced { .. })) {
-                        return;
+                        break;
                     }
                 }
                 Ok(Incoming::Nothing) => {}
                 Ok(Incoming::Closed) | Err(_) => return,
             }
+        }
+        if let Some(Running { child, link }) = self.helpers.disk.running.take() {
+            drop(link);
+            wait_for(&child.pidfd, PollFlags::IN, until);
         }
     }
 
@@ -254,6 +272,16 @@ impl Driver {
         let text = format!("helper {} ended: {status:?}", name.to_string_lossy());
         self.say(Stream::Error, &text);
     }
+}
+
+/// Waits for a descriptor until `until`, milliseconds since the boot; false: it is not ready.
+fn wait_for<Fd: AsFd>(fd: &Fd, flags: PollFlags, until: u64) -> bool {
+    let left = Duration::from_millis(until.saturating_sub(now_ms()));
+    let bound = Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(0),
+        tv_nsec: left.subsec_nanos().into(),
+    };
+    poll(&mut [PollFd::new(fd, flags)], Some(&bound)).is_ok_and(|ready| ready > 0)
 }
 
 /// What of the disk helper's reports is worth telling.

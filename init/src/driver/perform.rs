@@ -12,6 +12,7 @@ use kedge_revision::Name;
 use kedge_revision::container::Check;
 use kedge_sys::process::send_signal;
 use kedge_sys::rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, openat};
+use kedge_sys::rustix::io::pread;
 use kedge_sys::rustix::process::Signal;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -136,6 +137,7 @@ impl Driver {
             self.say(Stream::Error, &text);
         }
         let pid = u32::try_from(spawned.pid.as_raw_nonzero().get()).ok()?;
+        self.end_output(index);
         let unit = self.unit(id)?;
         unit.report = Some(spawned.report);
         unit.output = Some(spawned.stdout);
@@ -145,6 +147,24 @@ impl Driver {
             pidfd: spawned.pidfd,
         });
         Some(pid)
+    }
+
+    /// Lets go of pipes of an earlier run that have not come to their end: somebody may still hold one.
+    fn end_output(&mut self, index: u16) {
+        let now = now_ms();
+        let Some(unit) = self.units.get_mut(usize::from(index)) else {
+            return;
+        };
+        let pipes = [
+            (unit.output.take(), Stream::Out),
+            (unit.errors.take(), Stream::Err),
+        ];
+        for (pipe, stream) in pipes {
+            if let Some(pipe) = pipe {
+                self.poller.forget(&pipe);
+                self.journal.output_ended(unit.source, stream, now);
+            }
+        }
     }
 
     fn signal(&mut self, id: Id, signal: u8) {
@@ -167,9 +187,12 @@ impl Driver {
         let index = u16::try_from(id.index()).ok()?;
         let unit = self.units.get_mut(id.index())?;
         if let Some(Err(errno)) = self.engine.as_ref().map(|engine| engine.kill(&unit.name)) {
-            let text = format!("{} cannot be killed: {errno}", unit.name);
+            // Its process at least can, and all of its pid namespace ends with that.
+            if let Some(running) = &unit.running {
+                send_signal(running.pidfd.as_fd(), Signal::KILL).ok();
+            }
+            let text = format!("cgroup of {} cannot be killed: {errno}", unit.name);
             self.say(Stream::Error, &text);
-            return None;
         }
         let unit = self.units.get_mut(id.index())?;
         if unit.clearing.is_none() {
@@ -194,6 +217,10 @@ impl Driver {
     /// Whether the cgroup that was killed is empty by now; the watch is first, this look is after it.
     pub(super) fn cgroup_empty(&mut self, id: Id) -> Option<Event> {
         let unit = self.units.get_mut(id.index())?;
+        if let Some(events) = &unit.clearing {
+            // Reading takes the event away (Linux fs/kernfs/file.c); unread, it is told without end.
+            pread(events, &mut [0_u8; 256], 0).ok();
+        }
         let populated = self
             .engine
             .as_ref()
@@ -241,24 +268,22 @@ impl Driver {
                 pid: child.pid,
                 pidfd: child.pidfd,
             };
-            Ok((process, None))
+            Ok((process, None, None))
         };
         let started = match check {
-            Some(Check::Command(arguments)) => {
-                engine.exec(plan, pidfd, arguments).map(|spawned| {
-                    let process = Running {
-                        pid: spawned.pid,
-                        pidfd: spawned.pidfd,
-                    };
-                    // What a check writes is nobody's: its ends are closed with `spawned`.
-                    (process, Some(spawned.report))
-                })
-            }
+            Some(Check::Command(arguments)) => engine.exec(plan, pidfd, arguments).map(|spawned| {
+                let process = Running {
+                    pid: spawned.pid,
+                    pidfd: spawned.pidfd,
+                };
+                let output = [spawned.stdout, spawned.stderr];
+                (process, Some(spawned.report), Some(output))
+            }),
             Some(Check::Http { port, path }) => probe(Probe::Http { port: *port, path }),
             Some(Check::Tcp { port }) => probe(Probe::Tcp { port: *port }),
             Some(Check::Notify) | None => return Some(failed),
         };
-        let (process, report) = match started {
+        let (process, report, output) = match started {
             Ok(started) => started,
             Err(error) => {
                 let text = format!("check of {}: {error}", unit.name);
@@ -266,14 +291,13 @@ impl Driver {
                 return Some(failed);
             }
         };
-        let watched = self.poller.watch(&process.pidfd, Token::Check(index));
-        if watched.is_err() {
-            return Some(failed);
-        }
+        // Unwatched, its end is told by SIGCHLD.
+        self.poller.watch(&process.pidfd, Token::Check(index)).ok();
         unit.check = Some(RunningCheck {
             token,
             process,
             report,
+            _output: output,
         });
         None
     }
