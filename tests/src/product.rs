@@ -57,11 +57,28 @@ fn platform() -> Result<PathBuf> {
     platform::make(BOARD, source)
 }
 
+/// A folder of this process's own in the cache: images are large, and `/tmp` is memory on many machines. What processes
+/// that are gone have left is removed.
+fn folder() -> Result<PathBuf> {
+    let place = Cache::open()?.folder("tests")?;
+    for old in files::list(&place)? {
+        let name = old.file_name().unwrap_or_default().to_string_lossy();
+        let process = name
+            .strip_prefix("vm-")
+            .map(|id| Path::new("/proc").join(id));
+        if process.is_some_and(|process| !process.exists()) {
+            files::remove_folder(&old)?;
+        }
+    }
+    let own = place.join(format!("vm-{}", std::process::id()));
+    files::make_folder(&own)?;
+    Ok(own)
+}
+
 fn make(kedge: &str) -> Result<Product> {
     let probe = toolchain::build_program("kedge-probe", "probe")
         .context("cannot build the program in the containers")?;
-    // One folder for all runs, in the cache: a run that was killed leaves nothing that the next does not clear.
-    let folder = Cache::open()?.folder(&format!("tests/vm-{}", std::process::id()))?;
+    let folder = folder()?;
     for name in ["plain", "delicate"] {
         root_file_system(&folder.join(name), &probe)?;
     }
