@@ -296,3 +296,33 @@ impl Client {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_has_hung_up_is_let_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        let mut poller = Poller::new().unwrap();
+        let listener = Listener::bind(&path, ControlRole::Operate, 0o600).unwrap();
+        let stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let mut clients = Clients::default();
+        clients.accept(&listener, &poller);
+        let id = ClientId::Slot(0);
+        let client = clients.get(id).unwrap();
+        drop(stream);
+        // Even asked for nothing, epoll tells of the hang-up, and again each time.
+        poller
+            .interest(&client.fd, id.token(), false, false)
+            .unwrap();
+        for _ in 0..2 {
+            let mut events = Vec::new();
+            poller.wait(&mut events).unwrap();
+            assert!(events[0].0 == id.token() && events[0].1.hung_up);
+        }
+        clients.hung_up(id, &poller);
+        assert!(clients.get(id).is_none());
+    }
+}
