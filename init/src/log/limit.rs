@@ -1,7 +1,8 @@
 //! How fast a source may talk: a token bucket of bytes.
 
-/// Bytes a source may say at once after a silence: a start with its banners passes.
-const BURST: u32 = 128 * 1024;
+/// Bytes a source may say at once after a silence: a start with its banners passes, and at most a
+/// quarter of the ring: nobody drives out what the others said.
+const BURST: u32 = 16 * 1024;
 /// Bytes a second that it may say for ever.
 const RATE: u64 = 32 * 1024;
 /// What a line costs besides its text: its header in the ring, names and numbers on disk.
@@ -100,10 +101,10 @@ mod tests {
         let kept = (0..10_000)
             .filter(|_| bucket.take(0, 64) != Verdict::Drop)
             .count();
-        assert_eq!(kept, 1024);
+        assert_eq!(kept, 128);
         assert!(bucket.is_suppressing());
         assert_eq!(bucket.settle(10), 0);
-        assert_eq!(bucket.take(2000, 64), Verdict::Keep { suppressed: 8976 });
+        assert_eq!(bucket.take(2000, 64), Verdict::Keep { suppressed: 9872 });
         assert_eq!(bucket.take(2000, 64), Verdict::Keep { suppressed: 0 });
     }
 
