@@ -12,7 +12,9 @@ const HEADER: usize = 12;
 /// A bounded sequence of records. See the module.
 #[derive(Debug)]
 pub struct Ring {
-    buffer: Box<[u8]>,
+    /// Grows to `capacity` with what is written, and never beyond: memory is touched when it is needed.
+    buffer: Vec<u8>,
+    capacity: usize,
     /// Offset of the oldest record.
     head: u64,
     /// Offset behind the newest record.
@@ -78,12 +80,14 @@ pub enum Next<'a> {
 }
 
 impl Ring {
-    /// A ring of `capacity` bytes, and of one largest record at least. The pages are touched when they are written.
+    /// A ring of `capacity` bytes, and of one largest record at least.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.max(HEADER + MAX_TEXT);
         Self {
-            buffer: vec![0; capacity].into_boxed_slice(),
+            // Reserved at once: growing would copy, and leave holes behind.
+            buffer: Vec::with_capacity(capacity),
+            capacity,
             head: 0,
             tail: 0,
             head_sequence: 1,
@@ -95,7 +99,7 @@ impl Ring {
     pub fn push(&mut self, time_ms: u64, source: SourceId, stream: Stream, text: &[u8]) -> u64 {
         let text = text.get(..MAX_TEXT).unwrap_or(text);
         let size = wide(HEADER + text.len());
-        while self.tail.saturating_add(size).saturating_sub(self.head) > wide(self.buffer.len()) {
+        while self.tail.saturating_add(size).saturating_sub(self.head) > wide(self.capacity) {
             self.drop_oldest();
         }
         // MAX_TEXT fits.
@@ -197,15 +201,16 @@ impl Ring {
 
     /// Where an offset is in the buffer.
     fn place(&self, offset: u64) -> usize {
-        // The remainder is smaller than a length, so it fits; a buffer is never empty.
+        // The remainder is smaller than a length, so it fits; the capacity is never 0.
         offset
-            .checked_rem(wide(self.buffer.len()))
+            .checked_rem(wide(self.capacity))
             .and_then(|place| usize::try_from(place).ok())
             .unwrap_or(0)
     }
 
     fn slices(&self, offset: u64, length: usize) -> [&[u8]; 2] {
-        let (before, after) = self.buffer.split_at(self.place(offset));
+        let at = self.place(offset).min(self.buffer.len());
+        let (before, after) = self.buffer.split_at(at);
         let first = after.get(..length).unwrap_or(after);
         let rest = length.saturating_sub(first.len());
         [first, before.get(..rest).unwrap_or(before)]
@@ -213,9 +218,14 @@ impl Ring {
 
     fn write(&mut self, bytes: &[u8]) {
         let place = self.place(self.tail);
-        let (before, after) = self.buffer.split_at_mut(place);
-        for (to, from) in after.iter_mut().chain(before).zip(bytes) {
-            *to = *from;
+        let room = self.capacity.saturating_sub(place);
+        let (first, second) = bytes.split_at(room.min(bytes.len()));
+        // Until it went round once, the tail is the buffer's end.
+        for (index, from) in (place..).zip(first).chain((0..).zip(second)) {
+            match self.buffer.get_mut(index) {
+                Some(to) => *to = *from,
+                None => self.buffer.push(*from),
+            }
         }
         self.tail = self.tail.saturating_add(wide(bytes.len()));
     }
@@ -279,10 +289,10 @@ mod tests {
                 let kept = texts(&ring);
                 prop_assert_eq!(&pushed[pushed.len() - kept.len()..], &kept[..]);
                 let used: usize = kept.iter().map(|(_, text)| HEADER + text.len()).sum();
-                prop_assert!(used <= ring.buffer.len());
+                prop_assert!(used <= ring.capacity);
                 if kept.len() < pushed.len() {
                     let next = HEADER + pushed[pushed.len() - kept.len() - 1].1.len();
-                    prop_assert!(used + next > ring.buffer.len());
+                    prop_assert!(used + next > ring.capacity);
                 }
             }
         }
