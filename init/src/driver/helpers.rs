@@ -90,7 +90,7 @@ impl Driver {
         let name = helper.name;
         let started = helper.start(now).and_then(|running| {
             self.poller
-                .watch(&running.child.pidfd, Token::HelperEnded(index))?;
+                .watch_end(&running.child.pidfd, Token::HelperEnded(index))?;
             self.poller.watch(&running.link, Token::Helper(index))
         });
         match started {

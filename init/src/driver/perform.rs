@@ -129,7 +129,7 @@ impl Driver {
         let watched = self
             .poller
             .watch(&spawned.report, Token::Report(index))
-            .and(self.poller.watch(&spawned.pidfd, Token::Ended(index)))
+            .and(self.poller.watch_end(&spawned.pidfd, Token::Ended(index)))
             .and(self.poller.watch(&spawned.stdout, Token::Output(index)))
             .and(self.poller.watch(&spawned.stderr, Token::Errors(index)));
         if let Err(error) = watched {
@@ -292,7 +292,9 @@ impl Driver {
             }
         };
         // Unwatched, its end is told by SIGCHLD.
-        self.poller.watch(&process.pidfd, Token::Check(index)).ok();
+        self.poller
+            .watch_end(&process.pidfd, Token::Check(index))
+            .ok();
         unit.check = Some(RunningCheck {
             token,
             process,

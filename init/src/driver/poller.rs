@@ -132,6 +132,13 @@ impl Poller {
         self.add(fd, token, EventFlags::PRI)
     }
 
+    /// Watches for the end of a process, told once. A process that another one traces is gone for its pidfd
+    /// but cannot be reaped yet: told again and again, it would wake the loop until its tracer lets go. When
+    /// that does, SIGCHLD tells.
+    pub(crate) fn watch_end<Fd: AsFd>(&self, pidfd: Fd, token: Token) -> Result<(), Error> {
+        self.add(pidfd, token, EventFlags::IN | EventFlags::ET)
+    }
+
     /// Watches for changes only: whoever is told must read and write until there is no more.
     pub(crate) fn watch_edges<Fd: AsFd>(&self, fd: Fd, token: Token) -> Result<(), Error> {
         self.add(fd, token, EventFlags::IN | EventFlags::OUT | EventFlags::ET)
