@@ -24,17 +24,14 @@ pub mod landlock;
 pub mod memory;
 pub mod module;
 pub mod mount;
-//N pub mod netlink;
 pub mod privilege;
 pub mod process;
 pub mod reboot;
-//N pub mod rtnetlink;
 pub mod seccomp;
 pub mod signals;
 pub mod sock;
 mod syscall;
 pub mod timer;
-//N pub mod uevent;
 pub mod verity;
 pub mod watchdog;
 
