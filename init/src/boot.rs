@@ -40,6 +40,8 @@ pub const DATA: &str = "/data";
 pub struct Boot {
     /// Monotonic time at PID 1's first instruction.
     pub started: Duration,
+    /// How long each phase took, in order.
+    pub phases: Vec<(&'static str, Duration)>,
     /// Kernel arguments.
     pub arguments: Arguments,
     /// Product and built-in root.
@@ -126,18 +128,24 @@ impl Boot {
     }
 }
 
-/// Runs the phases.
+/// Runs the phases. Not inlined: what it takes of the stack is given back when it returns.
 #[must_use]
+#[inline(never)]
 pub fn boot() -> Boot {
     let mut boot = Boot {
         started: timer::now(),
         ..Boot::default()
     };
+    let mut begun = boot.started;
     for (name, on_failure, in_repair, run) in PHASES {
         if boot.repair && in_repair == InRepair::Skipped {
             continue;
         }
-        if let Err(error) = run(&mut boot) {
+        let ended = run(&mut boot);
+        let now = timer::now();
+        boot.phases.push((name, now.saturating_sub(begun)));
+        begun = now;
+        if let Err(error) = ended {
             match on_failure {
                 OnFailure::LastResort => {
                     let reason = format!("phase {name}: {error}");
@@ -173,7 +181,8 @@ fn boot_record(boot: &mut Boot) -> Result<(), Error> {
     match record {
         Ok(record) => boot.record = Some(record),
         // It is made anew from the store, once that is mounted.
-        Err(error) => boot.problems.push(("boot-record", error)),
+        Err(error @ Error::BootRecord { .. }) => boot.problems.push(("boot-record", error)),
+        Err(error) => return Err(error),
     }
     Ok(())
 }
@@ -211,12 +220,17 @@ fn revision(boot: &mut Boot) -> Result<(), Error> {
         return Ok(());
     };
     let store = Store::at(Path::new(DATA));
+    let mut lost = None;
     let verified = match &boot.record {
         Some(record) => {
             let id = record.committed.revision;
             trust::revision(&store, id, roots, &identity.product, record.floor)?
         }
-        None => state_lost(boot, &store)?,
+        None => {
+            let (newest, problem) = state_lost(boot, &store)?;
+            lost = problem;
+            newest
+        }
     };
     let content = verified.content().map_err(|source| Error::Document {
         path: store
@@ -226,12 +240,15 @@ fn revision(boot: &mut Boot) -> Result<(), Error> {
     })?;
     boot.content = Some(content);
     boot.revision = Some(verified);
+    boot.problems
+        .extend(lost.map(|error| ("boot-record", error)));
     Ok(())
 }
 
 /// Both copies of the state record are lost: the newest revision of the store is what runs, and
-/// the record is made anew from it.
-fn state_lost(boot: &Boot, store: &Store) -> Result<Verified, Error> {
+/// the record is made anew from it. A record that cannot be written is a problem, and the revision
+/// runs all the same.
+fn state_lost(boot: &Boot, store: &Store) -> Result<(Verified, Option<Error>), Error> {
     let lost = || Error::BootRecord {
         which: "state record",
     };
@@ -247,10 +264,11 @@ fn state_lost(boot: &Boot, store: &Store) -> Result<Verified, Error> {
     };
     let mut state = State::born(newest.id(), envelope.floor(), envelope.root);
     state.committed.slot = slot;
-    if let Some(bootenv) = &boot.bootenv {
-        disks::write_state(bootenv, &state)?;
-    }
-    Ok(newest)
+    let written = boot
+        .bootenv
+        .as_ref()
+        .map(|bootenv| disks::write_state(bootenv, &state));
+    Ok((newest, written.and_then(Result::err)))
 }
 
 /// Measures every layer that a container needs. A bad one costs its containers, not the others.

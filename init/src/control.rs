@@ -29,7 +29,7 @@ mod stream;
 
 pub use api::{
     Action, Command, ContainerState, ContainerStatus, Exit, LogQuery, Memory, MissingGoal,
-    RevisionStatus, Status, Trial,
+    ProcessStatus, RevisionStatus, Status, Trial,
 };
 pub use connection::{Call, Connection, Transport};
 pub use head::{Head, Method};

@@ -18,6 +18,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 /// Runs `ctl` with the arguments behind its name. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+#[inline(never)]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut out = std::io::stdout().lock();
     let error = match Arguments::parse(arguments) {

@@ -31,6 +31,7 @@ use helpers::Helpers;
 use kedge_container::{Config, Engine};
 use kedge_revision::{ControlRole, Mode, Name, ObjectId};
 use kedge_sys::process::set_host_name;
+use kedge_sys::resident;
 use kedge_sys::rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use kedge_sys::signals::{INIT_SIGNALS, SignalFd, SignalSet, ignore_broken_pipe, set_blocked};
 use kedge_sys::timer::{self, DeadlineTimer};
@@ -64,10 +65,22 @@ pub struct Driver {
     watchdog: Watchdog,
     parameters: BTreeMap<Name, String>,
     revision_state: PathBuf,
-    /// Asked for by a client, carried out once its answer is written.
-    reboots: Vec<u64>,
+    /// When everything beside the containers is set up; `None`: it is done.
+    furnish_at: Option<u64>,
+    /// When what only the boot needed is given back; `None`: it is done.
+    release_at: Option<u64>,
+    /// When a reboot that a container asked for is carried out.
+    reboot_at: Option<u64>,
     actions: Vec<Action>,
 }
+
+/// The first containers have the machine for themselves for so long, milliseconds: on one core, what PID 1 does
+/// beside would come before their first instruction.
+const HEAD_START_MS: u64 = 10;
+
+/// From then on PID 1 idles: helpers run, the kernel's log is read, its first batch is on its way to disk. Milliseconds
+/// after the containers were started.
+const SETTLED_MS: u64 = 5000;
 
 /// Milliseconds since the boot.
 fn now_ms() -> u64 {
@@ -86,6 +99,7 @@ pub fn run() -> ! {
 }
 
 impl Driver {
+    #[inline(never)]
     fn new(boot: Boot) -> Result<Self, Error> {
         let set = SignalSet::of(&INIT_SIGNALS);
         set_blocked(&set)?;
@@ -120,7 +134,9 @@ impl Driver {
             signals: SignalFd::new(&set)?,
             timer: DeadlineTimer::new()?,
             journal,
-            console: Console::open(),
+            console: Console::Closed(Vec::new()),
+            furnish_at: None,
+            release_at: None,
             kernel: None,
             listener: None,
             clients: Clients::default(),
@@ -128,7 +144,7 @@ impl Driver {
             watchdog: Watchdog::default(),
             parameters,
             revision_state: state.unwrap_or_default(),
-            reboots: Vec::new(),
+            reboot_at: None,
             actions: Vec::new(),
             boot,
         })
@@ -154,7 +170,9 @@ impl Driver {
         }
     }
 
+    /// Starts the first containers.
     fn begin(&mut self) -> Result<(), Error> {
+        self.phase("driver");
         self.poller.watch(&self.signals, Token::Signals)?;
         self.poller.watch(&self.timer, Token::Deadline)?;
         let name = self.device().host_name.as_bytes().to_vec();
@@ -171,8 +189,28 @@ impl Driver {
                 Ok(engine) => self.engine = Some(engine),
                 Err(error) => self.say(Stream::Error, &format!("container engine: {error}")),
             }
+            self.phase("engine");
             self.step(Event::Begin);
+            self.phase("containers");
         }
+        let head_start = if self.boot.repair { 0 } else { HEAD_START_MS };
+        let now = now_ms();
+        self.furnish_at = Some(now.saturating_add(head_start));
+        self.release_at = Some(now.saturating_add(SETTLED_MS));
+        Ok(())
+    }
+
+    /// Notes that a phase of the boot has ended now.
+    fn phase(&mut self, name: &'static str) {
+        let before: Duration = self.boot.phases.iter().map(|(_, time)| *time).sum();
+        let since = timer::now().saturating_sub(self.boot.started);
+        self.boot.phases.push((name, since.saturating_sub(before)));
+    }
+
+    /// Everything beside the containers: the console, the control interface, the kernel's log, the
+    /// watchdog, the helpers.
+    fn furnish(&mut self) {
+        self.console.open();
         let problems: Vec<String> = self
             .boot
             .problems
@@ -194,7 +232,6 @@ impl Driver {
         }
         self.start_helpers();
         self.say_hello();
-        Ok(())
     }
 
     /// One line that says what runs, for whoever looks at the console.
@@ -218,6 +255,15 @@ impl Driver {
         };
         let hello = format!("{product}, {version}, {guarded}, PID 1 started at {started} us");
         self.say(Stream::Notice, &hello);
+        let mut phases = String::new();
+        for (name, time) in std::mem::take(&mut self.boot.phases) {
+            let comma = if phases.is_empty() { "" } else { ", " };
+            phases.push_str(&format!("{comma}{name} {}", time.as_micros()));
+        }
+        // For `/v1/logs` alone: nobody at a console waits for it.
+        let now = now_ms();
+        let text = format_args!("phases in us: {phases}");
+        self.journal.say(Stream::Debug, text, now);
     }
 
     /// The device's own control socket, and on development products the virtual machine's port.
@@ -286,6 +332,16 @@ impl Driver {
     /// After each batch of events: what is due by time, and what readers and helpers wait for.
     fn turn(&mut self) {
         let now = now_ms();
+        if self.furnish_at.take_if(|at| *at <= now).is_some() {
+            self.furnish();
+        }
+        if self.release_at.take_if(|at| *at <= now).is_some() {
+            // Only memory is at stake.
+            resident::release().ok();
+        }
+        if self.reboot_at.take_if(|at| *at <= now).is_some() {
+            self.step(Event::Shutdown(Halt::Reboot));
+        }
         if self.machine.next_deadline().is_some_and(|at| at <= now) {
             self.step(Event::Tick);
         }
@@ -300,6 +356,9 @@ impl Driver {
     /// Sets the timer to the earliest of all deadlines.
     fn arm_timer(&mut self) {
         let deadlines = [
+            self.furnish_at,
+            self.reboot_at,
+            self.release_at,
             self.machine.next_deadline(),
             self.batch_deadline(),
             self.helpers.deadline(),

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// PID 1 and its helpers allocate little, of many sizes, and live for years: what counts is the number of pages.
+#[global_allocator]
+static HEAP: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     kedge_init::run()
 }

@@ -25,9 +25,9 @@ pub(super) struct Build {
     /// The platform folder: kernel, modules, device binary. Otherwise the one in the cache.
     #[arg(long, value_name = "DIR", conflicts_with = "kernel")]
     platform: Option<PathBuf>,
-    /// Which platform of the cache: Debian's kernel or our own, smaller one.
-    #[arg(long, value_enum, default_value_t = KernelArgument::Debian)]
-    kernel: KernelArgument,
+    /// Which platform of the cache: Debian's kernel or our own, smaller one; our own if it is there.
+    #[arg(long, value_enum)]
+    kernel: Option<KernelArgument>,
     /// Where to put the disk image.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -94,11 +94,18 @@ impl Build {
         if let Some(folder) = &self.platform {
             return Ok(folder.clone());
         }
-        let source = match self.kernel {
-            KernelArgument::Debian => KernelSource::Debian,
-            KernelArgument::Own => KernelSource::Own,
-        };
-        platform::folder(board.name.as_str(), source)
+        let board = board.name.as_str();
+        match self.kernel {
+            Some(KernelArgument::Debian) => platform::folder(board, KernelSource::Debian),
+            Some(KernelArgument::Own) => platform::folder(board, KernelSource::Own),
+            None => {
+                let own = platform::folder(board, KernelSource::Own)?;
+                if own.join("platform.json").is_file() {
+                    return Ok(own);
+                }
+                platform::folder(board, KernelSource::Debian)
+            }
+        }
     }
 }
 

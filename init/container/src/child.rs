@@ -102,9 +102,11 @@ fn mount_all<'p>(engine: &'p Engine, plan: &'p Plan, arrived: &mut Arrived) -> P
         None => filesystem(c"sysfs", &[], KERNEL | READ_ONLY).map_err(at(Stage::Sysfs, c"/sys"))?,
     };
     pivot(&root, &engine.root_place).map_err(at(Stage::Root, &engine.root_place))?;
-    attach(&proc, c"/proc").map_err(at(Stage::Proc, c"/proc"))?;
-    attach(&sysfs, c"/sys").map_err(at(Stage::Sysfs, c"/sys"))?;
-    attach(&devices, c"/dev").map_err(at(Stage::Devices, c"/dev"))?;
+    // An image without these three (`FROM scratch`) gets them, if its root can be written to; a
+    // read-only root has them from its skeleton.
+    attach_making(&proc, c"/proc").map_err(at(Stage::Proc, c"/proc"))?;
+    attach_making(&sysfs, c"/sys").map_err(at(Stage::Sysfs, c"/sys"))?;
+    attach_making(&devices, c"/dev").map_err(at(Stage::Devices, c"/dev"))?;
     mask()?;
     mount_devices()?;
     if engine.cgroup.is_some() {

@@ -2,6 +2,7 @@
 
 use crate::boot::partitions::{self, Partitions};
 use crate::error::Error;
+use kedge_board_support::Error as RecordError;
 use kedge_board_support::bootenv::Bootenv;
 use kedge_board_support::record::state::State;
 use kedge_revision::Timestamp;
@@ -92,7 +93,18 @@ pub(crate) fn read_state(bootenv: &Path) -> Result<State, Error> {
     let damaged = || Error::BootRecord {
         which: "state record",
     };
-    let (_, found) = Bootenv::open(file).map_err(|_| damaged())?;
+    // A disk that fails is no damaged record: what it holds must not be thrown away for that.
+    let (_, found) = Bootenv::open(file).map_err(|error| match error {
+        RecordError::Read { errno, .. } => Error::file("read", bootenv)(errno),
+        RecordError::Short { .. }
+        | RecordError::Checksum
+        | RecordError::Magic
+        | RecordError::Version { .. }
+        | RecordError::Field { .. }
+        | RecordError::TooLong { .. }
+        | RecordError::Write { .. }
+        | RecordError::Sync { .. } => damaged(),
+    })?;
     found.state().cloned().ok_or_else(damaged)
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn mount_all() -> Result<(), Error> {
         c"tmpfs",
         NEW_ROOT,
         plain,
-        c"mode=0755,size=1m,nr_inodes=1024",
+        c"mode=0755,size=1m,nr_inodes=4096",
     )?;
     for (path, mode) in DIRECTORIES {
         make_directory(path, mode)?;

@@ -38,7 +38,15 @@ pub(crate) fn check(store: &Store, id: ObjectId, object: Object) -> Result<(), E
     }
     let found = match kedge_sys::verity::measure(&file) {
         Ok(digest) => ObjectId::from_digest(digest),
-        Err(VerityError::NotVerity | VerityError::NotSupported) => compute(file, &path)?,
+        // Such a file system or kernel seals nothing: then every byte is read, here and now.
+        Err(VerityError::NotSupported) => compute(file, &path)?,
+        // A store that seals has only sealed objects; reads of this one would be judged by nobody.
+        Err(VerityError::NotVerity) => {
+            return Err(Error::Object {
+                id,
+                why: "is not sealed",
+            });
+        }
         Err(VerityError::Failed(error)) => return Err(Error::file("measure", path)(error.errno)),
         Err(VerityError::Foreign | VerityError::AlreadySealed | VerityError::Busy) => {
             return Err(Error::Object {

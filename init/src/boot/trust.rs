@@ -13,8 +13,8 @@ use std::path::Path;
 
 /// Where the initramfs keeps the identity it was built with.
 const IDENTITY: &str = "/etc/kedge";
-/// Most rotations that one boot follows: a chain of any length is walked over several.
-const MOST_ROOTS: usize = 32;
+/// Longest chain that is followed: two signatures each, and far more rotations than a product sees.
+const MOST_ROOTS: usize = 1024;
 
 /// What the initramfs says about this device.
 #[derive(Debug)]

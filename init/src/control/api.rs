@@ -43,6 +43,9 @@ pub struct Status<'a> {
     pub containers: Vec<ContainerStatus<'a>>,
     /// The device's memory.
     pub memory: Memory,
+    /// PID 1 and its helpers, with the memory that they take; development products only.
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<ProcessStatus<'a>>,
 }
 
 /// Which revision runs.
@@ -153,6 +156,19 @@ pub struct Memory {
     pub total: u64,
     /// What can be had without swapping (`MemAvailable`).
     pub available: u64,
+}
+
+/// PID 1 or one of its helpers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProcessStatus<'a> {
+    /// `init`, or the helper's name.
+    #[serde(borrow)]
+    pub name: Cow<'a, str>,
+    /// Its process id.
+    pub pid: u32,
+    /// Its proportional set size, bytes (`Pss` of `/proc/PID/smaps_rollup`, proc(5)).
+    pub pss: u64,
 }
 
 /// `GET /v1/logs`.

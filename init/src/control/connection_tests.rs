@@ -22,6 +22,7 @@ fn status() -> Status<'static> {
         goals_missing: Vec::new(),
         containers: Vec::new(),
         memory: Memory::default(),
+        processes: Vec::new(),
     }
 }
 

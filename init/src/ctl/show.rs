@@ -165,6 +165,7 @@ mod tests {
                 total: 64 << 20,
                 available: 40 << 20,
             },
+            processes: Vec::new(),
         }
     }
 

@@ -11,21 +11,38 @@ use std::path::Path;
 /// Name of the port, as the host gave it (virtio-serial, `/sys/class/virtio-ports/*/name`).
 const PORT: &str = "kedge.control";
 
-/// The system console, if there is one.
+/// The system console. Until it is opened it keeps its lines: a serial line takes an interrupt for
+/// every few bytes, and the first containers do not wait for that.
 #[derive(Debug)]
-pub(crate) struct Console(Option<OwnedFd>);
+pub(crate) enum Console {
+    Closed(Vec<String>),
+    Open(OwnedFd),
+    /// This machine has none.
+    Absent,
+}
 
 impl Console {
-    pub(crate) fn open() -> Self {
+    /// Opens it and writes what has waited.
+    pub(crate) fn open(&mut self) {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        Self(openat(CWD, "/dev/console", flags, Mode::empty()).ok())
+        let opened = openat(CWD, "/dev/console", flags, Mode::empty());
+        let opened = opened.map_or(Self::Absent, Self::Open);
+        if let Self::Closed(lines) = std::mem::replace(self, opened) {
+            for line in lines {
+                self.line(&line);
+            }
+        }
     }
 
     /// Writes a line, as far as there is room for it.
-    pub(crate) fn line(&self, text: &str) {
-        if let Some(console) = &self.0 {
-            let line = format!("kedge: {text}\r\n");
-            write(console, line.as_bytes()).ok();
+    pub(crate) fn line(&mut self, text: &str) {
+        match self {
+            Self::Closed(lines) => lines.push(text.to_owned()),
+            Self::Open(console) => {
+                let line = format!("kedge: {text}\r\n");
+                write(console, line.as_bytes()).ok();
+            }
+            Self::Absent => {}
         }
     }
 }

@@ -297,7 +297,12 @@ impl Driver {
     fn answer(&mut self, client: ClientId, call: Call) -> Option<Halt> {
         let command = match call {
             Call::Status => {
-                let status = status(&self.boot, &self.machine, now_ms());
+                let status = status(
+                    &self.boot,
+                    &self.machine,
+                    self.helpers.processes(),
+                    now_ms(),
+                );
                 self.clients.connection(client)?.answer_status(&status);
                 return None;
             }

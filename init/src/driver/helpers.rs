@@ -64,6 +64,16 @@ impl Helpers {
             .find_map(|(index, helper)| is(helper).then_some(index))
     }
 
+    /// PID 1 and the helpers that run, by name.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let helpers = [("disk", &self.disk), ("net", &self.net)];
+        let running = helpers.into_iter().filter_map(|(name, helper)| {
+            let pid = helper.running.as_ref()?.child.pid;
+            Some((name, u32::try_from(pid.as_raw_nonzero().get()).ok()?))
+        });
+        std::iter::once(("init", 1)).chain(running)
+    }
+
     /// When the next helper is to be started again.
     pub(crate) fn deadline(&self) -> Option<u64> {
         [&self.disk, &self.net]

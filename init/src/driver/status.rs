@@ -2,7 +2,8 @@
 
 use crate::boot::Boot;
 use crate::control::{
-    ContainerState, ContainerStatus, Exit, Memory, MissingGoal, RevisionStatus, Status, Trial,
+    ContainerState, ContainerStatus, Exit, Memory, MissingGoal, ProcessStatus, RevisionStatus,
+    Status, Trial,
 };
 use crate::machine::{Ending, Machine, State, WaitsFor};
 use kedge_revision::Mode;
@@ -10,13 +11,21 @@ use kedge_sys::process::ExitStatus;
 use std::borrow::Cow;
 
 /// Makes the status of this moment.
-pub(crate) fn status<'a>(boot: &'a Boot, machine: &'a Machine, now_ms: u64) -> Status<'a> {
+///
+/// `processes` are PID 1 and its helpers; what they take is told in development products only.
+pub(crate) fn status<'a>(
+    boot: &'a Boot,
+    machine: &'a Machine,
+    processes: impl Iterator<Item = (&'static str, u32)>,
+    now_ms: u64,
+) -> Status<'a> {
     let product = boot.identity.as_ref().map(|identity| &identity.product);
     let text = |text: Option<&'a str>| Cow::Borrowed(text.unwrap_or("unknown"));
+    let mode = product.map_or(Mode::Production, |product| product.mode);
     Status {
         product: text(product.map(|product| product.product.as_str())),
         board: text(product.map(|product| product.board.as_str())),
-        mode: product.map_or(Mode::Production, |product| product.mode),
+        mode,
         revision: boot.revision.as_ref().map(|revision| RevisionStatus {
             id: revision.id().to_string().into(),
             version: revision.envelope().version.as_str().into(),
@@ -44,6 +53,10 @@ pub(crate) fn status<'a>(boot: &'a Boot, machine: &'a Machine, now_ms: u64) -> S
             .collect(),
         containers: machine.status().map(container).collect(),
         memory: memory(),
+        processes: match mode {
+            Mode::Development => processes.filter_map(process).collect(),
+            Mode::Production => Vec::new(),
+        },
     }
 }
 
@@ -117,17 +130,27 @@ pub(crate) fn boot_id() -> String {
         .unwrap_or_default()
 }
 
+/// A value of `/proc/meminfo` or `/proc/PID/smaps_rollup`, bytes.
+fn bytes(text: &str, key: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    let rest = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    let kilobytes: u64 = rest.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kilobytes.saturating_mul(1024))
+}
+
+fn process((name, pid): (&'static str, u32)) -> Option<ProcessStatus<'static>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    Some(ProcessStatus {
+        name: name.into(),
+        pid,
+        pss: bytes(&text, "Pss")?,
+    })
+}
+
 fn memory() -> Memory {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let bytes = |key: &str| {
-        meminfo
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
-            .and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
-            .map_or(0, |kilobytes| kilobytes.saturating_mul(1024))
-    };
     Memory {
-        total: bytes("MemTotal"),
-        available: bytes("MemAvailable"),
+        total: bytes(&meminfo, "MemTotal").unwrap_or(0),
+        available: bytes(&meminfo, "MemAvailable").unwrap_or(0),
     }
 }

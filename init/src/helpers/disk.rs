@@ -35,6 +35,7 @@ pub const DIRECTORY: &str = "/data/logs";
 ///
 /// # Errors
 /// [`Error::Privilege`]; [`Error::Socket`] if PID 1's end breaks.
+#[inline(never)]
 pub fn run(socket: BorrowedFd<'_>, directory: &Path) -> Result<(), Error> {
     confine(CapabilitySet::SYS_RESOURCE)?;
     Disk::new(socket, directory).serve()

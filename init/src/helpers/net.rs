@@ -27,6 +27,9 @@ use std::path::Path;
 
 /// Largest frame from PID 1: 32 interfaces with 16 addresses each have less than 40 KiB.
 pub const MAX_CONFIGURATION: usize = 64 * 1024;
+/// Largest message about links, bytes: the kernel makes them no larger than the reader's buffer, and of 8 KiB first
+/// (Linux `net/netlink/af_netlink.c`, netlink_dump).
+const MAX_NEWS: usize = 16 * 1024;
 /// Where host-network containers find their name servers.
 pub const RESOLV_CONF: &str = "/run/kedge/resolv.conf";
 /// From which port on no privilege is needed to listen.
@@ -36,6 +39,7 @@ const LOW_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 ///
 /// # Errors
 /// [`Error::Privilege`], [`Error::Netlink`], [`Error::Socket`], [`Error::Frame`].
+#[inline(never)]
 pub fn run(socket: BorrowedFd<'_>, resolv_conf: &Path) -> Result<(), Error> {
     confine(CapabilitySet::NET_ADMIN)?;
     // Containers with the device's network have a user namespace of their own, whose
@@ -71,7 +75,7 @@ impl<'a> Net<'a> {
     }
 
     fn serve(&mut self) -> Result<(), Error> {
-        let mut buffer = vec![0; MAX_CONFIGURATION];
+        let mut buffer = vec![0; MAX_NEWS];
         loop {
             let mut waiting = [
                 PollFd::new(&self.socket, PollFlags::IN),
@@ -95,9 +99,17 @@ impl<'a> Net<'a> {
 
     /// A new configuration; false: PID 1 has closed.
     fn receive(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
-        let frame = match sock::receive(self.socket, buffer) {
+        // Its buffer is made as large as it is: most configurations have some hundred bytes.
+        let length = match sock::pending(self.socket) {
+            Ok(length) => length.min(MAX_CONFIGURATION),
+            Err(error) if error.errno == Errno::INTR => return Ok(true),
+            Err(error) if error.errno == Errno::CONNRESET => return Ok(false),
+            Err(error) => return Err(Error::Socket(error)),
+        };
+        let mut frame = vec![0; length];
+        let frame = match sock::receive(self.socket, &mut frame) {
             Ok(received) if received.bytes == 0 => return Ok(false),
-            Ok(received) => buffer.get(..received.bytes).unwrap_or_default(),
+            Ok(received) => frame.get(..received.bytes).unwrap_or_default(),
             Err(error) if error.errno == Errno::INTR => return Ok(true),
             Err(error) if error.errno == Errno::CONNRESET => return Ok(false),
             Err(error) => return Err(Error::Socket(error)),

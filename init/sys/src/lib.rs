@@ -27,6 +27,7 @@ pub mod mount;
 pub mod privilege;
 pub mod process;
 pub mod reboot;
+pub mod resident;
 pub mod seccomp;
 pub mod signals;
 pub mod sock;

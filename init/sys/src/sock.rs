@@ -154,6 +154,18 @@ pub fn receive<Fd: AsFd>(socket: Fd, buffer: &mut [u8]) -> Result<Received> {
     })
 }
 
+/// Bytes of the message that is received next, which waits for one; 0: the other end is closed. For sockets of
+/// messages.
+///
+/// # Errors
+/// `EAGAIN`, `EINTR`, `ECONNRESET`.
+pub fn pending<Fd: AsFd>(socket: Fd) -> Result<usize> {
+    let mut nothing = [0_u8; 1];
+    let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
+    let (_, length) = rustix::net::recv(socket, &mut nothing[..], flags).during("recv")?;
+    Ok(length)
+}
+
 /// Who connected (`SO_PEERCRED`): as of the connection, in the namespaces of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
