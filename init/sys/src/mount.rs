@@ -40,12 +40,13 @@ pub enum Propagation {
 }
 
 impl Propagation {
+    /// `MS_PRIVATE` and so on of `linux/mount.h`; libc's have another width on each architecture.
     const fn bits(self) -> u64 {
         match self {
-            Self::Private => libc::MS_PRIVATE,
-            Self::Slave => libc::MS_SLAVE,
-            Self::Shared => libc::MS_SHARED,
-            Self::Unbindable => libc::MS_UNBINDABLE,
+            Self::Private => 1 << 18,
+            Self::Slave => 1 << 19,
+            Self::Shared => 1 << 20,
+            Self::Unbindable => 1 << 17,
         }
     }
 }
@@ -187,6 +188,19 @@ mod tests {
     #[test]
     fn attributes_have_the_size_of_version_zero() {
         assert_eq!(std::mem::size_of::<RawAttributes>(), 32);
+    }
+
+    #[test]
+    fn propagation_is_the_kernels_flags() {
+        use rustix::mount::MountPropagationFlags as Flags;
+        for (ours, theirs) in [
+            (Propagation::Private, Flags::PRIVATE),
+            (Propagation::Slave, Flags::DOWNSTREAM),
+            (Propagation::Shared, Flags::SHARED),
+            (Propagation::Unbindable, Flags::UNBINDABLE),
+        ] {
+            assert_eq!(ours.bits(), u64::from(theirs.bits()), "{ours:?}");
+        }
     }
 
     #[test]

@@ -54,11 +54,12 @@ impl DeadlineTimer {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        let time = Timespec {
-            // Beyond the clock's range is never, which i64::MAX seconds are, too.
-            tv_sec: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: value.subsec_nanos().into(),
+        // Beyond the clock's range is never, and so are i64::MAX seconds.
+        let never = Timespec {
+            tv_sec: i64::MAX,
+            tv_nsec: 0,
         };
+        let time = Timespec::try_from(value).unwrap_or(never);
         let specification = Itimerspec {
             it_interval: zero,
             it_value: time,
