@@ -275,7 +275,7 @@ mod tests {
                 "budgets.initramfs",
             ),
             (
-                "arguments = \"console=ttyS0 panic=1\"",
+                "arguments = \"console=ttyS0 panic=1 oops=panic\"",
                 "arguments = \"panic=0\"",
                 "boot.arguments",
             ),
