@@ -66,7 +66,10 @@ impl Disk {
 fn a_new_image_boots_slot_a() {
     let disk = Disk::new();
     let loaded = disk.load().unwrap();
-    assert_eq!(loaded.arguments, "console=ttyS0 panic=1 oops=panic kedge.slot=a quiet");
+    assert_eq!(
+        loaded.arguments,
+        "console=ttyS0 panic=1 oops=panic kedge.slot=a quiet"
+    );
     assert_eq!(files::read(&loaded.kernel).unwrap().len(), 70_000);
     assert_eq!(files::read(&loaded.initramfs).unwrap().len(), 50_000);
     assert_eq!(disk.record(), Some(Loader::born()));
