@@ -1,7 +1,6 @@
 //! Giving back memory that a process needed at its start and does not need to idle.
 //!
-//! A boot calls deep and runs much code once. The stack's pages stay until somebody gives them back,
-//! and pages of the program stay mapped, which counts for this process (`Pss` in `proc(5)`).
+//! A boot calls deep once. The stack's pages stay until somebody gives them back.
 
 use std::ops::Range;
 
@@ -10,8 +9,10 @@ use crate::{During, Error, Result};
 /// Below the frames of this module so much stays: what is called from here has to fit.
 const MARGIN: usize = 8 * 1024;
 
-/// Gives back the unused part of the main thread's stack, and lets go of the pages of the program's code,
-/// which come back from the page cache when they are run again.
+/// Gives back the unused part of the main thread's stack.
+///
+/// The program's code is left mapped: unmapping it would make the process look smaller, while the pages are the
+/// initramfs's and stay in memory all the same.
 ///
 /// # Errors
 /// Those of reading `/proc/self/maps`; `EINVAL` of `madvise(2)`.
@@ -25,21 +26,20 @@ pub fn release() -> Result<()> {
         .try_for_each(|range| discard(&range))
 }
 
-/// What of a mapping, a line of `/proc/PID/maps`, holds nothing that is needed; `here` is an address in the frame
-/// of a function that runs.
+/// What of a mapping, a line of `/proc/PID/maps`, is stack that holds nothing; `here` is an address in the frame of
+/// a function that runs.
 fn releasable(line: &str, here: usize) -> Option<Range<usize>> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
     let start = usize::from_str_radix(start, 16).ok()?;
     let end = usize::from_str_radix(end, 16).ok()?;
-    let mode = words.next()?;
-    let path = words.nth(3)?;
-    if path == "[stack]" && (start..end).contains(&here) {
-        let unused = here.checked_sub(MARGIN)?;
-        let end = unused.checked_sub(unused.checked_rem(page_size())?)?;
-        return (start < end).then_some(start..end);
+    let path = words.nth(4)?;
+    if path != "[stack]" || !(start..end).contains(&here) {
+        return None;
     }
-    (mode == "r-xp" && path.starts_with('/')).then_some(start..end)
+    let unused = here.checked_sub(MARGIN)?;
+    let end = unused.checked_sub(unused.checked_rem(page_size())?)?;
+    (start < end).then_some(start..end)
 }
 
 fn page_size() -> usize {
@@ -51,9 +51,8 @@ fn page_size() -> usize {
 
 fn discard(range: &Range<usize>) -> Result<()> {
     let start = std::ptr::with_exposed_provenance_mut(range.start);
-    // SAFETY: `releasable` gives two kinds of ranges. Code of a file, private and never written: its pages are read
-    // again from the file when they are run. And the main thread's stack below every frame that is in use, of which
-    // nothing is read before it is written.
+    // SAFETY: `releasable` gives the main thread's stack below every frame that is in use, with a margin for those that
+    // are called from here; of what lies there nothing is read before it is written.
     let answer = unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) };
     if answer == 0 {
         Ok(())
@@ -67,13 +66,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_code_and_the_unused_stack_are_let_go() {
+    fn only_the_unused_stack_is_let_go() {
         let here = 0x7ffe_40b6_0000;
         let of = |line| releasable(line, here);
-        assert_eq!(
-            of("01017000-010ad000 r-xp 00016000 00:02 5 /init"),
-            Some(0x0101_7000..0x010a_d000)
-        );
+        assert_eq!(of("01017000-010ad000 r-xp 00016000 00:02 5 /init"), None);
         assert_eq!(of("01000000-01017000 r--p 00000000 00:02 5 /init"), None);
         assert_eq!(of("010ad000-010ae000 rw-p 000ac000 00:02 5 /init"), None);
         assert_eq!(
