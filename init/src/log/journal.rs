@@ -36,6 +36,8 @@ pub struct Journal {
     disk: Position,
     /// When the oldest record came that the disk helper has not got.
     waiting_since_ms: Option<u64>,
+    /// When the first record of the kernel was read.
+    kernel_since_ms: Option<u64>,
 }
 
 impl Default for Journal {
@@ -55,6 +57,7 @@ impl Journal {
             sources: Vec::new(),
             disk,
             waiting_since_ms: None,
+            kernel_since_ms: None,
         };
         for name in ["kedge", "kernel"] {
             journal.source(name);
@@ -163,7 +166,9 @@ impl Journal {
         let stream = Stream::from_level(record.level);
         // The kernel's time, since its first records are read long after they were written.
         let time_ms = (record.time_us / 1000).min(now_ms);
-        if self.passes(SourceId::KERNEL, record.text().len(), now_ms) {
+        // What it said before anybody listened is one boot's, of a bounded size, and was not said at once.
+        let since = *self.kernel_since_ms.get_or_insert(now_ms);
+        if time_ms <= since || self.passes(SourceId::KERNEL, record.text().len(), now_ms) {
             self.push(time_ms, SourceId::KERNEL, stream, &record.text(), now_ms);
         }
         Ok(())
@@ -353,6 +358,19 @@ mod tests {
         let told = lines(&journal.batch(60_000).unwrap());
         assert_eq!(told.len(), 1);
         assert!(told[0].starts_with("web suppressed "), "{told:?}");
+    }
+
+    #[test]
+    fn what_the_kernel_said_before_is_never_too_much_at_once() {
+        let mut journal = Journal::new();
+        for number in 0..400_u64 {
+            let record = format!(
+                "6,{number},{},-;a line of some fifty bytes, as a booting kernel has\n",
+                number * 1000
+            );
+            journal.kernel(record.as_bytes(), 1000).unwrap();
+        }
+        assert_eq!(journal.ring().newest().sequence(), 401);
     }
 
     #[test]
