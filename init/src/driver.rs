@@ -82,6 +82,9 @@ const HEAD_START_MS: u64 = 10;
 /// after the containers were started.
 const SETTLED_MS: u64 = 5000;
 
+/// How much of what was said last is kept with the reason of an end that nobody asked for, bytes.
+const TAIL: usize = 4096;
+
 /// Milliseconds since the boot.
 fn now_ms() -> u64 {
     u64::try_from(timer::now().as_millis()).unwrap_or(u64::MAX)
@@ -91,11 +94,14 @@ fn now_ms() -> u64 {
 pub fn run() -> ! {
     let boot = boot::boot();
     let record = boot.bootenv.clone();
-    let error = match Driver::new(boot) {
-        Ok(driver) => driver.serve(),
-        Err(error) => error,
+    let (error, tail) = match Driver::new(boot) {
+        Ok(mut driver) => {
+            let error = driver.serve();
+            (error, driver.journal.console_tail(TAIL))
+        }
+        Err(error) => (error, Vec::new()),
     };
-    last_resort(&error.to_string(), &[], record.as_deref())
+    last_resort(&error.to_string(), &tail, record.as_deref())
 }
 
 impl Driver {
@@ -150,8 +156,8 @@ impl Driver {
         })
     }
 
-    /// Starts containers first and everything else after, and then serves for ever.
-    fn serve(mut self) -> Error {
+    /// Starts containers first and everything else after, and then serves until it cannot.
+    fn serve(&mut self) -> Error {
         let begun = self.begin();
         if let Err(error) = begun {
             return error;

@@ -48,7 +48,13 @@ pub fn last_resort(reason: &str, tail: &[u8], record: Option<&Path>) -> ! {
 /// Writes the text into its place in the boot record partition.
 fn keep(path: &Path, text: &[u8]) {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    if let Ok(file) = openat(CWD, path, flags, Mode::empty())
+    let open = |path: &Path| openat(CWD, path, flags, Mode::empty());
+    // Before the change of root the device stands below the root that is being made.
+    let early = path
+        .strip_prefix("/")
+        .map(|rest| Path::new("/root").join(rest));
+    let file = open(path).or_else(|errno| early.map_err(|_| errno).and_then(|path| open(&path)));
+    if let Ok(file) = file
         && let Ok((record, _)) = Bootenv::open(file)
     {
         record.write_last_resort(text).ok();

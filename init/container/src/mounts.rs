@@ -250,13 +250,23 @@ fn volume<'p>(volume: &'p VolumePlan, ids: BorrowedFd<'_>) -> Result<OwnedFd, Fa
     clone(path, NO_SUID | NO_DEV, Some(ids)).at(Stage::Volume, path)
 }
 
+/// Mode of a directory that has not got its owner yet. It changes last, and ext4 keeps the order: after a power cut in
+/// between the next start goes on where this one was.
+const UNFINISHED: u32 = 0o1000;
+
 /// Makes a directory that will be written to, if it is not there: with an owner, and with a tmpfs on
 /// it if it is to be in memory. What is there is left as it is.
 fn make_source(path: &CStr, memory: Option<u64>, owner: (u16, u16)) -> Result<(), Errno> {
-    if statat(CWD, path, AtFlags::empty()).is_ok() {
-        return Ok(());
+    match statat(CWD, path, AtFlags::empty()) {
+        Ok(found) if found.st_mode & 0o7777 != UNFINISHED => return Ok(()),
+        Ok(_) => {}
+        Err(_) => {
+            if let Some(parent) = parent(path) {
+                make_directories(&parent)?;
+            }
+            mkdirat(CWD, path, Mode::from_raw_mode(UNFINISHED))?;
+        }
     }
-    make_directories(path)?;
     if let Some(bytes) = memory {
         let size = CString::new(bytes.to_string()).map_err(|_| Errno::INVAL)?;
         let tmpfs = filesystem(
@@ -272,7 +282,15 @@ fn make_source(path: &CStr, memory: Option<u64>, owner: (u16, u16)) -> Result<()
     }
     let (user, group) = owner;
     let (user, group) = (Uid::from_raw(user.into()), Gid::from_raw(group.into()));
-    chownat(CWD, path, Some(user), Some(group), AtFlags::empty())
+    chownat(CWD, path, Some(user), Some(group), AtFlags::empty())?;
+    chmodat(CWD, path, Mode::from_raw_mode(0o755), AtFlags::empty())
+}
+
+/// The directory that holds `path`.
+fn parent(path: &CStr) -> Option<CString> {
+    let bytes = path.to_bytes();
+    let end = bytes.iter().rposition(|byte| *byte == b'/')?;
+    CString::new(bytes.get(..end.max(1))?).ok()
 }
 
 /// Makes `upper` and `work` if they are not there. The root of the overlay looks as `upper` does, so

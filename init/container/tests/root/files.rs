@@ -131,14 +131,41 @@ fn an_image_without_any_place_for_mounts_starts() {
     let image = device.path("image");
     fs::create_dir_all(&image).unwrap();
     fs::set_permissions(&image, fs::Permissions::from_mode(0o755)).unwrap();
-    let plan = device.plan("bare", &definition("true", &json!({})), &[&image]);
-    let failure = device.run_plan(&plan).failure().clone();
-    // All mounts are done; there just is no shell.
-    assert_eq!(
-        (failure.stage, failure.errno),
-        (Stage::Execute, Errno::NOENT)
+    for members in [
+        json!({}),
+        json!({"root": "revision"}),
+        json!({"root": "boot"}),
+    ] {
+        let plan = device.plan("bare", &definition("true", &members), &[&image]);
+        let failure = device.run_plan(&plan).failure().clone();
+        // All mounts are done; there just is no shell.
+        assert_eq!(
+            (failure.stage, failure.errno),
+            (Stage::Execute, Errno::NOENT),
+            "{members}"
+        );
+        assert_eq!(failure.path, "sh");
+    }
+}
+
+#[test]
+fn a_volume_cut_off_before_it_had_its_owner_gets_it() {
+    let device = Device::new();
+    let members = json!({
+        "process": {"user": {"uid": 33, "gid": 34}},
+        "volumes": {"data": {"path": "/srv/data", "lifetime": "permanent"}},
+    });
+    let first = device.run(
+        "echo kept > /srv/data/file; stat -c %u:%g:%a /srv/data",
+        &members,
     );
-    assert_eq!(failure.path, "sh");
+    assert_eq!(first.output(), "33:34:755\n");
+    // What a power cut between its making and its owner leaves, as the disk shows it.
+    let directory = device.path("test/data");
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o1000)).unwrap();
+    std::os::unix::fs::chown(&directory, Some(0), Some(0)).unwrap();
+    let again = device.run("cat /srv/data/file; stat -c %u:%g:%a /srv/data", &members);
+    assert_eq!(again.output(), "kept\n33:34:755\n");
 }
 
 #[test]
