@@ -1,5 +1,6 @@
 //! Packages of the machine that builds.
 
+use crate::cache::Cache;
 use crate::{process, progress};
 use anyhow::{Context, Result, bail};
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +14,12 @@ use std::process::Command;
 /// The machine is no Debian, the user is neither root nor may use sudo without a password, or apt fails. The
 /// error holds the command that a person would type.
 pub fn require(packages: &[&str], why: &str) -> Result<()> {
+    if missing(packages)?.is_empty() {
+        return Ok(());
+    }
+    // One at a time: apt gives up at once where another of our processes or threads has its locks, and what that one
+    // installs may be all that is missing here.
+    let _alone = Cache::open()?.lock("apt")?;
     let missing = missing(packages)?;
     if missing.is_empty() {
         return Ok(());
@@ -79,6 +86,8 @@ fn apt_get() -> Command {
         sudo
     };
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]);
+    // A machine that has just started may be busy with its own updates.
+    command.args(["-o", "DPkg::Lock::Timeout=300"]);
     command
 }
 
