@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`boot`] | the phases from the kernel's `exec` to the first container |
 //! | [`machine`] | decides: containers, groups, goals, restarts, shutdown; pure |
+//! | [`change`] | decides: what a new revision means for the one that runs; pure |
 //! | [`driver`] | performs: one thread, one epoll |
 //! | [`control`] | the control API, without I/O |
 //! | [`ctl`] | its client |
@@ -15,6 +16,7 @@
 //! archives; any `unsafe` code.
 
 pub mod boot;
+pub mod change;
 pub mod control;
 pub mod ctl;
 pub mod driver;

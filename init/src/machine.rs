@@ -56,7 +56,7 @@ mod status;
 mod unit;
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -9,12 +9,12 @@ use kedge_revision::content::{Change, Commit, Content, Group, HubGoal};
 use kedge_revision::{Configuration, Name};
 use std::collections::BTreeMap;
 
-pub(super) fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
 /// Restarted on failure without end after 100, 200 … 1000 ms, reset by a run of 5 s, grace 2 s.
-pub(super) fn container(group: &str, goal: Goal) -> Container {
+pub(crate) fn container(group: &str, goal: Goal) -> Container {
     Container {
         group: name(group),
         layers: Vec::new(),
@@ -48,7 +48,7 @@ pub(super) fn container(group: &str, goal: Goal) -> Container {
 }
 
 /// Every second, 500 ms at most, three in a row, 2 s to start in.
-pub(super) fn health(check: Check) -> Health {
+pub(crate) fn health(check: Check) -> Health {
     Health {
         check,
         interval_ms: 1000,
@@ -58,7 +58,7 @@ pub(super) fn health(check: Check) -> Health {
     }
 }
 
-pub(super) fn content(groups: &[&str], containers: Vec<(&str, Container)>) -> Content {
+pub(crate) fn content(groups: &[&str], containers: Vec<(&str, Container)>) -> Content {
     Content {
         requires: Vec::new(),
         parameters: BTreeMap::new(),
@@ -82,21 +82,21 @@ pub(super) fn content(groups: &[&str], containers: Vec<(&str, Container)>) -> Co
 }
 
 /// A machine, its clock, and the actions of the newest step without [`Action::Changed`].
-pub(super) struct Rig {
-    pub(super) machine: Machine,
-    pub(super) now: u64,
+pub(crate) struct Rig {
+    pub(crate) machine: Machine,
+    pub(crate) now: u64,
 }
 
 impl Rig {
     /// Begun at 1000 ms; gives also what that led to.
-    pub(super) fn begin(content: &Content) -> (Self, Vec<Action>) {
+    pub(crate) fn begin(content: &Content) -> (Self, Vec<Action>) {
         let machine = Machine::new(content);
         let mut rig = Self { machine, now: 1000 };
         let actions = rig.step(Event::Begin);
         (rig, actions)
     }
 
-    pub(super) fn step(&mut self, event: Event) -> Vec<Action> {
+    pub(crate) fn step(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         self.machine.step(self.now, event, &mut actions);
         actions.retain(|action| !matches!(action, Action::Changed(_)));
@@ -104,21 +104,21 @@ impl Rig {
     }
 
     /// Time passes, and a tick comes.
-    pub(super) fn pass(&mut self, ms: u64) -> Vec<Action> {
+    pub(crate) fn pass(&mut self, ms: u64) -> Vec<Action> {
         self.now += ms;
         self.step(Event::Tick)
     }
 
-    pub(super) fn id(&self, name: &str) -> Id {
+    pub(crate) fn id(&self, name: &str) -> Id {
         self.machine.find(name).unwrap()
     }
 
-    pub(super) fn state(&self, id: Id) -> State {
+    pub(crate) fn state(&self, id: Id) -> State {
         *self.machine.status_of(id).unwrap().state
     }
 
     /// From the spawn to the exec.
-    pub(super) fn run(&mut self, id: Id) -> Vec<Action> {
+    pub(crate) fn run(&mut self, id: Id) -> Vec<Action> {
         let mut actions = self.step(Event::Started { id, pid: 100 });
         actions.extend(self.step(Event::Executed(id)));
         actions

@@ -1,0 +1,192 @@
+//! What a new revision means for the one that runs: which containers change, and what that costs.
+//!
+//! Pure: it compares definitions and values and does nothing. It does not say whether the new revision may run at
+//! all; that is verified before.
+//!
+//! | differs | costs |
+//! |---|---|
+//! | kernel, initramfs, device trees, arguments | the other slot |
+//! | `requires`, groups, configuration, a container of a group with `change = "reboot"` | a reboot |
+//! | anything else | the restart of the containers that differ, which may be none |
+//!
+//! A container differs if its definition does, or the value of a parameter that it uses, or if it keeps data that
+//! is dropped with its revision and the revision is another one: that data begins anew, and the container with it.
+
+use core::fmt;
+use kedge_revision::container::{Lifetime, RootWrites};
+use kedge_revision::content::Change as Cost;
+use kedge_revision::revision::Boot;
+use kedge_revision::{Container, Content, Name, ObjectId};
+use std::collections::BTreeMap;
+
+/// A revision with its parameters, as it runs or would run.
+#[derive(Debug, Clone, Copy)]
+pub struct Running<'a> {
+    /// The revision's id.
+    pub revision: ObjectId,
+    /// What its slot holds.
+    pub boot: &'a Boot,
+    /// What it brings up.
+    pub content: &'a Content,
+    /// The value of every parameter that has one: given, or the default.
+    pub parameters: &'a BTreeMap<Name, String>,
+}
+
+/// What going from one revision to another costs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It is the same revision with the same values.
+    Nothing,
+    /// Containers are exchanged while the device runs.
+    Restart(Exchange),
+    /// The device boots again in the same slot.
+    Reboot(Why),
+    /// The other slot is written and booted.
+    Slot,
+}
+
+/// What an exchange does to each container; all names are sorted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exchange {
+    /// Go on as they are.
+    pub kept: Vec<Name>,
+    /// Are stopped: they are gone from the new revision, or differ in it.
+    pub stopped: Vec<Name>,
+    /// Are started: they are new, or differ.
+    pub started: Vec<Name>,
+}
+
+/// Why a change needs a reboot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// `requires` differs.
+    Requires,
+    /// The groups, their order or what a change in them costs differs.
+    Groups,
+    /// The device's own configuration differs.
+    Configuration,
+    /// A container differs, and its group says that this takes a reboot.
+    Container {
+        /// The first such container.
+        container: Name,
+        /// The group that says so.
+        group: Name,
+    },
+}
+
+impl Change {
+    /// One word for it, as the control interface has it.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Restart(_) => "restart",
+            Self::Reboot(_) => "reboot",
+            Self::Slot => "slot",
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requires => f.write_str("what the revision requires of the device differs"),
+            Self::Groups => f.write_str("the groups differ"),
+            Self::Configuration => f.write_str("the device's configuration differs"),
+            Self::Container { container, group } => {
+                write!(
+                    f,
+                    "container {container} differs, and group {group} changes by a reboot"
+                )
+            }
+        }
+    }
+}
+
+/// What it takes to go from `old`, which runs, to `new`.
+#[must_use]
+pub fn change(old: &Running<'_>, new: &Running<'_>) -> Change {
+    if old.boot != new.boot {
+        return Change::Slot;
+    }
+    if old.content.requires != new.content.requires {
+        return Change::Reboot(Why::Requires);
+    }
+    if old.content.groups != new.content.groups {
+        return Change::Reboot(Why::Groups);
+    }
+    if old.content.configuration != new.content.configuration {
+        return Change::Reboot(Why::Configuration);
+    }
+    if old.revision == new.revision && old.parameters == new.parameters {
+        return Change::Nothing;
+    }
+    let exchange = exchange(old, new);
+    match reboot(old, new, &exchange) {
+        Some(why) => Change::Reboot(why),
+        None => Change::Restart(exchange),
+    }
+}
+
+fn exchange(old: &Running<'_>, new: &Running<'_>) -> Exchange {
+    let mut exchange = Exchange::default();
+    for (name, container) in &old.content.containers {
+        let other = new.content.containers.get(name);
+        if other.is_some_and(|other| same(container, other, old, new)) {
+            exchange.kept.push(name.clone());
+        } else {
+            exchange.stopped.push(name.clone());
+        }
+    }
+    let starts = |name: &&Name| exchange.kept.binary_search(name).is_err();
+    exchange.started = new
+        .content
+        .containers
+        .keys()
+        .filter(starts)
+        .cloned()
+        .collect();
+    exchange
+}
+
+/// Whether a container may go on as it is.
+fn same(container: &Container, other: &Container, old: &Running<'_>, new: &Running<'_>) -> bool {
+    let mut used = container.process.parameters.values();
+    container == other
+        && used.all(|name| old.parameters.get(name) == new.parameters.get(name))
+        && (old.revision == new.revision || !keeps_revision_data(container))
+}
+
+/// Whether it writes what is dropped with the revision.
+fn keeps_revision_data(container: &Container) -> bool {
+    let dropped = |lifetime| lifetime == Lifetime::Revision;
+    container.root == RootWrites::Revision
+        || container
+            .volumes
+            .values()
+            .any(|volume| dropped(volume.lifetime))
+}
+
+/// The first container, by name, whose group does not let it change without a reboot.
+fn reboot(old: &Running<'_>, new: &Running<'_>, exchange: &Exchange) -> Option<Why> {
+    let leaves = exchange.stopped.iter().map(|name| (name, old.content));
+    let comes = exchange.started.iter().map(|name| (name, new.content));
+    leaves
+        .chain(comes)
+        .filter_map(|(name, content)| {
+            let group = &content.containers.get(name)?.group;
+            let costs = |other: &&kedge_revision::content::Group| {
+                other.name == *group && other.change == Cost::Reboot
+            };
+            content.groups.iter().find(costs)?;
+            Some((name, group))
+        })
+        .min()
+        .map(|(container, group)| Why::Container {
+            container: container.clone(),
+            group: group.clone(),
+        })
+}
+
+#[cfg(test)]
+mod tests;
