@@ -4,13 +4,15 @@
 //! |---|---|
 //! | [`record`] | the loader record and the state record: formats, and which copy to believe |
 //! | [`bootenv`] | reading and writing them in the raw partition `bootenv`, in an order that survives a power cut |
+//! | [`control`] | the machine that decides what a boot runs, how a trial begins and ends, and what is written for it |
 //! | `boards` (feature `boards`, host only) | the board files, parsed and checked |
 //!
-//! It does not decide when a trial ends, does not find the partition, and writes no slot.
+//! It does not judge a trial, does not find the partition, and writes no slot.
 
 #[cfg(feature = "boards")]
 pub mod boards;
 pub mod bootenv;
+pub mod control;
 mod error;
 pub mod record;
 

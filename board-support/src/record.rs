@@ -17,7 +17,7 @@ use core::fmt;
 pub const COPY: usize = 4096;
 
 /// Where the loader finds a kernel and an initramfs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Slot {
     /// The partition `slot-a`.
     A,

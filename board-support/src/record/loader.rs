@@ -18,7 +18,7 @@ use super::{COPY, Slot, crc32};
 use crate::Error;
 
 /// What a loader knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Loader {
     /// The default slot.
     pub default: Slot,
@@ -27,7 +27,7 @@ pub struct Loader {
 }
 
 /// A trial as the loader sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Armed {
     /// The slot to try.
     pub slot: Slot,
@@ -42,6 +42,25 @@ impl Loader {
         Self {
             default: Slot::A,
             trial: None,
+        }
+    }
+
+    /// The record that starts `slot`, and tries nothing.
+    #[must_use]
+    pub const fn starts(slot: Slot) -> Self {
+        Self {
+            default: slot,
+            trial: None,
+        }
+    }
+
+    /// The same default, with `slot` on trial. More than nine tries are nine: the record has one digit for them.
+    #[must_use]
+    pub const fn tries(self, slot: Slot, left: u8) -> Self {
+        let left = if left > 9 { 9 } else { left };
+        Self {
+            trial: Some(Armed { slot, left }),
+            ..self
         }
     }
 

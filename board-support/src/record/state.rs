@@ -11,12 +11,14 @@
 //! | 16 | 8 | sequence: the valid copy with the higher one counts |
 //! | 24 | 48 | committed: target |
 //! | 72 | 48 | trial: target, all zero when there is none |
-//! | 120 | 1 | 1 when there is a trial, else 0 and bytes 72 to 125 are zero |
+//! | 120 | 1 | 1 when there is a trial, else 0 and bytes 72 to 127 and 240 to 255 are zero |
 //! | 121 | 1 | tries left |
-//! | 122 | 1 | armings |
+//! | 122 | 1 | armings, 0 while it waits to be tried again |
 //! | 123 | 1 | tries given back |
 //! | 124 | 1 | exhaustions: how often its tries ran out without a verdict |
 //! | 125 | 1 | 1 when the verdict is good and the loader's default is being set (`held`) |
+//! | 126 | 1 | starts: how often the trial's PID 1 was seen since its tries were last filled |
+//! | 127 | 1 | tries that an arming has |
 //! | 128 | 48 | failed: target of the last trial that failed, all zero when there is none |
 //! | 176 | 1 | reason's number, 0 when there is none |
 //! | 177 | 1 | goal: 1 started, 2 ready, 3 finished, else 0 |
@@ -28,6 +30,9 @@
 //! | 224 | 8 | floor: counter |
 //! | 232 | 4 | boots in a row that did not hold their goals (`unsettled`) |
 //! | 236 | 4 | watchdog resets in a row |
+//! | 240 | 4 | root version of the floor that the commit of a held trial brings |
+//! | 244 | 4 | newest root version that it brings |
+//! | 248 | 8 | counter of that floor |
 //!
 //! A target is: revision (32), the parameters' counter (8), slot (1: 1 for a, 2 for b), 7 zero bytes.
 //!
@@ -61,7 +66,8 @@ pub struct Trial {
     pub target: Target,
     /// Boots that it may still take.
     pub tries_left: u8,
-    /// How often the loader was armed for it; 0: not yet.
+    /// How often its tries were filled: in a slot of its own, how often the loader was armed. 0: its tries ran out, and
+    /// it waits to be tried again.
     pub armings: u8,
     /// Tries given back for orderly reboots.
     pub give_backs: u8,
@@ -69,6 +75,22 @@ pub struct Trial {
     pub exhaustions: u8,
     /// The verdict is good: what is left to do is the loader's default, then the commit.
     pub held: bool,
+    /// How often the trial's PID 1 was seen since its tries were last filled.
+    pub starts: u8,
+    /// Tries that an arming has.
+    pub tries: u8,
+    /// The floor after its commit; nothing while it is not held.
+    pub floor: Floor,
+    /// The newest root version after its commit; 0 while it is not held.
+    pub root_version: u32,
+}
+
+impl Trial {
+    /// Whether its tries ran out without a verdict: the committed revision runs until it is tried again.
+    #[must_use]
+    pub const fn waits(&self) -> bool {
+        self.armings == 0
+    }
 }
 
 /// The last trial that failed.
@@ -107,8 +129,11 @@ pub enum Reason {
     Watchdog,
     /// The kernel panicked.
     KernelPanic,
-    /// The system itself ran out of memory.
-    OutOfMemory,
+    /// The memory did not suffice.
+    OutOfMemory {
+        /// The container that was killed for it; none if it was the system itself.
+        container: Option<Name>,
+    },
     /// The power failed in every try.
     PowerCut,
     /// The tries ran out and nothing says why.

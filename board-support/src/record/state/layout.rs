@@ -52,7 +52,7 @@ fn reason_fields(reason: &Reason) -> (u8, u8, i32, Option<&Name>) {
         Reason::Storage => (4, 0, 0, None),
         Reason::Watchdog => (5, 0, 0, None),
         Reason::KernelPanic => (6, 0, 0, None),
-        Reason::OutOfMemory => (7, 0, 0, None),
+        Reason::OutOfMemory { container } => (7, 0, 0, container.as_ref()),
         Reason::PowerCut => (8, 0, 0, None),
         Reason::TriesExhausted => (9, 0, 0, None),
         Reason::NeverBooted => (10, 0, 0, None),
@@ -89,7 +89,7 @@ fn reason_of(number: u8, goal: u8, exit: i32, name: Option<Name>) -> Option<Reas
         (4, None) => Reason::Storage,
         (5, None) => Reason::Watchdog,
         (6, None) => Reason::KernelPanic,
-        (7, None) => Reason::OutOfMemory,
+        (7, container) => Reason::OutOfMemory { container },
         (8, None) => Reason::PowerCut,
         (9, None) => Reason::TriesExhausted,
         (10, None) => Reason::NeverBooted,
@@ -115,6 +115,8 @@ pub(super) fn encode(state: &State, sequence: u64) -> [u8; COPY] {
             give_backs,
             exhaustions,
             held,
+            starts,
+            tries,
             ..
         } = trial;
         [
@@ -124,8 +126,8 @@ pub(super) fn encode(state: &State, sequence: u64) -> [u8; COPY] {
             give_backs,
             exhaustions,
             u8::from(held),
-            0,
-            0,
+            starts,
+            tries,
         ]
     }));
     out.target(state.failed.as_ref().map(|failed| &failed.target));
@@ -153,6 +155,12 @@ pub(super) fn encode(state: &State, sequence: u64) -> [u8; COPY] {
     out.put(state.floor.counter.to_le_bytes());
     out.put(state.unsettled.to_le_bytes());
     out.put(state.watchdog_resets.to_le_bytes());
+    let (floor, root_version) = state.trial.map_or((Floor::default(), 0), |trial| {
+        (trial.floor, trial.root_version)
+    });
+    out.put(floor.root.to_le_bytes());
+    out.put(root_version.to_le_bytes());
+    out.put(floor.counter.to_le_bytes());
     let sum = crc32(copy.get(..SIZE).unwrap_or_default());
     if let Some(place) = copy.get_mut(CHECKSUM) {
         place.copy_from_slice(&sum.to_le_bytes());
@@ -206,8 +214,8 @@ impl Reader<'_> {
             give_backs,
             exhaustions,
             held,
-            _,
-            _,
+            starts,
+            tries,
         ] = self.take()?;
         match (target, present, held) {
             (Some(target), 1, 0 | 1) => Ok(Some(Trial {
@@ -217,6 +225,10 @@ impl Reader<'_> {
                 give_backs,
                 exhaustions,
                 held: held == 1,
+                starts,
+                tries,
+                floor: Floor::default(),
+                root_version: 0,
             })),
             (None, 0, 0) => Ok(None),
             _ => Err(Error::Field { field: "trial" }),
@@ -280,7 +292,7 @@ pub(super) fn parse(copy: &[u8]) -> Result<Numbered, Error> {
         root,
         counter: input.u64()?,
     };
-    let state = State {
+    let mut state = State {
         committed,
         trial,
         failed,
@@ -289,6 +301,13 @@ pub(super) fn parse(copy: &[u8]) -> Result<Numbered, Error> {
         unsettled: input.u32()?,
         watchdog_resets: input.u32()?,
     };
+    let root = input.u32()?;
+    let root_version = input.u32()?;
+    let counter = input.u64()?;
+    if let Some(trial) = &mut state.trial {
+        trial.floor = Floor { root, counter };
+        trial.root_version = root_version;
+    }
     if encode(&state, sequence).get(..SIZE) != Some(bytes) {
         return Err(Error::Field { field: "padding" });
     }

@@ -26,7 +26,7 @@ fn reasons() -> impl Strategy<Value = Reason> {
         Just(Reason::Storage),
         Just(Reason::Watchdog),
         Just(Reason::KernelPanic),
-        Just(Reason::OutOfMemory),
+        prop::option::of(name()).prop_map(|container| Reason::OutOfMemory { container }),
         Just(Reason::PowerCut),
         Just(Reason::TriesExhausted),
         Just(Reason::NeverBooted),
@@ -36,8 +36,10 @@ fn reasons() -> impl Strategy<Value = Reason> {
 }
 
 fn trials() -> impl Strategy<Value = Trial> {
-    (targets(), any::<[u8; 4]>(), any::<bool>()).prop_map(|(target, counts, held)| {
-        let [tries_left, armings, give_backs, exhaustions] = counts;
+    let commit = (any::<u32>(), any::<u64>(), any::<u32>());
+    let fields = (targets(), any::<[u8; 6]>(), any::<bool>(), commit);
+    fields.prop_map(|(target, counts, held, (root, counter, root_version))| {
+        let [tries_left, armings, give_backs, exhaustions, starts, tries] = counts;
         Trial {
             target,
             tries_left,
@@ -45,6 +47,10 @@ fn trials() -> impl Strategy<Value = Trial> {
             give_backs,
             exhaustions,
             held,
+            starts,
+            tries,
+            floor: Floor { root, counter },
+            root_version,
         }
     })
 }
@@ -164,6 +170,13 @@ fn the_layout_is_the_documented_one() {
         give_backs: 2,
         exhaustions: 4,
         held: true,
+        starts: 5,
+        tries: 6,
+        floor: Floor {
+            root: 7,
+            counter: 80,
+        },
+        root_version: 8,
     });
     let container = "web".parse().unwrap();
     let reason = Reason::GoalMissed {
@@ -180,14 +193,15 @@ fn the_layout_is_the_documented_one() {
     assert_eq!(copy[16..18], [2, 1]);
     assert_eq!((copy[24], copy[64]), (0xab, 1));
     assert_eq!((copy[104], copy[112]), (9, 2));
-    assert_eq!(copy[120..126], [1, 3, 1, 2, 4, 1]);
+    assert_eq!(copy[120..128], [1, 3, 1, 2, 4, 1, 5, 6]);
     assert_eq!(copy[176..184], [1, 2, 3, 0, 0xff, 0xff, 0xff, 0xff]);
     assert_eq!(&copy[184..188], b"web\0");
     assert_eq!(
         (copy[216], copy[220], copy[224], copy[232], copy[236]),
         (3, 3, 40, 5, 6)
     );
-    assert!(copy[240..].iter().all(|byte| *byte == 0));
+    assert_eq!((copy[240], copy[244], copy[248]), (7, 8, 80));
+    assert!(copy[256..].iter().all(|byte| *byte == 0));
 }
 
 #[test]

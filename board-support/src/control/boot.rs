@@ -1,0 +1,283 @@
+//! What a boot decides. Two questions, in this order: which slot was started, and what does the state say of it.
+//!
+//! | state | started: committed slot | started: the other slot |
+//! |---|---|---|
+//! | no trial | count `unsettled`, run, or repair mode | astray: set the loader right, restart |
+//! | same-slot trial | commit, take a try, or count the exhaustion and run | astray |
+//! | slot trial | why is the trial not what was started? | commit, take a try, or go back |
+//!
+//! "Astray" with a loader that is right already: it could not start the committed slot. That is repair mode.
+
+use super::{
+    ARMINGS_MOST, Cause, Control, Decision, EXHAUSTIONS_MOST, Found, LoaderSays, Owed, Repair,
+    Running, StateLost, UNSETTLED_MOST, Write, commit,
+};
+use crate::record::loader::Armed;
+use crate::record::{Failure, Loader, Reason, Slot, State, Trial};
+
+/// How the state is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Save {
+    /// Nothing but this boot's count has changed.
+    Count,
+    /// To one copy.
+    One,
+    /// To both: a trial has ended.
+    Both,
+}
+
+struct Boot {
+    state: State,
+    loader: Option<Loader>,
+    slot: Slot,
+    cause: Cause,
+    says: LoaderSays,
+    owed: Owed,
+    writes: Vec<Write>,
+}
+
+pub(super) fn decide(found: Found) -> Result<(Control, Vec<Write>, Decision), StateLost> {
+    let mut boot = Boot {
+        state: found.state.ok_or(StateLost)?,
+        loader: found.loader,
+        slot: found.slot,
+        cause: match found.cause {
+            Cause::Unknown if found.says.watchdog => Cause::Watchdog,
+            cause @ (Cause::Unknown | Cause::Watchdog | Cause::Panic) => cause,
+        },
+        says: found.says,
+        owed: Owed::Nothing,
+        writes: Vec::new(),
+    };
+    if let (Some(record), false) = (found.loader, found.mirrored) {
+        boot.writes.push(Write::Loader(record));
+    }
+    if boot.cause == Cause::Watchdog {
+        boot.state.watchdog_resets = boot.state.watchdog_resets.saturating_add(1);
+    }
+    let decision = boot.decide();
+    let committed = boot.state.committed.slot;
+    let control = Control {
+        loader: boot.loader.unwrap_or(Loader::starts(committed)),
+        state: boot.state,
+        running: match decision {
+            Decision::Committed | Decision::Reboot => Running::Committed,
+            Decision::Try => Running::Trial,
+            Decision::Repair(_) => Running::Repair,
+        },
+        live: false,
+        owed: boot.owed,
+        leaving: decision == Decision::Reboot,
+    };
+    Ok((control, boot.writes, decision))
+}
+
+impl Boot {
+    fn decide(&mut self) -> Decision {
+        let committed = self.state.committed.slot;
+        match (self.state.trial, self.slot == committed) {
+            (None, true) => self.committed(Save::Count),
+            (Some(trial), true) if trial.target.slot == committed => self.same_slot(trial),
+            (Some(trial), true) => self.not_in_trial_slot(trial),
+            (Some(trial), false) if trial.target.slot != committed => self.in_trial_slot(trial),
+            (None | Some(_), false) => self.astray(),
+        }
+    }
+
+    /// The committed revision runs, unless it did not settle too often. What else has changed is saved by the same write.
+    fn committed(&mut self, save: Save) -> Decision {
+        let repair = self.state.unsettled >= UNSETTLED_MOST;
+        if !repair {
+            self.state.unsettled = self.state.unsettled.saturating_add(1);
+            self.owed = Owed::Count;
+        }
+        match save {
+            Save::Both => self.writes.push(Write::StateBoth(self.state.clone())),
+            Save::Count if repair && self.cause != Cause::Watchdog => {}
+            Save::One | Save::Count => self.writes.push(Write::State(self.state.clone())),
+        }
+        self.tell_loader(Loader::starts(self.state.committed.slot));
+        if repair {
+            Decision::Repair(Repair::Unsettled)
+        } else {
+            Decision::Committed
+        }
+    }
+
+    /// A slot that is neither committed nor trying.
+    fn astray(&mut self) -> Decision {
+        let right = Loader::starts(self.state.committed.slot);
+        if self.loader == Some(right) {
+            return Decision::Repair(Repair::CommittedSlotLost);
+        }
+        self.tell_loader(right);
+        Decision::Reboot
+    }
+
+    fn same_slot(&mut self, trial: Trial) -> Decision {
+        if trial.held {
+            commit(&mut self.state, &trial);
+            return self.committed(Save::Both);
+        }
+        if trial.waits() {
+            return self.committed(Save::Count);
+        }
+        if self.cause == Cause::Watchdog && trial.starts > 0 {
+            self.fail(trial, Reason::Watchdog);
+            return self.committed(Save::Both);
+        }
+        let Some(left) = trial.tries_left.checked_sub(1) else {
+            let save = self.exhausted(trial, self.cause);
+            return self.committed(save);
+        };
+        self.take(trial, left);
+        self.tell_loader(Loader::starts(self.state.committed.slot));
+        Decision::Try
+    }
+
+    /// A slot trial is pending, and its slot was started.
+    fn in_trial_slot(&mut self, trial: Trial) -> Decision {
+        if trial.held {
+            self.tell_loader(Loader::starts(trial.target.slot));
+            commit(&mut self.state, &trial);
+            return self.committed(Save::Both);
+        }
+        let armed = match self.loader {
+            Some(Loader {
+                default,
+                trial: Some(armed),
+            }) if default == self.state.committed.slot
+                && armed.slot == trial.target.slot
+                && !trial.waits() =>
+            {
+                armed
+            }
+            // Lost, changed by somebody else, or told to start the committed slot.
+            Some(_) | None => return self.astray(),
+        };
+        // Without a try left, or if the try could not be taken, the loader starts this slot only because the committed one
+        // does not load; or it does not tell what it does. The next start tells.
+        let tried = self.says.tried.is_some() || (armed.left > 0 && !self.says.unwritable);
+        if !tried {
+            let save = self.exhausted(trial, self.cause);
+            return self.leave(save);
+        }
+        if self.cause == Cause::Watchdog && trial.starts > 0 {
+            self.fail(trial, Reason::Watchdog);
+            return self.leave(Save::Both);
+        }
+        self.take(trial, armed.left);
+        Decision::Try
+    }
+
+    /// A slot trial is pending, and the committed slot was started.
+    fn not_in_trial_slot(&mut self, trial: Trial) -> Decision {
+        let slot = trial.target.slot;
+        if trial.held {
+            // Set as default already, and yet not started: it no longer loads. Nothing was acknowledged, the floor has
+            // not risen: the committed revision is whole.
+            if self.loader.is_some_and(|record| record.default == slot) {
+                self.fail(trial, Reason::TriesExhausted);
+                return self.committed(Save::Both);
+            }
+            self.tell_loader(Loader::starts(slot));
+            return Decision::Reboot;
+        }
+        if trial.waits() {
+            return self.committed(Save::Count);
+        }
+        let armed = self.loader.and_then(|record| record.trial);
+        match armed.filter(|armed| armed.slot == slot) {
+            // The first start of this arming, and the loader started the default.
+            Some(Armed {
+                left: left @ 1.., ..
+            }) if trial.starts == 0 && left.saturating_add(1) >= trial.tries => {
+                self.fail(trial, Reason::NeverBooted);
+                self.committed(Save::Both)
+            }
+            Some(Armed { .. }) => {
+                let save = self.exhausted(trial, self.cause);
+                self.committed(save)
+            }
+            None if trial.armings < ARMINGS_MOST => self.arm_again(trial),
+            None if trial.starts == 0 => {
+                self.fail(trial, Reason::NeverBooted);
+                self.committed(Save::Both)
+            }
+            None => {
+                let save = self.exhausted(trial, Cause::Unknown);
+                self.committed(save)
+            }
+        }
+    }
+
+    /// The record that arms the loader was never written, or is lost.
+    fn arm_again(&mut self, mut trial: Trial) -> Decision {
+        trial.armings = trial.armings.saturating_add(1);
+        trial.tries_left = trial.tries;
+        self.state.trial = Some(trial);
+        self.writes.push(Write::State(self.state.clone()));
+        self.tell_loader(
+            Loader::starts(self.state.committed.slot).tries(trial.target.slot, trial.tries),
+        );
+        Decision::Reboot
+    }
+
+    fn take(&mut self, trial: Trial, left: u8) {
+        self.state.trial = Some(Trial {
+            tries_left: left,
+            starts: trial.starts.saturating_add(1),
+            ..trial
+        });
+        self.writes.push(Write::State(self.state.clone()));
+        self.owed = Owed::Try;
+    }
+
+    fn leave(&mut self, save: Save) -> Decision {
+        self.writes.push(match save {
+            Save::Both => Write::StateBoth(self.state.clone()),
+            Save::One | Save::Count => Write::State(self.state.clone()),
+        });
+        self.tell_loader(Loader::starts(self.state.committed.slot));
+        Decision::Reboot
+    }
+
+    fn fail(&mut self, trial: Trial, reason: Reason) {
+        let target = trial.target;
+        self.state.trial = None;
+        self.state.failed = Some(Failure { target, reason });
+    }
+
+    /// The tries ran out without a verdict. With evidence that is one; without, the trial waits to be tried again, twice.
+    fn exhausted(&mut self, mut trial: Trial, cause: Cause) -> Save {
+        trial.exhaustions = trial.exhaustions.saturating_add(1);
+        let reason = match cause {
+            Cause::Watchdog => Reason::Watchdog,
+            Cause::Panic => Reason::KernelPanic,
+            Cause::Unknown if trial.exhaustions < EXHAUSTIONS_MOST => {
+                trial.armings = 0;
+                trial.tries_left = 0;
+                self.state.trial = Some(trial);
+                return Save::One;
+            }
+            // PID 1 was seen, and then nothing is known.
+            Cause::Unknown if trial.starts > 0 => Reason::PowerCut,
+            Cause::Unknown => Reason::TriesExhausted,
+        };
+        self.fail(trial, reason);
+        Save::Both
+    }
+
+    /// Tells the loader, if it does not know. Two records one after the other are one.
+    fn tell_loader(&mut self, record: Loader) {
+        if self.loader == Some(record) {
+            return;
+        }
+        self.loader = Some(record);
+        if let Some(Write::Loader(last)) = self.writes.last_mut() {
+            *last = record;
+        } else {
+            self.writes.push(Write::Loader(record));
+        }
+    }
+}
