@@ -2,6 +2,10 @@
 //!
 //! The device loads modules by name in a fixed order and knows nothing of dependencies, so the order is made here,
 //! from the kernel's own `modules.dep`. What the kernel has built in is left out.
+//!
+//! Debian's signatures are taken off the modules: they stand in the initramfs, which the revision names by its hash, and
+//! to verify them again costs the kernel a hundred million instructions each. The kernel says once that it is tainted. A kernel
+//! that Secure Boot has locked down loads signed modules only; no board here is started by one.
 
 use super::{Kernel, Record, load};
 use crate::cache::{self, Cache};
@@ -12,6 +16,13 @@ use kedge_board_support::boards::Board;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
+
+/// Changes when what is taken from the package changes.
+const RECIPE: &str = "2, unsigned";
+/// What ends a signed module; before it stand a signature and its description (Linux `include/linux/module_signature.h`).
+const SIGNED: &[u8] = b"~Module signature appended~\n";
+/// Bytes of the description: five of kinds and lengths, three of padding, and the signature's length, big-endian.
+const DESCRIPTION: usize = 12;
 
 /// Debian's kernel with the modules that the board names, downloaded and unpacked if the cache has none.
 ///
@@ -33,7 +44,7 @@ pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
     let key = format!(
         "{}-{}",
         package.name,
-        cache::key([&package.version, &wanted.modules.join(" ")])
+        cache::key([RECIPE, &package.version, &wanted.modules.join(" ")])
     );
     let entry = cache.entry("kernels", &key, |folder| {
         let debs = archive.download(std::slice::from_ref(&package))?;
@@ -78,14 +89,13 @@ fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>]) -> Result<()> {
         let file = path.rsplit('/').next().unwrap_or_default();
         let name = format!("modules/{}", file.trim_end_matches(".xz"));
         let source = modules.join(&path);
-        if file.ends_with(".xz") {
-            files::write(
-                &folder.join(&name),
-                process::output(Command::new("xz").arg("-dc").arg(&source))?,
-            )?;
+        let mut module = if file.ends_with(".xz") {
+            process::output(Command::new("xz").arg("-dc").arg(&source))?
         } else {
-            files::copy(&source, &folder.join(&name))?;
-        }
+            files::read(&source)?
+        };
+        take_signature_off(&mut module);
+        files::write(&folder.join(&name), module)?;
         names.push(name);
     }
     files::copy(
@@ -102,6 +112,18 @@ fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>]) -> Result<()> {
         modules: names,
     }
     .write(folder)
+}
+
+fn take_signature_off(module: &mut Vec<u8>) {
+    let body = module.strip_suffix(SIGNED).and_then(|rest| {
+        let (rest, length) = rest.split_last_chunk::<4>()?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        let before = DESCRIPTION.checked_sub(size_of::<u32>())?;
+        rest.len().checked_sub(before)?.checked_sub(length)
+    });
+    if let Some(body) = body {
+        module.truncate(body);
+    }
 }
 
 /// Paths of the wanted modules and of all they need, dependencies first, each once.
@@ -165,6 +187,28 @@ mod tests {
             names,
             ["failover", "net_failover", "virtio_net", "virtio_rng"]
         );
+    }
+
+    #[test]
+    fn a_signature_is_taken_off_and_nothing_else() {
+        let signed = [
+            b"module".as_slice(),
+            b"signature",
+            &[0, 0, 2, 0, 0, 0, 0, 0],
+            &9_u32.to_be_bytes(),
+            SIGNED,
+        ]
+        .concat();
+        let mut module = signed.clone();
+        take_signature_off(&mut module);
+        assert_eq!(module, b"module");
+        take_signature_off(&mut module);
+        assert_eq!(module, b"module");
+        // A length that the file does not have.
+        let mut short = signed[signed.len() - SIGNED.len() - DESCRIPTION..].to_vec();
+        let before = short.clone();
+        take_signature_off(&mut short);
+        assert_eq!(short, before);
     }
 
     #[test]
