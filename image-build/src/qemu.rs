@@ -3,7 +3,7 @@
 //! [`Vm::start`] does what a loader does: it reads the loader record of the disk, takes a try off, takes kernel,
 //! initramfs and arguments out of the slot, and starts QEMU with them. When the guest resets, it does so again; when
 //! the guest powers off, it ends. What happens comes as a stream of [`Event`]s, so that console lines, resets and
-//! boots keep their order.
+//! boots keep their order. Memory outlives a reset, so that a panic's text can be found in it, and no machine.
 //!
 //! It judges nothing: expecting lines with deadlines is the test harness's work. It works on the disk image itself;
 //! who wants to keep the image gives it a copy. Killing the machine ([`Vm::kill`]) is a power cut as far as QEMU can
@@ -11,6 +11,7 @@
 
 mod command;
 mod loader;
+mod memory;
 mod qmp;
 mod supervisor;
 

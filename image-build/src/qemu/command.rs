@@ -16,7 +16,8 @@ fn quoted(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-pub(super) fn command(config: &VmConfig, loaded: &Loaded) -> Result<Command> {
+/// `memory` is the file that the machine's memory is kept in.
+pub(super) fn command(config: &VmConfig, loaded: &Loaded, memory: &Path) -> Result<Command> {
     let qemu = config
         .board
         .qemu
@@ -37,8 +38,16 @@ pub(super) fn command(config: &VmConfig, loaded: &Loaded) -> Result<Command> {
         "none",
         "-no-reboot",
     ]);
-    command.args(["-M", &qemu.machine, "-cpu", &qemu.cpu]);
-    command.args(["-m", &config.memory.unwrap_or(qemu.memory).to_string()]);
+    let size = config.memory.unwrap_or(qemu.memory);
+    command.args(["-M", &format!("{},memory-backend=ram", qemu.machine)]);
+    command.args(["-cpu", &qemu.cpu, "-m", &size.to_string()]);
+    command.args([
+        "-object",
+        &format!(
+            "memory-backend-file,id=ram,size={size}M,share=on,mem-path={}",
+            quoted(memory)
+        ),
+    ]);
     command
         .arg("-kernel")
         .arg(&loaded.kernel)

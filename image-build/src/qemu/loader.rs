@@ -4,6 +4,7 @@
 //! and both copies are written *before* a trial's slot is started; without any valid copy slot a is started; a slot
 //! that cannot be read gives way to the other one.
 
+use super::ResetCause;
 use crate::files;
 use crate::image::{fat, gpt};
 use anyhow::{Context, Result, bail};
@@ -26,6 +27,21 @@ pub struct Loaded {
     pub initramfs: PathBuf,
     /// The kernel's arguments.
     pub arguments: String,
+}
+
+impl Loaded {
+    /// With what a loader tells of the reset that came before, in front of everything else: of an argument given twice
+    /// the device believes the first. A real loader asks its reset controller; a reset that the guest asked for and a
+    /// power-on are told apart by nobody.
+    pub(super) fn after(mut self, reset: Option<ResetCause>) -> Self {
+        match reset {
+            Some(ResetCause::Watchdog) => {
+                self.arguments.insert_str(0, "kedge.reset=watchdog ");
+            }
+            Some(ResetCause::Guest) | None => {}
+        }
+        self
+    }
 }
 
 /// Decides as a loader, and puts the slot's files into `folder`.

@@ -2,8 +2,10 @@
 //!
 //! `load, start, listen to the monitor until QEMU is gone`, then by the monitor's last words: a reset starts over,
 //! anything else ends the machine. `-no-reboot` makes QEMU end at a reset, since only a new process takes another slot.
+//! The machine's memory is ours, so that it outlives the process.
 
 use super::command::{command, monitor_socket};
+use super::memory::Memory;
 use super::{Console, Ending, Event, Loaded, ResetCause, VmConfig, load, qmp};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -95,11 +97,12 @@ struct Run {
 pub(super) fn start(config: VmConfig) -> Result<(Arc<Shared>, Receiver<Event>, JoinHandle<()>)> {
     let shared = Arc::new(Shared::default());
     let (sender, receiver) = channel();
-    let run = boot(&config, &shared, &sender)?;
+    let memory = Memory::new()?;
+    let run = boot(&config, &memory, None, &shared, &sender)?;
     let thread = {
         let shared = Arc::clone(&shared);
         thread::Builder::new().name("loader".into()).spawn(move || {
-            let ending = supervise(&config, &shared, &sender, run);
+            let ending = supervise(&config, &memory, &shared, &sender, run);
             // Nobody may be listening any more.
             sender.send(Event::Ended(ending)).ok();
         })
@@ -109,6 +112,7 @@ pub(super) fn start(config: VmConfig) -> Result<(Arc<Shared>, Receiver<Event>, J
 
 fn supervise(
     config: &VmConfig,
+    memory: &Memory,
     shared: &Arc<Shared>,
     events: &Sender<Event>,
     mut run: Run,
@@ -140,15 +144,22 @@ fn supervise(
             ResetCause::Guest
         };
         events.send(Event::Reset(cause)).ok();
-        run = match boot(config, shared, events) {
+        run = match boot(config, memory, Some(cause), shared, events) {
             Ok(run) => run,
             Err(error) => return Ending::NotStarted(error),
         };
     }
 }
 
-fn boot(config: &VmConfig, shared: &Arc<Shared>, events: &Sender<Event>) -> Result<Run> {
-    let mut loaded: Loaded = load(&config.board, &config.disk, &config.folder)?;
+fn boot(
+    config: &VmConfig,
+    memory: &Memory,
+    reset: Option<ResetCause>,
+    shared: &Arc<Shared>,
+    events: &Sender<Event>,
+) -> Result<Run> {
+    let loaded: Loaded = load(&config.board, &config.disk, &config.folder)?;
+    let mut loaded = loaded.after(reset);
     if !config.arguments.is_empty() {
         loaded.arguments = format!("{} {}", loaded.arguments, config.arguments);
     }
@@ -156,7 +167,7 @@ fn boot(config: &VmConfig, shared: &Arc<Shared>, events: &Sender<Event>) -> Resu
     std::fs::remove_file(&socket).ok();
     let listener = UnixListener::bind(&socket)
         .with_context(|| format!("cannot make the socket {}", socket.display()))?;
-    let mut command = command(config, &loaded)?;
+    let mut command = command(config, &loaded, &memory.path())?;
     command.stderr(Stdio::piped());
     if config.console == Console::Events {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());

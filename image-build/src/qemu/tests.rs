@@ -68,7 +68,7 @@ fn a_new_image_boots_slot_a() {
     let loaded = disk.load().unwrap();
     assert_eq!(
         loaded.arguments,
-        "console=ttyS0 panic=1 oops=panic kedge.slot=a quiet"
+        format!("{} kedge.slot=a quiet", disk.sample.board.boot.arguments)
     );
     assert_eq!(files::read(&loaded.kernel).unwrap().len(), 70_000);
     assert_eq!(files::read(&loaded.initramfs).unwrap().len(), 50_000);
@@ -157,7 +157,7 @@ fn words(config: &VmConfig) -> String {
         initramfs: "i".into(),
         arguments: "quiet".into(),
     };
-    crate::process::line(&command::command(config, &loaded).unwrap())
+    crate::process::line(&command::command(config, &loaded, Path::new("/m,1")).unwrap())
 }
 
 #[test]
@@ -169,7 +169,9 @@ fn the_command_line_is_that_of_the_board() {
     });
     let line = words(&config);
     for part in [
-        "-M q35 -cpu qemu64 -m 256 -kernel k -initrd i -append quiet",
+        "-M q35,memory-backend=ram -cpu qemu64 -m 256",
+        "-object memory-backend-file,id=ram,size=256M,share=on,mem-path=/m,,1",
+        "-kernel k -initrd i -append quiet",
         "file=/tmp/a,,b/disk",
         "-no-reboot",
         "hostfwd=tcp:127.0.0.1:8080-:80",
@@ -181,6 +183,38 @@ fn the_command_line_is_that_of_the_board() {
     ] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
+}
+
+#[test]
+fn memory_has_the_size_that_was_asked_for() {
+    let config = VmConfig {
+        memory: Some(48),
+        ..config()
+    };
+    let line = words(&config);
+    assert!(
+        line.contains("-m 48 ") && line.contains("size=48M,"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_loader_tells_of_the_watchdog_alone_and_first() {
+    let after = |reset| {
+        let loaded = Loaded {
+            slot: Slot::A,
+            kernel: "k".into(),
+            initramfs: "i".into(),
+            arguments: "quiet kedge.reset=none".into(),
+        };
+        loaded.after(reset).arguments
+    };
+    assert_eq!(
+        after(Some(ResetCause::Watchdog)),
+        "kedge.reset=watchdog quiet kedge.reset=none"
+    );
+    assert_eq!(after(Some(ResetCause::Guest)), after(None));
+    assert_eq!(after(None), "quiet kedge.reset=none");
 }
 
 #[test]
@@ -205,7 +239,7 @@ fn a_folder_that_no_socket_fits_into_is_refused() {
         arguments: String::new(),
     };
     assert!(
-        command::command(&config, &loaded)
+        command::command(&config, &loaded, Path::new("/m"))
             .unwrap_err()
             .to_string()
             .contains("107 bytes")
