@@ -275,8 +275,8 @@ mod tests {
                 "budgets.initramfs",
             ),
             (
-                "arguments = \"console=ttyS0 panic=1 oops=panic\"",
-                "arguments = \"panic=0\"",
+                "arguments = \"\"\"\nconsole=ttyS0 panic=1",
+                "arguments = \"\"\"\nconsole=ttyS0 panic=0",
                 "boot.arguments",
             ),
         ];
@@ -284,12 +284,28 @@ mod tests {
             let text = GOOD.replace(from, to);
             assert_ne!(text, GOOD, "{from}");
             let error = parse("my.toml", &text).unwrap_err();
-            let line = text.lines().position(|line| line.contains(to)).unwrap() + 1;
+            let key_line = to.lines().next().unwrap();
+            let line = text
+                .lines()
+                .position(|line| line.contains(key_line))
+                .unwrap()
+                + 1;
             assert!(
                 matches!(&error, Error::Value { key: found, line: at, .. } if *found == key && *at == line),
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn arguments_over_several_lines_are_one_line_for_the_kernel() {
+        let arguments = find("qemu-x86-64").unwrap().boot.arguments;
+        let words: Vec<&str> = arguments.split(' ').collect();
+        assert!(words.contains(&"panic=1") && words.contains(&"pstore.compress=none"));
+        assert!(!words.contains(&""), "{arguments}");
+        // Where a panic's text is and what the kernel must keep its hands off are one place.
+        assert!(words.contains(&"memmap=8K$0x90000") && words.contains(&"ramoops.mem_size=0x2000"));
+        assert!(words.contains(&"ramoops.mem_address=0x90000"));
     }
 
     #[test]

@@ -75,6 +75,8 @@ impl Error {
                 .is_some_and(|(name, _)| name.trim() == last);
             if here == table && found {
                 line = number.saturating_add(1);
+                // A later line that begins alike belongs to a text of several lines.
+                break;
             }
         }
         Self::Value {
