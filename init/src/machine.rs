@@ -38,6 +38,9 @@
 //! Once its turn has come, a container never waits for others again: order is for starting up, and
 //! a restart must not leave a container down because another one is ill.
 //!
+//! Some containers can be exchanged while the others go on: [`Machine::retire`], then [`Machine::exchange`]; what
+//! that asks of the driver stands at [`Machine::exchange`].
+//!
 //! What the driver owes (the machine survives a driver that does not, but may then wait for ever):
 //! - Every [`Action::Spawn`] is answered with [`Event::Started`] or [`Event::SpawnFailed`]; after the latter no
 //!   process is left. A started process is followed by one [`Event::Exited`] and, before it, by
@@ -48,6 +51,7 @@
 
 mod due;
 mod event;
+mod exchange;
 mod health;
 mod order;
 mod rule;
@@ -60,20 +64,24 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 pub use event::{Action, Command, Ending, Event, Halt, Id};
+pub use exchange::{Exchanged, Refused};
 pub use health::Watch;
 pub use state::{After, Pressure, Run, State};
 pub use status::{ContainerStatus, GoalMissed, Missed, WaitsFor};
 
 use kedge_revision::{Content, Name};
-use rule::Rule;
 use unit::Unit;
 
-/// Longest grace of one container in a shutdown, milliseconds.
+/// Longest grace of one container in a shutdown or when it is retired, milliseconds.
 pub const SHUTDOWN_GRACE: u64 = 30_000;
-/// Milliseconds from a shutdown's beginning to the kill of all that is left.
+/// Milliseconds from the beginning of a shutdown or a retirement to the kill of all of it that is left.
 pub const SHUTDOWN_LIMIT: u64 = 90_000;
 /// How long a shutdown waits for what was killed before it goes on without it, milliseconds. A
 /// process in an uninterruptible sleep (a dying disk) cannot be killed, and must not keep the device up.
@@ -86,8 +94,8 @@ enum Mode {
     Resting,
     /// Containers run.
     Up,
-    /// Containers are being stopped; at `limit` all that is left is killed.
-    Halting { halt: Halt, limit: Option<u64> },
+    /// Containers are being stopped.
+    Halting(Halt),
     /// All are down.
     Down(Halt),
 }
@@ -104,32 +112,23 @@ struct Context<'a> {
 pub struct Machine {
     mode: Mode,
     groups: Vec<Name>,
+    /// By name.
     units: Vec<Unit>,
-    /// How many groups may start; only grows.
+    /// How many groups may start; only grows, until an exchange.
     open: usize,
     settled: Option<u64>,
+    /// When all that is to be down is killed.
+    limit: Option<u64>,
 }
 
 impl Machine {
     /// For the containers of a revision, all at rest until [`Event::Begin`]. An [`Id`] is the
-    /// index of a container among the sorted names.
+    /// index of a container among the sorted names, until an exchange.
     #[must_use]
     pub fn new(content: &Content) -> Self {
-        let units = content
-            .containers
-            .iter()
-            .zip(0_u16..)
-            .map(|((name, container), index)| {
-                Unit::new(Id(index), Rule::new(content, name, container))
-            })
-            .collect();
-        Self {
-            mode: Mode::Resting,
-            groups: content.groups.iter().map(|g| g.name.clone()).collect(),
-            units,
-            open: 0,
-            settled: None,
-        }
+        let mut machine = Self::empty();
+        machine.replace(content);
+        machine
     }
 
     /// For a device that runs nothing: repair mode.
@@ -141,6 +140,7 @@ impl Machine {
             units: Vec::new(),
             open: 0,
             settled: None,
+            limit: None,
         }
     }
 
@@ -164,7 +164,7 @@ impl Machine {
     pub const fn halting(&self) -> Option<Halt> {
         match self.mode {
             Mode::Resting | Mode::Up => None,
-            Mode::Halting { halt, .. } | Mode::Down(halt) => Some(halt),
+            Mode::Halting(halt) | Mode::Down(halt) => Some(halt),
         }
     }
 
@@ -214,20 +214,16 @@ impl Machine {
     /// When [`Event::Tick`] is next due, milliseconds since boot; `None` if nothing waits for time.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        let halting = matches!(self.mode, Mode::Halting { .. });
-        let limit = match self.mode {
-            Mode::Halting { limit, .. } => limit,
-            Mode::Resting | Mode::Up | Mode::Down(_) => None,
-        };
+        let halting = matches!(self.mode, Mode::Halting(_));
         self.units
             .iter()
             .filter_map(|unit| unit.deadline(halting))
-            .chain(limit)
+            .chain(self.limit)
             .min()
     }
 
     fn unit(&self, id: Id) -> Option<&Unit> {
-        self.units.get(usize::from(id.0))
+        self.units.iter().find(|unit| unit.id == id)
     }
 
     fn with(
@@ -238,7 +234,7 @@ impl Machine {
         change: impl FnOnce(&mut Unit, &mut Context<'_>),
     ) {
         let halting = self.halting().is_some();
-        if let Some(unit) = self.units.get_mut(usize::from(id.0)) {
+        if let Some(unit) = self.units.iter_mut().find(|unit| unit.id == id) {
             change(
                 unit,
                 &mut Context {

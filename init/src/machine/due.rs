@@ -1,4 +1,4 @@
-//! What a container does when time has passed, and what a shutdown does to its times.
+//! What a container does when time has passed, and what a shutdown or its retirement does to its times.
 
 use super::event::{Action, Ending};
 use super::health::Watch;
@@ -113,6 +113,28 @@ impl Unit {
             } => *at = cx.now,
             State::Clearing { .. } => self.since = cx.now,
             State::Starting { .. } | State::Finished | State::Failed(_) | State::Stopped => {}
+        }
+    }
+
+    /// It makes place for another: what does not run never will, what is ending gets no more time than in a shutdown.
+    pub(super) fn retire(&mut self, cx: &mut Context<'_>) {
+        if core::mem::replace(&mut self.retiring, true) {
+            return;
+        }
+        let most = cx.now.saturating_add(SHUTDOWN_GRACE);
+        match &mut self.state {
+            State::Waiting | State::BackingOff { .. } | State::Finished | State::Failed(_) => {
+                self.set(cx, State::Stopped);
+            }
+            State::Stopping {
+                pressure: Pressure::Asked { kill_at },
+                ..
+            } => *kill_at = most.min(*kill_at),
+            State::Starting { .. }
+            | State::Running(_)
+            | State::Stopping { .. }
+            | State::Clearing { .. }
+            | State::Stopped => {}
         }
     }
 }

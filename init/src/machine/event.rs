@@ -3,12 +3,13 @@
 use core::fmt;
 use kedge_sys::process::ExitStatus;
 
-/// A container, by its index among the sorted names of its revision.
+/// A container, for as long as one of its name is there: an exchange gives the same name the same id, and a new name
+/// the lowest that is free. Always less than the most containers that a revision may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id(pub(super) u16);
 
 impl Id {
-    /// The index, for tables beside the machine's.
+    /// The id as an index, for tables beside the machine's.
     #[must_use]
     pub fn index(self) -> usize {
         usize::from(self.0)

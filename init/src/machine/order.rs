@@ -17,14 +17,9 @@ impl Machine {
         for unit in &mut self.units {
             unit.tick(&mut cx);
         }
-        if let Mode::Halting {
-            limit: limit @ Some(_),
-            ..
-        } = &mut self.mode
-            && limit.is_some_and(|at| at <= now)
-        {
-            *limit = None;
-            for unit in self.units.iter_mut().filter(|unit| killable(unit)) {
+        if self.limit.take_if(|at| *at <= now).is_some() {
+            let left = |unit: &&mut Unit| (halting || unit.retiring) && killable(unit);
+            for unit in self.units.iter_mut().filter(left) {
                 unit.kill(&mut cx, Some(After::Stop));
             }
         }
@@ -35,10 +30,8 @@ impl Machine {
         if self.halting().is_some() {
             return;
         }
-        self.mode = Mode::Halting {
-            halt,
-            limit: Some(now.saturating_add(SHUTDOWN_LIMIT)),
-        };
+        self.mode = Mode::Halting(halt);
+        self.limit = Some(now.saturating_add(SHUTDOWN_LIMIT));
         let mut cx = Context {
             now,
             halting: true,
@@ -54,6 +47,10 @@ impl Machine {
         match self.mode {
             Mode::Resting | Mode::Down(_) => {}
             Mode::Up => {
+                self.stop_next(now, actions);
+                if self.retired() {
+                    self.limit = None;
+                }
                 self.release(now, actions);
                 self.settled = if self.goals_met() {
                     self.settled.or(Some(now))
@@ -61,11 +58,12 @@ impl Machine {
                     None
                 };
             }
-            Mode::Halting { halt, .. } => {
+            Mode::Halting(halt) => {
                 self.settled = None;
                 self.stop_next(now, actions);
                 if !self.units.iter().any(Unit::live) {
                     self.mode = Mode::Down(halt);
+                    self.limit = None;
                     actions.push(Action::AllDown(halt));
                 }
             }
@@ -109,23 +107,27 @@ impl Machine {
             .find(|other| !other.goal_met())
     }
 
-    /// Asks those of the last group that still runs to end, each once all that come after it are down.
+    /// Of those that are to be down, asks those of the last group that still runs to end, each once all that come
+    /// after it are down. Those that are not do not count: they go on without what they once waited for.
     fn stop_next(&mut self, now: u64, actions: &mut Vec<Action>) {
-        let live = self.units.iter().filter(|unit| unit.live());
+        let halting = self.halting().is_some();
+        let ends = |unit: &Unit| unit.live() && (halting || unit.retiring);
+        let live = self.units.iter().filter(|unit| ends(unit));
         let Some(group) = live.map(|unit| unit.rule.group).max() else {
             return;
         };
         for index in 0..self.units.len() {
             let due = self.units.get(index).is_some_and(|unit| {
-                let needed = |other: &Unit| other.live() && other.rule.after.contains(&unit.id);
-                unit.rule.group == group
+                let needed = |other: &Unit| ends(other) && other.rule.after.contains(&unit.id);
+                ends(unit)
+                    && unit.rule.group == group
                     && matches!(unit.state, State::Starting { .. } | State::Running(_))
                     && !self.units.iter().any(needed)
             });
             if let (true, Some(unit)) = (due, self.units.get_mut(index)) {
                 let mut cx = Context {
                     now,
-                    halting: true,
+                    halting,
                     actions,
                 };
                 unit.stop(&mut cx, After::Stop);

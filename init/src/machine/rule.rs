@@ -21,8 +21,14 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    pub(super) fn new(content: &Content, name: &Name, container: &Container) -> Self {
-        let index = |wanted: &Name| content.containers.keys().position(|name| name == wanted);
+    /// `ids` has the id of every container of the content.
+    pub(super) fn new(
+        content: &Content,
+        name: &Name,
+        container: &Container,
+        ids: &[(&Name, Id)],
+    ) -> Self {
+        let id = |wanted: &Name| Some(ids.iter().find(|(name, _)| *name == wanted)?.1);
         Self {
             name: name.clone(),
             // The content's check holds that the group exists.
@@ -31,13 +37,7 @@ impl Rule {
                 .iter()
                 .position(|group| group.name == container.group)
                 .unwrap_or(0),
-            after: container
-                .after
-                .iter()
-                .filter_map(index)
-                .filter_map(|index| u16::try_from(index).ok())
-                .map(Id)
-                .collect(),
+            after: container.after.iter().filter_map(id).collect(),
             goal: container.goal,
             health: container.health.as_ref().map(HealthRule::new),
             restart: container.restart.clone(),

@@ -31,6 +31,8 @@ pub(super) struct Unit {
     pub(super) token: u32,
     /// The kernel killed in its cgroup during this run.
     oom: bool,
+    /// It goes down for good, and makes place for another.
+    pub(super) retiring: bool,
 }
 
 impl Unit {
@@ -47,6 +49,7 @@ impl Unit {
             attempt: 0,
             token: 0,
             oom: false,
+            retiring: false,
         }
     }
 
@@ -214,7 +217,7 @@ impl Unit {
     /// Nothing of the run is left: what next?
     fn settle(&mut self, cx: &mut Context<'_>, then: After) {
         match then {
-            _ if cx.halting => self.set(cx, State::Stopped),
+            _ if cx.halting || self.retiring => self.set(cx, State::Stopped),
             After::Stop => self.set(cx, State::Stopped),
             After::Restart => {
                 self.attempt = 0;
@@ -306,12 +309,13 @@ impl Unit {
     }
 
     fn kill_time(&self, cx: &Context<'_>) -> u64 {
-        let most = if cx.halting { SHUTDOWN_GRACE } else { u64::MAX };
+        let bounded = cx.halting || self.retiring;
+        let most = if bounded { SHUTDOWN_GRACE } else { u64::MAX };
         cx.now.saturating_add(self.rule.grace.min(most))
     }
 
     pub(super) fn command(&mut self, cx: &mut Context<'_>, command: Command) {
-        if cx.halting {
+        if cx.halting || self.retiring {
             return;
         }
         let live = self.live();
