@@ -6,7 +6,7 @@
 use super::units::{Signal, Size, Span, UserText};
 use kedge_revision::container::{
     Capability, Check, ControlRole, Goal, Health, Lifetime, Limits, Network, Process, Restart,
-    RestartPolicy, RootWrites, Then, User, Volume,
+    RestartPolicy, RootWrites, Snapshot, Then, User, Volume,
 };
 use kedge_revision::{Container, Name, ObjectId};
 use serde::Deserialize;
@@ -174,6 +174,12 @@ pub struct VolumeText {
     /// Most data.
     #[serde(default)]
     pub size: Option<Size>,
+    /// Whether a copy is kept while a revision is on trial.
+    #[serde(default)]
+    pub snapshot: Snapshot,
+    /// Largest copy; `size` if absent.
+    #[serde(default)]
+    pub snapshot_max: Option<Size>,
 }
 
 /// `[limits]`.
@@ -228,6 +234,8 @@ impl ContainerText {
                 lifetime: volume.lifetime,
                 owner,
                 size: volume.size.map(|s| s.bytes),
+                snapshot: volume.snapshot,
+                snapshot_max: volume.snapshot_max.map(|s| s.bytes),
             };
             volumes.insert(name.clone(), volume);
         }
@@ -414,6 +422,18 @@ mod tests {
             container.capabilities,
             [Capability::Chown, Capability::Setuid]
         );
+    }
+
+    #[test]
+    fn a_volume_asks_for_a_copy_on_trial() {
+        let mut text = parse("");
+        let volume = "path = \"/data\"\nlifetime = \"permanent\"\nsnapshot = \"on-trial\"\nsnapshot-max = \"1MiB\"";
+        text.volumes
+            .insert("data".parse().unwrap(), toml::from_str(volume).unwrap());
+        let container = text.container(&numbers).unwrap();
+        container.check("containers.web").unwrap();
+        let volume = container.volumes.values().next().unwrap();
+        assert_eq!(volume.snapshot_bound(), Some(1 << 20));
     }
 
     #[test]

@@ -207,6 +207,24 @@ pub struct Volume {
     /// Largest size, bytes; for lifetime `boot` also the tmpfs's size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// Whether a copy is kept while a revision is on trial; only for lifetime `permanent`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub snapshot: Snapshot,
+    /// Largest copy, bytes; `size` if absent. A trial whose copy would be larger does not begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_max: Option<u64>,
+}
+
+/// Whether a copy of a volume is kept while a revision is on trial, so that code which is rolled back to
+/// finds the data that it left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Snapshot {
+    /// No: what the trial wrote stays.
+    #[default]
+    Never,
+    /// A copy is made before the trial, and is brought back if the trial fails.
+    OnTrial,
 }
 
 /// How long a volume's data lives.
@@ -355,7 +373,7 @@ impl Container {
             ));
         }
         for (name, volume) in &self.volumes {
-            check_path(&volume.path, &at(&format!("volumes.{name}.path")))?;
+            volume.check(&at(&format!("volumes.{name}")))?;
         }
         self.limits.check(&at("limits"))?;
         check_sorted(&self.capabilities, &at("capabilities"))?;
@@ -416,6 +434,35 @@ impl Process {
         }
         check_sorted(&self.user.groups, &at("user.groups"))?;
         check_path(&self.working_directory, &at("working-directory"))
+    }
+}
+
+impl Volume {
+    /// Most bytes that its copy on trial may take; `None`: no copy is kept.
+    #[must_use]
+    pub fn snapshot_bound(&self) -> Option<u64> {
+        match self.snapshot {
+            Snapshot::Never => None,
+            Snapshot::OnTrial => self.snapshot_max.or(self.size),
+        }
+    }
+
+    fn check(&self, field: &str) -> Result<(), Error> {
+        let at = |name: &str| format!("{field}.{name}");
+        check_path(&self.path, &at("path"))?;
+        match self.snapshot {
+            Snapshot::Never if self.snapshot_max.is_some() => Err(Error::invalid(
+                at("snapshot-max"),
+                "is for snapshot on-trial",
+            )),
+            Snapshot::OnTrial if self.lifetime != Lifetime::Permanent => {
+                Err(Error::invalid(at("snapshot"), "is for lifetime permanent"))
+            }
+            Snapshot::OnTrial if self.snapshot_bound().is_none() => {
+                Err(Error::invalid(at("snapshot"), "needs size or snapshot-max"))
+            }
+            Snapshot::Never | Snapshot::OnTrial => Ok(()),
+        }
     }
 }
 
@@ -500,5 +547,40 @@ fn check_sorted<T: PartialOrd>(list: &[T], field: &str) -> Result<(), Error> {
             field,
             "is not sorted, or holds something twice",
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_of_a_permanent_volume_and_has_a_bound() {
+        let volume = |snapshot, lifetime, size, snapshot_max| Volume {
+            path: "/data".into(),
+            lifetime,
+            owner: None,
+            size,
+            snapshot,
+            snapshot_max,
+        };
+        let (some, none) = (Some(1), None);
+        for (lifetime, size, most, bound) in [
+            (Lifetime::Permanent, Some(2), some, Some(1)),
+            (Lifetime::Permanent, Some(2), none, Some(2)),
+            (Lifetime::Permanent, none, none, None),
+            (Lifetime::Revision, some, some, None),
+            (Lifetime::Boot, some, some, None),
+        ] {
+            let volume = volume(Snapshot::OnTrial, lifetime, size, most);
+            assert_eq!(volume.check("v").is_ok(), bound.is_some(), "{volume:?}");
+            assert!(bound.is_none() || volume.snapshot_bound() == bound);
+        }
+        let never = volume(Snapshot::Never, Lifetime::Permanent, some, none);
+        never.check("v").unwrap();
+        assert_eq!(never.snapshot_bound(), None);
+        volume(Snapshot::Never, Lifetime::Permanent, some, some)
+            .check("v")
+            .unwrap_err();
     }
 }

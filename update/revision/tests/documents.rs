@@ -13,7 +13,7 @@ use ed25519_dalek::SigningKey;
 use kedge_revision::configuration::{Interface, Logs, NetworkConfiguration};
 use kedge_revision::container::{
     Capability, Check, Container, ControlRole, Goal, Health, Lifetime, Limits, Network, Process,
-    Restart, RestartPolicy, RootWrites, Then, User, Volume,
+    Restart, RestartPolicy, RootWrites, Snapshot, Then, User, Volume,
 };
 use kedge_revision::content::{Change, Commit, Group, HubGoal};
 use kedge_revision::fresh::{Assignment, Fresh, Nonce};
@@ -118,6 +118,8 @@ fn web() -> Container {
                     groups: vec![],
                 }),
                 size: Some(64 << 20),
+                snapshot: Snapshot::OnTrial,
+                snapshot_max: Some(32 << 20),
             },
         )]),
         limits: Limits {
