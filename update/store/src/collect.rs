@@ -35,12 +35,16 @@ pub fn collect(
     objects: &BTreeSet<ObjectId>,
 ) -> Result<Collected, Error> {
     let mut collected = Collected::default();
-    for id in store.revisions()? {
+    // By name, not by document: what a cut left of an earlier collection has lost that.
+    for name in names(&store.data().join("revisions"))? {
+        let Ok(id) = format!("v1:{name}").parse::<ObjectId>() else {
+            continue;
+        };
         if !revisions.contains(&id) {
             let directory = store.revision_directory(id);
             // The document first: without it the directory is no revision any more.
             durable::remove(&directory.join("revision.json"))?;
-            std::fs::remove_dir_all(&directory).map_err(Error::file("remove", &directory))?;
+            durable::remove_tree(&directory)?;
             collected.revisions += 1;
         }
     }
@@ -110,6 +114,18 @@ mod tests {
         assert_eq!(store.objects().unwrap(), [a]);
         assert_eq!(store.revisions().unwrap(), [kept]);
         assert!(!store.object_path(b).exists());
+    }
+
+    #[test]
+    fn what_a_cut_left_of_a_collection_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let id = verity::digest(b"document");
+        store.put_revision(id, b"document", b"sig", "test").unwrap();
+        durable::remove(&store.revision_directory(id).join("revision.json")).unwrap();
+        let none = BTreeSet::new();
+        assert_eq!(collect(&store, &none, &none).unwrap().revisions, 1);
+        assert!(!store.revision_directory(id).exists());
     }
 
     #[test]

@@ -96,6 +96,29 @@ pub fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Removes a directory with everything in it, and follows no symbolic link; one that is not there will do.
+/// As durable as [`remove`]: what half of is left after a cut must have lost its name before.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn remove_tree(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::file("remove", path)(error)),
+    }
+}
+
+/// Writes everything of the file system that `path` is on to the disk: for many files at once.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn sync_all(path: &Path) -> Result<(), Error> {
+    let directory = File::open(path).map_err(Error::file("open", path))?;
+    kedge_sys::rustix::fs::syncfs(&directory)
+        .map_err(|errno| Error::file("sync the file system of", path)(errno.into()))
+}
+
 /// Removes temporary files that a power cut left in `directory`, and tells how many.
 ///
 /// # Errors

@@ -36,6 +36,15 @@ pub enum Error {
         /// Its size, bytes.
         size: u64,
     },
+    /// Bytes come from another place on than where the object goes on.
+    Offset {
+        /// The object.
+        id: ObjectId,
+        /// Where they come from, bytes.
+        offset: u64,
+        /// Where it goes on, bytes.
+        done: u64,
+    },
     /// The object is not complete yet.
     Incomplete {
         /// The object.
@@ -74,6 +83,7 @@ impl Error {
             Self::File { .. }
             | Self::Damaged { .. }
             | Self::TooLong { .. }
+            | Self::Offset { .. }
             | Self::Incomplete { .. }
             | Self::Seal { .. } => None,
         }
@@ -96,6 +106,9 @@ impl fmt::Display for Error {
             Self::Damaged { source } => source.fmt(f),
             Self::TooLong { id, size } => {
                 write!(f, "more than the {size} bytes of object {id} arrived")
+            }
+            Self::Offset { id, offset, done } => {
+                write!(f, "object {id} goes on at byte {done}, not {offset}")
             }
             Self::Incomplete { id, missing } => {
                 write!(f, "object {id} still lacks {missing} bytes")
@@ -122,6 +135,7 @@ impl std::error::Error for Error {
             } => Some(source),
             Self::NoSpace { .. }
             | Self::TooLong { .. }
+            | Self::Offset { .. }
             | Self::Incomplete { .. }
             | Self::Seal { source: None, .. } => None,
         }

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! objects/v1/ab/<64 hex>       immutable, sealed with fs-verity
-//! revisions/<64 hex>/          revision.json, revision.sig, parameters/<counter>, origin
+//! revisions/<64 hex>/          revision.json, revision.sig, parameters/<counter>, origin, committed
 //! roots/<n>.json, <n>.sig
 //! staging/<64 hex>.part, .tree resumable downloads
 //! volumes/<container>/<name>/
+//! snapshots/<64 hex>/          volumes as they were before a trial
 //! device/                      identity, enrolment
 //! logs/
 //! ```
@@ -23,5 +24,5 @@ pub mod staging;
 mod store;
 
 pub use error::Error;
-pub use staging::Staging;
-pub use store::Store;
+pub use staging::{Arrival, Staging};
+pub use store::{COMMITTED, Store};

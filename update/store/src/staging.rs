@@ -18,7 +18,7 @@ use kedge_sys::verity::{VerityError, measure, seal};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An object that is arriving, in order.
 #[derive(Debug)]
@@ -48,6 +48,36 @@ impl Staging {
         }
         let tree = std::fs::read(path).ok()?;
         Tree::open(id, object.size, &tree).ok().map(|_| tree)
+    }
+
+    /// Bytes of an interrupted object that are there and verify: where it goes on. An object of which nothing but
+    /// its name was missing gets that, and then [`Store::has`] it.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Seal`].
+    pub fn resumable(store: &Store, id: ObjectId, object: Object) -> Result<u64, Error> {
+        let path = store.staging_path(id, "part");
+        let Ok(file) = File::open(&path) else {
+            return Ok(0);
+        };
+        // A cut after the sealing: such a file cannot be opened for writing any more.
+        if measure(&file).is_ok() {
+            if check_seal(&file, id).is_ok() {
+                name(store, id, &file, &path)?;
+                return Ok(object.size);
+            }
+            durable::remove(&path)?;
+            return Ok(0);
+        }
+        let Some(tree) = Self::saved_tree(store, id, object) else {
+            return Ok(0);
+        };
+        let staging = Self::begin(store, id, object, &tree)?;
+        let done = staging.done();
+        if done == object.size {
+            staging.finish()?;
+        }
+        Ok(done)
     }
 
     /// Begins or resumes: judges the tree, then the blocks that are already there.
@@ -186,14 +216,122 @@ impl Staging {
                 });
             }
         }
-        durable::sync(&file, &self.path)?;
-        let target = self.store.object_path(self.id);
-        if let Some(parent) = target.parent() {
-            durable::make_directory(parent)?;
+        name(&self.store, self.id, &file, &self.path)
+    }
+}
+
+/// Gives a sealed object its name.
+fn name(store: &Store, id: ObjectId, file: &File, path: &Path) -> Result<PathBuf, Error> {
+    durable::sync(file, path)?;
+    let target = store.object_path(id);
+    if let Some(parent) = target.parent() {
+        durable::make_directory(parent)?;
+    }
+    durable::rename(path, &target)?;
+    durable::remove(&store.staging_path(id, "tree"))?;
+    Ok(target)
+}
+
+/// An object as it is sent: its tree, then its bytes from `offset` on, in pieces of any size.
+#[derive(Debug)]
+pub struct Arrival {
+    store: Store,
+    id: ObjectId,
+    object: Object,
+    offset: u64,
+    /// What has come of the tree; it is in `staging` once it is whole.
+    tree: Vec<u8>,
+    staging: Option<Staging>,
+}
+
+impl Arrival {
+    /// Before the first byte. An object of at most one block has no tree, and is begun at once.
+    ///
+    /// # Errors
+    /// As [`Arrival::write`].
+    pub fn begin(store: &Store, id: ObjectId, object: Object, offset: u64) -> Result<Self, Error> {
+        let mut arrival = Self {
+            store: store.clone(),
+            id,
+            object,
+            offset,
+            tree: Vec::new(),
+            staging: None,
+        };
+        arrival.take_tree(&[])?;
+        Ok(arrival)
+    }
+
+    /// Bytes that are to come.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        let bytes = self.object.size.saturating_sub(self.offset);
+        tree_size(self.object.size).saturating_add(bytes)
+    }
+
+    /// Bytes of the object that are verified and written.
+    #[must_use]
+    pub fn done(&self) -> u64 {
+        self.staging.as_ref().map_or(0, Staging::done)
+    }
+
+    /// Whether all bytes are there, so that [`Arrival::finish`] seals them.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let done = self.staging.as_ref().map(Staging::done);
+        done == Some(self.object.size)
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// As [`Staging::begin`] and [`Staging::write`]; [`Error::Offset`] if the object goes on elsewhere, told once
+    /// the tree has come. What was verified stays; this one is of no further use.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let rest = self.take_tree(bytes)?;
+        match &mut self.staging {
+            Some(staging) => staging.write(rest),
+            None => Ok(()),
         }
-        durable::rename(&self.path, &target)?;
-        durable::remove(&self.store.staging_path(self.id, "tree"))?;
-        Ok(target)
+    }
+
+    /// Takes what is the tree's, and tells what is not.
+    fn take_tree<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Error> {
+        if self.staging.is_some() {
+            return Ok(bytes);
+        }
+        let size = tree_size(self.object.size);
+        let missing = size.saturating_sub(as_u64(self.tree.len()));
+        let missing = usize::try_from(missing).unwrap_or(usize::MAX);
+        let (now, rest) = bytes.split_at(missing.min(bytes.len()));
+        self.tree.extend_from_slice(now);
+        if as_u64(self.tree.len()) == size {
+            let tree = std::mem::take(&mut self.tree);
+            let staging = Staging::begin(&self.store, self.id, self.object, &tree)?;
+            if staging.done() != self.offset {
+                return Err(Error::Offset {
+                    id: self.id,
+                    offset: self.offset,
+                    done: staging.done(),
+                });
+            }
+            self.staging = Some(staging);
+        }
+        Ok(rest)
+    }
+
+    /// Seals the object and gives it its name.
+    ///
+    /// # Errors
+    /// As [`Staging::finish`].
+    pub fn finish(self) -> Result<PathBuf, Error> {
+        match self.staging {
+            Some(staging) => staging.finish(),
+            None => Err(Error::Incomplete {
+                id: self.id,
+                missing: self.object.size,
+            }),
+        }
     }
 }
 
@@ -216,7 +354,7 @@ fn as_u64(length: usize) -> u64 {
 ///
 /// # Errors
 /// [`Error::File`].
-pub fn measure_file(path: &std::path::Path) -> Result<verity::Sealed, Error> {
+pub fn measure_file(path: &Path) -> Result<verity::Sealed, Error> {
     let mut file = File::open(path).map_err(Error::file("open", path))?;
     let mut builder = verity::Builder::new();
     let mut buffer = vec![0_u8; 256 * 1024];

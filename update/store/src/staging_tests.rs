@@ -100,6 +100,70 @@ fn a_wrong_tree_is_refused_before_any_byte() {
     ));
 }
 
+#[test]
+fn an_object_is_sent_with_its_tree_in_pieces_of_any_size() {
+    let (_guard, store) = store();
+    for (size, piece) in [
+        (0, 1),
+        (1, 1),
+        (4097, 5),
+        (600_000, 4096),
+        (600_000, 16_384),
+    ] {
+        let (bytes, sealed, object) = sample(size + piece);
+        let body = [&sealed.tree[..], &bytes].concat();
+        let mut arrival = Arrival::begin(&store, sealed.id, object, 0).unwrap();
+        assert_eq!(arrival.length(), body.len() as u64);
+        for piece in body.chunks(piece) {
+            assert!(!arrival.is_complete());
+            arrival.write(piece).unwrap();
+        }
+        assert!(arrival.is_complete());
+        assert_eq!(std::fs::read(arrival.finish().unwrap()).unwrap(), bytes);
+    }
+    let (_, sealed, object) = sample(0);
+    let arrival = Arrival::begin(&store, sealed.id, object, 0).unwrap();
+    assert!(arrival.is_complete());
+    arrival.finish().unwrap();
+}
+
+#[test]
+fn an_interrupted_object_goes_on_where_it_verifies() {
+    let (_guard, store) = store();
+    let (bytes, sealed, object) = sample(20 * 4096 + 9);
+    assert_eq!(Staging::resumable(&store, sealed.id, object).unwrap(), 0);
+    let mut arrival = Arrival::begin(&store, sealed.id, object, 0).unwrap();
+    arrival.write(&sealed.tree[..100]).unwrap();
+    drop(arrival);
+    assert_eq!(Staging::resumable(&store, sealed.id, object).unwrap(), 0);
+    let mut arrival = Arrival::begin(&store, sealed.id, object, 0).unwrap();
+    arrival.write(&sealed.tree).unwrap();
+    arrival.write(&bytes[..5 * 4096 + 7]).unwrap();
+    drop(arrival);
+    let done = Staging::resumable(&store, sealed.id, object).unwrap();
+    assert_eq!(done, 5 * 4096);
+    let mut elsewhere = Arrival::begin(&store, sealed.id, object, 4096).unwrap();
+    assert!(matches!(
+        elsewhere.write(&sealed.tree),
+        Err(Error::Offset {
+            offset: 4096,
+            done: 20_480,
+            ..
+        })
+    ));
+    let mut arrival = Arrival::begin(&store, sealed.id, object, done).unwrap();
+    arrival.write(&sealed.tree).unwrap();
+    arrival.write(&bytes[5 * 4096..]).unwrap();
+    assert_eq!(arrival.done(), object.size);
+    // A cut before the sealing: only the name is missing, and is given.
+    drop(arrival);
+    assert_eq!(
+        Staging::resumable(&store, sealed.id, object).unwrap(),
+        object.size
+    );
+    assert!(store.has(sealed.id, object));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     /// Interrupted anywhere, with anything scribbled over what was staged, a resume ends with the right bytes.

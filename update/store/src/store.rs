@@ -3,9 +3,16 @@
 use crate::durable;
 use crate::error::Error;
 use crate::space::{Space, footprint};
-use kedge_revision::revision::Object;
-use kedge_revision::{Envelope, ObjectId};
+use kedge_revision::parameters::Parameters;
+use kedge_revision::revision::{self, Object};
+use kedge_revision::{Envelope, ObjectId, SignatureSet, json};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
+
+/// The mark in the directory of a revision that was committed once.
+pub const COMMITTED: &str = "committed";
 
 /// A data partition's store.
 #[derive(Debug, Clone)]
@@ -33,7 +40,9 @@ impl Store {
         }
         durable::sweep(&store.data.join("roots"))?;
         for revision in store.revisions()? {
-            durable::sweep(&store.revision_directory(revision))?;
+            let directory = store.revision_directory(revision);
+            durable::sweep(&directory)?;
+            durable::sweep(&directory.join("parameters"))?;
         }
         Ok(store)
     }
@@ -82,12 +91,17 @@ impl Store {
     /// # Errors
     /// [`Error::NoSpace`] with the number of bytes missing, [`Error::File`].
     pub fn preflight(&self, envelope: &Envelope) -> Result<u64, Error> {
-        let needed = self.missing(envelope).fold(0_u64, |sum, (id, object)| {
-            let staged = self.staged_bytes(id);
-            sum.saturating_add(footprint(object.size).saturating_sub(staged))
-        });
+        let needed = self.needed(self.missing(envelope));
         Space::of(&self.data)?.check(needed)?;
         Ok(needed)
+    }
+
+    /// Bytes of the disk that these objects still need: what an interrupted download has is there already.
+    pub fn needed(&self, objects: impl IntoIterator<Item = (ObjectId, Object)>) -> u64 {
+        objects.into_iter().fold(0_u64, |sum, (id, object)| {
+            let staged = self.staged_bytes(id);
+            sum.saturating_add(footprint(object.size).saturating_sub(staged))
+        })
     }
 
     /// Bytes that an interrupted download already takes on the disk.
@@ -128,6 +142,117 @@ impl Store {
         durable::write(&directory.join("origin"), origin.as_bytes())?;
         durable::write(&directory.join("revision.sig"), signatures)?;
         durable::write(&directory.join("revision.json"), document)
+    }
+
+    /// Replaces the signatures of a revision that is there.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn put_signatures(&self, id: ObjectId, signatures: &[u8]) -> Result<(), Error> {
+        durable::write(&self.revision_directory(id).join("revision.sig"), signatures)
+    }
+
+    /// A revision's document and signatures as they are on the disk: nothing is judged but their sizes and
+    /// that the document is the one of that name.
+    ///
+    /// # Errors
+    /// [`Error::File`]; [`Error::Damaged`] if the bytes are another revision's.
+    pub fn revision(&self, id: ObjectId) -> Result<(Vec<u8>, Vec<u8>), Error> {
+        let directory = self.revision_directory(id);
+        let document = read(&directory.join("revision.json"), revision::CAP)?;
+        let found = kedge_revision::verity::digest(&document);
+        if found != id {
+            let source = kedge_revision::Error::Digest {
+                expected: id,
+                found,
+            };
+            return Err(Error::Damaged { source });
+        }
+        let signatures = read(&directory.join("revision.sig"), SignatureSet::CAP)?;
+        Ok((document, signatures))
+    }
+
+    /// The objects of a revision that is there, as its document lists them; nobody's signature is looked at.
+    ///
+    /// # Errors
+    /// As [`Store::revision`].
+    pub fn objects_of(&self, id: ObjectId) -> Result<BTreeMap<ObjectId, Object>, Error> {
+        let (document, _) = self.revision(id)?;
+        let envelope: Envelope = json::parse("revision", revision::CAP, &document)
+            .map_err(|source| Error::Damaged { source })?;
+        Ok(envelope.objects)
+    }
+
+    /// Whether a revision came with the image: it is what a reset returns to.
+    #[must_use]
+    pub fn is_factory(&self, id: ObjectId) -> bool {
+        let path = self.revision_directory(id).join("origin");
+        read(&path, 64).is_ok_and(|origin| origin == b"factory\n")
+    }
+
+    /// Remembers for ever that a revision was committed. A lost boot record is made anew from those alone.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn mark_committed(&self, id: ObjectId) -> Result<(), Error> {
+        if self.is_committed(id) {
+            return Ok(());
+        }
+        durable::write(&self.revision_directory(id).join(COMMITTED), b"")
+    }
+
+    /// Whether a revision was ever committed.
+    #[must_use]
+    pub fn is_committed(&self, id: ObjectId) -> bool {
+        self.revision_directory(id).join(COMMITTED).is_file()
+    }
+
+    /// Where a revision's parameters of this counter are, whether they are there or not.
+    #[must_use]
+    pub fn parameters_path(&self, id: ObjectId, counter: u64) -> PathBuf {
+        let directory = self.revision_directory(id).join("parameters");
+        directory.join(counter.to_string())
+    }
+
+    /// Keeps the parameters of a revision. They may be there already; others under the same counter are refused.
+    ///
+    /// # Errors
+    /// [`Error::File`], with `AlreadyExists` for other parameters of that counter.
+    pub fn put_parameters(&self, id: ObjectId, counter: u64, document: &[u8]) -> Result<(), Error> {
+        let path = self.parameters_path(id, counter);
+        match read(&path, Parameters::CAP) {
+            Ok(there) if there == document => return Ok(()),
+            Err(Error::File { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(_) => {
+                return Err(Error::file("replace", path)(
+                    ErrorKind::AlreadyExists.into(),
+                ));
+            }
+        }
+        if let Some(directory) = path.parent() {
+            durable::make_directory(directory)?;
+        }
+        durable::write(&path, document)
+    }
+
+    /// The parameters that a revision has, with their counters, the oldest first.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn parameters(&self, id: ObjectId) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+        let directory = self.revision_directory(id).join("parameters");
+        if !directory.is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for name in names(&directory)? {
+            if let Ok(counter) = name.parse() {
+                found.push((counter, read(&directory.join(&name), Parameters::CAP)?));
+            }
+        }
+        found.sort_unstable_by_key(|(counter, _)| *counter);
+        Ok(found)
     }
 
     /// Every revision whose document is there.
@@ -176,4 +301,74 @@ pub(crate) fn names(directory: &Path) -> Result<Vec<String>, Error> {
             Err(error) => Some(Err(Error::file("list", directory)(error))),
         })
         .collect()
+}
+
+/// Reads a file of at most `most` bytes.
+fn read(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
+    let file = File::open(path).map_err(Error::file("open", path))?;
+    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    file.take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(Error::file("read", path))?;
+    if bytes.len() > most {
+        return Err(Error::file("read", path)(ErrorKind::FileTooLarge.into()));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store, ObjectId) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let id = kedge_revision::verity::digest(b"document");
+        store.put_revision(id, b"document", b"sig", "test").unwrap();
+        (directory, store, id)
+    }
+
+    #[test]
+    fn a_mark_of_commit_stays() {
+        let (directory, store, id) = store();
+        assert!(!store.is_committed(id));
+        store.mark_committed(id).unwrap();
+        store.mark_committed(id).unwrap();
+        assert!(Store::open(directory.path()).unwrap().is_committed(id));
+        // Nothing is marked that is not there.
+        let other = kedge_revision::verity::digest(b"other");
+        store.mark_committed(other).unwrap_err();
+        assert!(!store.is_committed(other));
+    }
+
+    #[test]
+    fn parameters_of_one_counter_never_change() {
+        let (_guard, store, id) = store();
+        assert_eq!(store.parameters(id).unwrap(), []);
+        for counter in [10, 9, 10] {
+            store.put_parameters(id, counter, b"values").unwrap();
+        }
+        assert!(matches!(
+            store.put_parameters(id, 10, b"others"),
+            Err(Error::File { source, .. }) if source.kind() == ErrorKind::AlreadyExists
+        ));
+        let counters: Vec<_> = store.parameters(id).unwrap();
+        assert_eq!(counters, [(9, b"values".into()), (10, b"values".into())]);
+    }
+
+    #[test]
+    fn a_revision_is_read_as_what_its_name_says() {
+        let (_guard, store, id) = store();
+        assert_eq!(store.revision(id).unwrap().0, b"document");
+        assert!(!store.is_factory(id));
+        let path = store.revision_directory(id).join("revision.json");
+        durable::write(&path, b"documenT").unwrap();
+        assert!(matches!(store.revision(id), Err(Error::Damaged { .. })));
+        durable::write(&path, &vec![0; revision::CAP + 1]).unwrap();
+        assert!(matches!(
+            store.revision(id),
+            Err(Error::File { source, .. }) if source.kind() == ErrorKind::FileTooLarge
+        ));
+    }
 }
