@@ -152,13 +152,18 @@ pub(crate) fn revision(
     }
 }
 
-/// The newest of all revisions in the store that this device may run: what it goes on with when
-/// both copies of its state record are lost.
+/// What the device goes on with when both copies of its state record are lost: the newest committed revision
+/// that it may run; only if there is none, the newest of all, which may never have been tried.
 pub(crate) fn newest_revision(store: &Store, roots: &Roots, product: &Product) -> Option<Verified> {
     store
         .revisions()
         .unwrap_or_default()
         .into_iter()
         .filter_map(|id| revision(store, id, roots, product, Floor::default()).ok())
-        .max_by_key(|verified| verified.envelope().order())
+        .max_by_key(|verified| {
+            (
+                store.is_committed(verified.id()),
+                verified.envelope().order(),
+            )
+        })
 }
