@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`disk`] | writes logs, grows the file system, probes the store, syncs |
 //! | [`net`] | sets interfaces up and keeps them so |
+//! | [`stage`] | takes a revision in, writes slots, keeps and restores volumes |
 //!
 //! Each talks with PID 1 over a pair of sockets that keep messages whole (`SOCK_SEQPACKET`): a frame
 //! is a message, so there is nothing to reassemble and nothing torn. The helper's end is its
@@ -16,6 +17,8 @@ pub mod disk;
 mod error;
 mod link;
 pub mod net;
+pub mod stage;
+mod wire;
 
 use kedge_sys::privilege::{self, CapabilitySet};
 

@@ -9,7 +9,7 @@
 //! | [`control`] | the control API, without I/O |
 //! | [`ctl`] | its client |
 //! | [`log`] | the bounded ring of what containers and kernel say |
-//! | [`helpers`] | processes that may block: `disk`, `net` |
+//! | [`helpers`] | processes that may block: `disk`, `net`, `stage` |
 //! | [`last_resort`] | the end when nothing else is left |
 //!
 //! What is not here: networking, TLS and regular expressions in PID 1's path; TOML; unpacking of
@@ -31,7 +31,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Becomes what the binary was called as: PID 1 if it is that, else `disk`, `net` or `ctl`.
+/// Becomes what the binary was called as: PID 1 if it is that, else `disk`, `net`, `stage` or `ctl`.
 #[must_use]
 pub fn run() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -45,6 +45,7 @@ pub fn run() -> ExitCode {
     let ended = match name {
         Some("disk") => helpers::disk::run(socket.as_fd(), Path::new(helpers::disk::DIRECTORY)),
         Some("net") => helpers::net::run(socket.as_fd(), Path::new(driver::RESOLV_CONF)),
+        Some("stage") => helpers::stage::run(socket.as_fd(), Path::new(boot::DATA)),
         Some("ctl") => return ctl::run(arguments),
         _ if arguments.next().is_some_and(|word| word == "ctl") => return ctl::run(arguments),
         _ => {

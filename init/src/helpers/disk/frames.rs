@@ -17,6 +17,7 @@
 //! | synced | 5 | token u32, errno i32 |
 
 use super::super::FrameError;
+use super::super::wire::{frame, take, text};
 use kedge_sys::Errno;
 
 /// From PID 1.
@@ -69,7 +70,6 @@ impl<'a> Request<'a> {
     /// [`FrameError`].
     pub fn decode(frame: &'a [u8]) -> Result<Self, FrameError> {
         let (kind, rest) = frame.split_first().ok_or(FrameError)?;
-        let text = |bytes| core::str::from_utf8(bytes).map_err(|_| FrameError);
         let token = || {
             rest.try_into()
                 .map(u32::from_le_bytes)
@@ -185,22 +185,6 @@ impl Report {
             Err(FrameError)
         }
     }
-}
-
-fn frame(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let size: usize = parts.iter().map(|part| part.len()).sum();
-    let mut frame = Vec::with_capacity(size.saturating_add(1));
-    frame.push(kind);
-    for part in parts {
-        frame.extend_from_slice(part);
-    }
-    frame
-}
-
-fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], FrameError> {
-    let (first, after) = rest.split_first_chunk().ok_or(FrameError)?;
-    *rest = after;
-    Ok(*first)
 }
 
 /// An errno, 1 to 4095 as the kernel has them; 0 is none.

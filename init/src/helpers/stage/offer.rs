@@ -1,0 +1,216 @@
+//! An offer: is it a revision for this device, what of it is missing, and does that fit?
+//!
+//! ```text
+//! head → signatures, product, board, floor → order → content, parameters → missing → space → kept, answered
+//! ```
+//! Nothing is written before all of that was judged. What content a new initramfs would judge is judged by that,
+//! on trial.
+
+use super::head::Head;
+use super::keep::Keep;
+use super::refused::Refused;
+use super::trust::Trust;
+use kedge_revision::parameters::Parameters;
+use kedge_revision::revision::{Boot, Object, ObjectKind};
+use kedge_revision::{Content, ObjectId, Verified};
+use kedge_store::space::Space;
+use kedge_store::{Error, Staging, Store};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+
+/// Most objects that an answer lists: as many as fit its frame. With more it says how many, and the rest is
+/// told by the next answer to the same offer.
+const MOST_LISTED: usize = 128;
+
+/// An offer that was accepted.
+#[derive(Debug)]
+pub(super) struct Offer {
+    pub(super) revision: ObjectId,
+    /// What it still needs.
+    pub(super) missing: BTreeMap<ObjectId, Object>,
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Answer<'a> {
+    revision: ObjectId,
+    version: &'a str,
+    missing: Vec<Missing>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    more: Option<usize>,
+    needed_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Missing {
+    id: ObjectId,
+    size: u64,
+    have: u64,
+}
+
+/// Judges the head of a bundle, keeps its documents, and gives the answer.
+pub(super) fn take(
+    store: &Store,
+    trust: &Trust,
+    keep: &Keep,
+    bytes: &[u8],
+) -> Result<(Offer, Vec<u8>), Refused> {
+    let head = Head::parse(bytes).map_err(|why| Refused::new(400, why))?;
+    let verified = trust.verify(head.revision, head.signatures)?;
+    let envelope = verified.envelope();
+    let committed = trust.committed(store)?;
+    if envelope.order() == committed.order() && verified.id() != trust.committed {
+        return Err(Refused::conflict(format_args!(
+            "another revision {} is committed",
+            envelope.order()
+        )));
+    }
+    let content = content(&verified, &committed.boot)?;
+    let parameters = parameters(head.parameters, content.as_ref())?;
+
+    let missing = missing(store, &verified, &committed.boot)?;
+    let copies = content.as_ref().map_or(0, copies);
+    let needed = store
+        .needed(missing.iter().map(|(id, (object, _))| (*id, *object)))
+        .saturating_add(copies);
+    fits(store, keep, &verified, needed)?;
+    put(store, trust, &verified, &head, content.as_ref(), parameters)?;
+
+    let listed = missing.iter().take(MOST_LISTED);
+    let answer = Answer {
+        revision: verified.id(),
+        version: &envelope.version,
+        missing: listed
+            .map(|(id, (object, have))| Missing {
+                id: *id,
+                size: object.size,
+                have: *have,
+            })
+            .collect(),
+        more: missing.len().checked_sub(MOST_LISTED).filter(|n| *n > 0),
+        needed_bytes: needed,
+    };
+    let json = serde_json::to_vec(&answer).map_err(|error| Refused::new(500, error))?;
+    let missing = missing.into_iter().map(|(id, (object, _))| (id, object));
+    let offer = Offer {
+        revision: verified.id(),
+        missing: missing.collect(),
+    };
+    Ok((offer, json))
+}
+
+/// The content, if the initramfs that runs is the one that is to run it; absent: only the new one may know it.
+fn content(verified: &Verified, running: &Boot) -> Result<Option<Content>, Refused> {
+    match verified.content() {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if verified.envelope().boot.initramfs == running.initramfs => Err(error.into()),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The parameters that came along, judged as far as they can be.
+fn parameters(bytes: Option<&[u8]>, content: Option<&Content>) -> Result<Option<u64>, Refused> {
+    let Some(bytes) = bytes else {
+        return Ok(None);
+    };
+    let parameters = Parameters::parse(bytes)?;
+    if let Some(content) = content {
+        parameters.check(&content.parameters)?;
+    }
+    if parameters.counter == 0 {
+        return Err(Refused::conflict(
+            "parameters have the counter 0, which is nobody's",
+        ));
+    }
+    Ok(Some(parameters.counter))
+}
+
+/// What the revision needs and the store lacks, with the bytes of it that are there. A slot is written as a whole:
+/// what boots is needed if any of it differs, and else is in the slot already.
+fn missing(
+    store: &Store,
+    verified: &Verified,
+    running: &Boot,
+) -> Result<BTreeMap<ObjectId, (Object, u64)>, Refused> {
+    let envelope = verified.envelope();
+    let slot = envelope.boot != *running;
+    let mut missing = BTreeMap::new();
+    for (id, object) in store.missing(envelope) {
+        if slot || object.kind == ObjectKind::Layer {
+            let have = Staging::resumable(store, id, object)?;
+            // Its name may have been all that it lacked.
+            if !store.has(id, object) {
+                missing.insert(id, (object, have));
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Most bytes that the copies of volumes take while the revision is on trial.
+fn copies(content: &Content) -> u64 {
+    let containers = content.containers.values();
+    containers
+        .flat_map(|container| container.volumes.values())
+        .filter_map(kedge_revision::container::Volume::snapshot_bound)
+        .fold(0, u64::saturating_add)
+}
+
+/// Whether so many bytes fit; what nobody needs goes before that is denied.
+fn fits(store: &Store, keep: &Keep, verified: &Verified, needed: u64) -> Result<(), Refused> {
+    let check = || Space::of(store.data())?.check(needed);
+    match check() {
+        Err(Error::NoSpace { .. }) => {
+            let objects = verified.envelope().objects.keys().copied();
+            keep.collect(store, Some(verified.id()), objects.collect())?;
+            Ok(check()?)
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+/// Keeps the documents.
+fn put(
+    store: &Store,
+    trust: &Trust,
+    verified: &Verified,
+    head: &Head<'_>,
+    content: Option<&Content>,
+    counter: Option<u64>,
+) -> Result<(), Refused> {
+    let id = verified.id();
+    // What is there came with the image, or is what an offer brought before: only signatures may have become more.
+    let there = store.revision(id).ok().map(|(_, signatures)| signatures);
+    match there {
+        None => store.put_revision(id, head.revision, head.signatures, "bundle\n")?,
+        Some(signatures) if signatures != head.signatures => {
+            store.put_signatures(id, head.signatures)?;
+        }
+        Some(_) => {}
+    }
+    if let (Some(counter), Some(document)) = (counter, head.parameters) {
+        return store.put_parameters(id, counter, document).map_err(|error| {
+            if matches!(&error, Error::File { source, .. } if source.kind() == ErrorKind::AlreadyExists)
+            {
+                Refused::conflict(format_args!("parameters {counter} are there with other values"))
+            } else {
+                error.into()
+            }
+        });
+    }
+    // Without new ones the device keeps those that it has.
+    if id != trust.committed {
+        for (counter, document) in store.parameters(trust.committed)? {
+            let fit = content.is_none_or(|content| {
+                let parameters = Parameters::parse(&document);
+                parameters.is_ok_and(|values| values.check(&content.parameters).is_ok())
+            });
+            if fit {
+                store.put_parameters(id, counter, &document)?;
+            }
+        }
+    }
+    Ok(())
+}
