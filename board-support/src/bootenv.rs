@@ -6,12 +6,16 @@
 //! | 8 KiB, 12 KiB | state record, first and second copy |
 //! | 64 KiB | text that `last_resort` leaves: `KEDGELR1`, length (u32 LE), CRC-32 of the text (u32 LE), text |
 //!
-//! Loader record: the first copy, flush, the second copy, flush, always both, so that at any cut one is whole.
-//! State record: one copy a write, never the one that counts now; with [`Bootenv::write_state_both`] then the other.
+//! The order of writes and flushes is that of [`order`]; the model check runs it on a simulated disk.
 //!
 //! It writes nothing but what it is told, and does not repair on its own: PID 1 decides.
 
+pub mod order;
+
+pub use order::{Medium, Order, Side};
+
 use crate::Error;
+use crate::control::Write;
 use crate::record::state::{self, Numbered};
 use crate::record::{COPY, Loader, State, crc32, loader};
 use kedge_sys::Errno;
@@ -26,29 +30,6 @@ const LOADER: [u64; 2] = [0, 4096];
 const STATE: [u64; 2] = [8192, 12288];
 const LAST_RESORT: u64 = 65536;
 const LAST_RESORT_MAGIC: &[u8; 8] = b"KEDGELR1";
-
-/// One of two copies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    First,
-    Second,
-}
-
-impl Side {
-    const fn other(self) -> Self {
-        match self {
-            Self::First => Self::Second,
-            Self::Second => Self::First,
-        }
-    }
-
-    const fn offset(self, [first, second]: [u64; 2]) -> u64 {
-        match self {
-            Self::First => first,
-            Self::Second => second,
-        }
-    }
-}
 
 /// What was found, each copy on its own; a copy that is damaged says how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,9 +73,7 @@ impl Found {
 pub struct Bootenv<Fd> {
     fd: Fd,
     base: u64,
-    /// The copy of the state that counts, and its sequence.
-    newest: Side,
-    sequence: u64,
+    order: Order,
 }
 
 impl<Fd: AsFd> Bootenv<Fd> {
@@ -119,21 +98,8 @@ impl<Fd: AsFd> Bootenv<Fd> {
             loader: [Loader::parse(next()), Loader::parse(next())],
             state: [Numbered::parse(next()), Numbered::parse(next())],
         };
-        let (newest, sequence) = match &found.state {
-            [Ok(one), Ok(two)] if two.sequence > one.sequence => (Side::Second, two.sequence),
-            [Ok(one), _] => (Side::First, one.sequence),
-            [Err(_), Ok(two)] => (Side::Second, two.sequence),
-            [Err(_), Err(_)] => (Side::Second, 0),
-        };
-        Ok((
-            Self {
-                fd,
-                base,
-                newest,
-                sequence,
-            },
-            found,
-        ))
+        let order = Order::of(&found);
+        Ok((Self { fd, base, order }, found))
     }
 
     /// Makes `fd`'s first 16 KiB a fresh boot record, whatever was there: for images.
@@ -144,47 +110,53 @@ impl<Fd: AsFd> Bootenv<Fd> {
         let mut new = Self {
             fd,
             base,
-            newest: Side::Second,
-            sequence: 0,
+            order: Order::EMPTY,
         };
         new.write_loader(loader)?;
         new.write_state_both(state)?;
         Ok(new)
     }
 
-    /// Writes both copies of the loader record, the first one first.
+    /// Does what the boot-control machine answered with. It is on disk when this returns.
     ///
     /// # Errors
-    /// [`Error::Write`], [`Error::Sync`]; whatever happened, one whole copy is on disk if one was before.
+    /// [`Error::Write`], [`Error::Sync`]; one whole copy of each record is on disk if one was before.
+    pub fn perform(&mut self, write: &Write) -> Result<(), Error> {
+        let mut order = self.order;
+        let done = order.perform(&mut self.partition(), write);
+        self.order = order;
+        done
+    }
+
+    /// Writes both copies of the loader record.
+    ///
+    /// # Errors
+    /// As [`Bootenv::perform`].
     pub fn write_loader(&self, record: &Loader) -> Result<(), Error> {
-        let copy = record.encode();
-        LOADER
-            .iter()
-            .try_for_each(|offset| self.put(*offset, &copy))
+        self.order.loader(&mut self.partition(), record)
     }
 
     /// Writes the state to the copy that does not count now.
     ///
     /// # Errors
-    /// [`Error::Write`], [`Error::Sync`]; the copy that counts is untouched then.
+    /// As [`Bootenv::perform`]; the copy that counts is untouched then.
     pub fn write_state(&mut self, state: &State) -> Result<(), Error> {
-        let sequence = self.sequence.saturating_add(1);
-        let side = self.newest.other();
-        self.put(side.offset(STATE), &state.encode(sequence))?;
-        self.newest = side;
-        self.sequence = sequence;
-        Ok(())
+        let mut order = self.order;
+        let done = order.state(&mut self.partition(), state);
+        self.order = order;
+        done
     }
 
     /// Writes the state to both copies, one after the other: for what ends a trial or raises the floor, so that no
     /// damaged copy can bring the old state back.
     ///
     /// # Errors
-    /// As [`Bootenv::write_state`]; after an error at the second copy the first one counts already.
+    /// As [`Bootenv::perform`]; after an error at the second copy the first one counts already.
     pub fn write_state_both(&mut self, state: &State) -> Result<(), Error> {
-        self.write_state(state)?;
-        let copy = state.encode(self.sequence);
-        self.put(self.newest.other().offset(STATE), &copy)
+        let mut order = self.order;
+        let done = order.state_both(&mut self.partition(), state);
+        self.order = order;
+        done
     }
 
     /// Leaves a text for the next boot. No flush beyond its own, no allocation: it is called when all else failed.
@@ -198,7 +170,8 @@ impl<Fd: AsFd> Bootenv<Fd> {
             return Err(long);
         }
         // The text first: a header without its text has a wrong checksum, a text without its header is not looked at.
-        self.write(LAST_RESORT.saturating_add(16), text)?;
+        self.partition()
+            .write(LAST_RESORT.saturating_add(16), text)?;
         let mut header = [0_u8; 16];
         let fields = LAST_RESORT_MAGIC
             .iter()
@@ -243,16 +216,32 @@ impl<Fd: AsFd> Bootenv<Fd> {
         self.put(LAST_RESORT, &[0; 16])
     }
 
-    fn put(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-        self.write(offset, bytes)?;
-        retry(|| rustix::fs::fdatasync(&self.fd)).map_err(|errno| Error::Sync { errno })
+    const fn partition(&self) -> Partition<'_, Fd> {
+        Partition {
+            fd: &self.fd,
+            base: self.base,
+        }
     }
 
+    fn put(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let mut partition = self.partition();
+        partition.write(offset, bytes)?;
+        partition.flush()
+    }
+}
+
+/// The medium that a boot record is really written to.
+struct Partition<'a, Fd> {
+    fd: &'a Fd,
+    base: u64,
+}
+
+impl<Fd: AsFd> Partition<'_, Fd> {
     fn write(&self, offset: u64, mut bytes: &[u8]) -> Result<(), Error> {
         let mut offset = self.base.saturating_add(offset);
         while !bytes.is_empty() {
             let written =
-                retry(|| rustix::io::pwrite(&self.fd, bytes, offset)).and_then(
+                retry(|| rustix::io::pwrite(self.fd, bytes, offset)).and_then(
                     |count| match count {
                         0 => Err(Errno::NOSPC),
                         count => Ok(count),
@@ -263,6 +252,20 @@ impl<Fd: AsFd> Bootenv<Fd> {
             offset = offset.saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
         }
         Ok(())
+    }
+}
+
+impl<Fd: AsFd> Medium for Partition<'_, Fd> {
+    fn loader(&mut self, side: Side, record: &Loader) -> Result<(), Error> {
+        self.write(side.of(LOADER), &record.encode())
+    }
+
+    fn state(&mut self, side: Side, sequence: u64, state: &State) -> Result<(), Error> {
+        self.write(side.of(STATE), &state.encode(sequence))
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        retry(|| rustix::fs::fdatasync(self.fd)).map_err(|errno| Error::Sync { errno })
     }
 }
 
@@ -345,18 +348,18 @@ mod tests {
         let mut env = Bootenv::create_at(&file, 0, &Loader::born(), &born()).unwrap();
         let mut state = born();
         for boot in 1..6 {
-            let before = env.newest;
+            let before = env.order.newest();
             state.unsettled = boot;
             env.write_state(&state).unwrap();
-            assert_ne!(env.newest, before);
+            assert_ne!(env.order.newest(), before);
             // The write that follows is torn to nothing: what was there before counts.
-            let offset = env.newest.offset(STATE);
+            let offset = env.order.newest().of(STATE);
             let mut kept = [0; COPY];
             file.read_exact_at(&mut kept, offset).unwrap();
             file.write_all_at(&[0xff; 100], offset).unwrap();
             let (reopened, found) = Bootenv::open(&file).unwrap();
             assert_eq!(found.state().unwrap().unsettled, boot - 1);
-            assert_eq!(reopened.newest, before);
+            assert_eq!(reopened.order.newest(), before);
             file.write_all_at(&kept, offset).unwrap();
         }
     }
@@ -388,6 +391,64 @@ mod tests {
         let (_, found) = Bootenv::open(&file).unwrap();
         assert!(!found.loader_is_mirrored());
         assert_eq!(found.loader(), Some(next));
+    }
+
+    #[test]
+    fn the_only_whole_loader_copy_is_not_written_first() {
+        let next = Loader::starts(Slot::B);
+        for (lost, order) in [(0, [0, 1]), (1, [1, 0])] {
+            let file = partition();
+            Bootenv::create_at(&file, 0, &Loader::born(), &born()).unwrap();
+            file.write_all_at(&[1], LOADER[lost] + 100).unwrap();
+            let (_, found) = Bootenv::open(&file).unwrap();
+            let mut seen = Seen::default();
+            Order::of(&found)
+                .perform(&mut seen, &Write::Loader(next))
+                .unwrap();
+            assert_eq!(seen.0, [order[0], FLUSH, order[1], FLUSH]);
+        }
+    }
+
+    #[test]
+    fn what_is_performed_is_found_again() {
+        let file = partition();
+        let mut env = Bootenv::create_at(&file, 0, &Loader::born(), &born()).unwrap();
+        let (mut one, mut both) = (born(), born());
+        (one.unsettled, both.unsettled) = (1, 2);
+        env.perform(&Write::State(one.clone())).unwrap();
+        env.perform(&Write::Loader(Loader::starts(Slot::B)))
+            .unwrap();
+        let (mut env, found) = Bootenv::open(&file).unwrap();
+        assert_eq!(found.state(), Some(&one));
+        assert_eq!(found.loader(), Some(Loader::starts(Slot::B)));
+        assert!(found.loader_is_mirrored());
+        env.perform(&Write::StateBoth(both.clone())).unwrap();
+        let (_, found) = Bootenv::open(&file).unwrap();
+        let states = found.state.map(|copy| copy.unwrap().state);
+        assert_eq!(states, [both.clone(), both]);
+    }
+
+    const FLUSH: usize = 9;
+
+    /// A medium that keeps the order in which it was written.
+    #[derive(Default)]
+    struct Seen(Vec<usize>);
+
+    impl Medium for Seen {
+        fn loader(&mut self, side: Side, _: &Loader) -> Result<(), Error> {
+            self.0.push(side.of([0, 1]));
+            Ok(())
+        }
+
+        fn state(&mut self, side: Side, _: u64, _: &State) -> Result<(), Error> {
+            self.0.push(side.of([2, 3]));
+            Ok(())
+        }
+
+        fn flush(&mut self) -> Result<(), Error> {
+            self.0.push(FLUSH);
+            Ok(())
+        }
     }
 
     #[test]

@@ -1,0 +1,147 @@
+//! The order in which copies are written and flushed, apart from the disk they are written to.
+//!
+//! | write | order |
+//! |---|---|
+//! | loader record | the first copy, flush, the second copy, flush; the second one first while it alone is damaged |
+//! | state, one copy | the copy that does not count now, with the next number; flush |
+//! | state, both | the same, then the other copy with the same number; flush |
+//!
+//! At any cut one copy of each record is whole, if one was before. It decides no content and reads nothing.
+
+use super::Found;
+use crate::Error;
+use crate::control::Write;
+use crate::record::{Loader, State};
+
+/// One of two copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The copy that comes first on disk.
+    First,
+    /// The other one.
+    Second,
+}
+
+impl Side {
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+
+    pub(super) const fn of<T: Copy>(self, [first, second]: [T; 2]) -> T {
+        match self {
+            Self::First => first,
+            Self::Second => second,
+        }
+    }
+}
+
+/// Where copies are written. A write may reach the disk, or not, or tear, until the next flush has returned.
+pub trait Medium {
+    /// Writes one copy of the loader record.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    fn loader(&mut self, side: Side, record: &Loader) -> Result<(), Error>;
+
+    /// Writes one copy of the state record.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    fn state(&mut self, side: Side, sequence: u64, state: &State) -> Result<(), Error>;
+
+    /// Returns once all that was written is on disk.
+    ///
+    /// # Errors
+    /// [`Error::Sync`].
+    fn flush(&mut self) -> Result<(), Error>;
+}
+
+/// Which copies count, and which comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Order {
+    /// The copy of the loader record to write first.
+    loader: Side,
+    /// The copy of the state that counts, and its number.
+    newest: Side,
+    sequence: u64,
+}
+
+impl Order {
+    /// For a partition without any record.
+    pub(super) const EMPTY: Self = Self {
+        loader: Side::First,
+        newest: Side::Second,
+        sequence: 0,
+    };
+
+    /// For what was found.
+    #[must_use]
+    pub fn of(found: &Found) -> Self {
+        let (newest, sequence) = match &found.state {
+            [Ok(one), Ok(two)] if two.sequence > one.sequence => (Side::Second, two.sequence),
+            [Ok(one), _] => (Side::First, one.sequence),
+            [Err(_), Ok(two)] => (Side::Second, two.sequence),
+            [Err(_), Err(_)] => (Side::Second, 0),
+        };
+        // The only whole copy is not written before another one is.
+        let loader = match &found.loader {
+            [Ok(_), Err(_)] => Side::Second,
+            [Ok(_), Ok(_)] | [Err(_), _] => Side::First,
+        };
+        Self {
+            loader,
+            newest,
+            sequence,
+        }
+    }
+
+    /// The copy of the state that counts.
+    pub(super) const fn newest(self) -> Side {
+        self.newest
+    }
+
+    /// Does one write of the boot-control machine. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Write`], [`Error::Sync`]; the copies that counted before are untouched or replaced, never both lost.
+    pub fn perform<M: Medium>(&mut self, medium: &mut M, write: &Write) -> Result<(), Error> {
+        match write {
+            Write::Loader(record) => self.loader(medium, record),
+            Write::State(state) => self.state(medium, state),
+            Write::StateBoth(state) => self.state_both(medium, state),
+        }
+    }
+
+    pub(super) fn loader<M: Medium>(self, medium: &mut M, record: &Loader) -> Result<(), Error> {
+        for side in [self.loader, self.loader.other()] {
+            medium.loader(side, record)?;
+            medium.flush()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn state<M: Medium>(&mut self, medium: &mut M, state: &State) -> Result<(), Error> {
+        let sequence = self.sequence.saturating_add(1);
+        let side = self.newest.other();
+        medium.state(side, sequence, state)?;
+        medium.flush()?;
+        self.newest = side;
+        self.sequence = sequence;
+        Ok(())
+    }
+
+    pub(super) fn state_both<M: Medium>(
+        &mut self,
+        medium: &mut M,
+        state: &State,
+    ) -> Result<(), Error> {
+        self.state(medium, state)?;
+        medium.state(self.newest.other(), self.sequence, state)?;
+        medium.flush()
+    }
+}
