@@ -194,7 +194,7 @@ impl Tree {
     ///
     /// # Errors
     /// [`Error::Tree`] if it is not the tree of the object `id` of `size` bytes. An object of at most
-    /// one block has an empty tree; its one block is then judged by the id alone.
+    /// one block has an empty tree; its one block is then judged by the id alone, and an empty one here.
     pub fn open(id: ObjectId, size: u64, tree: &[u8]) -> Result<Self, Error> {
         let bad = || Error::Tree { id };
         if u64::try_from(tree.len()).ok() != Some(tree_size(size)) {
@@ -220,6 +220,10 @@ impl Tree {
             }
             above = Some(level);
             rest = below;
+        }
+        // No block of an empty object will ever be checked: its id is judged now or never.
+        if size == 0 && id_of(0, &[0; HASH]) != id {
+            return Err(bad());
         }
         Ok(Self {
             id,
@@ -360,6 +364,12 @@ mod tests {
         assert!(Tree::open(sealed.id, sealed.size + 1, &sealed.tree).is_err());
         assert!(Tree::open(sealed.id, sealed.size, &sealed.tree[4096..]).is_err());
         assert!(Tree::open(sealed.id, u64::MAX, &sealed.tree).is_err());
+    }
+
+    #[test]
+    fn an_empty_object_passes_for_no_other() {
+        Tree::open(digest(b""), 0, &[]).unwrap();
+        Tree::open(digest(b"x"), 0, &[]).unwrap_err();
     }
 
     proptest! {
