@@ -5,6 +5,7 @@
 #![no_main]
 
 use kedge_init::helpers::{disk, net};
+use kedge_revision::bundle::{self, Event};
 use kedge_revision::fresh::Fresh;
 use kedge_revision::parameters::Parameters;
 use kedge_revision::{Content, Product, Root, SignatureSet, json, verity};
@@ -15,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 17 {
+    match choice % 18 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -66,6 +67,7 @@ fuzz_target!(|data: &[u8]| {
         15 => {
             let _ = kedge_rootfs::ImageProcess::parse(bytes);
         }
+        16 => whole_bundle(bytes),
         _ => layer(bytes),
     }
 });
@@ -74,6 +76,38 @@ fuzz_target!(|data: &[u8]| {
 fn canonical(bytes: &[u8], encoded: Result<Vec<u8>, kedge_revision::Error>) {
     if let Ok(encoded) = encoded {
         assert_eq!(encoded, bytes, "an accepted document is not canonical");
+    }
+}
+
+/// What is accepted, in whatever pieces, is a bundle again, byte for byte; a head alone likewise.
+fn whole_bundle(bytes: &[u8]) {
+    let piece = usize::from(bytes.last().copied().unwrap_or_default()) + 1;
+    let mut parser = bundle::Parser::new();
+    let mut again = Vec::new();
+    for mut input in bytes.chunks(piece) {
+        loop {
+            let Ok(event) = parser.next(&mut input) else {
+                return;
+            };
+            match event {
+                Event::More => break,
+                Event::Head => again = parser.head().encode(),
+                Event::Tree(id, length) => {
+                    again.extend(bundle::Section::of_object(bundle::Kind::Tree, id, length));
+                }
+                Event::Object(id, length) => {
+                    again.extend(bundle::Section::of_object(bundle::Kind::Object, id, length));
+                }
+                Event::Bytes(bytes) => again.extend(bytes),
+                Event::End => again.extend(bundle::END),
+            }
+        }
+    }
+    if parser.finish().is_ok() {
+        assert_eq!(again, bytes, "an accepted bundle is not what it says");
+    }
+    if let Ok(head) = bundle::Head::parse(bytes) {
+        assert_eq!(head.encode(), bytes, "an accepted head is not what it says");
     }
 }
 

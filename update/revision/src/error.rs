@@ -1,5 +1,6 @@
 //! The one error type of this crate: a variant for each thing that can be wrong with a document.
 
+use crate::bundle;
 use crate::id::{KeyId, ObjectId};
 use crate::order::{Floor, Order};
 use core::fmt;
@@ -122,6 +123,8 @@ pub enum Error {
         /// Number of the 4 KiB block.
         block: u64,
     },
+    /// A bundle differs from its form: how.
+    Bundle(bundle::Fault),
 }
 
 impl Error {
@@ -182,6 +185,7 @@ impl fmt::Display for Error {
             }
             Self::Tree { id } => write!(f, "Merkle tree does not belong to {id}"),
             Self::Block { id, block } => write!(f, "block {block} of {id} is damaged"),
+            Self::Bundle(fault) => write!(f, "malformed bundle: {fault}"),
         }
     }
 }

@@ -14,12 +14,14 @@
 //! | [`root`] | the trust root and its rotation |
 //! | [`revision`] | a revision's envelope and its verification |
 //! | [`content`], [`container`], [`configuration`] | what the envelope carries |
+//! | [`bundle`] | a revision with its objects in one file |
 //! | [`parameters`] | the values that differ between devices |
 //! | [`fresh`] | the hub's signed answer |
 //! | [`product`] | the identity that is built into an image |
 //! | [`order`] | which revision is newer, and what may never run again |
 //! | [`time`] | time stamps |
 
+pub mod bundle;
 pub mod configuration;
 pub mod container;
 pub mod content;
