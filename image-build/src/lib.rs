@@ -4,19 +4,24 @@
 //! and keeps everything it makes below the [`cache`]. It holds no format of its own: those are in
 //! `kedge-revision` (documents) and `kedge-rootfs` (layers and initramfs).
 
+pub mod bundle;
 pub mod cache;
 pub mod compose;
 pub mod debian;
 pub mod files;
+pub mod http;
 pub mod image;
 pub mod kernel;
 pub mod keys;
 pub mod layers;
 pub mod output;
+pub mod parameters;
+pub mod payload;
 pub mod platform;
 pub mod process;
 pub mod progress;
 pub mod project;
+pub mod push;
 pub mod qemu;
 pub mod sample;
 pub mod toolchain;

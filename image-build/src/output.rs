@@ -78,6 +78,21 @@ impl Output {
         bar
     }
 
+    /// A bar of bytes while something large is moved: hidden as [`Output::spinner`] is.
+    #[must_use]
+    pub fn bytes(self, text: &str, total: u64) -> ProgressBar {
+        let bar = ProgressBar::new(total);
+        if self.json {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        let template = "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(text.to_owned());
+        bar
+    }
+
     /// Says why a verb failed.
     pub fn failure(self, error: &anyhow::Error) {
         if self.json {

@@ -3,13 +3,15 @@
 
 mod add;
 mod build;
+mod bundle;
 mod completions;
+mod composing;
 mod ctl;
 mod disk;
-mod http;
 mod inspect;
 mod key;
 mod new;
+mod push;
 mod run;
 mod sign;
 mod verify;
@@ -26,7 +28,8 @@ use std::process::ExitCode;
 /// Turn OCI images into a signed, bootable, updatable edge device image.
 ///
 /// A project folder says what a device runs: `kedge new` makes one, `kedge add` puts containers into it, `kedge build`
-/// makes a signed revision and a disk image, `kedge run` boots that in QEMU.
+/// makes a signed revision and a disk image, `kedge run` boots that in QEMU, and `kedge push` brings a change to the device that
+/// runs.
 #[derive(Debug, Parser)]
 #[command(name = "kedge", version, max_term_width = 100, after_help = FIRST_STEPS)]
 pub struct Cli {
@@ -46,6 +49,7 @@ const FIRST_STEPS: &str = "First steps:
   kedge add ../web.tar --name web
   kedge build
   kedge run --port 8080:80
+  kedge push                 # in another terminal, after a change
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
 
@@ -54,6 +58,8 @@ enum Verb {
     New(new::New),
     Add(Box<add::Add>),
     Build(build::Build),
+    Bundle(bundle::Bundle),
+    Push(push::Push),
     Run(run::Run),
     Ctl(ctl::Ctl),
     Sign(sign::Sign),
@@ -85,6 +91,18 @@ impl PassphraseArguments {
         }
     }
 }
+
+/// A failure that the verb's own result has told.
+#[derive(Debug)]
+struct Told;
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("it did not succeed")
+    }
+}
+
+impl std::error::Error for Told {}
 
 /// What every verb is given.
 #[derive(Debug, Clone)]
@@ -123,6 +141,8 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match dispatch(cli.verb, &scene) {
         Ok(()) => ExitCode::SUCCESS,
+        // The result says it all.
+        Err(error) if error.is::<Told>() => ExitCode::FAILURE,
         Err(error) => {
             scene.output.failure(&error);
             ExitCode::FAILURE
@@ -135,6 +155,8 @@ fn dispatch(verb: Verb, scene: &Scene) -> Result<()> {
         Verb::New(verb) => verb.run(scene),
         Verb::Add(verb) => verb.run(scene),
         Verb::Build(verb) => verb.run(scene),
+        Verb::Bundle(verb) => verb.run(scene),
+        Verb::Push(verb) => verb.run(scene),
         Verb::Run(verb) => verb.run(scene),
         Verb::Ctl(verb) => verb.run(scene),
         Verb::Sign(verb) => verb.run(scene),

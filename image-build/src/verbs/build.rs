@@ -1,14 +1,14 @@
 //! `kedge build`: the project as a signed revision and a disk image.
 
-use super::{PassphraseArguments, Scene};
-use crate::compose::{self, Composition};
+use super::Scene;
+use super::composing::{Composed, Composing};
+use crate::compose::Composition;
 use crate::image::{self, ImagePlan, ImageReport, RootDocument};
-use crate::platform::{self, KernelSource};
 use crate::project::Project;
 use crate::project::units::human;
-use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
-use kedge_board_support::boards::{self, Board};
+use anyhow::{Context, Result};
+use clap::Args;
+use kedge_board_support::boards::Board;
 use kedge_revision::ObjectId;
 use kedge_revision::revision::{Object, ObjectKind};
 use serde::Serialize;
@@ -22,12 +22,6 @@ use std::path::{Path, PathBuf};
 /// sealed: its objects carry fs-verity from the first boot on.
 #[derive(Debug, Args)]
 pub(super) struct Build {
-    /// The platform folder: kernel, modules, device binary. Otherwise the one in the cache.
-    #[arg(long, value_name = "DIR", conflicts_with = "kernel")]
-    platform: Option<PathBuf>,
-    /// Which platform of the cache: Debian's kernel or our own, smaller one; our own if it is there.
-    #[arg(long, value_enum)]
-    kernel: Option<KernelArgument>,
     /// Where to put the disk image.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -35,13 +29,7 @@ pub(super) struct Build {
     #[arg(long, conflicts_with = "out")]
     revision_only: bool,
     #[command(flatten)]
-    passphrase: PassphraseArguments,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum KernelArgument {
-    Debian,
-    Own,
+    composing: Composing,
 }
 
 #[derive(Serialize)]
@@ -70,15 +58,11 @@ struct Sizes {
 
 impl Build {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
-        let project = scene.project()?;
-        let board = boards::find(project.manifest().board.as_str()).map_err(|error| {
-            project
-                .source()
-                .mistake(&["board"], error.to_string(), None)
-        })?;
-        let platform = self.platform(&board)?;
-        let composition = compose::compose(&project, &platform, &self.passphrase.source()?)?;
-        budget(&composition, &board)?;
+        let Composed {
+            project,
+            board,
+            composition,
+        } = self.composing.compose(scene)?;
         let image = if self.revision_only {
             None
         } else {
@@ -89,32 +73,6 @@ impl Build {
         scene.output.result(words(&built, &board), &built);
         Ok(())
     }
-
-    fn platform(&self, board: &Board) -> Result<PathBuf> {
-        if let Some(folder) = &self.platform {
-            return Ok(folder.clone());
-        }
-        let board = board.name.as_str();
-        match self.kernel {
-            Some(KernelArgument::Debian) => platform::folder(board, KernelSource::Debian),
-            Some(KernelArgument::Own) => platform::folder(board, KernelSource::Own),
-            None => {
-                let own = platform::folder(board, KernelSource::Own)?;
-                if own.join("platform.json").is_file() {
-                    return Ok(own);
-                }
-                platform::folder(board, KernelSource::Debian)
-            }
-        }
-    }
-}
-
-fn budget(composition: &Composition, board: &Board) -> Result<()> {
-    let (size, most) = (composition.device_binary, board.budgets.device_binary);
-    if size > most {
-        bail!("the device binary has {size} bytes, over the board's budget of {most}");
-    }
-    Ok(())
 }
 
 fn make_image(

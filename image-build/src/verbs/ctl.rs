@@ -1,14 +1,20 @@
 //! `kedge ctl`: the control interface of a device that `kedge run` started.
 
-use super::{Scene, http};
-use crate::project::units::human;
+mod history;
+mod status;
+
+use super::Scene;
+use super::push;
+use crate::http::{self, Request};
+use crate::payload::Payload;
+use crate::push::Verdict;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use kedge_revision::Name;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// Ask the running device: its state, its logs, starting and stopping. For development products in QEMU.
+/// Ask the running device: its state, logs and history, starting and stopping, updates. For development products in QEMU.
 #[derive(Debug, Args)]
 pub(super) struct Ctl {
     /// The control socket; the one of this project's `kedge run` if absent.
@@ -20,8 +26,10 @@ pub(super) struct Ctl {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// What runs, and what is missing.
+    /// What runs, what is on trial, and what is missing.
     Status,
+    /// What the device has tried, kept and given up, the oldest first. With --json, one object a line.
+    History,
     /// What containers, kernel and system said. With --json, one object a line.
     Logs {
         /// Only this container, or `kernel`, or `kedge`.
@@ -48,6 +56,13 @@ enum Action {
         /// Its name.
         container: Name,
     },
+    /// Send a bundle that `kedge bundle` made and let its trial begin; `kedge push` also waits for the verdict.
+    Apply {
+        /// The bundle.
+        bundle: PathBuf,
+    },
+    /// End the trial that is running; the device goes back to what it has committed.
+    Rollback,
     /// Shut down in order and boot again.
     Reboot,
     /// Shut down in order.
@@ -56,15 +71,7 @@ enum Action {
 
 impl Ctl {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
-        let socket = match &self.socket {
-            Some(socket) => socket.clone(),
-            None => run_folder(
-                &scene
-                    .project()
-                    .context("name a socket with --socket, or be in a project")?,
-            )?
-            .join("control"),
-        };
+        let socket = socket(scene, self.socket.as_ref())?;
         match &self.action {
             Action::Status => status(scene, &socket),
             Action::Logs {
@@ -83,8 +90,24 @@ impl Ctl {
                 &socket,
                 &format!("/v1/containers/{container}/restart"),
             ),
+            Action::History => history::run(scene, &socket),
+            Action::Apply { bundle } => apply(scene, &socket, bundle),
+            Action::Rollback => command(scene, &socket, "/v1/update/rollback"),
             Action::Reboot => command(scene, &socket, "/v1/reboot"),
             Action::Poweroff => command(scene, &socket, "/v1/poweroff"),
+        }
+    }
+}
+
+/// The control socket that is named, or the one of the project's `kedge run`.
+pub(super) fn socket(scene: &Scene, named: Option<&PathBuf>) -> Result<PathBuf> {
+    match named {
+        Some(socket) => Ok(socket.clone()),
+        None => {
+            let project = scene
+                .project()
+                .context("name a socket with --socket, or be in a project")?;
+            Ok(run_folder(&project)?.join("control"))
         }
     }
 }
@@ -119,49 +142,31 @@ pub(super) fn run_folder(project: &crate::project::Project) -> Result<PathBuf> {
     Ok(base.join(key))
 }
 
-/// A request whose whole answer is kept.
-fn ask(socket: &Path, method: &str, target: &str) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let status = http::exchange(socket, method, target, false, &mut |piece| {
-        bytes.extend_from_slice(piece);
-        Ok(true)
-    })?;
-    check(status, &bytes)?;
-    Ok(bytes)
-}
-
-/// An error of the interface (RFC 9457) as words.
-fn check(status: u16, body: &[u8]) -> Result<()> {
-    if (200..300).contains(&status) {
-        return Ok(());
-    }
-    let problem: Value = serde_json::from_slice(body).unwrap_or_default();
-    let word = |name: &str| {
-        problem
-            .get(name)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    bail!(
-        "the device refuses ({status} {}): {}",
-        word("title"),
-        word("detail")
-    )
-}
-
 fn status(scene: &Scene, socket: &Path) -> Result<()> {
-    let body = ask(socket, "GET", "/v1/status")?;
+    let body = http::ask(socket, Request::new("GET", "/v1/status"))?;
     let status: Value = serde_json::from_slice(&body).context("the device's status is no JSON")?;
-    scene.output.result(status_words(&status), &status);
+    scene.output.result(status::words(&status), &status);
     Ok(())
 }
 
 fn command(scene: &Scene, socket: &Path, target: &str) -> Result<()> {
-    ask(socket, "POST", target)?;
+    http::ask(socket, Request::new("POST", target))?;
     scene
         .output
         .result("done", &serde_json::json!({ "done": true }));
+    Ok(())
+}
+
+/// The bundle on trial; nobody waits for its verdict.
+fn apply(scene: &Scene, socket: &Path, bundle: &Path) -> Result<()> {
+    let payload = Payload::open(bundle)?;
+    let outcome = push::push(scene.output, socket, &payload, true)?;
+    let text = if outcome.verdict == Verdict::Nothing {
+        "the device runs it already"
+    } else {
+        "the trial has begun; `kedge ctl status` tells how it stands"
+    };
+    scene.output.result(text, &outcome);
     Ok(())
 }
 
@@ -177,7 +182,9 @@ fn logs(
     query.extend(limit.map(|limit| format!("limit={limit}")));
     let target = format!("/v1/logs?{}", query.join("&"));
     let mut rest: Vec<u8> = Vec::new();
-    let status = http::exchange(socket, "GET", &target, follow, &mut |piece| {
+    let mut request = Request::new("GET", &target);
+    request.endless = follow;
+    let status = http::exchange(socket, request, &mut |piece| {
         rest.extend_from_slice(piece);
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = rest.drain(..=end).collect();
@@ -185,7 +192,7 @@ fn logs(
         }
         Ok(true)
     })?;
-    check(status, &rest)
+    Ok(http::check(status, &rest)?)
 }
 
 fn show(scene: &Scene, line: &[u8]) {
@@ -209,93 +216,20 @@ fn show(scene: &Scene, line: &[u8]) {
 
 fn word(value: &Value, name: &str) -> String {
     match value.get(name) {
-        Some(Value::String(text)) => text.clone(),
+        Some(Value::String(text)) => clean(text),
         Some(Value::Null) | None => String::new(),
         Some(other) => other.to_string(),
     }
 }
 
-fn status_words(status: &Value) -> String {
-    let revision = status.get("revision").cloned().unwrap_or_default();
-    let memory = status.get("memory").cloned().unwrap_or_default();
-    let bytes = |name: &str| human(memory.get(name).and_then(Value::as_u64).unwrap_or_default());
-    let uptime = status
-        .get("uptime-ms")
-        .and_then(Value::as_u64)
-        .unwrap_or_default()
-        / 1000;
-    let mut lines = vec![
-        format!(
-            "{} on {}, {} ({})",
-            word(status, "product"),
-            word(status, "board"),
-            word(status, "phase"),
-            word(status, "mode")
-        ),
-        format!(
-            "revision {} {}, slot {}, {}",
-            word(&revision, "version"),
-            word(&revision, "id"),
-            word(status, "slot"),
-            word(status, "trial")
-        ),
-        format!(
-            "up {uptime} s, memory {} free of {}",
-            bytes("available"),
-            bytes("total")
-        ),
-    ];
-    for container in status
-        .get("containers")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        let ready = if container.get("ready") == Some(&Value::Bool(true)) {
-            "ready"
+/// Control characters do not reach the terminal: a device's words may be a container's.
+fn clean(text: &str) -> String {
+    let visible = |c: char| {
+        if c.is_control() && c != '\t' {
+            '\u{fffd}'
         } else {
-            "not ready"
-        };
-        lines.push(format!(
-            "  {:<16} {:<10} {ready:<10} restarts {} pid {}",
-            word(container, "name"),
-            word(container, "state"),
-            word(container, "restarts"),
-            word(container, "pid")
-        ));
-    }
-    for missing in status
-        .get("goals-missing")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        lines.push(format!(
-            "  {} has not reached {}: {}",
-            word(missing, "container"),
-            word(missing, "goal"),
-            word(missing, "reason")
-        ));
-    }
-    lines.join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_shows_the_devices_words() {
-        let body = br#"{"status":404,"title":"not found","detail":"no container db"}"#;
-        let error = check(404, body).unwrap_err().to_string();
-        assert!(error.contains("no container db"), "{error}");
-        check(204, b"").unwrap();
-    }
-
-    #[test]
-    fn a_status_is_shown_even_if_fields_are_missing() {
-        let status: Value = serde_json::from_str(r#"{"product":"gateway","containers":[{"name":"web","state":"running","ready":true,"restarts":0}]}"#).unwrap();
-        let text = status_words(&status);
-        assert!(text.contains("web") && text.contains("ready"), "{text}");
-    }
+            c
+        }
+    };
+    text.chars().map(visible).collect()
 }

@@ -2,11 +2,12 @@
 
 use super::Scene;
 use super::disk::Disk;
+use crate::payload::Payload;
 use crate::project::units::human;
-use crate::{compose, files};
+use crate::{bundle, compose, files};
 use anyhow::{Context, Result};
 use clap::Args;
-use kedge_revision::ObjectId;
+use kedge_revision::{KeyId, Name, ObjectId, SignatureSet};
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -14,7 +15,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Show what a file is and says: a revision, a trust root, signatures, a disk image, an object. Verifies nothing.
+/// Show what a file is and says: a revision, a bundle, a trust root, signatures, a disk image, an object. Verifies
+/// nothing.
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
     /// The file.
@@ -56,6 +58,9 @@ fn inspect(path: &Path) -> Result<Inspected> {
     };
     if let Some(disk) = Disk::open(path)? {
         return Ok(found("disk-image", None, disk_document(&disk)?));
+    }
+    if bundle::is_bundle(path)? {
+        return Ok(found("bundle", None, bundle_document(path)?));
     }
     let (id, _) = compose::measure(path)?;
     let head = head(path)?;
@@ -118,6 +123,25 @@ fn object_kind(head: &[u8]) -> &'static str {
     }
 }
 
+/// The documents of a bundle. Of parameters only the names: values may be secrets.
+fn bundle_document(path: &Path) -> Result<Value> {
+    let payload = Payload::open(path)?;
+    let document: Value =
+        serde_json::from_slice(&payload.head().revision).context("its revision is no JSON")?;
+    let signatures =
+        SignatureSet::parse(&payload.head().signatures).context("its signatures cannot be read")?;
+    let keys: Vec<KeyId> = signatures.keys().collect();
+    let parameters = payload.parameters()?.map(|parameters| {
+        let names: Vec<&Name> = parameters.values.keys().collect();
+        serde_json::json!({ "counter": parameters.counter, "names": names })
+    });
+    Ok(serde_json::json!({
+        "revision": { "id": payload.id(), "document": document },
+        "signed-by": keys,
+        "parameters": parameters,
+    }))
+}
+
 fn disk_document(disk: &Disk) -> Result<Value> {
     let found = disk.boot_record()?;
     let state = found.state().map(|state| format!("{state:?}"));
@@ -149,6 +173,7 @@ fn words(inspected: &Inspected) -> String {
     match inspected.kind {
         "revision" => revision(&mut text, &inspected.document),
         "disk-image" => disk_image(&mut text, &inspected.document),
+        "bundle" => whole_bundle(&mut text, &inspected.document),
         _ => plain(&mut text, &inspected.document),
     }
     text
@@ -221,6 +246,29 @@ fn revision(text: &mut String, document: &Value) {
                 run.join(" ")
             ),
         );
+    }
+}
+
+fn whole_bundle(text: &mut String, document: &Value) {
+    let keys = document.get("signed-by").and_then(Value::as_array);
+    for key in keys.into_iter().flatten() {
+        line(text, "signed by", &string(key));
+    }
+    if let Some(counter) = document.pointer("/parameters/counter") {
+        let names = document.pointer("/parameters/names");
+        let names = names.and_then(Value::as_array).into_iter().flatten();
+        let names: Vec<String> = names.map(string).collect();
+        line(
+            text,
+            "parameters",
+            &format!("{counter}: {}", names.join(", ")),
+        );
+    }
+    if let Some(entry) = document.get("revision") {
+        line(text, "id", &field(entry, "id"));
+        if let Some(document) = entry.get("document") {
+            revision(text, document);
+        }
     }
 }
 

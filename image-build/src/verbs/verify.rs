@@ -2,8 +2,9 @@
 
 use super::Scene;
 use super::disk::Disk;
+use crate::payload::Payload;
 use crate::project::units::human;
-use crate::{compose, files};
+use crate::{bundle, compose, files};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use kedge_revision::{
@@ -12,13 +13,13 @@ use kedge_revision::{
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// Check revisions and disk images as a device would: signatures, form, and in an image every object's bytes.
+/// Check revisions, bundles and disk images as a device would: signatures, form, and every object's bytes.
 ///
-/// A revision is judged by the project's trust root, or by the one that --root names; its signatures stand beside it,
-/// ending in .sig.
+/// A revision is judged by the project's trust root, or by the one that --root names. The signatures of a revision.json
+/// stand beside it, ending in .sig; a bundle has them inside. Objects are read in pieces, however large they are.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
-    /// Revisions (revision.json) and disk images.
+    /// Revisions (revision.json), bundles (.kedge) and disk images.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// The trust root to judge by, for what belongs to no project at hand.
@@ -35,6 +36,9 @@ struct Good {
     board: String,
     counter: u64,
     version: String,
+    /// The counter of the parameters in a bundle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     objects_checked: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,6 +64,7 @@ impl Verify {
         for path in &self.files {
             let good = match Disk::open(path)? {
                 Some(disk) => verify_disk(&judge, path, &disk),
+                None if bundle::is_bundle(path)? => verify_bundle(scene, &judge, path),
                 None => verify_file(&judge, path),
             };
             verified.push(good.with_context(|| format!("{} is NOT good", path.display()))?);
@@ -119,6 +124,25 @@ fn verify_file(judge: &Judge, path: &Path) -> Result<Good> {
     Ok(good(path, &verified, None))
 }
 
+/// Documents first, since they say which bytes the objects must have.
+fn verify_bundle(scene: &Scene, judge: &Judge, path: &Path) -> Result<Good> {
+    let payload = Payload::open(path)?;
+    let head = payload.head();
+    let verified = judge.revision(&head.revision, &head.signatures)?;
+    let parameters = payload.parameters()?;
+    if let Some(parameters) = &parameters {
+        parameters
+            .check(&verified.content()?.parameters)
+            .context("its parameters would be refused")?;
+    }
+    let bar = scene.output.bytes("checking", payload.bundle_size());
+    let checked = payload.check(&mut |count| bar.inc(count));
+    bar.finish_and_clear();
+    let mut good = good(path, &verified, Some(checked?));
+    good.parameters = parameters.map(|parameters| parameters.counter);
+    Ok(good)
+}
+
 fn verify_disk(judge: &Judge, path: &Path, disk: &Disk) -> Result<Good> {
     let revisions = disk.revisions()?;
     let [id] = revisions.as_slice() else {
@@ -171,6 +195,7 @@ fn good(path: &Path, verified: &Verified, checked: Option<(usize, u64)>) -> Good
         board: envelope.board.to_string(),
         counter: envelope.counter,
         version: envelope.version.clone(),
+        parameters: None,
         objects_checked: checked.map(|(count, _)| count),
         bytes_checked: checked.map(|(_, bytes)| bytes),
     }
@@ -181,8 +206,12 @@ fn line(good: &Good) -> String {
         (Some(count), Some(bytes)) => format!("; {count} objects, {}, all intact", human(bytes)),
         _ => String::new(),
     };
+    let parameters = match good.parameters {
+        Some(counter) => format!(", with parameters {counter}"),
+        None => String::new(),
+    };
     format!(
-        "{}: good: revision {} of {} for {}, version {}{checked}",
+        "{}: good: revision {} of {} for {}, version {}{parameters}{checked}",
         good.path.display(),
         good.counter,
         good.product,

@@ -181,6 +181,14 @@ impl Envelope {
         }
     }
 
+    /// The content as it is written; nothing says that it may run: [`Verified::content`] does.
+    ///
+    /// # Errors
+    /// As [`Content::parse`].
+    pub fn content(&self) -> Result<Content, Error> {
+        Content::parse(self.content.get().as_bytes())
+    }
+
     fn check(&self) -> Result<(), Error> {
         if self.spec != SPEC {
             return Err(Error::Spec {
@@ -334,7 +342,7 @@ impl Verified {
     /// # Errors
     /// As [`Content::parse`], and [`Error::UnlistedObject`] for a layer that the envelope does not list.
     pub fn content(&self) -> Result<Content, Error> {
-        let content = Content::parse(self.envelope.content.get().as_bytes())?;
+        let content = self.envelope.content()?;
         self.envelope.check_layers(&content)?;
         Ok(content)
     }

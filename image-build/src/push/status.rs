@@ -1,0 +1,185 @@
+//! The part of a device's status that is about updates, and what it says of a trial. Pure.
+
+use kedge_revision::ObjectId;
+use serde::Deserialize;
+
+/// As much of a device's status as whoever waits for a verdict needs.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Status {
+    /// Random for each boot.
+    pub boot_id: String,
+    /// See there; absent on a device that knows no updates.
+    pub update: Update,
+    /// Goals that are not met.
+    pub goals_missing: Vec<MissingGoal>,
+}
+
+/// A goal that is not met.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct MissingGoal {
+    /// Whose.
+    pub container: String,
+    /// Which.
+    pub goal: String,
+    /// Why not.
+    pub reason: String,
+}
+
+/// The object `update` of a status.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Update {
+    /// What runs unless a trial does.
+    pub committed: Option<Place>,
+    /// What is on trial.
+    pub trial: Option<Place>,
+    /// What was tried last and did not hold.
+    pub failed: Option<Failed>,
+    /// Below this nothing runs.
+    pub floor: Option<String>,
+    /// Boots in a row that have not come to rest.
+    pub unsettled: Option<u64>,
+    /// What is arriving.
+    pub staging: Option<Staging>,
+}
+
+/// A revision with its parameters, where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Place {
+    /// The revision.
+    pub revision: ObjectId,
+    /// The counter of its parameters; 0 if nobody gave any.
+    #[serde(default)]
+    pub parameters: u64,
+    /// The slot.
+    #[serde(default)]
+    pub slot: Option<String>,
+    /// For a trial: boots that it has left after this one.
+    #[serde(default)]
+    pub tries_left: Option<u64>,
+}
+
+/// A revision that did not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Failed {
+    /// The revision.
+    pub revision: ObjectId,
+    /// The counter of its parameters.
+    #[serde(default)]
+    pub parameters: u64,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Objects that arrive.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Staging {
+    /// Of which revision.
+    pub revision: ObjectId,
+    /// Bytes that are there.
+    #[serde(default)]
+    pub done: u64,
+    /// Bytes in all.
+    #[serde(default)]
+    pub total: u64,
+}
+
+/// What is tried: a revision with the counter of its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The revision.
+    pub revision: ObjectId,
+    /// The counter of its parameters.
+    pub parameters: u64,
+}
+
+impl Target {
+    fn is(&self, place: Option<&Place>) -> bool {
+        let same =
+            |place: &Place| place.revision == self.revision && place.parameters == self.parameters;
+        place.is_some_and(same)
+    }
+
+    /// Why this is what failed last, if it is.
+    #[must_use]
+    pub fn failure(&self, update: &Update) -> Option<String> {
+        let failed = update.failed.as_ref()?;
+        let same = failed.revision == self.revision && failed.parameters == self.parameters;
+        same.then(|| failed.reason.clone())
+    }
+}
+
+/// Where a trial stands, by one status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stand {
+    /// It is on trial.
+    Trying {
+        /// Boots that are left after this one, if the device says so.
+        tries_left: Option<u64>,
+    },
+    /// It was good.
+    Committed,
+    /// It was not, and why.
+    Failed(String),
+    /// It is not on trial, and neither committed nor the one that failed last.
+    Absent,
+}
+
+impl Stand {
+    /// What an `update` says of `target`.
+    #[must_use]
+    pub fn of(update: &Update, target: &Target) -> Self {
+        if target.is(update.trial.as_ref()) {
+            let tries_left = update.trial.as_ref().and_then(|trial| trial.tries_left);
+            Self::Trying { tries_left }
+        } else if target.is(update.committed.as_ref()) {
+            Self::Committed
+        } else if let Some(reason) = target.failure(update) {
+            Self::Failed(reason)
+        } else {
+            Self::Absent
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(byte: u8) -> ObjectId {
+        ObjectId::from_digest([byte; 32])
+    }
+
+    #[test]
+    fn a_stand_needs_revision_and_parameters() {
+        let target = Target {
+            revision: id(2),
+            parameters: 7,
+        };
+        let stand = |text: &str| {
+            let text = text
+                .replace("ONE", &id(1).to_string())
+                .replace("TWO", &id(2).to_string());
+            Stand::of(&serde_json::from_str(&text).unwrap(), &target)
+        };
+        let one = r#""committed":{"revision":"ONE","parameters":7,"slot":"a"}"#;
+        let tried = format!(
+            r#"{{{one},"trial":{{"revision":"TWO","parameters":7,"tries-left":2,"starts":1}}}}"#
+        );
+        let tries_left = Some(2);
+        assert_eq!(stand(&tried), Stand::Trying { tries_left });
+        let committed = r#"{"committed":{"revision":"TWO","parameters":7},"new-field":[]}"#;
+        assert_eq!(stand(committed), Stand::Committed);
+        assert_eq!(stand(&committed.replace('7', "6")), Stand::Absent);
+        let failed =
+            format!(r#"{{{one},"failed":{{"revision":"TWO","parameters":7,"reason":"panic"}}}}"#);
+        assert_eq!(stand(&failed), Stand::Failed("panic".into()));
+        assert_eq!(stand("{}"), Stand::Absent);
+    }
+}

@@ -1,0 +1,163 @@
+//! Waiting for a verdict: the device reboots while it tries, so it falls silent and comes back, and nothing is waited for
+//! without a bound.
+
+use super::device::Device;
+use super::status::{Stand, Status, Target, Update};
+use super::{News, Verdict};
+use anyhow::{Result, bail};
+use std::time::{Duration, Instant};
+
+/// Looks at a device in which a trial that was begun is nowhere to be seen, before that is believed.
+const MOST_ABSENT: u32 = 10;
+
+/// Waits for the verdict on `target`, at most `limit`. `before` is what the device said of updates before it was told to
+/// apply it: the same failure may stand there from an earlier trial.
+pub(super) fn watch(
+    device: &Device,
+    target: &Target,
+    before: &Update,
+    limit: Duration,
+    news: &mut dyn FnMut(News<'_>),
+) -> Result<Verdict> {
+    let mut watch = Watch {
+        stale: target.failure(before),
+        seen: false,
+        absent: 0,
+    };
+    let (start, mut heard) = (Instant::now(), Instant::now());
+    let mut shown = String::new();
+    loop {
+        let words = match device.status::<Status>() {
+            Ok(status) => {
+                heard = Instant::now();
+                let stand = Stand::of(&status.update, target);
+                let words = words(&stand, &status);
+                if let Some(verdict) = watch.judge(stand) {
+                    return Ok(verdict);
+                }
+                words
+            }
+            Err(_) => "the device is silent: it boots".to_owned(),
+        };
+        if words != shown {
+            news(News::Trial(&words));
+            shown = words;
+        }
+        let silent = heard.elapsed();
+        if silent > device.waits().silence {
+            bail!(
+                "the device has been silent for {} s in its trial\nhelp: it may be switched off; once it answers, `kedge ctl history` tells what it did",
+                silent.as_secs()
+            );
+        }
+        if start.elapsed() > limit {
+            bail!(
+                "no verdict after {} s: {shown}\nhelp: look again with `kedge ctl status`, end the trial with `kedge ctl rollback`",
+                limit.as_secs()
+            );
+        }
+        std::thread::sleep(device.waits().pause);
+    }
+}
+
+/// What was seen until now.
+struct Watch {
+    /// The reason of an earlier failure of the same.
+    stale: Option<String>,
+    /// The trial was seen to run.
+    seen: bool,
+    /// Times in a row that it was not.
+    absent: u32,
+}
+
+impl Watch {
+    fn judge(&mut self, stand: Stand) -> Option<Verdict> {
+        match stand {
+            Stand::Trying { .. } => {
+                self.seen = true;
+                self.absent = 0;
+                None
+            }
+            Stand::Committed => Some(Verdict::Committed),
+            // It may be the last trial's verdict, as long as nothing else was seen.
+            Stand::Failed(reason) if !self.seen && self.stale.as_ref() == Some(&reason) => {
+                self.gone(&reason)
+            }
+            Stand::Failed(reason) => Some(Verdict::RolledBack { reason }),
+            Stand::Absent => self.gone("the device does not say why"),
+        }
+    }
+
+    /// The trial is not there: it is given some time to appear.
+    fn gone(&mut self, reason: &str) -> Option<Verdict> {
+        self.absent = self.absent.saturating_add(1);
+        let reason = reason.to_owned();
+        (self.absent > MOST_ABSENT).then_some(Verdict::RolledBack { reason })
+    }
+}
+
+fn words(stand: &Stand, status: &Status) -> String {
+    let mut words = match stand {
+        Stand::Trying {
+            tries_left: Some(left),
+        } => format!("on trial, {left} tries left"),
+        Stand::Trying { tries_left: None } => "on trial".to_owned(),
+        Stand::Committed | Stand::Failed(_) | Stand::Absent => "the trial begins".to_owned(),
+    };
+    for goal in &status.goals_missing {
+        words.push_str(&format!("; {} is not {}", goal.container, goal.goal));
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(reason: &str) -> Stand {
+        Stand::Failed(reason.into())
+    }
+
+    fn rolled_back(reason: &str) -> Option<Verdict> {
+        let reason = reason.into();
+        Some(Verdict::RolledBack { reason })
+    }
+
+    #[test]
+    fn an_earlier_failure_is_no_verdict_until_it_stays() {
+        let trying = Stand::Trying { tries_left: None };
+        let fresh = || Watch {
+            stale: Some("panic".into()),
+            seen: false,
+            absent: 0,
+        };
+        let mut watch = fresh();
+        assert_eq!(watch.judge(failed("panic")), None);
+        assert_eq!(watch.judge(trying), None);
+        assert_eq!(watch.judge(failed("panic")), rolled_back("panic"));
+        let mut watch = fresh();
+        assert_eq!(watch.judge(failed("watchdog")), rolled_back("watchdog"));
+        let mut watch = fresh();
+        for _ in 0..MOST_ABSENT {
+            assert_eq!(watch.judge(failed("panic")), None);
+        }
+        assert_eq!(watch.judge(failed("panic")), rolled_back("panic"));
+    }
+
+    #[test]
+    fn a_trial_that_vanishes_did_not_hold() {
+        let mut watch = Watch {
+            stale: None,
+            seen: false,
+            absent: 0,
+        };
+        assert_eq!(watch.judge(Stand::Trying { tries_left: None }), None);
+        let verdicts: Vec<_> = (0..=MOST_ABSENT)
+            .map(|_| watch.judge(Stand::Absent))
+            .collect();
+        let (last, before) = verdicts.split_last().unwrap();
+        assert!(before.iter().all(Option::is_none));
+        assert!(matches!(last, Some(Verdict::RolledBack { .. })));
+        assert_eq!(watch.judge(Stand::Committed), Some(Verdict::Committed));
+    }
+}

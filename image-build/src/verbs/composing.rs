@@ -1,0 +1,125 @@
+//! What the verbs share that make a project's revision: `build`, `bundle`, `push`.
+
+use super::{PassphraseArguments, Scene};
+use crate::compose::{self, Composition};
+use crate::payload::Payload;
+use crate::platform::{self, KernelSource};
+use crate::project::{Project, lock};
+use crate::{parameters, progress};
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use kedge_board_support::boards::{self, Board};
+use std::path::PathBuf;
+
+/// From what a revision is made.
+#[derive(Debug, Args)]
+pub(super) struct Composing {
+    /// The platform folder: kernel, modules, device binary. Otherwise the one in the cache.
+    #[arg(long, value_name = "DIR", conflicts_with = "kernel")]
+    platform: Option<PathBuf>,
+    /// Which platform of the cache: Debian's kernel or our own, smaller one; our own if it is there.
+    #[arg(long, value_enum)]
+    kernel: Option<KernelArgument>,
+    #[command(flatten)]
+    passphrase: PassphraseArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KernelArgument {
+    Debian,
+    Own,
+}
+
+/// A project's revision, and what it was made from.
+#[derive(Debug)]
+pub(super) struct Composed {
+    pub(super) project: Project,
+    pub(super) board: Board,
+    pub(super) composition: Composition,
+}
+
+impl Composing {
+    /// Makes the revision, judges it as a device would, and holds the device binary to the board's budget.
+    pub(super) fn compose(&self, scene: &Scene) -> Result<Composed> {
+        let project = scene.project()?;
+        let board = boards::find(project.manifest().board.as_str()).map_err(|error| {
+            project
+                .source()
+                .mistake(&["board"], error.to_string(), None)
+        })?;
+        let platform = self.platform(&board)?;
+        let composition = compose::compose(&project, &platform, &self.passphrase.source()?)?;
+        budget(&composition, &board)?;
+        Ok(Composed {
+            project,
+            board,
+            composition,
+        })
+    }
+
+    fn platform(&self, board: &Board) -> Result<PathBuf> {
+        if let Some(folder) = &self.platform {
+            return Ok(folder.clone());
+        }
+        let board = board.name.as_str();
+        match self.kernel {
+            Some(KernelArgument::Debian) => platform::folder(board, KernelSource::Debian),
+            Some(KernelArgument::Own) => platform::folder(board, KernelSource::Own),
+            None => {
+                let own = platform::folder(board, KernelSource::Own)?;
+                if own.join("platform.json").is_file() {
+                    return Ok(own);
+                }
+                platform::folder(board, KernelSource::Debian)
+            }
+        }
+    }
+}
+
+fn budget(composition: &Composition, board: &Board) -> Result<()> {
+    let (size, most) = (composition.device_binary, board.budgets.device_binary);
+    if size > most {
+        bail!("the device binary has {size} bytes, over the board's budget of {most}");
+    }
+    Ok(())
+}
+
+/// Values for one device.
+#[derive(Debug, Args)]
+pub(super) struct ParametersArguments {
+    /// Values for the device's parameters: a table `name = "value"`, in TOML or JSON. They are checked against what
+    /// the revision declares, and never shown.
+    #[arg(long, value_name = "FILE")]
+    parameters: Option<PathBuf>,
+    /// Orders the values given to one device, the higher the newer; the time in seconds if absent.
+    #[arg(long, value_name = "N", requires = "parameters")]
+    parameters_counter: Option<u64>,
+}
+
+impl ParametersArguments {
+    /// Lets the values travel with a payload.
+    pub(super) fn give_to(&self, payload: &mut Payload) -> Result<()> {
+        let Some(path) = &self.parameters else {
+            return Ok(());
+        };
+        let counter = match self.parameters_counter {
+            Some(0) => bail!("0 is the counter of values that nobody gave; the first is 1"),
+            Some(counter) => counter,
+            None => lock::now()?.unix(),
+        };
+        let parameters = parameters::read(path, counter)?;
+        payload.set_parameters(&parameters)?;
+        let declared = payload.content()?.parameters;
+        let open: Vec<&str> = declared
+            .iter()
+            .filter(|(name, declared)| {
+                declared.default.is_none() && !parameters.values.contains_key(*name)
+            })
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if !open.is_empty() {
+            progress::say(format_args!("without a value: {}", open.join(", ")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! A device's status in words. What it does not know, or what is missing, is passed over. Pure.
+
+use super::word;
+use crate::project::units::human;
+use crate::push::{Place, Update};
+use kedge_revision::ObjectId;
+use serde::Deserialize;
+use serde_json::Value;
+
+pub(super) fn words(status: &Value) -> String {
+    let revision = status.get("revision").cloned().unwrap_or_default();
+    let memory = status.get("memory").cloned().unwrap_or_default();
+    let bytes = |name: &str| human(memory.get(name).and_then(Value::as_u64).unwrap_or_default());
+    let uptime = status
+        .get("uptime-ms")
+        .and_then(Value::as_u64)
+        .unwrap_or_default()
+        / 1000;
+    let mut lines = vec![
+        format!(
+            "{} on {}, {} ({})",
+            word(status, "product"),
+            word(status, "board"),
+            word(status, "phase"),
+            word(status, "mode")
+        ),
+        format!(
+            "revision {} {}, slot {}, {}",
+            word(&revision, "version"),
+            word(&revision, "id"),
+            word(status, "slot"),
+            trial(status)
+        ),
+        format!(
+            "up {uptime} s, memory {} free of {}",
+            bytes("available"),
+            bytes("total")
+        ),
+    ];
+    lines.extend(update(status));
+    for container in status
+        .get("containers")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let ready = if container.get("ready") == Some(&Value::Bool(true)) {
+            "ready"
+        } else {
+            "not ready"
+        };
+        lines.push(format!(
+            "  {:<16} {:<10} {ready:<10} restarts {} pid {}",
+            word(container, "name"),
+            word(container, "state"),
+            word(container, "restarts"),
+            word(container, "pid")
+        ));
+    }
+    for missing in status
+        .get("goals-missing")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        lines.push(format!(
+            "  {} has not reached {}: {}",
+            word(missing, "container"),
+            word(missing, "goal"),
+            word(missing, "reason")
+        ));
+    }
+    lines.join("\n")
+}
+
+/// Whether what runs is judged yet.
+fn trial(status: &Value) -> String {
+    match status.pointer("/trial/trying/tries-left") {
+        Some(left) => format!("on trial, {left} tries left"),
+        None => word(status, "trial"),
+    }
+}
+
+/// What is committed, on trial, given up, and arriving.
+fn update(status: &Value) -> Vec<String> {
+    let Some(update) = status.get("update") else {
+        return Vec::new();
+    };
+    // A newer device's status may have another form: then it is shown as it is.
+    let Ok(update) = Update::deserialize(update) else {
+        return vec![format!("update {update}")];
+    };
+    let mut lines = Vec::new();
+    if let Some(committed) = &update.committed {
+        let floor = match &update.floor {
+            Some(floor) => format!(", floor {floor}"),
+            None => String::new(),
+        };
+        lines.push(format!("committed {}{floor}", place(committed)));
+    }
+    if let Some(trial) = &update.trial {
+        let tries = match trial.tries_left {
+            Some(1) => ", 1 try left".to_owned(),
+            Some(left) => format!(", {left} tries left"),
+            None => String::new(),
+        };
+        lines.push(format!("on trial  {}{tries}", place(trial)));
+    }
+    if let Some(failed) = &update.failed {
+        let what = pair(failed.revision, failed.parameters);
+        lines.push(format!(
+            "failed    {what}: {}",
+            super::clean(&failed.reason)
+        ));
+    }
+    if let Some(staging) = &update.staging {
+        lines.push(format!(
+            "arriving  {}, {} of {}",
+            short(staging.revision),
+            human(staging.done),
+            human(staging.total)
+        ));
+    }
+    if let Some(unsettled) = update.unsettled.filter(|count| *count > 0) {
+        lines.push(format!(
+            "unsettled {unsettled} boots in a row have not come to rest"
+        ));
+    }
+    lines
+}
+
+fn place(place: &Place) -> String {
+    let slot = match &place.slot {
+        Some(slot) => format!(", slot {}", super::clean(slot)),
+        None => String::new(),
+    };
+    format!("{}{slot}", pair(place.revision, place.parameters))
+}
+
+fn pair(revision: ObjectId, parameters: u64) -> String {
+    match parameters {
+        0 => short(revision),
+        counter => format!("{} with parameters {counter}", short(revision)),
+    }
+}
+
+/// Enough of an id to tell revisions apart.
+pub(super) fn short(id: ObjectId) -> String {
+    id.to_string().chars().take(19).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_shown_even_if_fields_are_missing() {
+        let status: Value = serde_json::from_str(r#"{"product":"gateway","containers":[{"name":"web","state":"running","ready":true,"restarts":0}]}"#).unwrap();
+        let text = words(&status);
+        assert!(text.contains("web") && text.contains("ready"), "{text}");
+    }
+
+    #[test]
+    fn updates_are_told_in_words() {
+        let one = ObjectId::from_digest([0x11; 32]);
+        let two = ObjectId::from_digest([0x22; 32]);
+        let status = serde_json::json!({
+            "slot": "b",
+            "trial": {"trying": {"tries-left": 2}},
+            "update": {
+                "committed": {"revision": one, "parameters": 3, "slot": "a"},
+                "trial": {"revision": two, "parameters": 0, "slot": "b", "tries-left": 2, "starts": 1},
+                "failed": {"revision": two, "parameters": 4, "reason": "goal-missed(web, ready, 0)\u{1b}[2J"},
+                "floor": "1.40",
+                "unsettled": 1,
+                "staging": {"revision": two, "done": 1_000_000, "total": 4_000_000},
+            }
+        });
+        let text = words(&status);
+        for line in [
+            "slot b, on trial, 2 tries left",
+            "committed v1:1111111111111111 with parameters 3, slot a, floor 1.40",
+            "on trial  v1:2222222222222222, slot b, 2 tries left",
+            "failed    v1:2222222222222222 with parameters 4: goal-missed(web, ready, 0)\u{fffd}[2J",
+            "arriving  v1:2222222222222222, 1.0 MB of 4.0 MB",
+            "unsettled 1 boots in a row",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_update_of_another_form_is_shown_as_it_is() {
+        let status = serde_json::json!({"update": {"committed": "x"}});
+        assert!(words(&status).contains(r#"update {"committed":"x"}"#));
+    }
+}
