@@ -111,7 +111,7 @@ pub enum Reason {
         container: Name,
         /// The goal that it was to reach.
         goal: Goal,
-        /// Its exit status, 0 if it was still running.
+        /// How its newest run that ended did so, as `wait` gives it; 0 if none has.
         exit: i32,
     },
     /// A container ended again and again.
