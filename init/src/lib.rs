@@ -6,6 +6,7 @@
 //! | [`machine`] | decides: containers, groups, goals, restarts, shutdown; pure |
 //! | [`change`] | decides: what a new revision means for the one that runs; pure |
 //! | [`driver`] | performs: one thread, one epoll |
+//! | [`judge`] | decides: the verdict of a trial; pure |
 //! | [`control`] | the control API, without I/O |
 //! | [`ctl`] | its client |
 //! | [`log`] | the bounded ring of what containers and kernel say |
@@ -22,6 +23,7 @@ pub mod ctl;
 pub mod driver;
 pub mod error;
 pub mod helpers;
+pub mod judge;
 pub mod last_resort;
 pub mod log;
 pub mod machine;

@@ -64,11 +64,11 @@ pub(crate) mod fixture;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
-mod random;
+pub(crate) mod random;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;
 
 pub use event::{Action, Command, Ending, Event, Halt, Id};
 pub use exchange::{Exchanged, Refused};

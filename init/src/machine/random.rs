@@ -7,13 +7,13 @@ use kedge_revision::{Content, Name};
 use proptest::prelude::*;
 
 /// A container's definition, the place of its group, and which earlier ones of its group it comes after.
-pub(super) type Draft = (Container, usize, u8);
+pub(crate) type Draft = (Container, usize, u8);
 
-pub(super) const NAMES: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
-pub(super) const GROUPS: [&str; 3] = ["g0", "g1", "g2"];
+pub(crate) const NAMES: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
+pub(crate) const GROUPS: [&str; 3] = ["g0", "g1", "g2"];
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Op {
+pub(crate) enum Op {
     /// The world moves on with one container.
     World {
         who: usize,
@@ -39,7 +39,7 @@ pub(super) enum Op {
 }
 
 /// Names of the same group before this one, by the bits of `after`.
-pub(super) fn befores(index: usize, after: u8, names: &[&str], places: &[usize]) -> Vec<Name> {
+pub(crate) fn befores(index: usize, after: u8, names: &[&str], places: &[usize]) -> Vec<Name> {
     (0..index)
         .filter(|before| places[*before] == places[index] && after >> before & 1 == 1)
         .map(|before| name(names[before]))
@@ -94,7 +94,7 @@ fn definition() -> impl Strategy<Value = Draft> {
         )
 }
 
-pub(super) fn definitions() -> impl Strategy<Value = Content> {
+pub(crate) fn definitions() -> impl Strategy<Value = Content> {
     proptest::collection::vec(definition(), 1..7).prop_map(|list| {
         let places: Vec<usize> = list.iter().map(|(_, group, _)| *group).collect();
         let containers = list.into_iter().enumerate();
@@ -108,11 +108,11 @@ pub(super) fn definitions() -> impl Strategy<Value = Content> {
 }
 
 /// What containers of later revisions are like.
-pub(super) fn pool() -> impl Strategy<Value = Vec<Draft>> {
+pub(crate) fn pool() -> impl Strategy<Value = Vec<Draft>> {
     proptest::collection::vec(definition(), 3)
 }
 
-pub(super) fn command() -> impl Strategy<Value = Command> {
+pub(crate) fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         Just(Command::Start),
         Just(Command::Stop),
@@ -120,7 +120,7 @@ pub(super) fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
-pub(super) fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         60 => (0_usize..6, 0_u8..16).prop_map(|(who, how)| Op::World { who, how }),
         20 => (0_usize..6, any::<u8>()).prop_map(|(who, what)| Op::Talk { who, what }),

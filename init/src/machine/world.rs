@@ -10,25 +10,25 @@ use kedge_revision::container::Container;
 use kedge_revision::{Content, Name};
 use kedge_sys::process::ExitStatus;
 
-pub(super) const KILLED: ExitStatus = ExitStatus::Signaled {
+pub(crate) const KILLED: ExitStatus = ExitStatus::Signaled {
     signal: 9,
     core: false,
 };
 
 /// What the world knows of one container, independently of the machine.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Body {
+pub(crate) struct Body {
     /// A spawn is asked for and not answered.
-    pub(super) spawning: bool,
-    pub(super) alive: bool,
-    pub(super) executed: bool,
+    pub(crate) spawning: bool,
+    pub(crate) alive: bool,
+    pub(crate) executed: bool,
     /// A process may be in its cgroup.
-    pub(super) populated: bool,
-    pub(super) killed: bool,
+    pub(crate) populated: bool,
+    pub(crate) killed: bool,
     /// A kill is not answered yet.
-    pub(super) owes_empty: bool,
+    pub(crate) owes_empty: bool,
     /// It was asked to end: by when it must be killed.
-    pub(super) kill_by: Option<u64>,
+    pub(crate) kill_by: Option<u64>,
     check: Option<u32>,
     /// Its back-off ends then.
     not_before: Option<u64>,
@@ -38,23 +38,23 @@ pub(super) struct Body {
     /// Its goal held at some time since the boot or the last exchange.
     ever_met: bool,
     /// It makes place for another.
-    pub(super) retired: bool,
+    pub(crate) retired: bool,
 }
 
-pub(super) struct World {
-    pub(super) content: Content,
+pub(crate) struct World {
+    pub(crate) content: Content,
     /// What new containers are like.
     pool: Vec<Draft>,
-    pub(super) machine: Machine,
-    pub(super) now: u64,
+    pub(crate) machine: Machine,
+    pub(crate) now: u64,
     /// By id.
-    pub(super) bodies: Vec<Body>,
-    pub(super) halted: Option<u64>,
-    pub(super) all_down: Option<u64>,
+    pub(crate) bodies: Vec<Body>,
+    pub(crate) halted: Option<u64>,
+    pub(crate) all_down: Option<u64>,
 }
 
 impl World {
-    pub(super) fn new(content: Content, pool: Vec<Draft>) -> Self {
+    pub(crate) fn new(content: Content, pool: Vec<Draft>) -> Self {
         let bodies = vec![Body::default(); NAMES.len()];
         let machine = Machine::new(&content);
         let mut world = Self {
@@ -70,7 +70,7 @@ impl World {
         world
     }
 
-    pub(super) fn ids(&self) -> Vec<Id> {
+    pub(crate) fn ids(&self) -> Vec<Id> {
         self.machine.status().map(|status| status.id).collect()
     }
 
@@ -79,11 +79,11 @@ impl World {
         ids.get(who % ids.len().max(1)).copied()
     }
 
-    pub(super) fn definition(&self, id: Id) -> &Container {
+    pub(crate) fn definition(&self, id: Id) -> &Container {
         &self.content.containers[self.machine.name(id).unwrap()]
     }
 
-    pub(super) fn step(&mut self, event: Event) {
+    pub(crate) fn step(&mut self, event: Event) {
         let waiting: Vec<Id> = self
             .machine
             .status()
@@ -215,7 +215,7 @@ impl World {
         }
     }
 
-    pub(super) fn world(&mut self, who: usize, how: u8) {
+    pub(crate) fn world(&mut self, who: usize, how: u8) {
         let Some(id) = self.who(who) else {
             return;
         };
@@ -274,7 +274,7 @@ impl World {
         self.step(event);
     }
 
-    pub(super) fn apply(&mut self, op: Op) {
+    pub(crate) fn apply(&mut self, op: Op) {
         match op {
             Op::World { who, how } => self.world(who, how),
             Op::Talk { who, what } => self.talk(who, what),
@@ -352,7 +352,7 @@ impl World {
         assert!(self.machine.next_deadline().is_none_or(|at| at > self.now));
     }
 
-    pub(super) fn exchange(&mut self, seed: u64) {
+    pub(crate) fn exchange(&mut self, seed: u64) {
         let content = self.next_content(seed);
         let before = format!("{:?}", self.machine);
         let ready = self.halted.is_none() && self.machine.retired();
