@@ -49,6 +49,23 @@ pub enum Error {
         /// What the kernel answered.
         errno: Errno,
     },
+    /// A partition is too small for a slot's file system, whatever is in it.
+    SlotSize {
+        /// Its size, bytes.
+        size: u64,
+    },
+    /// The files of a slot do not fit its partition.
+    SlotFull {
+        /// What they need, bytes.
+        needed: u64,
+        /// What there is for them, bytes.
+        free: u64,
+    },
+    /// A slot cannot have this file: its name, its length or the number of files.
+    SlotFile {
+        /// Its place in the list.
+        number: usize,
+    },
 }
 
 impl fmt::Display for Error {
@@ -66,6 +83,15 @@ impl fmt::Display for Error {
             Self::Read { offset, errno } => write!(f, "reading bootenv at {offset}: {errno}"),
             Self::Write { offset, errno } => write!(f, "writing bootenv at {offset}: {errno}"),
             Self::Sync { errno } => write!(f, "syncing bootenv: {errno}"),
+            Self::SlotSize { size } => {
+                write!(f, "{size} bytes are too few for a slot's file system")
+            }
+            Self::SlotFull { needed, free } => write!(
+                f,
+                "its files need {needed} bytes and {free} are there: {} are missing",
+                needed.saturating_sub(*free)
+            ),
+            Self::SlotFile { number } => write!(f, "a slot cannot have file {number} of its list"),
         }
     }
 }

@@ -5,9 +5,10 @@
 //! | [`record`] | the loader record and the state record: formats, and which copy to believe |
 //! | [`bootenv`] | reading and writing them in the raw partition `bootenv`, in an order that survives a power cut |
 //! | [`control`] | the machine that decides what a boot runs, how a trial begins and ends, and what is written for it |
+//! | [`slot`] | how a slot's file system is laid out |
 //! | `boards` (feature `boards`, host only) | the board files, parsed and checked |
 //!
-//! It does not judge a trial, does not find the partition, and writes no slot.
+//! It does not judge a trial, does not find partitions, and writes no slot: it tells what is to be written.
 
 #[cfg(feature = "boards")]
 pub mod boards;
@@ -15,5 +16,6 @@ pub mod bootenv;
 pub mod control;
 mod error;
 pub mod record;
+pub mod slot;
 
 pub use error::Error;

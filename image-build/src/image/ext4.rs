@@ -103,7 +103,7 @@ fn stage(
     put(format!("{factory}/revision.json"), plan.document)?;
     put(format!("{factory}/revision.sig"), plan.signatures)?;
     put(format!("{factory}/origin"), b"factory\n")?;
-    put(format!("{factory}/{}", kedge_store::COMMITTED), b"")?;
+    put(format!("{factory}/committed"), b"")?;
     for document in plan.roots {
         put(
             format!("roots/{}.json", document.version),

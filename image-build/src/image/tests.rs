@@ -262,7 +262,7 @@ fn an_image_is_whole_and_its_store_is_sealed() {
     }
     let factory = format!("/revisions/{}/", sample.verified.id().hex());
     assert_eq!(debugfs(&data, &format!("cat {factory}origin")), "factory");
-    let committed = debugfs(&data, &format!("stat {factory}{}", kedge_store::COMMITTED));
+    let committed = debugfs(&data, &format!("stat {factory}committed"));
     assert!(committed.contains("Size: 0\n"), "{committed}");
     assert_eq!(
         debugfs(&data, &format!("cat {factory}revision.json")).as_bytes(),

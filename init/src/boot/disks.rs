@@ -103,7 +103,10 @@ pub(crate) fn read_state(bootenv: &Path) -> Result<State, Error> {
         | RecordError::Field { .. }
         | RecordError::TooLong { .. }
         | RecordError::Write { .. }
-        | RecordError::Sync { .. } => damaged(),
+        | RecordError::Sync { .. }
+        | RecordError::SlotSize { .. }
+        | RecordError::SlotFull { .. }
+        | RecordError::SlotFile { .. } => damaged(),
     })?;
     found.state().cloned().ok_or_else(damaged)
 }

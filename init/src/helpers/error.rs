@@ -46,6 +46,24 @@ pub enum Error {
         /// Which file.
         path: PathBuf,
     },
+    /// A slot cannot be laid out.
+    Slot(kedge_board_support::Error),
+    /// A slot holds something else than what was written.
+    SlotReadBack {
+        /// What of it.
+        what: &'static str,
+        /// The partition.
+        path: PathBuf,
+    },
+    /// The copy of a volume is over its bound.
+    CopyTooLarge {
+        /// The volume.
+        path: PathBuf,
+        /// Of what there is too much, as in "more than 5 bytes".
+        what: &'static str,
+        /// How much there may be.
+        most: u64,
+    },
     /// The kernel's network configuration.
     Netlink(kedge_sys::Error),
     /// One setting of an interface was refused.
@@ -71,7 +89,8 @@ impl Error {
             Self::File { source, .. } => Errno::from_io_error(source).unwrap_or(Errno::IO),
             Self::Interface { errno, .. } => *errno,
             Self::Frame(_) | Self::NotExt4 { .. } => Errno::INVAL,
-            Self::ReadBack { .. } => Errno::IO,
+            Self::Slot(_) | Self::CopyTooLarge { .. } => Errno::NOSPC,
+            Self::ReadBack { .. } | Self::SlotReadBack { .. } => Errno::IO,
         }
     }
 }
@@ -88,6 +107,17 @@ impl fmt::Display for Error {
             Self::ReadBack { path } => {
                 write!(f, "{} reads back other than written", path.display())
             }
+            Self::Slot(_) => f.write_str("cannot lay the slot out"),
+            Self::SlotReadBack { what, path } => {
+                write!(
+                    f,
+                    "{what} of {} reads back other than written",
+                    path.display()
+                )
+            }
+            Self::CopyTooLarge { path, what, most } => {
+                write!(f, "a copy of {} has more than {most} {what}", path.display())
+            }
             Self::Netlink(_) => f.write_str("cannot ask the kernel about interfaces"),
             Self::Interface { name, doing, .. } => write!(f, "cannot {doing} {name}"),
         }
@@ -103,7 +133,12 @@ impl core::error::Error for Error {
             | Self::Netlink(source) => Some(source),
             Self::File { source, .. } => Some(source),
             Self::Interface { errno, .. } => Some(errno),
-            Self::Frame(_) | Self::NotExt4 { .. } | Self::ReadBack { .. } => None,
+            Self::Slot(source) => Some(source),
+            Self::Frame(_)
+            | Self::NotExt4 { .. }
+            | Self::ReadBack { .. }
+            | Self::CopyTooLarge { .. }
+            | Self::SlotReadBack { .. } => None,
         }
     }
 }

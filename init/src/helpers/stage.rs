@@ -28,6 +28,7 @@ mod keep;
 mod offer;
 mod refused;
 mod rights;
+mod slot;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -135,10 +136,18 @@ impl<'a> Stage<'a> {
                 Ok(())
             }
             Request::Collect(revisions) => self.collect(revisions),
-            Request::WriteSlot { .. }
-            | Request::Snapshot { .. }
-            | Request::Restore { .. }
-            | Request::Discard => Err(Error::Frame(FrameError)),
+            Request::WriteSlot {
+                revision, device, ..
+            } => {
+                let written = self.write_slot(revision, Path::new(device));
+                self.report(&Report::SlotWritten {
+                    ok: written.is_ok(),
+                    text: written.as_ref().err().map_or("", |refused| &refused.detail),
+                })
+            }
+            Request::Snapshot { .. } | Request::Restore { .. } | Request::Discard => {
+                Err(Error::Frame(FrameError))
+            }
         }
     }
 
@@ -205,6 +214,12 @@ impl<'a> Stage<'a> {
             status: refused.status,
             body: &refused.json(),
         })
+    }
+
+    fn write_slot(&self, revision: ObjectId, device: &Path) -> Result<(), Refused> {
+        let trust = self.trust.as_ref().ok_or_else(unconfigured)?;
+        let verified = trust.load(&self.store, revision)?;
+        slot::write(&self.store, &verified, device)
     }
 
     fn collect(&mut self, revisions: Ids<'_>) -> Result<(), Error> {

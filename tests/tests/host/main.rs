@@ -3,3 +3,4 @@
 mod command;
 mod documents;
 mod layers;
+mod slots;

@@ -12,7 +12,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 /// The mark in the directory of a revision that was committed once.
-pub const COMMITTED: &str = "committed";
+const COMMITTED: &str = "committed";
 
 /// A data partition's store.
 #[derive(Debug, Clone)]

@@ -11,12 +11,14 @@ pub(super) struct Refused {
     pub(super) detail: String,
 }
 
+/// Longest detail, bytes. A parser's may repeat what it was given, and a frame has a bound.
+const MOST_DETAIL: usize = 1024;
+
 impl Refused {
     pub(super) fn new(status: u16, detail: impl Display) -> Self {
-        Self {
-            status,
-            detail: detail.to_string(),
-        }
+        let mut detail = detail.to_string();
+        detail.truncate(detail.floor_char_boundary(MOST_DETAIL));
+        Self { status, detail }
     }
 
     /// It contradicts what the device is, or has.
@@ -45,12 +47,26 @@ impl Refused {
 
 impl From<kedge_revision::Error> for Refused {
     fn from(error: kedge_revision::Error) -> Self {
-        let detail = match core::error::Error::source(&error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        };
-        Self::conflict(detail)
+        Self::conflict(chain(&error))
     }
+}
+
+impl From<crate::helpers::Error> for Refused {
+    fn from(error: crate::helpers::Error) -> Self {
+        Self::new(500, chain(&error))
+    }
+}
+
+/// An error with what is behind it.
+fn chain(error: &dyn core::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
 }
 
 impl From<kedge_store::Error> for Refused {
@@ -72,6 +88,13 @@ impl From<kedge_store::Error> for Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_detail_has_a_bound() {
+        let refused = Refused::new(409, "ö".repeat(5000));
+        assert_eq!(refused.detail, "ö".repeat(512));
+        assert_eq!(Refused::new(409, "short").detail, "short");
+    }
 
     #[test]
     fn a_full_disk_has_a_status_of_its_own() {

@@ -15,11 +15,11 @@ pub(super) struct Talk {
 }
 
 impl Talk {
-    fn send(&self, request: Request<'_>) {
+    pub(super) fn send(&self, request: Request<'_>) {
         sock::send(&self.socket, &request.encode(), &[]).unwrap();
     }
 
-    fn receive(&self) -> Vec<u8> {
+    pub(super) fn receive(&self) -> Vec<u8> {
         let mut buffer = vec![0; MAX_FRAME];
         let received = sock::receive(&self.socket, &mut buffer).unwrap();
         assert!(received.bytes > 0, "the helper has ended");
@@ -50,7 +50,7 @@ impl Talk {
     }
 
     /// Sends a body as PID 1 does, never beyond the window; an early answer ends it.
-    fn body(&mut self, body: Body, bytes: &[u8]) -> (u16, Value) {
+    pub(super) fn body(&mut self, body: Body, bytes: &[u8]) -> (u16, Value) {
         self.send(Request::Begin {
             body,
             length: bytes.len() as u64,
@@ -95,7 +95,7 @@ pub(super) fn talk(device: &Device, committed: ObjectId, speak: impl FnOnce(&mut
     });
 }
 
-fn noise(size: usize) -> Vec<u8> {
+pub(super) fn noise(size: usize) -> Vec<u8> {
     (0..size)
         .map(|i| u8::try_from((i * 31 + i / 4096 * 7) % 251).unwrap())
         .collect()

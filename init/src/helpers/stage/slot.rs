@@ -1,0 +1,361 @@
+//! A slot's partition: written anew with a revision's kernel, initramfs and arguments, and read back.
+//!
+//! ```text
+//! old boot sector away, flush ─▶ tables and files, flush ─▶ boot sector, flush ─▶ pages dropped, all read and compared
+//! ```
+//! A cut leaves a partition without a file system, which no loader starts, or the whole one. Nothing else than what
+//! comes back from the disk counts: kernel and initramfs by their digests, the rest byte by byte.
+
+use super::super::Error;
+use super::refused::Refused;
+use kedge_board_support::slot::{File as Entry, Layout, Piece};
+use kedge_revision::{ObjectId, Verified, verity};
+use kedge_store::{Store, durable};
+use kedge_sys::rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, openat};
+use kedge_sys::{Errno, block};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// What is copied at once.
+const CHUNK: usize = 64 * 1024;
+/// What is overwritten first: more than the boot sector, one block of every disk.
+const BLANK: [u8; 4096] = [0; 4096];
+
+/// What a file of the slot holds.
+#[derive(Debug)]
+enum Source {
+    Object {
+        file: File,
+        path: PathBuf,
+        id: ObjectId,
+        size: u64,
+    },
+    Text(Vec<u8>),
+}
+
+impl Source {
+    fn length(&self) -> u64 {
+        match self {
+            Self::Object { size, .. } => *size,
+            Self::Text(text) => u64::try_from(text.len()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// The files of a slot, by name.
+type Sources = [(&'static str, Source); 3];
+
+/// A slot that is written.
+#[derive(Debug)]
+struct Target {
+    file: File,
+    path: PathBuf,
+}
+
+/// Writes the revision into the partition `device`, and reads it back.
+///
+/// # Errors
+/// What exactly failed; then the partition may hold no file system any more.
+pub(super) fn write(store: &Store, revision: &Verified, device: &Path) -> Result<(), Refused> {
+    let sources = sources(store, revision)?;
+    let (target, size) = Target::open(device)?;
+    let entries = sources.each_ref().map(|(name, source)| Entry {
+        name,
+        length: source.length(),
+    });
+    let [a, b, c, d, ..] = *revision.id().digest();
+    let serial = u32::from_le_bytes([a, b, c, d]);
+    let layout = Layout::new(size, serial, &entries).map_err(Error::Slot)?;
+    target.put(&BLANK, 0)?;
+    target.sync()?;
+    for piece in layout.pieces() {
+        target.fill(&piece, &sources)?;
+    }
+    target.sync()?;
+    target.put(layout.boot_sector(), 0)?;
+    target.sync()?;
+    target.read_back(&layout, &sources)?;
+    Ok(())
+}
+
+fn sources(store: &Store, revision: &Verified) -> Result<Sources, Refused> {
+    let envelope = revision.envelope();
+    let boot = &envelope.boot;
+    let open = |id: ObjectId| -> Result<Source, Refused> {
+        let listed = envelope.objects.get(&id);
+        let object = listed.filter(|object| store.has(id, **object));
+        let object =
+            object.ok_or_else(|| Refused::conflict(format_args!("{id} is not in the store")))?;
+        let path = store.object_path(id);
+        let file = File::open(&path).map_err(failed("open", &path))?;
+        Ok(Source::Object {
+            file,
+            path,
+            id,
+            size: object.size,
+        })
+    };
+    // As the image of a disk has it.
+    let arguments = format!("{}\n", boot.arguments);
+    Ok([
+        ("kernel", open(boot.kernel)?),
+        ("initramfs", open(boot.initramfs)?),
+        ("cmdline.txt", Source::Text(arguments.into_bytes())),
+    ])
+}
+
+impl Target {
+    /// Opens the partition for this alone: one that is mounted is refused (`EBUSY`).
+    fn open(path: &Path) -> Result<(Self, u64), Error> {
+        let flags = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = openat(CWD, path, flags, Mode::empty())
+            .map_err(|errno| failed("open", path)(errno.into()))?;
+        let file = File::from(file);
+        let size = match block::size(&file) {
+            // A file that stands for a partition.
+            Err(error) if error.errno == Errno::NOTTY => {
+                file.metadata().map_err(failed("stat", path))?.len()
+            }
+            size => size.map_err(|error| failed("size", path)(error.errno.into()))?,
+        };
+        let path = path.to_owned();
+        Ok((Self { file, path }, size))
+    }
+
+    fn put(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
+        let written = self.file.write_all_at(bytes, offset);
+        written.map_err(failed("write", &self.path))
+    }
+
+    fn sync(&self) -> Result<(), Refused> {
+        Ok(durable::sync(&self.file, &self.path)?)
+    }
+
+    fn fill(&self, piece: &Piece<'_>, sources: &Sources) -> Result<(), Error> {
+        match *piece {
+            Piece::Bytes { offset, bytes } => self.put(bytes, offset),
+            Piece::File { offset, number } => match sources.get(number) {
+                Some((_, Source::Text(text))) => self.put(text, offset),
+                Some((
+                    _,
+                    Source::Object {
+                        file, path, size, ..
+                    },
+                )) => chunks(file, path, 0, *size, |at, bytes| {
+                    self.put(bytes, offset.saturating_add(at))
+                }),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn read_back(&self, layout: &Layout, sources: &Sources) -> Result<(), Error> {
+        fadvise(&self.file, 0, None, Advice::DontNeed)
+            .map_err(|errno| failed("drop pages of", &self.path)(errno.into()))?;
+        self.compare("the boot sector", 0, layout.boot_sector())?;
+        for piece in layout.pieces() {
+            match piece {
+                Piece::Bytes { offset, bytes } => self.compare("a table", offset, bytes)?,
+                Piece::File { offset, number } => match sources.get(number) {
+                    Some((name, Source::Text(text))) => self.compare(name, offset, text)?,
+                    Some((name, Source::Object { id, size, .. })) => {
+                        self.judge(name, offset, *id, *size)?;
+                    }
+                    None => {}
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn compare(&self, what: &'static str, offset: u64, expected: &[u8]) -> Result<(), Error> {
+        let mut rest = expected;
+        let length = u64::try_from(expected.len()).unwrap_or(u64::MAX);
+        chunks(&self.file, &self.path, offset, length, |_, found| {
+            rest = rest.strip_prefix(found).ok_or_else(|| self.differs(what))?;
+            Ok(())
+        })
+    }
+
+    fn judge(&self, what: &'static str, offset: u64, id: ObjectId, size: u64) -> Result<(), Error> {
+        let mut builder = verity::Builder::new();
+        chunks(&self.file, &self.path, offset, size, |_, found| {
+            builder.update(found);
+            Ok(())
+        })?;
+        if builder.finish().id == id {
+            Ok(())
+        } else {
+            Err(self.differs(what))
+        }
+    }
+
+    fn differs(&self, what: &'static str) -> Error {
+        Error::SlotReadBack {
+            what,
+            path: self.path.clone(),
+        }
+    }
+}
+
+/// Hands `length` bytes of a file from `offset` on over in pieces, each with its place from there.
+fn chunks(
+    file: &File,
+    path: &Path,
+    offset: u64,
+    length: u64,
+    mut take: impl FnMut(u64, &[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut buffer = vec![0; CHUNK];
+    let mut done = 0_u64;
+    while done < length {
+        let left = usize::try_from(length.saturating_sub(done)).unwrap_or(CHUNK);
+        let bytes = buffer.get_mut(..left.min(CHUNK)).unwrap_or_default();
+        file.read_exact_at(bytes, offset.saturating_add(done))
+            .map_err(failed("read", path))?;
+        take(done, bytes)?;
+        done = done.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+    }
+    Ok(())
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File {
+        doing,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Device, INITRAMFS, KERNEL, draft};
+    use super::super::tests::{noise, talk};
+    use super::super::{Report, Request};
+    use super::*;
+    use kedge_board_support::record::Slot;
+    use kedge_revision::revision::{Draft, Object, ObjectKind};
+
+    /// A device with a revision whose kernel and initramfs are in its store, and a file that stands for a slot.
+    fn device() -> (Device, ObjectId, PathBuf) {
+        let device = Device::new();
+        let (kernel, initramfs) = (noise(900_001), noise(300_000));
+        let mut draft: Draft = draft(1, &[]);
+        let mut add = |bytes: &[u8], kind| {
+            let id = device.put_object(bytes, kind);
+            let size = bytes.len() as u64;
+            draft.objects.insert(id, Object { size, kind });
+            id
+        };
+        let kernel = add(&kernel, ObjectKind::Kernel);
+        let initramfs = add(&initramfs, ObjectKind::Initramfs);
+        (draft.boot.kernel, draft.boot.initramfs) = (kernel, initramfs);
+        let (id, document, signatures) = device.sign(draft);
+        device
+            .store
+            .put_revision(id, &document, &signatures, "test")
+            .unwrap();
+        let slot = device.directory.path().join("slot");
+        let file = File::create(&slot).unwrap();
+        file.write_all_at(&[0xa5; 8192], 0).unwrap();
+        file.set_len(8 << 20).unwrap();
+        (device, id, slot)
+    }
+
+    fn ask(device: &Device, revision: ObjectId, slot: &Path) -> (bool, String) {
+        let mut answer = None;
+        talk(device, revision, |talk| {
+            talk.send(Request::WriteSlot {
+                slot: Slot::B,
+                revision,
+                device: slot.to_str().unwrap(),
+            });
+            let frame = talk.receive();
+            let Report::SlotWritten { ok, text } = Report::decode(&frame).unwrap() else {
+                panic!("{frame:?}")
+            };
+            answer = Some((ok, text.to_owned()));
+        });
+        answer.unwrap()
+    }
+
+    #[test]
+    fn a_slot_holds_its_revision() {
+        let (device, id, slot) = device();
+        assert_eq!(ask(&device, id, &slot), (true, String::new()));
+        let image = std::fs::read(&slot).unwrap();
+        let find = |bytes: &[u8]| image.windows(bytes.len()).any(|found| found == bytes);
+        assert!(find(&noise(900_001)) && find(&noise(300_000)) && find(b"quiet\n"));
+        // Once more, over what is there.
+        assert!(ask(&device, id, &slot).0);
+        assert_eq!(std::fs::read(&slot).unwrap(), image);
+    }
+
+    #[test]
+    fn what_reads_back_otherwise_is_named() {
+        let (device, id, slot) = device();
+        let revision = device.trust(id, 0).load(&device.store, id).unwrap();
+        write(&device.store, &revision, &slot).unwrap();
+        let sources = sources(&device.store, &revision).unwrap();
+        let entries = sources.each_ref().map(|(name, source)| Entry {
+            name,
+            length: source.length(),
+        });
+        let digest = revision.id();
+        let serial = u32::from_le_bytes(*digest.digest().first_chunk().unwrap());
+        let layout = Layout::new(8 << 20, serial, &entries).unwrap();
+        let (target, _) = Target::open(&slot).unwrap();
+        target.read_back(&layout, &sources).unwrap();
+        let places: Vec<u64> = layout
+            .pieces()
+            .map(|piece| match piece {
+                Piece::Bytes { offset, .. } | Piece::File { offset, .. } => offset,
+            })
+            .collect();
+        for (place, name) in [
+            (0, "the boot sector"),
+            (places[0] + 100, "a table"),
+            (places[2] + 11, "a table"),
+            (places[3] + 900_000, "kernel"),
+            (places[4], "initramfs"),
+            (places[5] + 5, "cmdline.txt"),
+        ] {
+            let mut byte = [0];
+            target.file.read_exact_at(&mut byte, place).unwrap();
+            target.put(&[byte[0] ^ 0x20], place).unwrap();
+            let error = target.read_back(&layout, &sources).unwrap_err();
+            assert!(
+                matches!(error, Error::SlotReadBack { what, .. } if what == name),
+                "{error} instead of {name}"
+            );
+            target.put(&byte, place).unwrap();
+        }
+        target.read_back(&layout, &sources).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_said_and_the_slot_is_left_alone_if_it_can_be_known_before() {
+        let (device, id, slot) = device();
+        let (ok, text) = ask(&device, id, Path::new("/nonexistent/slot"));
+        assert!(
+            !ok && text.contains("cannot open /nonexistent/slot"),
+            "{text}"
+        );
+        let before = std::fs::read(&slot).unwrap();
+        let file = File::options().write(true).open(&slot).unwrap();
+        file.set_len(3 << 20).unwrap();
+        file.set_len(8 << 20).unwrap();
+        file.set_len(1 << 20).unwrap();
+        let (ok, text) = ask(&device, id, &slot);
+        assert!(!ok && text.contains("too few"), "{text}");
+        assert_eq!(std::fs::read(&slot).unwrap(), before[..1 << 20]);
+        let bare = device.put(2, &[], "test");
+        for bytes in [KERNEL, INITRAMFS] {
+            let (ok, text) = ask(&device, bare, &slot);
+            assert!(!ok && text.contains("is not in the store"), "{text}");
+            device.put_object(bytes, ObjectKind::Kernel);
+        }
+    }
+}
