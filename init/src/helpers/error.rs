@@ -116,7 +116,11 @@ impl fmt::Display for Error {
                 )
             }
             Self::CopyTooLarge { path, what, most } => {
-                write!(f, "a copy of {} has more than {most} {what}", path.display())
+                write!(
+                    f,
+                    "a copy of {} has more than {most} {what}",
+                    path.display()
+                )
             }
             Self::Netlink(_) => f.write_str("cannot ask the kernel about interfaces"),
             Self::Interface { name, doing, .. } => write!(f, "cannot {doing} {name}"),

@@ -20,6 +20,7 @@
 //! A failure is answered and does not end it.
 
 mod body;
+mod copy;
 #[cfg(test)]
 mod fixture;
 mod frames;
@@ -29,6 +30,7 @@ mod offer;
 mod refused;
 mod rights;
 mod slot;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -36,9 +38,9 @@ mod trust;
 pub use frames::{Body, Ids, MAX_DATA, MAX_FRAME, Report, Request, WINDOW};
 pub use head::Head;
 
-use super::{Error, FrameError, confine};
+use super::{Error, confine};
 use body::{Incoming, Whole};
-use kedge_revision::ObjectId;
+use kedge_revision::{Name, ObjectId};
 use kedge_store::Store;
 use kedge_sys::{Errno, sock};
 use keep::Keep;
@@ -145,8 +147,17 @@ impl<'a> Stage<'a> {
                     text: written.as_ref().err().map_or("", |refused| &refused.detail),
                 })
             }
-            Request::Snapshot { .. } | Request::Restore { .. } | Request::Discard => {
-                Err(Error::Frame(FrameError))
+            Request::Snapshot { revision, volumes } => {
+                let kept = self.snapshot(revision, volumes);
+                self.report_snapshot(&kept)
+            }
+            Request::Restore { revision } => {
+                let restored = rights::with(|| snapshot::restore(&self.store, revision));
+                self.report_snapshot(&restored)
+            }
+            Request::Discard => {
+                let dropped = rights::with(|| snapshot::discard(&self.store));
+                self.report_snapshot(&dropped.map(|()| ""))
             }
         }
     }
@@ -220,6 +231,28 @@ impl<'a> Stage<'a> {
         let trust = self.trust.as_ref().ok_or_else(unconfigured)?;
         let verified = trust.load(&self.store, revision)?;
         slot::write(&self.store, &verified, device)
+    }
+
+    fn snapshot(&self, revision: ObjectId, volumes: &str) -> Result<&'static str, Refused> {
+        let volumes: Vec<(Name, Name)> = serde_json::from_str(volumes)
+            .map_err(|error| Refused::new(400, format_args!("list of volumes: {error}")))?;
+        let trust = self.trust.as_ref().ok_or_else(unconfigured)?;
+        // Content that only a newer init knows declares no bounds to this one: then the space is the bound.
+        let content = trust.load(&self.store, revision)?.content().ok();
+        let bound = |container: &Name, volume: &Name| {
+            let container = content.as_ref()?.containers.get(container)?;
+            container.volumes.get(volume)?.snapshot_bound()
+        };
+        rights::with(|| snapshot::take(&self.store, revision, &volumes, bound))?;
+        Ok("")
+    }
+
+    fn report_snapshot(&self, done: &Result<&'static str, Refused>) -> Result<(), Error> {
+        let (ok, text) = match done {
+            Ok(text) => (true, *text),
+            Err(refused) => (false, refused.detail.as_str()),
+        };
+        self.report(&Report::Snapshot { ok, text })
     }
 
     fn collect(&mut self, revisions: Ids<'_>) -> Result<(), Error> {

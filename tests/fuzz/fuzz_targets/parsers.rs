@@ -4,7 +4,8 @@
 //! it again gives the same bytes.
 #![no_main]
 
-use kedge_init::helpers::{disk, net};
+use kedge_board_support::slot;
+use kedge_init::helpers::{disk, net, stage};
 use kedge_revision::bundle::{self, Event};
 use kedge_revision::fresh::Fresh;
 use kedge_revision::parameters::Parameters;
@@ -16,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 18 {
+    match choice % 22 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -67,7 +68,21 @@ fuzz_target!(|data: &[u8]| {
         15 => {
             let _ = kedge_rootfs::ImageProcess::parse(bytes);
         }
-        16 => whole_bundle(bytes),
+        16 => {
+            if let Ok(request) = stage::Request::decode(bytes) {
+                assert_eq!(request.encode(), bytes);
+            }
+        }
+        17 => {
+            if let Ok(report) = stage::Report::decode(bytes) {
+                assert_eq!(report.encode(), bytes);
+            }
+        }
+        18 => {
+            let _ = stage::Head::parse(bytes);
+        }
+        19 => slot(bytes),
+        20 => whole_bundle(bytes),
         _ => layer(bytes),
     }
 });
@@ -109,6 +124,36 @@ fn whole_bundle(bytes: &[u8]) {
     if let Ok(head) = bundle::Head::parse(bytes) {
         assert_eq!(head.encode(), bytes, "an accepted head is not what it says");
     }
+}
+
+/// Whatever a slot is to hold is laid out without overlap and within the partition, or refused.
+fn slot(bytes: &[u8]) {
+    let Some((size, mut rest)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let mut files = Vec::new();
+    while let Some((length, after)) = rest.split_first_chunk() {
+        let (name, after) = after.split_at(after.len().min(9));
+        rest = after;
+        files.push(slot::File {
+            name: std::str::from_utf8(name).unwrap_or("kernel"),
+            length: u32::from_le_bytes(*length).into(),
+        });
+    }
+    let size = u64::from(u32::from_le_bytes(*size)) * 64;
+    let Ok(layout) = slot::Layout::new(size, 0, &files) else {
+        return;
+    };
+    let mut end = slot::SECTOR as u64;
+    for piece in layout.pieces() {
+        let (offset, length) = match piece {
+            slot::Piece::Bytes { offset, bytes } => (offset, bytes.len() as u64),
+            slot::Piece::File { offset, number } => (offset, files[number].length),
+        };
+        assert!(offset >= end, "two pieces overlap");
+        end = offset + length;
+    }
+    assert!(end <= size, "a piece is beyond the partition");
 }
 
 /// A layer is read to its end or refused; what it would write is thrown away.

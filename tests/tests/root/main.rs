@@ -23,3 +23,4 @@ mod files;
 mod helpers;
 #[path = "../../../init/container/tests/root/running.rs"]
 mod running;
+mod stage;

@@ -4,6 +4,9 @@ use super::Request;
 use super::head::tests::head;
 use super::trust::Trust;
 use ed25519_dalek::SigningKey;
+use kedge_revision::container::{
+    Goal, Limits, Network, Process, Restart, RestartPolicy, RootWrites, Then, User, Volume,
+};
 use kedge_revision::content::{Change, Commit, Group, HubGoal};
 use kedge_revision::parameters::{Parameter, ParameterType};
 use kedge_revision::revision::{Boot, Draft, Object, ObjectKind};
@@ -11,8 +14,8 @@ use kedge_revision::root::Roles;
 use kedge_revision::signing::Kind;
 use kedge_revision::verity::{self, Sealed};
 use kedge_revision::{
-    Configuration, Content, Floor, Mode, ObjectId, Product, PublicKey, Role, Root, SignatureSet,
-    Timestamp,
+    Configuration, Container, Content, Floor, Mode, ObjectId, Product, PublicKey, Role, Root,
+    SignatureSet, Timestamp,
 };
 use kedge_store::{Staging, Store};
 use std::collections::BTreeMap;
@@ -186,5 +189,39 @@ pub(super) fn draft(counter: u64, layers: &[&[u8]]) -> Draft {
         objects,
         boot,
         content,
+    }
+}
+
+/// A container of one layer with one volume.
+pub(super) fn container(layer: &[u8], volume: Volume) -> Container {
+    Container {
+        group: "app".parse().unwrap(),
+        layers: vec![sealed(layer).id],
+        process: Process {
+            arguments: vec!["/bin/true".into()],
+            environment: vec!["PATH=/bin".into()],
+            user: User::default(),
+            working_directory: "/".into(),
+            stop_signal: 15,
+            stop_grace_ms: 1000,
+            parameters: BTreeMap::new(),
+        },
+        goal: Goal::Started,
+        health: None,
+        restart: Restart {
+            policy: RestartPolicy::No,
+            delay_ms: 1000,
+            max_delay_ms: 1000,
+            reset_after_ms: 1000,
+            max_retries: None,
+            then: Then::Leave,
+        },
+        root: RootWrites::Refused,
+        volumes: BTreeMap::from([("data".parse().unwrap(), volume)]),
+        limits: Limits::default(),
+        network: Network::None,
+        capabilities: vec![],
+        roles: vec![],
+        after: vec![],
     }
 }

@@ -1,0 +1,203 @@
+//! Volumes as they were before a trial.
+//!
+//! ```text
+//! snapshots/<revision>/<container>/<volume>          its copy
+//! snapshots/<revision>/<container>/<volume>.absent   there was none
+//! snapshots/<revision>/<container>/<volume>.old      what the trial left of it, while it is brought back
+//! snapshots/<revision>/.complete                     everything above is on the disk
+//! snapshots/<revision>.done                          of no use any more, and on its way to be removed
+//! ```
+//! Names of containers and volumes hold no dot, so none of these is one. A snapshot counts once it is complete, and
+//! loses its name before any of it goes. Bringing back is two renames a volume, and a cut between any two is made
+//! good by bringing back again: what has no copy any more is back already.
+//!
+//! Whoever may write into the volumes has been stopped before.
+
+use super::super::Error;
+use super::copy::copy;
+use super::refused::Refused;
+use kedge_revision::{Name, ObjectId};
+use kedge_store::space::Space;
+use kedge_store::{Store, durable};
+use kedge_sys::rustix::fs::{CWD, Mode, OFlags, openat};
+use std::fs::Permissions;
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+const COMPLETE: &str = ".complete";
+const ABSENT: &str = ".absent";
+const OLD: &str = ".old";
+const DONE: &str = ".done";
+
+/// Keeps copies of these volumes for the trial of `revision`, instead of older ones. `bound` tells how many bytes
+/// one may take; beside that, and without it, what is free is the bound.
+///
+/// # Errors
+/// What could not be copied; then nothing is kept.
+pub(super) fn take(
+    store: &Store,
+    revision: ObjectId,
+    volumes: &[(Name, Name)],
+    bound: impl Fn(&Name, &Name) -> Option<u64>,
+) -> Result<(), Refused> {
+    discard(store)?;
+    let all = directory(store);
+    durable::make_directory(&all)?;
+    std::fs::set_permissions(&all, Permissions::from_mode(0o700))
+        .map_err(|source| file("close", &all, source))?;
+    let top = all.join(revision.hex());
+    durable::make_directory(&top)?;
+    let copied = volumes.iter().try_for_each(|(container, volume)| {
+        let from = volume_path(store, container, volume);
+        let free = Space::of(&all)?.usable();
+        let most = bound(container, volume).map_or(free, |most| most.min(free));
+        keep(&from, &top.join(container.as_str()), volume, most)
+    });
+    let complete = copied.and_then(|()| {
+        durable::sync_all(&all)?;
+        Ok(durable::write(&top.join(COMPLETE), b"")?)
+    });
+    if complete.is_err() {
+        // The error that counts is the first one; what is left is not complete, and goes with the next.
+        drop(retire(&top));
+    }
+    complete
+}
+
+/// Copies one volume into the directory of its container.
+fn keep(from: &Path, container: &Path, volume: &Name, most: u64) -> Result<(), Refused> {
+    durable::make_directory(container)?;
+    let to = container.join(volume.as_str());
+    let source = match open(from) {
+        Ok(source) => source,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Ok(durable::make_directory(&with(&to, ABSENT))?);
+        }
+        Err(error) => return Err(file("open", from, error).into()),
+    };
+    durable::make_directory(&to)?;
+    let target = open(&to).map_err(|source| file("open", &to, source))?;
+    Ok(copy(&source, &target, from, most)?)
+}
+
+/// Brings the volumes back to what they were before the trial of `revision`; tells what is worth telling.
+///
+/// # Errors
+/// 409 where a snapshot was begun and never complete; what could not be moved. It can be tried again.
+pub(super) fn restore(store: &Store, revision: ObjectId) -> Result<&'static str, Refused> {
+    let top = directory(store).join(revision.hex());
+    if !top.exists() {
+        return Ok("nothing was kept");
+    }
+    if !top.join(COMPLETE).exists() {
+        return Err(Refused::conflict(format_args!(
+            "the snapshot for {revision} is not complete"
+        )));
+    }
+    for container in list(&top)? {
+        let Ok(container) = container.parse::<Name>() else {
+            continue;
+        };
+        let kept = top.join(container.as_str());
+        for entry in list(&kept)? {
+            let (name, absent) = match entry.strip_suffix(ABSENT) {
+                Some(name) => (name, true),
+                None => (entry.as_str(), false),
+            };
+            // What the trial left, set aside by an earlier attempt, is no name.
+            let Ok(volume) = name.parse::<Name>() else {
+                continue;
+            };
+            let place = volume_path(store, &container, &volume);
+            if place.exists() {
+                let old = with(&kept.join(volume.as_str()), OLD);
+                durable::remove_tree(&old)?;
+                durable::rename(&place, &old)?;
+            }
+            if !absent {
+                if let Some(parent) = place.parent() {
+                    durable::make_directory(parent)?;
+                }
+                durable::rename(&kept.join(volume.as_str()), &place)?;
+            }
+        }
+    }
+    retire(&top)?;
+    Ok("")
+}
+
+/// Drops every snapshot.
+///
+/// # Errors
+/// What could not be removed.
+pub(super) fn discard(store: &Store) -> Result<(), Refused> {
+    let all = directory(store);
+    if !all.exists() {
+        return Ok(());
+    }
+    for name in list(&all)? {
+        retire(&all.join(name))?;
+    }
+    Ok(())
+}
+
+/// Takes a snapshot its name, and then removes it: half of one is none.
+fn retire(top: &Path) -> Result<(), Refused> {
+    let is_done = top.to_string_lossy().ends_with(DONE);
+    let done = if is_done {
+        top.to_owned()
+    } else {
+        with(top, DONE)
+    };
+    if !is_done {
+        durable::remove_tree(&done)?;
+        durable::rename(top, &done)?;
+    }
+    Ok(durable::remove_tree(&done)?)
+}
+
+fn directory(store: &Store) -> PathBuf {
+    store.data().join("snapshots")
+}
+
+fn volume_path(store: &Store, container: &Name, volume: &Name) -> PathBuf {
+    let volumes = store.data().join("volumes");
+    volumes.join(container.as_str()).join(volume.as_str())
+}
+
+/// The path with an ending.
+fn with(path: &Path, ending: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(ending);
+    path.into()
+}
+
+fn open(path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// Names in a directory that are text; others are none of ours.
+fn list(path: &Path) -> Result<Vec<String>, Error> {
+    let failed = |source| file("list", path, source);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}
+
+fn file(doing: &'static str, path: &Path, source: std::io::Error) -> Error {
+    Error::File {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;
