@@ -7,6 +7,8 @@ pub struct Arguments {
     pub slot: Option<char>,
     /// `kedge.try=N`: this boot tries the slot, with N tries left.
     pub tries_left: Option<u8>,
+    /// `kedge.reset=watchdog`: the loader knows that the watchdog ended the last run.
+    pub watchdog_reset: bool,
 }
 
 impl Arguments {
@@ -15,6 +17,7 @@ impl Arguments {
     #[must_use]
     pub fn parse(line: &str) -> Self {
         let mut arguments = Self::default();
+        let mut reset = None;
         for word in line.split_ascii_whitespace() {
             match word.split_once('=') {
                 Some(("kedge.slot", "a")) => arguments.slot = arguments.slot.or(Some('a')),
@@ -22,9 +25,11 @@ impl Arguments {
                 Some(("kedge.try", left)) => {
                     arguments.tries_left = arguments.tries_left.or(left.parse().ok());
                 }
+                Some(("kedge.reset", cause)) => reset = reset.or(Some(cause)),
                 _ => {}
             }
         }
+        arguments.watchdog_reset = reset == Some("watchdog");
         arguments
     }
 }
@@ -39,11 +44,15 @@ mod tests {
         let expected = Arguments {
             slot: Some('b'),
             tries_left: Some(2),
+            watchdog_reset: false,
         };
         assert_eq!(Arguments::parse(line), expected);
         assert_eq!(
             Arguments::parse("kedge.slot=c kedge.try=x"),
             Arguments::default()
         );
+        let reset = |line| Arguments::parse(line).watchdog_reset;
+        assert!(reset("kedge.reset=watchdog quiet kedge.reset=power"));
+        assert!(!reset("kedge.reset=power kedge.reset=watchdog"));
     }
 }
