@@ -321,7 +321,9 @@ fn disk_says(frame: &[u8]) -> Option<(Stream, String)> {
             Report::Logs { failed: None }
             | Report::Grown { .. }
             | Report::Probed { failed: None, .. }
-            | Report::Synced { failed: None, .. },
+            | Report::Synced { failed: None, .. }
+            | Report::Noted { .. }
+            | Report::History { .. },
         ) => None,
         Err(_) => Some((Stream::Error, "the disk helper talks nonsense".to_owned())),
     }

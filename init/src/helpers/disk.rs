@@ -1,12 +1,13 @@
 //! The `disk` helper: whatever may block on the data partition, outside PID 1.
 //!
-//! It appends log batches to segments, grows the file system on first boot, probes the store for the
-//! watchdog and syncs. It keeps root, which owns `/data/logs`, without any capability but the one
+//! It appends log batches to segments, keeps the device's history, grows the file system on first boot, probes the
+//! store for the watchdog and syncs. It keeps root, which owns `/data/logs`, without any capability but the one
 //! that growing takes (`CAP_SYS_RESOURCE`), and gives that up, too, after growing. It opens no network
 //! and executes nothing.
 //!
 //! A failure is reported and does not end it: a full disk must not take the probe along.
 
+mod events;
 mod frames;
 mod grow;
 mod probe;
@@ -16,6 +17,7 @@ pub use frames::{Report, Request};
 pub use segments::Segments;
 
 use super::{Error, confine, hold};
+use events::Events;
 use kedge_sys::privilege::CapabilitySet;
 use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
 use kedge_sys::rustix::time::Timespec;
@@ -31,7 +33,8 @@ const SYNC_AFTER: Duration = Duration::from_secs(5);
 /// Where logs are, on the device.
 pub const DIRECTORY: &str = "/data/logs";
 
-/// The helper: confines itself and serves until PID 1 closes `socket`. `directory` is made if it is absent.
+/// The helper: confines itself and serves until PID 1 closes `socket`. `directory` is made if it is absent; the history
+/// is beside it, in `history`.
 ///
 /// # Errors
 /// [`Error::Privilege`]; [`Error::Socket`] if PID 1's end breaks.
@@ -47,6 +50,7 @@ struct Disk<'a> {
     socket: BorrowedFd<'a>,
     directory: &'a Path,
     segments: Option<Segments>,
+    events: Events,
     /// When what is appended must be on disk.
     sync_at: Option<Duration>,
     /// The last failure of the logs that was reported: each kind is told once until it is over.
@@ -54,11 +58,12 @@ struct Disk<'a> {
 }
 
 impl<'a> Disk<'a> {
-    const fn new(socket: BorrowedFd<'a>, directory: &'a Path) -> Self {
+    fn new(socket: BorrowedFd<'a>, directory: &'a Path) -> Self {
         Self {
             socket,
             directory,
             segments: None,
+            events: Events::new(directory.with_file_name("history")),
             sync_at: None,
             failing: None,
         }
@@ -108,6 +113,7 @@ impl<'a> Disk<'a> {
     fn perform(&mut self, request: &Request<'_>) -> Result<(), Error> {
         match *request {
             Request::Configure { disk_max, boot_id } => {
+                self.events.set_boot(boot_id);
                 let opened = Segments::open(self.directory, disk_max, boot_id);
                 let outcome = opened.map(|segments| self.segments = Some(segments));
                 self.logs(outcome)
@@ -144,6 +150,25 @@ impl<'a> Disk<'a> {
                 let failed = outcome.err().map(|error| error.errno());
                 self.report(&Report::Synced { token, failed })
             }
+            Request::Note(event) => {
+                let failed = self.events.append(event).err().map(|error| error.errno());
+                self.report(&Report::Noted { failed })
+            }
+            Request::History { token } => self.tell_history(token),
+        }
+    }
+
+    fn tell_history(&self, token: u32) -> Result<(), Error> {
+        let lines = self.events.newest();
+        let mut rest = lines.as_slice();
+        loop {
+            let (bytes, after) = rest.split_at(rest.len().min(Report::PART));
+            let more = !after.is_empty();
+            self.report(&Report::History { token, more, bytes })?;
+            if !more {
+                return Ok(());
+            }
+            rest = after;
         }
     }
 
@@ -164,7 +189,7 @@ impl<'a> Disk<'a> {
     }
 
     /// Blocks if PID 1 is slow: PID 1 never waits for this helper, so both cannot wait.
-    fn report(&self, report: &Report) -> Result<(), Error> {
+    fn report(&self, report: &Report<'_>) -> Result<(), Error> {
         sock::send(self.socket, &report.encode(), &[])
             .map(drop)
             .map_err(Error::Socket)
@@ -178,54 +203,116 @@ mod tests {
     use crate::log::{Journal, Stream};
     use std::os::fd::AsFd;
 
+    /// What the helper answers to these requests.
+    fn answers(logs: &Path, requests: &[Request<'_>], count: usize) -> Vec<Vec<u8>> {
+        let (own, other) = sock::pair(sock::Kind::Messages).unwrap();
+        let link = Link::new(own).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        std::thread::scope(|scope| {
+            // Dropped where a test fails, which ends the helper.
+            let mut link = link;
+            let helper = scope.spawn(|| Disk::new(other.as_fd(), logs).serve());
+            for request in requests {
+                link.send(request.encode()).unwrap();
+                link.flush().unwrap();
+            }
+            let mut frames = Vec::new();
+            let mut buffer = [0; 4096];
+            while frames.len() < count {
+                assert!(
+                    std::time::Instant::now() < deadline,
+                    "{} answers",
+                    frames.len()
+                );
+                match link.receive(&mut buffer).unwrap() {
+                    Incoming::Frame(frame) => frames.push(frame.to_vec()),
+                    Incoming::Nothing => std::thread::sleep(Duration::from_millis(1)),
+                    Incoming::Closed => panic!("closed"),
+                }
+            }
+            drop(link);
+            helper.join().unwrap().unwrap();
+            frames
+        })
+    }
+
     #[test]
-    fn a_whole_conversation() {
+    fn the_history_is_kept_and_told_in_parts() {
         let directory = tempfile::tempdir().unwrap();
         let logs = directory.path().join("logs");
-        let (own, other) = sock::pair(sock::Kind::Messages).unwrap();
-        let mut link = Link::new(own).unwrap();
-        let mut journal = Journal::new();
-        journal.say(Stream::Notice, format_args!("hello \"disk\""), 5);
         let configure = Request::Configure {
             disk_max: 65536,
             boot_id: "b1",
         };
-        link.send(configure.encode()).unwrap();
+        let event = format!("{{\"event\":\"{}\"}}", "x".repeat(2100));
+        let note = Request::Note(event.as_bytes());
+        let told = Request::History { token: 7 };
+        let frames = answers(&logs, &[configure, told, note, note, note, told], 7);
+        let reports: Vec<_> = frames
+            .iter()
+            .map(|frame| Report::decode(frame).unwrap())
+            .collect();
+        let none = Report::History {
+            token: 7,
+            more: false,
+            bytes: b"",
+        };
+        assert_eq!(reports[0], none);
+        assert_eq!(reports[1..4], [Report::Noted { failed: None }; 3]);
+        let mut text = Vec::new();
+        for (index, report) in reports[4..].iter().enumerate() {
+            let Report::History {
+                token: 7,
+                more,
+                bytes,
+            } = report
+            else {
+                panic!("{report:?}");
+            };
+            assert!(bytes.len() <= Report::PART && *more == (index < 2));
+            text.extend_from_slice(bytes);
+        }
+        let path = directory.path().join("history/events.jsonl");
+        assert_eq!(std::fs::read(path).unwrap(), text);
+        assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 3);
+        // What is no event ends nothing.
+        let frames = answers(&logs, &[configure, Request::Note(b"x"), told], 4);
+        let refused = Report::Noted {
+            failed: Some(Errno::INVAL),
+        };
+        assert_eq!(Report::decode(&frames[0]), Ok(refused));
+    }
+
+    #[test]
+    fn a_whole_conversation() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = directory.path().join("logs");
+        let mut journal = Journal::new();
+        journal.say(Stream::Notice, format_args!("hello \"disk\""), 5);
         let batch = journal.batch(6).unwrap();
-        link.send(Request::Append(&batch).encode()).unwrap();
-        link.send(Request::Probe { token: 9 }.encode()).unwrap();
-        link.send(Request::Sync { token: 10 }.encode()).unwrap();
-        link.flush().unwrap();
-        let helper = std::thread::scope(|scope| {
-            let helper = scope.spawn(|| Disk::new(other.as_fd(), &logs).serve());
-            let mut reports = Vec::new();
-            let mut buffer = [0; 64];
-            while reports.len() < 2 {
-                match link.receive(&mut buffer).unwrap() {
-                    Incoming::Frame(frame) => reports.push(Report::decode(frame).unwrap()),
-                    Incoming::Nothing => std::thread::yield_now(),
-                    Incoming::Closed => panic!("closed"),
-                }
-            }
-            assert!(matches!(
-                reports[0],
-                Report::Probed {
-                    token: 9,
-                    failed: None,
-                    ..
-                }
-            ));
-            assert_eq!(
-                reports[1],
-                Report::Synced {
-                    token: 10,
-                    failed: None
-                }
-            );
-            drop(link);
-            helper.join().unwrap()
-        });
-        helper.unwrap();
+        let requests = [
+            Request::Configure {
+                disk_max: 65536,
+                boot_id: "b1",
+            },
+            Request::Append(&batch),
+            Request::Probe { token: 9 },
+            Request::Sync { token: 10 },
+        ];
+        let frames = answers(&logs, &requests, 2);
+        assert!(matches!(
+            Report::decode(&frames[0]),
+            Ok(Report::Probed {
+                token: 9,
+                failed: None,
+                ..
+            })
+        ));
+        let synced = Report::Synced {
+            token: 10,
+            failed: None,
+        };
+        assert_eq!(Report::decode(&frames[1]), Ok(synced));
         let text = std::fs::read_to_string(logs.join("0000000001.jsonl")).unwrap();
         assert_eq!(
             text,

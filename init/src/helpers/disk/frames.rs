@@ -7,6 +7,8 @@
 //! | grow | 3 | path of the block device |
 //! | probe | 4 | token u32 |
 //! | sync | 5 | token u32 |
+//! | note | 6 | an event, an object of JSON |
+//! | history | 7 | token u32 |
 //!
 //! | to PID 1 | kind | then |
 //! |---|---|---|
@@ -15,6 +17,8 @@
 //! | grow failed | 3 | errno i32 |
 //! | probed | 4 | token u32, microseconds u32, errno i32 |
 //! | synced | 5 | token u32, errno i32 |
+//! | noted | 6 | errno i32 |
+//! | history | 7 | token u32, 1 if more follows u8, bytes |
 
 use super::super::FrameError;
 use super::super::wire::{frame, take, text};
@@ -47,6 +51,13 @@ pub enum Request<'a> {
         /// Comes back.
         token: u32,
     },
+    /// Keeps an event for ever, or as long as there is room; answered with [`Report::Noted`].
+    Note(&'a [u8]),
+    /// Asks for what was kept; answered with one or more [`Report::History`].
+    History {
+        /// Comes back.
+        token: u32,
+    },
 }
 
 impl<'a> Request<'a> {
@@ -61,6 +72,8 @@ impl<'a> Request<'a> {
             Self::Grow { device } => frame(3, &[device.as_bytes()]),
             Self::Probe { token } => frame(4, &[&token.to_le_bytes()]),
             Self::Sync { token } => frame(5, &[&token.to_le_bytes()]),
+            Self::Note(event) => frame(6, &[event]),
+            Self::History { token } => frame(7, &[&token.to_le_bytes()]),
         }
     }
 
@@ -89,6 +102,8 @@ impl<'a> Request<'a> {
             },
             4 => Self::Probe { token: token()? },
             5 => Self::Sync { token: token()? },
+            6 => Self::Note(rest),
+            7 => Self::History { token: token()? },
             _ => return Err(FrameError),
         })
     }
@@ -96,7 +111,7 @@ impl<'a> Request<'a> {
 
 /// To PID 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Report {
+pub enum Report<'a> {
     /// The logs began to fail, or are well again.
     Logs {
         /// Why; `None`: well again.
@@ -127,9 +142,26 @@ pub enum Report {
         /// What failed.
         failed: Option<Errno>,
     },
+    /// The answer to a note, in the order of notes.
+    Noted {
+        /// What failed; `None`: the event is on disk.
+        failed: Option<Errno>,
+    },
+    /// A part of the history, in order: lines of JSON, cut anywhere.
+    History {
+        /// The request's.
+        token: u32,
+        /// Whether another part follows.
+        more: bool,
+        /// At most [`Self::PART`] bytes.
+        bytes: &'a [u8],
+    },
 }
 
-impl Report {
+impl<'a> Report<'a> {
+    /// Most bytes of a part of the history.
+    pub const PART: usize = 3 * 1024;
+
     /// The frame.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -149,6 +181,10 @@ impl Report {
                 &[&token.to_le_bytes(), &micros.to_le_bytes(), &errno(failed)],
             ),
             Self::Synced { token, failed } => frame(5, &[&token.to_le_bytes(), &errno(failed)]),
+            Self::Noted { failed } => frame(6, &[&errno(failed)]),
+            Self::History { token, more, bytes } => {
+                frame(7, &[&token.to_le_bytes(), &[u8::from(*more)], bytes])
+            }
         }
     }
 
@@ -156,7 +192,7 @@ impl Report {
     ///
     /// # Errors
     /// [`FrameError`].
-    pub fn decode(frame: &[u8]) -> Result<Self, FrameError> {
+    pub fn decode(frame: &'a [u8]) -> Result<Self, FrameError> {
         let (kind, mut rest) = frame.split_first().ok_or(FrameError)?;
         let rest = &mut rest;
         let report = match kind {
@@ -176,6 +212,18 @@ impl Report {
             5 => Self::Synced {
                 token: u32::from_le_bytes(take(rest)?),
                 failed: errno(rest)?,
+            },
+            6 => Self::Noted {
+                failed: errno(rest)?,
+            },
+            7 => Self::History {
+                token: u32::from_le_bytes(take(rest)?),
+                more: match take(rest)? {
+                    [0] => false,
+                    [1] => true,
+                    _ => return Err(FrameError),
+                },
+                bytes: std::mem::take(rest),
             },
             _ => return Err(FrameError),
         };
@@ -214,6 +262,8 @@ mod tests {
             },
             Request::Probe { token: 1 },
             Request::Sync { token: 2 },
+            Request::Note(b"{}"),
+            Request::History { token: 3 },
         ] {
             assert_eq!(Request::decode(&request.encode()), Ok(request));
         }
@@ -233,6 +283,9 @@ mod tests {
                 token: 3,
                 failed: None,
             },
+            Report::Noted {
+                failed: Some(Errno::NOSPC),
+            },
         ] {
             let frame = report.encode();
             assert_eq!(Report::decode(&frame), Ok(report));
@@ -241,6 +294,21 @@ mod tests {
             }
             assert!(Report::decode(&[&frame[..], b"x"].concat()).is_err());
         }
+    }
+
+    #[test]
+    fn parts_of_the_history_come_back() {
+        for (more, bytes) in [(true, b"{\"seq\"".as_slice()), (false, b"")] {
+            let report = Report::History {
+                token: 4,
+                more,
+                bytes,
+            };
+            let frame = report.encode();
+            assert_eq!(Report::decode(&frame), Ok(report));
+            assert_eq!(Report::decode(&frame[..5]), Err(FrameError));
+        }
+        assert_eq!(Report::decode(&[7, 0, 0, 0, 0, 2]), Err(FrameError));
     }
 
     proptest! {
