@@ -356,7 +356,7 @@ impl Driver {
         for client in self.clients.pump(&self.journal) {
             self.serve_client(client, Ready::default());
         }
-        self.watchdog.turn(now);
+        self.watchdog.turn(now, &self.helpers.progress);
     }
 
     /// Sets the timer to the earliest of all deadlines.

@@ -5,6 +5,7 @@ use crate::boot::DATA;
 use crate::driver::children::{Helper, Running};
 use crate::driver::poller::Token;
 use crate::driver::status::boot_id;
+use crate::driver::watchdog::Progress;
 use crate::helpers::disk::{Report, Request};
 use crate::helpers::{Incoming, net};
 use crate::log::Stream;
@@ -32,6 +33,8 @@ pub(crate) struct Helpers {
     net: Helper,
     /// Growing is asked for once a boot.
     grow_asked: bool,
+    /// What the watchdog is fed by, beside the loop itself: probes of the store are the disk helper's.
+    pub(crate) progress: Progress,
 }
 
 impl Default for Helpers {
@@ -40,6 +43,7 @@ impl Default for Helpers {
             disk: Helper::new(c"disk"),
             net: Helper::new(c"net"),
             grow_asked: false,
+            progress: Progress::default(),
         }
     }
 }
@@ -74,18 +78,25 @@ impl Helpers {
         std::iter::once(("init", 1)).chain(running)
     }
 
-    /// When the next helper is to be started again.
+    /// When the next helper is to be started again, or the store to be probed.
     pub(crate) fn deadline(&self) -> Option<u64> {
         [&self.disk, &self.net]
             .into_iter()
             .filter(|helper| helper.running.is_none())
             .filter_map(|helper| helper.restart_at)
+            .chain(self.progress.deadline())
             .min()
     }
 }
 
 impl Driver {
     pub(super) fn start_helpers(&mut self) {
+        let record = self.boot.record.as_ref();
+        let (progress, told) = Progress::new(record.map_or(0, |record| record.watchdog_resets));
+        self.helpers.progress = progress;
+        if let Some(told) = told {
+            self.say(Stream::Warning, &told);
+        }
         if !self.boot.repair {
             self.start_helper(DISK);
         }
@@ -125,6 +136,7 @@ impl Driver {
             }
             return;
         }
+        self.helpers.progress.helper(true, now_ms());
         let content = self.boot.content.as_ref();
         let disk_max = content.map_or(1 << 20, |content| content.configuration.logs.disk_max);
         let boot_id = boot_id();
@@ -167,6 +179,9 @@ impl Driver {
             } else if let Some(running) = &mut helper.running {
                 running.link.flush().ok();
             }
+        }
+        if let Some(token) = self.helpers.progress.probe(now) {
+            self.send(DISK, Request::Probe { token }.encode());
         }
         let idle = self
             .helpers
@@ -246,6 +261,9 @@ impl Driver {
             match running.link.receive(&mut buffer) {
                 Ok(Incoming::Frame(frame)) => {
                     let said = if index == DISK {
+                        if let Ok(Report::Probed { token, .. }) = Report::decode(frame) {
+                            self.helpers.progress.probed(token, now_ms());
+                        }
                         disk_says(frame)
                     } else {
                         net_says(frame)
@@ -275,6 +293,9 @@ impl Driver {
             return;
         };
         helper.ended(now);
+        if index == DISK {
+            self.helpers.progress.helper(false, now);
+        }
         self.poller.forget(&running.link);
         self.poller.forget(&running.child.pidfd);
         let status =
