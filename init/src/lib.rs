@@ -9,6 +9,8 @@
 //! | [`judge`] | decides: the verdict of a trial; pure |
 //! | [`control`] | the control API, without I/O |
 //! | [`ctl`] | its client |
+//! | [`evidence`] | why the last run ended |
+//! | [`history`] | what happened to the device, until the disk helper has kept it |
 //! | [`log`] | the bounded ring of what containers and kernel say |
 //! | [`helpers`] | processes that may block: `disk`, `net`, `stage` |
 //! | [`last_resort`] | the end when nothing else is left |
@@ -22,7 +24,9 @@ pub mod control;
 pub mod ctl;
 pub mod driver;
 pub mod error;
+pub mod evidence;
 pub mod helpers;
+pub mod history;
 pub mod judge;
 pub mod last_resort;
 pub mod log;

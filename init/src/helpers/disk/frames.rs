@@ -7,7 +7,7 @@
 //! | grow | 3 | path of the block device |
 //! | probe | 4 | token u32 |
 //! | sync | 5 | token u32 |
-//! | note | 6 | an event, an object of JSON |
+//! | note | 6 | an event, an object of JSON ([`crate::history`]) |
 //! | history | 7 | token u32 |
 //!
 //! | to PID 1 | kind | then |
