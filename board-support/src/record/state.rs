@@ -42,6 +42,7 @@ mod layout;
 
 use super::{COPY, Slot};
 use crate::Error;
+use core::fmt;
 use kedge_revision::container::Goal;
 use kedge_revision::{Floor, Name, ObjectId};
 
@@ -144,6 +145,41 @@ pub enum Reason {
     Refused,
     /// A person said so.
     Operator,
+}
+
+/// A kind, and what it is about in parentheses: `goal-missed(web, ready, 256)`. The number is the exit status as
+/// `wait` gives it.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::GoalMissed {
+                container,
+                goal,
+                exit,
+            } => {
+                let goal = match goal {
+                    Goal::Started => "started",
+                    Goal::Ready => "ready",
+                    Goal::Finished => "finished",
+                };
+                write!(f, "goal-missed({container}, {goal}, {exit})")
+            }
+            Self::CrashLoop { container, exit } => write!(f, "crash-loop({container}, {exit})"),
+            Self::OutOfMemory {
+                container: Some(container),
+            } => write!(f, "out-of-memory({container})"),
+            Self::OutOfMemory { container: None } => f.write_str("out-of-memory"),
+            Self::HubLost => f.write_str("hub-lost"),
+            Self::Storage => f.write_str("storage"),
+            Self::Watchdog => f.write_str("watchdog"),
+            Self::KernelPanic => f.write_str("kernel-panic"),
+            Self::PowerCut => f.write_str("power-cut"),
+            Self::TriesExhausted => f.write_str("tries-exhausted"),
+            Self::NeverBooted => f.write_str("never-booted"),
+            Self::Refused => f.write_str("refused"),
+            Self::Operator => f.write_str("operator"),
+        }
+    }
 }
 
 /// What PID 1 remembers.
