@@ -10,33 +10,40 @@
 
 mod arguments;
 mod cgroups;
+mod decide;
 mod disks;
 mod files;
 mod modules;
 mod mounts;
 mod objects;
 mod partitions;
+mod side;
 mod storage;
 mod trust;
 
 use crate::error::Error;
+use crate::evidence::Evidence;
 use crate::last_resort::last_resort;
 pub use arguments::Arguments;
 pub use cgroups::ROOT as CGROUPS;
-use kedge_board_support::record::Slot;
-use kedge_board_support::record::state::State;
+use kedge_board_support::bootenv::Bootenv;
+use kedge_board_support::control::{Control, Decision};
+use kedge_board_support::record::state::{State, Target};
+use kedge_board_support::record::{Loader, Slot};
 use kedge_revision::{Content, ObjectId, Verified};
 use kedge_store::Store;
 use kedge_sys::timer;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-pub use trust::{Identity, Roots};
+pub use side::{Side, check_object, slot_device, snapshot_of, snapshot_volumes};
+pub use trust::{Identity, Roots, Values};
 
 /// Where the data partition is mounted once the root was changed.
 pub const DATA: &str = "/data";
 
 /// What the phases found out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Boot {
     /// Monotonic time at PID 1's first instruction.
     pub started: Duration,
@@ -49,15 +56,32 @@ pub struct Boot {
     /// The boot record's raw partition, as a path under the changed root.
     pub bootenv: Option<PathBuf>,
     data_device: Option<PathBuf>,
-    /// What the boot record says.
-    pub record: Option<State>,
-    roots: Option<Roots>,
+    /// The open boot record.
+    pub record: Option<Bootenv<OwnedFd>>,
+    loader: Option<Loader>,
+    mirrored: bool,
+    /// The slot that this boot came from.
+    pub slot: Option<Slot>,
+    /// Boot control; absent without a state record.
+    pub control: Option<Control>,
+    /// What this boot is for.
+    pub decision: Decision,
+    /// Why the last run ended, as far as anything tells.
+    pub evidence: Evidence,
+    /// Roots that are trusted, the newest last.
+    pub roots: Option<Roots>,
     /// The revision that runs.
     pub revision: Option<Verified>,
     /// Its content.
     pub content: Option<Content>,
+    /// The values of its parameters.
+    pub parameters: Values,
+    /// Why the trial's revision was refused: the verdict is bad.
+    pub refused: bool,
     /// Objects that are absent or damaged; containers that need them are not started.
     pub bad_objects: Vec<ObjectId>,
+    /// The data partition is mounted.
+    pub mounted: bool,
     /// Everything that went wrong, by phase.
     pub problems: Vec<(&'static str, Error)>,
     /// A phase failed without which nothing of the revision can run.
@@ -101,7 +125,7 @@ const PHASES: [Phase; 11] = [
         "boot-record",
         OnFailure::Repair,
         InRepair::Runs,
-        boot_record,
+        decide::boot_record,
     ),
     ("storage", OnFailure::Repair, InRepair::Skipped, storage),
     ("root", OnFailure::LastResort, InRepair::Runs, root),
@@ -120,6 +144,44 @@ const PHASES: [Phase; 11] = [
 ];
 
 impl Boot {
+    fn new() -> Self {
+        Self {
+            started: timer::now(),
+            phases: Vec::new(),
+            arguments: Arguments::default(),
+            identity: None,
+            bootenv: None,
+            data_device: None,
+            record: None,
+            loader: None,
+            mirrored: false,
+            slot: None,
+            control: None,
+            decision: Decision::Committed,
+            evidence: Evidence::default(),
+            roots: None,
+            revision: None,
+            content: None,
+            parameters: Values::new(),
+            refused: false,
+            bad_objects: Vec::new(),
+            mounted: false,
+            problems: Vec::new(),
+            repair: false,
+        }
+    }
+
+    /// What this boot is to run; none in repair mode, or while the state record is lost.
+    #[must_use]
+    pub fn target(&self) -> Option<Target> {
+        let state = self.control.as_ref()?.state();
+        match self.decision {
+            Decision::Committed => Some(state.committed),
+            Decision::Try => state.trial.as_ref().map(|trial| trial.target),
+            Decision::Repair(_) | Decision::Reboot => None,
+        }
+    }
+
     /// The data partition's device, as a path under the changed root.
     #[must_use]
     pub fn data_device(&self) -> Option<PathBuf> {
@@ -132,10 +194,7 @@ impl Boot {
 #[must_use]
 #[inline(never)]
 pub fn boot() -> Boot {
-    let mut boot = Boot {
-        started: timer::now(),
-        ..Boot::default()
-    };
+    let mut boot = Boot::new();
     let mut begun = boot.started;
     for (name, on_failure, in_repair, run) in PHASES {
         if boot.repair && in_repair == InRepair::Skipped {
@@ -167,29 +226,13 @@ fn identity(boot: &mut Boot) -> Result<(), Error> {
     Ok(())
 }
 
-/// Finds the device's partitions and reads the state record.
-fn boot_record(boot: &mut Boot) -> Result<(), Error> {
-    let found = disks::wait_for_partitions()?;
-    let record = disks::read_state(&found.bootenv);
-    // Paths that outlive this phase are those under the changed root.
-    boot.bootenv = found
-        .bootenv
-        .strip_prefix("/root")
-        .ok()
-        .map(|rest| Path::new("/").join(rest));
-    boot.data_device = Some(found.data);
-    match record {
-        Ok(record) => boot.record = Some(record),
-        // It is made anew from the store, once that is mounted.
-        Err(error @ Error::BootRecord { .. }) => boot.problems.push(("boot-record", error)),
-        Err(error) => return Err(error),
-    }
-    Ok(())
-}
-
 fn storage(boot: &mut Boot) -> Result<(), Error> {
     match &boot.data_device {
-        Some(device) => storage::mount_data(device),
+        Some(device) => {
+            storage::mount_data(device)?;
+            boot.mounted = true;
+            Ok(())
+        }
         None => Err(Error::MissingPartition {
             name: "data",
             waited_ms: 0,
@@ -216,59 +259,59 @@ fn trust(boot: &mut Boot) -> Result<(), Error> {
 }
 
 fn revision(boot: &mut Boot) -> Result<(), Error> {
-    let (Some(identity), Some(roots)) = (&boot.identity, &boot.roots) else {
+    if boot.control.is_none() {
+        state_lost(boot)?;
+    }
+    let Some(target) = boot.target() else {
         return Ok(());
     };
-    let store = Store::at(Path::new(DATA));
-    let mut lost = None;
-    let verified = match &boot.record {
-        Some(record) => {
-            let id = record.committed.revision;
-            trust::revision(&store, id, roots, &identity.product, record.floor)?
-        }
-        None => {
-            let (newest, problem) = state_lost(boot, &store)?;
-            lost = problem;
-            newest
-        }
+    // What is on trial is judged by the newest root alone, what is committed by the root that it names.
+    let judges = if boot.is_try() {
+        trust::Judges::Newest
+    } else {
+        trust::Judges::Any
     };
-    let content = verified.content().map_err(|source| Error::Document {
-        path: store
-            .revision_directory(verified.id())
-            .join("revision.json"),
-        source,
-    })?;
-    boot.content = Some(content);
-    boot.revision = Some(verified);
-    boot.problems
-        .extend(lost.map(|error| ("boot-record", error)));
-    Ok(())
+    let read = boot
+        .read_judged(target.revision, judges)
+        .and_then(|verified| boot.read_side(verified, target));
+    match read {
+        Ok(side) => {
+            boot.revision = Some(side.revision);
+            boot.content = Some(side.content);
+            boot.parameters = side.parameters;
+            Ok(())
+        }
+        Err(error) => {
+            boot.refused = boot.is_try();
+            Err(error)
+        }
+    }
 }
 
-/// Both copies of the state record are lost: the newest revision of the store is what runs, and
+/// Both copies of the state record are lost: the newest committed revision of the store is what runs, and
 /// the record is made anew from it. A record that cannot be written is a problem, and the revision
 /// runs all the same.
-fn state_lost(boot: &Boot, store: &Store) -> Result<(Verified, Option<Error>), Error> {
+fn state_lost(boot: &mut Boot) -> Result<(), Error> {
     let lost = || Error::BootRecord {
         which: "state record",
     };
     let (Some(identity), Some(roots)) = (&boot.identity, &boot.roots) else {
         return Err(lost());
     };
-    let newest = trust::newest_revision(store, roots, &identity.product).ok_or_else(lost)?;
+    let store = Store::at(Path::new(DATA));
+    let newest = trust::newest_revision(&store, roots, &identity.product).ok_or_else(lost)?;
     let envelope = newest.envelope();
-    let slot = if boot.arguments.slot == Some('b') {
-        Slot::B
-    } else {
-        Slot::A
-    };
     let mut state = State::born(newest.id(), envelope.floor(), envelope.root);
-    state.committed.slot = slot;
-    let written = boot
-        .bootenv
-        .as_ref()
-        .map(|bootenv| disks::write_state(bootenv, &state));
-    Ok((newest, written.and_then(Result::err)))
+    if boot.arguments.slot == Some('b') {
+        state.committed.slot = Slot::B;
+    }
+    if let Some(record) = &mut boot.record
+        && let Err(source) = record.write_state_both(&state)
+    {
+        boot.problems
+            .push(("boot-record", Error::Record { source }));
+    }
+    decide::decide(boot, state)
 }
 
 /// Measures every layer that a container needs. A bad one costs its containers, not the others.

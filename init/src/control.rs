@@ -5,8 +5,8 @@
 //! (containers, by their role), and in development products the virtio-serial port `kedge.control`.
 //!
 //! No HTTP crate is used: the smallest servers bring 100 kB and more, an executor or threads, and
-//! allocate as the peer likes. What is needed is a request head of 4 KiB, a body of 4 KiB, and
-//! chunks. What is absent on purpose: TLS, request bodies in chunks, upgrades, percent-encoding
+//! allocate as the peer likes. What is needed is a request head of 4 KiB, a body of 4 KiB or one that passes
+//! through, and chunks. What is absent on purpose: TLS, request bodies in chunks, upgrades, percent-encoding
 //! (no name needs it), HTTP/1.0.
 //!
 //! | request | role | answer |
@@ -15,6 +15,14 @@
 //! | `GET /v1/logs?container=NAME&follow=1&since=SEQ&limit=N` | observe | [`crate::log::LogLine`]s, one a line, in chunks |
 //! | `POST /v1/containers/NAME/start`, `…/stop`, `…/restart` | operate | 204 |
 //! | `POST /v1/reboot`, `POST /v1/poweroff` | operate | 204, then it happens |
+//! | `GET /v1/history` | observe | events of [`crate::history`], one a line, the oldest first |
+//! | `POST /v1/update/offer` | operate | what a bundle's head lacks here; 409 refused, 507 no room |
+//! | `POST /v1/update/objects/HEX?offset=N` | operate | its tree, then its bytes from N on; 409 at a bad block |
+//! | `POST /v1/update/apply?revision=HEX&parameters=N` | operate | 202, the trial begins; 409 if it cannot |
+//! | `POST /v1/update/rollback` | operate | 204, the trial ends; 409 if there is none |
+//!
+//! Bodies of offers and objects are not kept here: the driver takes them bit by bit ([`Connection::body`]) and hands
+//! them to the helper that stages.
 //!
 //! Errors are `application/problem+json` (RFC 9457), see [`Refusal`]. A request's `x-request-id` comes
 //! back in its answer, so that a client on the serial port knows its own answer from a
@@ -28,8 +36,9 @@ mod route;
 mod stream;
 
 pub use api::{
-    Action, Command, ContainerState, ContainerStatus, Exit, LogQuery, Memory, MissingGoal,
-    ProcessStatus, RevisionStatus, Status, Trial,
+    Action, Command, ContainerState, ContainerStatus, Exit, FailureStatus, LogQuery, Memory,
+    MissingGoal, ProcessStatus, RevisionStatus, StagingStatus, Status, TargetStatus, Trial,
+    UpdateStatus, Upload,
 };
 pub use connection::{Call, Connection, Transport};
 pub use head::{Head, Method};

@@ -16,18 +16,24 @@ mod notify;
 mod perform;
 mod poller;
 mod status;
+mod trial;
 mod unit;
+mod update;
+mod upload;
 mod watchdog;
 
 use crate::boot::{self, Boot, CGROUPS, DATA};
 use crate::control::SOCKET;
 use crate::error::Error;
+use crate::history::History;
+use crate::judge::Judge;
 use crate::last_resort::last_resort;
 use crate::log::{Journal, Stream};
 use crate::machine::{Action, Event, Halt, Id, Machine};
 use clients::{Clients, Listener};
 use console::Console;
-use helpers::Helpers;
+use helpers::{Asking, Helpers};
+use kedge_board_support::control::Decision;
 use kedge_container::{Config, Engine};
 use kedge_revision::{ControlRole, Mode, Name, ObjectId};
 use kedge_sys::process::set_host_name;
@@ -36,12 +42,14 @@ use kedge_sys::rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use kedge_sys::signals::{INIT_SIGNALS, SignalFd, SignalSet, ignore_broken_pipe, set_blocked};
 use kedge_sys::timer::{self, DeadlineTimer};
 use poller::{Poller, Ready, Token};
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use trial::Times;
 pub(crate) use unit::RESOLV_CONF;
 use unit::{Device, Layers, Unit};
+use update::Update;
+use upload::Upload;
 use watchdog::Watchdog;
 
 /// Everything PID 1 holds.
@@ -63,7 +71,17 @@ pub struct Driver {
     clients: Clients,
     helpers: Helpers,
     watchdog: Watchdog,
-    parameters: BTreeMap<Name, String>,
+    /// What is under way between revisions.
+    update: Update,
+    /// A body on its way to the stage helper.
+    upload: Option<Upload>,
+    /// Judges the trial, or tells when a committed revision has settled.
+    judge: Option<Judge>,
+    times: Times,
+    history: History,
+    /// A client that waits for the history, and how many have.
+    asking: Option<Asking>,
+    asked: u32,
     revision_state: PathBuf,
     /// When everything beside the containers is set up; `None`: it is done.
     furnish_at: Option<u64>,
@@ -118,19 +136,7 @@ impl Driver {
             .flat_map(|content| &content.containers)
             .map(|(name, definition)| Unit::new(name, definition, journal.source(name.as_str())))
             .collect();
-        // Nobody fills parameters yet: each has the default that its revision declares.
-        let parameters = content
-            .into_iter()
-            .flat_map(|content| &content.parameters)
-            .filter_map(|(name, parameter)| Some((name.clone(), parameter.default.clone()?)))
-            .collect();
-        let revision = boot.revision.as_ref().map(kedge_revision::Verified::id);
-        let state = revision.map(|id: ObjectId| {
-            Path::new(DATA)
-                .join("revisions")
-                .join(id.hex())
-                .join("state")
-        });
+        let revision_state = revision_state(&boot);
         Ok(Self {
             machine,
             units,
@@ -148,8 +154,14 @@ impl Driver {
             clients: Clients::default(),
             helpers: Helpers::default(),
             watchdog: Watchdog::default(),
-            parameters,
-            revision_state: state.unwrap_or_default(),
+            update: Update::default(),
+            upload: None,
+            judge: None,
+            times: Times::default(),
+            history: History::default(),
+            asking: None,
+            asked: 0,
+            revision_state,
             reboot_at: None,
             actions: Vec::new(),
             boot,
@@ -185,7 +197,7 @@ impl Driver {
         if let Err(error) = set_host_name(&name) {
             self.say(Stream::Warning, &format!("host name: {error}"));
         }
-        if !self.boot.repair {
+        if !self.in_repair() {
             let containers = Path::new(CGROUPS).join("containers");
             let config = Config {
                 run: Path::new("/run/kedge"),
@@ -196,10 +208,12 @@ impl Driver {
                 Err(error) => self.say(Stream::Error, &format!("container engine: {error}")),
             }
             self.phase("engine");
-            self.step(Event::Begin);
+            if !self.prepare_volumes() {
+                self.start_containers();
+            }
             self.phase("containers");
         }
-        let head_start = if self.boot.repair { 0 } else { HEAD_START_MS };
+        let head_start = if self.in_repair() { 0 } else { HEAD_START_MS };
         let now = now_ms();
         self.furnish_at = Some(now.saturating_add(head_start));
         self.release_at = Some(now.saturating_add(SETTLED_MS));
@@ -226,9 +240,10 @@ impl Driver {
         for problem in problems {
             self.say(Stream::Error, &problem);
         }
-        if self.boot.repair {
+        if self.in_repair() {
             self.say(Stream::Error, "repair mode: no container is started");
         }
+        self.note_boot();
         self.open_control();
         self.open_kernel_log();
         let (watchdog, told) = Watchdog::open(now_ms());
@@ -323,6 +338,11 @@ impl Driver {
     fn step(&mut self, event: Event) {
         let mut actions = std::mem::take(&mut self.actions);
         self.machine.step(now_ms(), event, &mut actions);
+        self.perform_all(actions);
+    }
+
+    /// Performs what the machine answered, until nothing is left to do.
+    fn perform_all(&mut self, mut actions: Vec<Action>) {
         // Performing may bring events of its own, whose actions come behind those that are here.
         let mut next = 0;
         while let Some(action) = actions.get(next).copied() {
@@ -351,6 +371,10 @@ impl Driver {
         if self.machine.next_deadline().is_some_and(|at| at <= now) {
             self.step(Event::Tick);
         }
+        self.update_turn(now);
+        self.trial_turn(now);
+        self.upload_pump();
+        self.history_turn(now);
         self.journal.settle(now);
         self.feed_helpers(now);
         for client in self.clients.pump(&self.journal) {
@@ -369,6 +393,10 @@ impl Driver {
             self.batch_deadline(),
             self.helpers.deadline(),
             self.watchdog.deadline(),
+            self.update.limit,
+            self.stage_idle_at(),
+            self.trial_deadline(),
+            self.asking.as_ref().map(Asking::until),
         ];
         let earliest = deadlines.into_iter().flatten().min();
         // A timer that cannot be set is seen by the watchdog: then nothing feeds it.
@@ -385,7 +413,7 @@ impl Driver {
         let product = self.boot.identity.as_ref().map(|i| &i.product.product);
         Device {
             host_name: configured.or(product).map_or("kedge", Name::as_str),
-            parameters: &self.parameters,
+            parameters: &self.boot.parameters,
             bad_objects: &self.boot.bad_objects,
             revision_state: &self.revision_state,
         }
@@ -405,8 +433,65 @@ impl Driver {
         events::event(self, token, ready);
     }
 
-    /// An orderly end of everything.
+    /// Whether nothing of a revision runs: something that all of it needs is missing, or boot control says so.
+    fn in_repair(&self) -> bool {
+        self.boot.repair || matches!(self.boot.decision, Decision::Repair(_))
+    }
+
+    /// The units of what was exchanged: those that start are made anew, those that stay are not touched.
+    fn exchange_units(&mut self) {
+        let Some(content) = &self.boot.content else {
+            return;
+        };
+        let mut actions = std::mem::take(&mut self.actions);
+        let started = match self.machine.exchange(now_ms(), content, &mut actions) {
+            Ok(exchanged) => exchanged.started,
+            // It was asked whether all are down, in the same turn.
+            Err(error) => {
+                let text = format!("containers cannot be exchanged: {error}");
+                self.say(Stream::Error, &text);
+                Vec::new()
+            }
+        };
+        self.revision_state = revision_state(&self.boot);
+        for (id, name) in started {
+            let definition = self.boot.content.as_ref().and_then(|c| c.containers.get(&name));
+            let Some(definition) = definition else {
+                continue;
+            };
+            let unit = Unit::new(&name, definition, self.journal.source(name.as_str()));
+            match self.units.get_mut(id.index()) {
+                Some(place) => {
+                    let old = std::mem::replace(place, unit);
+                    old.forget(&self.poller);
+                }
+                None => self.units.push(unit),
+            }
+        }
+        let content = self.boot.content.as_ref();
+        let used = |id: &ObjectId| {
+            let mut containers = content.into_iter().flat_map(|c| c.containers.values());
+            containers.any(|container| container.layers.contains(id))
+        };
+        self.layers.retain(used);
+        self.perform_all(actions);
+    }
+
+    /// An orderly end of everything that a person asked for: it counts against no trial.
     fn shut_down(&mut self, halt: Halt) {
+        if self.machine.halting().is_none() {
+            self.give_back();
+        }
         self.step(Event::Shutdown(halt));
     }
+}
+
+/// Where data is kept that is dropped with its revision.
+fn revision_state(boot: &Boot) -> PathBuf {
+    boot.revision.as_ref().map_or_else(PathBuf::new, |revision| {
+        Path::new(DATA)
+            .join("revisions")
+            .join(revision.id().hex())
+            .join("state")
+    })
 }

@@ -52,6 +52,23 @@ pub enum Error {
         /// Which record.
         which: &'static str,
     },
+    /// The boot record cannot be read or written.
+    Record {
+        /// What failed.
+        source: kedge_board_support::Error,
+    },
+    /// Boot control wants no container to run.
+    Repair {
+        /// Why.
+        why: &'static str,
+    },
+    /// A document of parameters is another one's.
+    Parameters {
+        /// The counter that was asked for.
+        wanted: u64,
+        /// The counter that the document has.
+        found: u64,
+    },
     /// The kernel was not told which slot it was loaded from, and the record does not say either.
     Slot,
 }
@@ -104,6 +121,11 @@ impl fmt::Display for Error {
             }
             Self::Object { id, why } => write!(f, "object {id} {why}"),
             Self::BootRecord { which } => write!(f, "both copies of the {which} are damaged"),
+            Self::Record { source } => source.fmt(f),
+            Self::Repair { why } => f.write_str(why),
+            Self::Parameters { wanted, found } => {
+                write!(f, "parameters {wanted} are those of counter {found}")
+            }
             Self::Slot => f.write_str("kernel argument kedge.slot is absent"),
         }
     }
@@ -123,7 +145,10 @@ impl std::error::Error for Error {
         match self {
             Self::Document { source, .. } | Self::NoRoot { source, .. } => Some(source),
             Self::Sys(source) => Some(source),
-            Self::File { .. }
+            Self::Record { source } => Some(source),
+            Self::Repair { .. }
+            | Self::Parameters { .. }
+            | Self::File { .. }
             | Self::MissingPartition { .. }
             | Self::Object { .. }
             | Self::BootRecord { .. }

@@ -45,6 +45,15 @@ pub fn last_resort(reason: &str, tail: &[u8], record: Option<&Path>) -> ! {
     }
 }
 
+/// Restarts the machine at once and in order: nothing is mounted for writing, and nothing is wrong.
+pub fn restart(why: &str) -> ! {
+    // Whoever watches the console wants to know; nobody else is there.
+    writeln!(std::io::stderr(), "kedge: {why}: restarting").ok();
+    reboot::sync();
+    let failed = reboot::reboot(reboot::Ending::Restart);
+    last_resort(&format!("restart: {failed:?}"), &[], None)
+}
+
 /// Writes the text into its place in the boot record partition.
 fn keep(path: &Path, text: &[u8]) {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;

@@ -1,10 +1,8 @@
-//! Waiting for the device's disk, reading its boot record, and setting the clock.
+//! Waiting for the device's disk, opening its boot record, and setting the clock.
 
 use crate::boot::partitions::{self, Partitions};
 use crate::error::Error;
-use kedge_board_support::Error as RecordError;
-use kedge_board_support::bootenv::Bootenv;
-use kedge_board_support::record::state::State;
+use kedge_board_support::bootenv::{Bootenv, Found};
 use kedge_revision::Timestamp;
 use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 use kedge_sys::rustix::fs::{CWD, Mode, OFlags, openat};
@@ -83,46 +81,14 @@ fn wait(events: &OwnedFd, left: Duration) -> bool {
     poll(&mut ready, Some(&bound)).is_ok_and(|count| count > 0)
 }
 
-/// Reads the state record from the raw partition.
+/// Opens the raw partition and reads both records; damaged copies are told by what is found.
 ///
 /// # Errors
-/// [`Error::File`]; [`Error::BootRecord`] if both copies are damaged.
-pub(crate) fn read_state(bootenv: &Path) -> Result<State, Error> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = openat(CWD, bootenv, flags, Mode::empty()).map_err(Error::file("open", bootenv))?;
-    let damaged = || Error::BootRecord {
-        which: "state record",
-    };
-    // A disk that fails is no damaged record: what it holds must not be thrown away for that.
-    let (_, found) = Bootenv::open(file).map_err(|error| match error {
-        RecordError::Read { errno, .. } => Error::file("read", bootenv)(errno),
-        RecordError::Short { .. }
-        | RecordError::Checksum
-        | RecordError::Magic
-        | RecordError::Version { .. }
-        | RecordError::Field { .. }
-        | RecordError::TooLong { .. }
-        | RecordError::Write { .. }
-        | RecordError::Sync { .. }
-        | RecordError::SlotSize { .. }
-        | RecordError::SlotFull { .. }
-        | RecordError::SlotFile { .. } => damaged(),
-    })?;
-    found.state().cloned().ok_or_else(damaged)
-}
-
-/// Writes both copies of the state record.
-///
-/// # Errors
-/// [`Error::File`], [`Error::BootRecord`].
-pub(crate) fn write_state(bootenv: &Path, state: &State) -> Result<(), Error> {
+/// [`Error::File`], [`Error::Record`]: the disk fails, and what it holds must not be thrown away for that.
+pub(crate) fn open_record(bootenv: &Path) -> Result<(Bootenv<OwnedFd>, Found), Error> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let file = openat(CWD, bootenv, flags, Mode::empty()).map_err(Error::file("open", bootenv))?;
-    let failed = |_| Error::BootRecord {
-        which: "state record",
-    };
-    let (mut record, _) = Bootenv::open(file).map_err(failed)?;
-    record.write_state_both(state).map_err(failed)
+    Bootenv::open(file).map_err(|source| Error::Record { source })
 }
 
 /// Sets the clock to `floor` if it stands before that.

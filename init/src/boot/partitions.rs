@@ -40,9 +40,8 @@ fn describe(name: &str, uevent: &str) -> Option<(String, PathBuf, String)> {
     ))
 }
 
-/// Looks once. Where several disks carry both partitions, the first by name wins: a stick that
-/// imitates the device's own disk must not be taken because it was faster.
-pub(crate) fn find(class: &Path) -> Result<Partitions, &'static str> {
+/// Every named partition by the kernel's name: its own name, device node and disk.
+fn list(class: &Path) -> Vec<(String, PathBuf, String)> {
     let mut names: Vec<String> = std::fs::read_dir(class)
         .map(|entries| {
             entries
@@ -52,17 +51,31 @@ pub(crate) fn find(class: &Path) -> Result<Partitions, &'static str> {
         })
         .unwrap_or_default();
     names.sort_unstable();
+    let read = |name: &String| {
+        let bytes = files::read(&class.join(name).join("uevent"), 4096).ok()?;
+        describe(name, std::str::from_utf8(&bytes).ok()?)
+    };
+    names.iter().filter_map(read).collect()
+}
+
+/// The partition of this name on the disk of the partition `of`, under the changed root.
+pub(crate) fn sibling(class: &Path, of: &Path, name: &str) -> Option<PathBuf> {
+    let node = |path: &Path| path.file_name().map(std::ffi::OsStr::to_owned);
+    let partitions = list(class);
+    let (_, _, disk) = partitions
+        .iter()
+        .find(|(_, other, _)| node(other) == node(of))?;
+    let (_, found, _) = partitions
+        .iter()
+        .find(|(part, _, other)| part == name && other == disk)?;
+    Some(Path::new("/dev").join(node(found)?))
+}
+
+/// Looks once. Where several disks carry both partitions, the first by name wins: a stick that
+/// imitates the device's own disk must not be taken because it was faster.
+pub(crate) fn find(class: &Path) -> Result<Partitions, &'static str> {
     let (mut bootenv, mut data) = (Vec::new(), Vec::new());
-    for name in names {
-        let Ok(bytes) = files::read(&class.join(&name).join("uevent"), 4096) else {
-            continue;
-        };
-        let Some((part, node, disk)) = std::str::from_utf8(&bytes)
-            .ok()
-            .and_then(|uevent| describe(&name, uevent))
-        else {
-            continue;
-        };
+    for (part, node, disk) in list(class) {
         match part.as_str() {
             "bootenv" => bootenv.push((node, disk)),
             "data" => data.push((node, disk)),
@@ -112,5 +125,11 @@ mod tests {
         let found = find(class.path()).unwrap();
         assert_eq!(found.data, Path::new("/root/dev/mmcblk0p4"));
         assert_eq!(found.bootenv, Path::new("/root/dev/mmcblk0p1"));
+        add("sdb2", "DEVNAME=sdb2\nPARTN=2\nPARTNAME=slot-b\n");
+        let data = Path::new("/dev/mmcblk0p4");
+        assert_eq!(sibling(class.path(), data, "slot-b"), None);
+        add("mmcblk0p3", "DEVNAME=mmcblk0p3\nPARTN=3\nPARTNAME=slot-b\n");
+        let expected = Some(PathBuf::from("/dev/mmcblk0p3"));
+        assert_eq!(sibling(class.path(), data, "slot-b"), expected);
     }
 }

@@ -6,9 +6,14 @@
 
 use crate::boot::files;
 use crate::error::Error;
+use kedge_board_support::record::state::Target;
+use kedge_revision::parameters::Parameters;
 use kedge_revision::revision::CAP;
-use kedge_revision::{Floor, ObjectId, Policy, Product, Root, SignatureSet, Verified};
+use kedge_revision::{
+    Content, Floor, Name, ObjectId, Policy, Product, Root, SignatureSet, Verified,
+};
 use kedge_store::Store;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Where the initramfs keeps the identity it was built with.
@@ -51,6 +56,18 @@ pub(crate) fn identity() -> Result<Identity, Error> {
     Ok(Identity { product, root })
 }
 
+/// Which roots may judge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Judges {
+    /// Any of the chain: for what was committed under an older one.
+    Any,
+    /// The newest alone: for what is new.
+    Newest,
+}
+
+/// Values of parameters by name: those of the device over the revision's defaults.
+pub type Values = BTreeMap<Name, String>;
+
 /// Every root that this device trusts, the oldest first.
 #[derive(Debug)]
 pub struct Roots(Vec<Root>);
@@ -78,12 +95,19 @@ impl Roots {
         (Self(roots), problem)
     }
 
-    /// Judges a revision by the root that it names, which must be one of the chain.
+    /// The newest: what judges a new revision.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Root> {
+        self.0.last()
+    }
+
+    /// Judges a revision by the root that it names, which must be one of the `judges`.
     ///
     /// # Errors
     /// [`Error::Document`] with the newest root's reason.
     pub(crate) fn verify(
         &self,
+        judges: Judges,
         path: &Path,
         bytes: &[u8],
         signatures: &SignatureSet,
@@ -91,7 +115,11 @@ impl Roots {
     ) -> Result<Verified, Error> {
         let mut refused = None;
         // The newest first: nearly always the right one, and its reason is the one worth telling.
-        for root in self.0.iter().rev() {
+        let most = match judges {
+            Judges::Any => self.0.len(),
+            Judges::Newest => 1,
+        };
+        for root in self.0.iter().rev().take(most) {
             match Verified::verify(bytes, signatures, root, policy) {
                 Ok(verified) => return Ok(verified),
                 Err(error) => refused = refused.or(Some(error)),
@@ -132,6 +160,7 @@ pub(crate) fn revision(
     store: &Store,
     id: ObjectId,
     roots: &Roots,
+    judges: Judges,
     product: &Product,
     floor: Floor,
 ) -> Result<Verified, Error> {
@@ -141,7 +170,7 @@ pub(crate) fn revision(
     let signatures = directory.join("revision.sig");
     let set = SignatureSet::parse(&files::read(&signatures, SignatureSet::CAP)?)
         .map_err(document(&signatures))?;
-    let verified = roots.verify(&path, &bytes, &set, &Policy { product, floor })?;
+    let verified = roots.verify(judges, &path, &bytes, &set, &Policy { product, floor })?;
     if verified.id() == id {
         Ok(verified)
     } else {
@@ -152,18 +181,47 @@ pub(crate) fn revision(
     }
 }
 
-/// What the device goes on with when both copies of its state record are lost: the newest committed revision
-/// that it may run; only if there is none, the newest of all, which may never have been tried.
+/// The values of a revision's parameters: the document that its target names, over the declared defaults.
+///
+/// # Errors
+/// [`Error::File`], [`Error::Document`]; [`Error::Parameters`] if the document is another counter's.
+pub(crate) fn parameters(
+    store: &Store,
+    target: Target,
+    content: &Content,
+) -> Result<Values, Error> {
+    let defaults = content.parameters.iter();
+    let mut values: Values = defaults
+        .filter_map(|(name, parameter)| Some((name.clone(), parameter.default.clone()?)))
+        .collect();
+    if target.parameters == 0 {
+        return Ok(values);
+    }
+    let path = store.parameters_path(target.revision, target.parameters);
+    let bytes = files::read(&path, Parameters::CAP)?;
+    let given = Parameters::parse(&bytes).map_err(document(&path))?;
+    given.check(&content.parameters).map_err(document(&path))?;
+    if given.counter != target.parameters {
+        return Err(Error::Parameters {
+            wanted: target.parameters,
+            found: given.counter,
+        });
+    }
+    values.extend(given.values);
+    Ok(values)
+}
+
+/// The newest of the revisions in the store that this device has committed, or, where none is marked so, of all that
+/// it may run: what it goes on with when both copies of its state record are lost.
 pub(crate) fn newest_revision(store: &Store, roots: &Roots, product: &Product) -> Option<Verified> {
+    let read = |id| revision(store, id, roots, Judges::Any, product, Floor::default()).ok();
     store
         .revisions()
         .unwrap_or_default()
         .into_iter()
-        .filter_map(|id| revision(store, id, roots, product, Floor::default()).ok())
+        .filter_map(read)
         .max_by_key(|verified| {
-            (
-                store.is_committed(verified.id()),
-                verified.envelope().order(),
-            )
+            let committed = store.is_committed(verified.id());
+            (committed, verified.envelope().order())
         })
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::machine::fixture::{container, content, health, name};
-use kedge_revision::container::{Check, Goal, Network, Volume};
+use kedge_revision::container::{Check, Goal, Network, Volume, Snapshot};
 use kedge_revision::content::{Group, HubGoal};
 use kedge_revision::parameters::{Parameter, ParameterType};
 use proptest::prelude::*;
@@ -267,6 +267,8 @@ fn volume(lifetime: Lifetime) -> Volume {
         lifetime,
         owner: None,
         size: None,
+        snapshot: Snapshot::Never,
+        snapshot_max: None,
     }
 }
 

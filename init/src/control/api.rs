@@ -3,7 +3,7 @@
 //! Texts are borrowed where PID 1 writes them and owned where the client reads them.
 
 use kedge_revision::container::Goal;
-use kedge_revision::{Mode, Name};
+use kedge_revision::{Mode, Name, ObjectId};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -35,6 +35,9 @@ pub struct Status<'a> {
     pub uptime_ms: u64,
     /// Whether the revision is judged yet.
     pub trial: Trial,
+    /// What is committed, tried, failed and on its way; absent while there is no boot record.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateStatus<'a>>,
     /// Goals that are not met, with the reason.
     #[serde(borrow)]
     pub goals_missing: Vec<MissingGoal<'a>>,
@@ -71,6 +74,70 @@ pub enum Trial {
         /// Boots that it has left after this one.
         tries_left: u8,
     },
+}
+
+/// What PID 1 remembers of revisions, and what is on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct UpdateStatus<'a> {
+    /// What the device returns to.
+    #[serde(borrow)]
+    pub committed: TargetStatus<'a>,
+    /// What is tried or waits for its next try.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TargetStatus<'a>>,
+    /// The last trial that failed.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<FailureStatus<'a>>,
+    /// The lowest place that will ever run again, as `root.counter`.
+    #[serde(borrow)]
+    pub floor: Cow<'a, str>,
+    /// Boots in a row that did not hold their goals.
+    pub unsettled: u32,
+    /// Watchdog resets in a row.
+    pub watchdog_resets: u32,
+    /// What is being staged.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub staging: Option<StagingStatus<'a>>,
+}
+
+/// A revision with its parameters and slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TargetStatus<'a> {
+    /// The revision's id.
+    #[serde(borrow)]
+    pub revision: Cow<'a, str>,
+    /// The counter of its parameters; 0: none were given.
+    pub parameters: u64,
+    /// The slot of its kernel, `a` or `b`.
+    #[serde(borrow)]
+    pub slot: Cow<'a, str>,
+}
+
+/// A trial that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FailureStatus<'a> {
+    /// The revision's id.
+    #[serde(borrow)]
+    pub revision: Cow<'a, str>,
+    /// The counter of its parameters.
+    pub parameters: u64,
+    /// Why, in words: a kind, and what it is about in parentheses.
+    #[serde(borrow)]
+    pub reason: Cow<'a, str>,
+}
+
+/// A revision on its way into the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StagingStatus<'a> {
+    /// What is being done, as `receiving` or `writing slot b`.
+    #[serde(borrow)]
+    pub phase: Cow<'a, str>,
+    /// Bytes of bodies that have come.
+    pub received: u64,
 }
 
 /// A goal that is not met.
@@ -198,6 +265,29 @@ pub enum Command {
     Reboot,
     /// An orderly end.
     PowerOff,
+    /// Try a staged revision.
+    Apply {
+        /// Which.
+        revision: ObjectId,
+        /// The counter of its parameters; 0: none were given.
+        parameters: u64,
+    },
+    /// End the trial that runs: its verdict is bad.
+    RollBack,
+}
+
+/// What a body that is not kept in memory holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upload {
+    /// The head of a bundle: revision, signatures, parameters.
+    Offer,
+    /// An object of the revision that was offered: its tree, then its bytes.
+    Object {
+        /// Which.
+        id: ObjectId,
+        /// The first byte of the object that the body holds.
+        offset: u64,
+    },
 }
 
 /// What can be done with a container.

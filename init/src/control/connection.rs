@@ -5,7 +5,11 @@
 //!   Idle ──────────────▶ Asked ──────────────▶ Idle | Closing
 //!    ▲                      │ answer_logs
 //!    │ input, or the end    ▼
-//!    └────────────────── Streaming ──▶ Closing
+//!    ├────────────────── Streaming ──▶ Closing
+//!    │                took all
+//!    │ next_call: an upload ──▶ Receiving ──▶ Asked
+//!    │                             │ answered before its body is here
+//!    └───────────────────────── Discarding
 //! ```
 //!
 //! The driver: read at most [`Connection::room`] bytes while [`Connection::wants_input`], hand them to
@@ -22,7 +26,7 @@
 //! - [`Connection::reset`] on a hang-up of the port forgets everything;
 //! - a new request ends the stream of a log that is followed, on every transport.
 
-use super::api::{Command, LogQuery, Status};
+use super::api::{Command, LogQuery, Status, Upload};
 use super::head::{self, Head, MAX_BODY, MAX_HEAD};
 use super::refusal::{Problem, Refusal};
 use super::route::route;
@@ -47,14 +51,27 @@ pub enum Call {
     Status,
     /// With [`Connection::answer_logs`].
     Logs(LogQuery),
-    /// With [`Connection::answer_done`] or [`Connection::answer_refused`].
+    /// With [`Connection::answer_done`], [`Connection::answer_json`] or [`Connection::answer_refused`].
     Command(Command),
+    /// With [`Connection::answer_bytes`].
+    History,
+    /// Take the body ([`Connection::body`]), then answer with [`Connection::answer_bytes`]; a refusal may come first.
+    Upload {
+        /// What the body holds.
+        what: Upload,
+        /// Its length, bytes.
+        length: u64,
+    },
 }
 
 #[derive(Debug)]
 enum State {
     Idle,
     Asked(Reply),
+    /// So many bytes of the body have not been taken.
+    Receiving(u64, Reply),
+    /// The answer went before the body: what still comes of it is dropped.
+    Discarding(u64, Reply),
     Streaming(LogStream, Reply),
     Closing,
 }
@@ -81,6 +98,8 @@ pub struct Connection {
 impl Connection {
     /// Most bytes kept of what a peer sends: a head and a body.
     pub const MAX_INPUT: usize = MAX_HEAD + MAX_BODY;
+    /// Most bytes kept of the body of an upload.
+    pub const MAX_UPLOAD: usize = 32 * 1024;
 
     /// A connection of a peer with `role`.
     #[must_use]
@@ -99,7 +118,15 @@ impl Connection {
     /// Bytes that [`Self::input`] takes now.
     #[must_use]
     pub fn room(&self) -> usize {
-        Self::MAX_INPUT.saturating_sub(self.input.len())
+        let most = match self.state {
+            State::Receiving(..) => Self::MAX_UPLOAD,
+            State::Idle
+            | State::Asked(_)
+            | State::Discarding(..)
+            | State::Streaming(..)
+            | State::Closing => Self::MAX_INPUT,
+        };
+        most.saturating_sub(self.input.len())
     }
 
     /// Whether the driver is to read: poll for input only then.
@@ -128,6 +155,7 @@ impl Connection {
     /// The next request. `None`: more input, answers or output first. Bad requests are answered here.
     pub fn next_call(&mut self) -> Option<Call> {
         loop {
+            self.discard();
             // Output that nobody reads holds back further requests.
             if self.pending() > LOG_FILL || self.input.is_empty() {
                 break;
@@ -141,7 +169,17 @@ impl Connection {
             }
             match self.parse() {
                 Parsed::Call(call, reply) => {
-                    self.state = State::Asked(reply);
+                    self.state = match call {
+                        Call::Upload {
+                            length: length @ 1..,
+                            ..
+                        } => State::Receiving(length, reply),
+                        Call::Upload { length: 0, .. }
+                        | Call::Status
+                        | Call::Logs(_)
+                        | Call::Command(_)
+                        | Call::History => State::Asked(reply),
+                    };
                     return Some(call);
                 }
                 Parsed::Refused(refusal, reply) => self.refuse(refusal, &reply),
@@ -173,17 +211,32 @@ impl Connection {
         let (consumed, parsed) = match Head::parse(bytes) {
             Err(refusal) => (length, Parsed::Refused(refusal, Reply::default())),
             Ok(head) => {
-                let whole = length.saturating_add(head.body);
-                if self.input.len() < whole {
-                    return Parsed::Incomplete;
-                }
                 let reply = Reply {
                     keep_alive: head.keep_alive,
                     id: head.id.map(Into::into),
                 };
-                match route(&head, self.role) {
-                    Ok(call) => (whole, Parsed::Call(call, reply)),
-                    Err(refusal) => (whole, Parsed::Refused(refusal, reply)),
+                let small = usize::try_from(head.body).ok().filter(|n| *n <= MAX_BODY);
+                match (route(&head, self.role), small) {
+                    (Ok(call @ Call::Upload { .. }), _) => (length, Parsed::Call(call, reply)),
+                    // What follows is a body that is too large to wait for: a socket ends with the answer.
+                    (routed, None) => {
+                        let refusal = routed.err().unwrap_or(Refusal::BodyTooLarge);
+                        let reply = Reply {
+                            keep_alive: false,
+                            ..reply
+                        };
+                        (length, Parsed::Refused(refusal, reply))
+                    }
+                    (routed, Some(body)) => {
+                        let whole = length.saturating_add(body);
+                        if self.input.len() < whole {
+                            return Parsed::Incomplete;
+                        }
+                        match routed {
+                            Ok(call) => (whole, Parsed::Call(call, reply)),
+                            Err(refusal) => (whole, Parsed::Refused(refusal, reply)),
+                        }
+                    }
                 }
             }
         };
@@ -227,6 +280,64 @@ impl Connection {
         }
     }
 
+    /// What is here of an upload's body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        let State::Receiving(left, _) = self.state else {
+            return &[];
+        };
+        let most = usize::try_from(left).unwrap_or(usize::MAX);
+        self.input.get(..most).unwrap_or(&self.input)
+    }
+
+    /// So many bytes of [`Self::body`] were taken. True: that was all of it.
+    pub fn took(&mut self, bytes: usize) -> bool {
+        let bytes = bytes.min(self.body().len());
+        let State::Receiving(left, reply) = &mut self.state else {
+            return false;
+        };
+        *left = left.saturating_sub(u64::try_from(bytes).unwrap_or(u64::MAX));
+        let all = *left == 0;
+        if all {
+            self.state = State::Asked(core::mem::take(reply));
+        }
+        self.consume(bytes);
+        all
+    }
+
+    /// Whether a request of this connection waits for its answer. An upload whose client has gone does not.
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        match &self.state {
+            State::Asked(_) => true,
+            State::Receiving(left, _) => {
+                let here = u64::try_from(self.input.len()).unwrap_or(u64::MAX);
+                !self.input_ended || here >= *left
+            }
+            State::Idle | State::Discarding(..) | State::Streaming(..) | State::Closing => false,
+        }
+    }
+
+    /// Drops what comes of a body that was answered before it was here.
+    fn discard(&mut self) {
+        let State::Discarding(left, reply) = &mut self.state else {
+            return;
+        };
+        let here = u64::try_from(self.input.len()).unwrap_or(u64::MAX);
+        let gone = here.min(*left);
+        *left -= gone;
+        let over = *left == 0 || self.input_ended;
+        let reply = if over {
+            Some(core::mem::take(reply))
+        } else {
+            None
+        };
+        self.consume(usize::try_from(gone).unwrap_or(usize::MAX));
+        if let Some(reply) = reply {
+            self.settle(&reply);
+        }
+    }
+
     /// Answers [`Call::Status`].
     pub fn answer_status(&mut self, status: &Status<'_>) {
         self.answer(200, "OK", "application/json", status);
@@ -238,6 +349,23 @@ impl Connection {
             self.head(204, "No Content", &reply, format_args!(""));
             self.settle(&reply);
         }
+    }
+
+    /// Answers with what somebody else has made: a document of JSON, or for a status from 400 on a [`Problem`].
+    pub fn answer_bytes(&mut self, status: u16, kind: &str, body: &[u8]) {
+        let Some(reply) = self.asked() else { return };
+        let title = match status {
+            200 => "OK",
+            202 => "Accepted",
+            409 => "Conflict",
+            507 => "Insufficient Storage",
+            _ => "Answer",
+        };
+        let length = body.len();
+        let fields = format_args!("content-type: {kind}\r\ncontent-length: {length}\r\n");
+        self.head(status, title, &reply, fields);
+        self.output.extend_from_slice(body);
+        self.settle(&reply);
     }
 
     /// Answers with an error.
@@ -306,10 +434,9 @@ impl Connection {
 
     /// The outstanding request; `None` where there is none and an answer would have no place.
     fn asked(&mut self) -> Option<Reply> {
-        if let State::Asked(reply) = &mut self.state {
-            Some(core::mem::take(reply))
-        } else {
-            None
+        match &mut self.state {
+            State::Asked(reply) | State::Receiving(_, reply) => Some(reply.clone()),
+            State::Idle | State::Discarding(..) | State::Streaming(..) | State::Closing => None,
         }
     }
 
@@ -362,6 +489,10 @@ impl Connection {
 
     /// After an answer: to the next request, or to the end.
     fn settle(&mut self, reply: &Reply) {
+        if let State::Receiving(left, _) = self.state {
+            self.state = State::Discarding(left, reply.clone());
+            return;
+        }
         self.state = if self.closes(reply) {
             self.input = Vec::new();
             State::Closing

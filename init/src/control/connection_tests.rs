@@ -19,6 +19,7 @@ fn status() -> Status<'static> {
         boot_id: "0".into(),
         uptime_ms: 12,
         trial: Trial::Committed,
+        update: None,
         goals_missing: Vec::new(),
         containers: Vec::new(),
         memory: Memory::default(),
@@ -44,6 +45,7 @@ fn journal() -> Journal {
 /// Answers every call; gives back all output, and whether the connection ended.
 fn drive(connection: &mut Connection, chunks: &[&[u8]], journal: &Journal) -> String {
     let mut out = Vec::new();
+    let sum = &mut 0_u64;
     for chunk in chunks {
         let mut rest = *chunk;
         loop {
@@ -54,7 +56,19 @@ fn drive(connection: &mut Connection, chunks: &[&[u8]], journal: &Journal) -> St
                     Call::Status => connection.answer_status(&status()),
                     Call::Logs(query) => connection.answer_logs(&query, journal),
                     Call::Command(_) => connection.answer_done(),
+                    Call::History => connection.answer_bytes(200, "application/x-ndjson", b"{}\n"),
+                    Call::Upload { length: 0, .. } => connection.answer_bytes(200, "text/plain", b""),
+                    Call::Upload { .. } => {}
                 }
+            }
+            // An upload's body is taken as it comes, and answered with its sum.
+            let body: u64 = connection.body().iter().map(|byte| u64::from(*byte)).sum();
+            *sum = sum.wrapping_add(body);
+            if connection.took(connection.body().len()) {
+                let text = sum.to_string();
+                connection.answer_bytes(200, "text/plain", text.as_bytes());
+                *sum = 0;
+                continue;
             }
             connection.pump(journal);
             let some = connection.output().len().div_ceil(2);
@@ -205,6 +219,55 @@ fn a_body_is_read_past() {
     assert!(out.starts_with("HTTP/1.1 204 ") && out.contains("HTTP/1.1 200 "));
 }
 
+const OFFER: &str = "POST /v1/update/offer HTTP/1.1\r\nX-Request-Id: up\r\nContent-Length: ";
+
+#[test]
+fn an_upload_passes_through_in_bounded_parts() {
+    for transport in [Transport::Socket, Transport::Serial] {
+        let mut connection = Connection::new(ControlRole::Operate, transport);
+        // On a serial line, too, a request line in a body is no request.
+        let body = STATUS.repeat(4000);
+        let sum: u64 = body.bytes().map(u64::from).sum();
+        let request = format!("{OFFER}{}\r\n\r\n{body}{STATUS}", body.len());
+        let out = drive(&mut connection, &[request.as_bytes()], &journal());
+        assert!(out.contains(&format!("x-request-id: up\r\n\r\n{sum}HTTP/1.1 200 OK")), "{out}");
+        assert_eq!(out.matches("HTTP/1.1 ").count(), 2);
+    }
+}
+
+#[test]
+fn an_upload_that_is_refused_before_its_end_is_read_past() {
+    for transport in [Transport::Socket, Transport::Serial] {
+        let mut connection = Connection::new(ControlRole::Operate, transport);
+        connection.input(format!("{OFFER}9000\r\n\r\n").as_bytes());
+        assert!(matches!(
+            connection.next_call(),
+            Some(Call::Upload {
+                what: Upload::Offer,
+                length: 9000
+            })
+        ));
+        connection.input(b"some of it");
+        assert!(connection.is_asking());
+        connection.answer_bytes(409, "application/problem+json", b"{}");
+        assert!(!connection.is_asking() && connection.body().is_empty());
+        let rest = [b'x'; 8990];
+        let out = drive(&mut connection, &[&rest, STATUS.as_bytes()], &journal());
+        assert!(out.starts_with("HTTP/1.1 409 Conflict"), "{out}");
+        assert_eq!(out.matches("HTTP/1.1 200 OK").count(), 1, "{out}");
+    }
+}
+
+#[test]
+fn an_upload_whose_client_has_gone_waits_for_nothing() {
+    let mut connection = Connection::new(ControlRole::Operate, Transport::Socket);
+    connection.input(format!("{OFFER}9000\r\n\r\nhalf").as_bytes());
+    connection.next_call().unwrap();
+    assert!(connection.is_asking());
+    connection.end_input();
+    assert!(!connection.is_asking());
+}
+
 #[test]
 fn a_half_closed_client_gets_its_answer() {
     let mut connection = Connection::new(ControlRole::Observe, Transport::Socket);
@@ -252,6 +315,7 @@ fn requests() -> impl Strategy<Value = String> {
         Just("GET /v1/logs?limit=2 HTTP/1.1\r\nX-Request-Id: 1\r\n\r\n".to_owned()),
         Just("POST /v1/reboot HTTP/1.1\nContent-Length: 3\n\n{ }".to_owned()),
         Just("POST /v1/containers/a/stop HTTP/1.1\r\n\r\n".to_owned()),
+        Just(format!("{OFFER}5\r\n\r\nGET /")),
         Just("\r\n".to_owned()),
         Just("GET /nothing HTTP/1.1\r\n\r\n".to_owned()),
         Just("GET /v1/status HTTP/1.1\r\nbad\r\n\r\n".to_owned()),

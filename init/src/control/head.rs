@@ -8,8 +8,10 @@ use super::Refusal;
 
 /// Largest head, bytes, with its line ends.
 pub(super) const MAX_HEAD: usize = 4096;
-/// Largest body, bytes.
+/// Largest body of a request that is no upload, bytes.
 pub(super) const MAX_BODY: usize = 4096;
+/// Largest body of an upload, bytes: 1 TiB, more than any device stores.
+const MAX_UPLOAD: u64 = 1 << 40;
 /// Longest `x-request-id`, bytes; longer ones are not echoed.
 pub(super) const MAX_ID: usize = 64;
 
@@ -33,8 +35,8 @@ pub struct Head<'a> {
     pub path: &'a str,
     /// The target behind `?`.
     pub query: &'a str,
-    /// Length of the body, at most 4096.
-    pub body: usize,
+    /// Length of the body, at most 1 TiB; what a resource takes is for its router.
+    pub body: u64,
     /// Whether the connection goes on after the answer.
     pub keep_alive: bool,
     /// What to echo.
@@ -116,7 +118,7 @@ impl<'a> Head<'a> {
         })
     }
 
-    fn field(&mut self, line: &'a str, length: &mut Option<usize>) -> Result<(), Refusal> {
+    fn field(&mut self, line: &'a str, length: &mut Option<u64>) -> Result<(), Refusal> {
         let malformed = Refusal::Malformed("a header field is malformed");
         let (name, value) = line.split_once(':').ok_or(malformed)?;
         let value = value.trim_matches([' ', '\t']);
@@ -131,7 +133,7 @@ impl<'a> Head<'a> {
             {
                 return Err(Refusal::Malformed("content-length is no number"));
             }
-            let wanted = value.parse().ok().filter(|length| *length <= MAX_BODY);
+            let wanted = value.parse().ok().filter(|length| *length <= MAX_UPLOAD);
             *length = Some(wanted.ok_or(Refusal::BodyTooLarge)?);
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             return Err(Refusal::Malformed("bodies need a content-length"));
@@ -199,7 +201,10 @@ mod tests {
             ("GET / HTTP/1.1\r\na: b\r\n folded\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nbad name: x\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\na: \u{1}\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nContent-Length: 4097\r\n\r\n", 413),
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 1099511627777\r\n\r\n",
+                413,
+            ),
             (
                 "POST / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
                 413,

@@ -1,8 +1,9 @@
 //! From a request to what it asks for.
 
-use super::api::{Action, Command, LogQuery};
+use super::api::{Action, Command, LogQuery, Upload};
 use super::connection::Call;
 use super::{Head, Method, Refusal};
+use kedge_revision::ObjectId;
 use kedge_revision::container::ControlRole;
 
 /// What a request asks for, if its peer may.
@@ -17,10 +18,21 @@ pub(super) fn route(head: &Head<'_>, role: ControlRole) -> Result<Call, Refusal>
         "logs" => (Call::Logs(query(head.query)?), Method::Get),
         "reboot" => (Call::Command(Command::Reboot), Method::Post),
         "poweroff" => (Call::Command(Command::PowerOff), Method::Post),
-        other => (
-            Call::Command(container(other).ok_or(nothing)?),
-            Method::Post,
-        ),
+        "history" => (Call::History, Method::Get),
+        "update/offer" => (upload(head, Upload::Offer), Method::Post),
+        "update/rollback" => (Call::Command(Command::RollBack), Method::Post),
+        "update/apply" => (Call::Command(apply(head)?), Method::Post),
+        other => match other.strip_prefix("update/objects/") {
+            Some(hex) => {
+                let id = object(hex).ok_or(nothing)?;
+                let offset = value(head, "offset")?.map_or(Ok(0), number)?;
+                (upload(head, Upload::Object { id, offset }), Method::Post)
+            }
+            None => (
+                Call::Command(container(other).ok_or(nothing)?),
+                Method::Post,
+            ),
+        },
     };
     if head.method != method {
         return Err(Refusal::Method);
@@ -29,6 +41,43 @@ pub(super) fn route(head: &Head<'_>, role: ControlRole) -> Result<Call, Refusal>
         (Method::Get, _) | (_, ControlRole::Operate) => Ok(call),
         (Method::Post | Method::Other, ControlRole::Observe) => Err(Refusal::Forbidden),
     }
+}
+
+fn upload(head: &Head<'_>, what: Upload) -> Call {
+    Call::Upload {
+        what,
+        length: head.body,
+    }
+}
+
+/// An object's or revision's id in a path or query: 64 hexadecimal digits.
+fn object(hex: &str) -> Option<ObjectId> {
+    format!("v1:{hex}").parse().ok()
+}
+
+/// The value of the one key that a query may hold.
+fn value<'a>(head: &Head<'a>, only: &str) -> Result<Option<&'a str>, Refusal> {
+    match head.query.split_once('=') {
+        _ if head.query.is_empty() => Ok(None),
+        Some((key, value)) if key == only => Ok(Some(value)),
+        Some(_) | None => Err(Refusal::Malformed("the query has an unknown key")),
+    }
+}
+
+fn apply(head: &Head<'_>) -> Result<Command, Refusal> {
+    let (mut revision, mut parameters) = (None, 0);
+    for pair in head.query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("revision", hex)) => revision = object(hex),
+            Some(("parameters", text)) => parameters = number(text)?,
+            Some(_) | None => return Err(Refusal::Malformed("the query has an unknown key")),
+        }
+    }
+    let revision = revision.ok_or(Refusal::Malformed("revision is not 64 digits"))?;
+    Ok(Command::Apply {
+        revision,
+        parameters,
+    })
 }
 
 fn container(path: &str) -> Option<Command> {
@@ -65,7 +114,7 @@ fn query(text: &str) -> Result<LogQuery, Refusal> {
 }
 
 fn number(value: &str) -> Result<u64, Refusal> {
-    let bad = Refusal::Malformed("since or limit is no number");
+    let bad = Refusal::Malformed("a value of the query is no number");
     value.parse().map_err(|_| bad)
 }
 
@@ -98,6 +147,33 @@ mod tests {
                 action: Action::Restart,
             }))
         );
+        let hex = "ab".repeat(32);
+        let id = format!("v1:{hex}").parse().unwrap();
+        assert_eq!(
+            ask(
+                &format!("POST /v1/update/objects/{hex}?offset=4096"),
+                Operate
+            ),
+            Ok(Call::Upload {
+                what: Upload::Object { id, offset: 4096 },
+                length: 0
+            })
+        );
+        assert_eq!(
+            ask(
+                &format!("POST /v1/update/apply?revision={hex}&parameters=7"),
+                Operate
+            ),
+            Ok(Call::Command(Command::Apply {
+                revision: id,
+                parameters: 7
+            }))
+        );
+        assert_eq!(ask("POST /v1/update/offer", Observe), Err(403));
+        assert_eq!(ask("POST /v1/update/rollback", Observe), Err(403));
+        assert_eq!(ask("GET /v1/history", Observe), Ok(Call::History));
+        assert_eq!(ask("POST /v1/update/apply", Operate), Err(400));
+        assert_eq!(ask("POST /v1/update/objects/abc", Operate), Err(404));
         for path in [
             "/",
             "/v2/status",

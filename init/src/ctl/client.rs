@@ -240,7 +240,9 @@ mod tests {
             while let Some(call) = self.connection.next_call() {
                 match call {
                     Call::Logs(query) => self.connection.answer_logs(&query, &self.journal),
-                    Call::Status | Call::Command(_) => self.connection.answer_done(),
+                    Call::Status | Call::Command(_) | Call::History | Call::Upload { .. } => {
+                        self.connection.answer_done();
+                    }
                 }
             }
             Ok(taken)

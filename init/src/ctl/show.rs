@@ -145,6 +145,7 @@ mod tests {
             boot_id: "x".into(),
             uptime_ms: 3_725_000,
             trial: Trial::Trying { tries_left: 2 },
+            update: None,
             goals_missing: vec![MissingGoal {
                 container: "web".into(),
                 goal: Goal::Ready,

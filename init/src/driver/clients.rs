@@ -32,6 +32,11 @@ impl Listener {
         Ok(Self { socket, role })
     }
 
+    /// Watches for clients no more.
+    pub(crate) fn forget(&self, poller: &Poller) {
+        poller.forget(&self.socket);
+    }
+
     /// Watches for clients.
     pub(crate) fn watch(&self, poller: &Poller, index: u16) -> Result<(), Error> {
         poller.watch(&self.socket, Token::Listener(index))
@@ -44,6 +49,8 @@ struct Client {
     connection: Connection,
     /// What the poller was last asked for.
     interest: (bool, bool),
+    /// Tells it from others that had its slot: an answer that comes late must not go to another client.
+    generation: u32,
 }
 
 /// Clients that one event of a listener takes.
@@ -54,6 +61,7 @@ const MOST_ACCEPTED: usize = 64;
 pub(crate) struct Clients {
     slots: Vec<Option<Client>>,
     port: Option<Client>,
+    accepted: u32,
 }
 
 /// Which client a call came from.
@@ -91,10 +99,12 @@ impl Clients {
             if poller.watch(&fd, id.token()).is_err() {
                 continue;
             }
+            self.accepted = self.accepted.wrapping_add(1);
             let client = Client {
                 fd,
                 connection: Connection::new(listener.role, Transport::Socket),
                 interest: (true, false),
+                generation: self.accepted,
             };
             if let Some(slot) = self.slots.get_mut(usize::from(index)) {
                 *slot = Some(client);
@@ -121,6 +131,7 @@ impl Clients {
             fd,
             connection: Connection::new(ControlRole::Operate, Transport::Serial),
             interest: (true, false),
+            generation: 0,
         });
         Ok(())
     }
@@ -135,6 +146,22 @@ impl Clients {
     /// The connection of a client that asked something.
     pub(crate) fn connection(&mut self, id: ClientId) -> Option<&mut Connection> {
         self.get(id).map(|client| &mut client.connection)
+    }
+
+    /// Which of the clients that had this place it is; a port's changes with each client of the host.
+    pub(crate) fn generation(&self, id: ClientId) -> Option<u32> {
+        let client = match id {
+            ClientId::Slot(index) => self.slots.get(usize::from(index))?.as_ref()?,
+            ClientId::Port => self.port.as_ref()?,
+        };
+        Some(client.generation)
+    }
+
+    /// Reads what came of an upload's body, as far as there is room.
+    pub(crate) fn fill(&mut self, id: ClientId) {
+        if let Some(client) = self.get(id) {
+            client.receive(id == ClientId::Port, false);
+        }
     }
 
     /// Reads what came and gives the next call, if one is complete.
@@ -165,6 +192,7 @@ impl Clients {
         let alive = client.send();
         let finished = client.connection.is_finished() && id != ClientId::Port;
         if !alive && id == ClientId::Port {
+            client.generation = client.generation.wrapping_add(1);
             client.connection.reset();
         } else if !alive || finished {
             poller.forget(&client.fd);
@@ -261,6 +289,7 @@ impl Client {
         if !is_port {
             self.connection.end_input();
         } else if hung_up {
+            self.generation = self.generation.wrapping_add(1);
             self.connection.reset();
         }
     }

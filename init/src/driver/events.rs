@@ -1,13 +1,14 @@
 //! Descriptors that are ready, turned into events for the machine or into work of the driver's own.
 
 use super::{Driver, now_ms};
-use crate::control::{Action as Verb, Call, Command as Asked, Refusal};
+use crate::control::{Action as Verb, Call, Command as Asked, Problem, Refusal};
 use crate::driver::clients::ClientId;
 use crate::driver::notify::Notice;
 use crate::driver::perform::oom_kills;
 use crate::driver::poller::{Ready, Token};
 use crate::driver::status::status;
 use crate::driver::unit::{Running, Unit};
+use crate::driver::update::Refused;
 use crate::log::Stream;
 use crate::machine::{Command, Event, Halt};
 use kedge_container::Report;
@@ -300,10 +301,20 @@ impl Driver {
                 let status = status(
                     &self.boot,
                     &self.machine,
+                    &self.update,
                     self.helpers.processes(),
                     now_ms(),
                 );
                 self.clients.connection(client)?.answer_status(&status);
+                return None;
+            }
+            Call::History => {
+                self.ask_history(client);
+                return None;
+            }
+            Call::Upload { what, length } => {
+                self.upload_begins(client, what, length);
+                self.upload_pump();
                 return None;
             }
             Call::Logs(query) => {
@@ -318,6 +329,25 @@ impl Driver {
         let (ending, event) = match command {
             Asked::Reboot => (Some(Halt::Reboot), None),
             Asked::PowerOff => (Some(Halt::PowerOff), None),
+            Asked::RollBack => {
+                let done = self.roll_back_asked();
+                let connection = self.clients.connection(client)?;
+                match done {
+                    Ok(()) => connection.answer_done(),
+                    Err(refusal) => connection.answer_refused(refusal),
+                }
+                return None;
+            }
+            Asked::Apply {
+                revision,
+                parameters,
+            } => {
+                let applied = self.apply(revision, parameters);
+                let (status, kind, body) = applied_answer(applied);
+                let connection = self.clients.connection(client)?;
+                connection.answer_bytes(status, kind, &body);
+                return None;
+            }
             Asked::Container { name, action } => {
                 let Some(id) = self.machine.find(name.as_str()) else {
                     let unknown = Refusal::NotFound("there is no such container");
@@ -337,5 +367,26 @@ impl Driver {
             self.step(event);
         }
         ending
+    }
+}
+
+/// The answer to an apply: what the trial costs, or why there is none.
+fn applied_answer(applied: Result<&'static str, Refused>) -> (u16, &'static str, Vec<u8>) {
+    match applied {
+        Ok(change) => {
+            let body = format!("{{\"change\":\"{change}\"}}");
+            (202, "application/json", body.into_bytes())
+        }
+        Err(Refused(why)) => {
+            let conflict = Refusal::Conflict("");
+            let problem = Problem {
+                status: conflict.status(),
+                title: conflict.title().into(),
+                detail: why.into(),
+            };
+            // Plain data in memory: it cannot fail.
+            let body = serde_json::to_vec(&problem).unwrap_or_default();
+            (conflict.status(), "application/problem+json", body)
+        }
     }
 }

@@ -2,12 +2,14 @@
 
 use super::{Driver, now_ms};
 use crate::boot::DATA;
+use crate::control::{Connection, Refusal};
 use crate::driver::children::{Helper, Running};
-use crate::driver::poller::Token;
+use crate::driver::clients::ClientId;
+use crate::driver::poller::{Ready, Token};
 use crate::driver::status::boot_id;
 use crate::driver::watchdog::Progress;
 use crate::helpers::disk::{Report, Request};
-use crate::helpers::{Incoming, net};
+use crate::helpers::{Incoming, net, stage};
 use crate::log::Stream;
 use kedge_revision::configuration::NetworkConfiguration;
 use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,22 +21,55 @@ use std::time::Duration;
 const DISK: u16 = 0;
 /// Index of the net helper.
 const NET: u16 = 1;
-/// Longest frame from a helper.
+/// Index of the stage helper, which runs only while it has work.
+pub(crate) const STAGE: u16 = 2;
+/// Longest frame from a helper that always runs.
 const MOST: usize = 4096;
+/// How long the stage helper stays when nothing is asked of it, milliseconds.
+const STAGE_IDLE_MS: u64 = 60_000;
 /// How soon a helper that takes nothing now is tried again, milliseconds.
 const RETRY_MS: u64 = 100;
 /// How long the end of the device waits for the disk helper, milliseconds.
 const FLUSH_MS: u64 = 2000;
 
-/// Both helpers.
+/// Probes for the judge have numbers from here on, those for the watchdog count up from 1.
+const JUDGED: u32 = 1 << 31;
+/// How long a client waits for the history, milliseconds.
+const HISTORY_MS: u64 = 10_000;
+/// More than the disk helper keeps, bytes.
+const HISTORY_MOST: usize = 64 * 1024;
+
+/// A client that waits for the history.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    client: ClientId,
+    generation: Option<u32>,
+    token: u32,
+    until: u64,
+    lines: Vec<u8>,
+}
+
+impl Asking {
+    /// When it has waited long enough.
+    pub(crate) const fn until(&self) -> u64 {
+        self.until
+    }
+}
+
+/// All helpers.
 #[derive(Debug)]
 pub(crate) struct Helpers {
     disk: Helper,
     net: Helper,
+    stage: Helper,
+    /// When the stage helper was last asked for something.
+    staged_at: u64,
     /// Growing is asked for once a boot.
     grow_asked: bool,
     /// What the watchdog is fed by, beside the loop itself: probes of the store are the disk helper's.
     pub(crate) progress: Progress,
+    /// The probe that the judge waits for.
+    judged: Option<u32>,
 }
 
 impl Default for Helpers {
@@ -42,8 +77,11 @@ impl Default for Helpers {
         Self {
             disk: Helper::new(c"disk"),
             net: Helper::new(c"net"),
+            stage: Helper::new(c"stage"),
+            staged_at: 0,
             grow_asked: false,
             progress: Progress::default(),
+            judged: None,
         }
     }
 }
@@ -53,6 +91,7 @@ impl Helpers {
         match index {
             DISK => Some(&mut self.disk),
             NET => Some(&mut self.net),
+            STAGE => Some(&mut self.stage),
             _ => None,
         }
     }
@@ -63,19 +102,30 @@ impl Helpers {
             let running = helper.running.as_ref();
             running.is_some_and(|running| running.child.pid == pid)
         };
-        [(DISK, &self.disk), (NET, &self.net)]
+        let helpers = [(DISK, &self.disk), (NET, &self.net), (STAGE, &self.stage)];
+        helpers
             .into_iter()
             .find_map(|(index, helper)| is(helper).then_some(index))
     }
 
     /// PID 1 and the helpers that run, by name.
     pub(crate) fn processes(&self) -> impl Iterator<Item = (&'static str, u32)> {
-        let helpers = [("disk", &self.disk), ("net", &self.net)];
+        let helpers = [
+            ("disk", &self.disk),
+            ("net", &self.net),
+            ("stage", &self.stage),
+        ];
         let running = helpers.into_iter().filter_map(|(name, helper)| {
             let pid = helper.running.as_ref()?.child.pid;
             Some((name, u32::try_from(pid.as_raw_nonzero().get()).ok()?))
         });
         std::iter::once(("init", 1)).chain(running)
+    }
+
+    /// When the stage helper, if it runs, has been idle for long enough.
+    pub(crate) fn stage_idle_at(&self) -> Option<u64> {
+        self.stage.running.as_ref()?;
+        Some(self.staged_at.saturating_add(STAGE_IDLE_MS))
     }
 
     /// When the next helper is to be started again, or the store to be probed.
@@ -91,16 +141,38 @@ impl Helpers {
 
 impl Driver {
     pub(super) fn start_helpers(&mut self) {
-        let record = self.boot.record.as_ref();
-        let (progress, told) = Progress::new(record.map_or(0, |record| record.watchdog_resets));
+        let control = self.boot.control.as_ref();
+        let resets = control.map_or(0, |control| control.state().watchdog_resets);
+        let (progress, told) = Progress::new(resets);
         self.helpers.progress = progress;
         if let Some(told) = told {
             self.say(Stream::Warning, &told);
         }
-        if !self.boot.repair {
+        // Also where the revision was refused: history and logs tell of it.
+        if self.boot.mounted {
             self.start_helper(DISK);
         }
         self.start_helper(NET);
+    }
+
+    /// Whether the stage helper runs; it is started if it does not.
+    pub(super) fn stage_runs(&mut self) -> bool {
+        self.helpers.staged_at = now_ms();
+        if self.helpers.stage.running.is_none() {
+            self.start_helper(STAGE);
+        }
+        self.helpers.stage.running.is_some()
+    }
+
+    /// Lets the stage helper go when it has been idle for a minute: what it needs of memory comes back.
+    pub(super) fn rest_stage(&mut self, now: u64) {
+        if self.stage_idle_at().is_some_and(|at| at <= now)
+            && let Some(running) = &self.helpers.stage.running
+        {
+            self.poller.forget(&running.link);
+            // Its socket's end ends it; until then it is watched and reaped like any other.
+            running.link.close();
+        }
     }
 
     fn start_helper(&mut self, index: u16) {
@@ -136,6 +208,10 @@ impl Driver {
             }
             return;
         }
+        if index == STAGE {
+            self.configure_stage();
+            return;
+        }
         self.helpers.progress.helper(true, now_ms());
         let content = self.boot.content.as_ref();
         let disk_max = content.map_or(1 << 20, |content| content.configuration.logs.disk_max);
@@ -154,7 +230,10 @@ impl Driver {
         }
     }
 
-    fn send(&mut self, index: u16, frame: Vec<u8>) {
+    pub(super) fn send(&mut self, index: u16, frame: Vec<u8>) {
+        if index == STAGE {
+            self.helpers.staged_at = now_ms();
+        }
         let Some(running) = self
             .helpers
             .get(index)
@@ -170,7 +249,8 @@ impl Driver {
 
     /// Log batches that are due, queues that have room again, helpers to be started again.
     pub(super) fn feed_helpers(&mut self, now: u64) {
-        for index in [DISK, NET] {
+        self.rest_stage(now);
+        for index in [DISK, NET, STAGE] {
             let Some(helper) = self.helpers.get(index) else {
                 continue;
             };
@@ -189,6 +269,9 @@ impl Driver {
             .running
             .as_ref()
             .is_some_and(|running| running.link.is_idle());
+        if idle && let Some(frame) = self.history.to_send() {
+            self.send(DISK, frame);
+        }
         if idle
             && self.journal.batch_due_ms().is_some_and(|at| at <= now)
             && let Some(batch) = self.journal.batch(now)
@@ -222,6 +305,15 @@ impl Driver {
                 return;
             }
         }
+        for frame in self.history.rest() {
+            self.send(DISK, frame);
+            let Some(running) = &self.helpers.disk.running else {
+                return;
+            };
+            if !running.link.is_idle() && !wait_for(&running.link, PollFlags::OUT, until) {
+                return;
+            }
+        }
         self.send(DISK, Request::Sync { token: 0 }.encode());
         let Some(running) = &self.helpers.disk.running else {
             return;
@@ -249,6 +341,9 @@ impl Driver {
 
     /// Takes what a helper says.
     pub(super) fn helper_says(&mut self, index: u16) {
+        if index == STAGE {
+            return self.stage_says();
+        }
         let mut buffer = [0_u8; MOST];
         loop {
             let Some(running) = self
@@ -261,9 +356,7 @@ impl Driver {
             match running.link.receive(&mut buffer) {
                 Ok(Incoming::Frame(frame)) => {
                     let said = if index == DISK {
-                        if let Ok(Report::Probed { token, .. }) = Report::decode(frame) {
-                            self.helpers.progress.probed(token, now_ms());
-                        }
+                        self.disk_reports(frame);
                         disk_says(frame)
                     } else {
                         net_says(frame)
@@ -282,6 +375,139 @@ impl Driver {
         }
     }
 
+    /// What others than the journal wait for of the disk helper.
+    fn disk_reports(&mut self, frame: &[u8]) {
+        match Report::decode(frame) {
+            Ok(Report::Probed { token, failed, .. }) => {
+                if self.helpers.judged.take_if(|asked| *asked == token).is_some() {
+                    self.judge_probed(failed.is_none());
+                } else {
+                    self.helpers.progress.probed(token, now_ms());
+                }
+            }
+            Ok(Report::Noted { failed }) => {
+                if let Some(text) = self.history.answered(failed) {
+                    self.say(Stream::Warning, &text);
+                }
+                self.forget_evidence();
+            }
+            Ok(Report::History { token, more, bytes }) => self.history_told(token, more, bytes),
+            Ok(
+                Report::Logs { .. }
+                | Report::Grown { .. }
+                | Report::GrowFailed(_)
+                | Report::Synced { .. },
+            )
+            | Err(_) => {}
+        }
+    }
+
+    /// Lets the disk helper try to write to the store, for the judge.
+    pub(super) fn probe_for_judge(&mut self) {
+        let token = self.helpers.judged.map_or(JUDGED, |token| token.wrapping_add(1)) | JUDGED;
+        self.helpers.judged = Some(token);
+        self.send(DISK, Request::Probe { token }.encode());
+    }
+
+    /// A client asks for the history, which the disk helper has.
+    pub(super) fn ask_history(&mut self, client: ClientId) {
+        let refusal = if self.asking.is_some() {
+            Some(Refusal::Unavailable("another client is told the history"))
+        } else if self.helpers.disk.running.is_none() {
+            Some(Refusal::Unavailable("the disk helper does not run"))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            if let Some(connection) = self.clients.connection(client) {
+                connection.answer_refused(refusal);
+            }
+            return;
+        }
+        self.asked = self.asked.wrapping_add(1);
+        self.asking = Some(Asking {
+            client,
+            generation: self.clients.generation(client),
+            token: self.asked,
+            until: now_ms().saturating_add(HISTORY_MS),
+            lines: Vec::new(),
+        });
+        self.send(DISK, Request::History { token: self.asked }.encode());
+    }
+
+    /// A part of the history; the last one makes the answer.
+    fn history_told(&mut self, token: u32, more: bool, bytes: &[u8]) {
+        let Some(asking) = &mut self.asking else {
+            return;
+        };
+        if asking.token != token {
+            return;
+        }
+        asking.lines.extend_from_slice(bytes);
+        if more && asking.lines.len() < HISTORY_MOST {
+            return;
+        }
+        let Some(asking) = self.asking.take() else {
+            return;
+        };
+        self.answer_asking(&asking, |connection| {
+            connection.answer_bytes(200, "application/x-ndjson", &asking.lines);
+        });
+    }
+
+    /// Answers a client that has waited, if it is still the same one.
+    fn answer_asking(&mut self, asking: &Asking, answer: impl FnOnce(&mut Connection)) {
+        if self.clients.generation(asking.client) != asking.generation {
+            return;
+        }
+        if let Some(connection) = self.clients.connection(asking.client) {
+            answer(connection);
+        }
+        let ready = Ready {
+            input: true,
+            ..Ready::default()
+        };
+        self.serve_client(asking.client, ready);
+    }
+
+    /// Nobody waits for ever for a disk helper that does not answer.
+    pub(super) fn history_turn(&mut self, now: u64) {
+        if let Some(asking) = self.asking.take_if(|asking| asking.until <= now) {
+            self.answer_asking(&asking, |connection| {
+                connection.answer_refused(Refusal::Unavailable("the disk does not answer"));
+            });
+        }
+    }
+
+    /// Takes what the stage helper says.
+    fn stage_says(&mut self) {
+        let mut buffer = vec![0_u8; stage::MAX_FRAME];
+        loop {
+            let Some(running) = self.helpers.stage.running.as_ref() else {
+                return;
+            };
+            let frame = match running.link.receive(&mut buffer) {
+                Ok(Incoming::Frame(frame)) => frame,
+                Ok(Incoming::Nothing) => return,
+                Ok(Incoming::Closed) | Err(_) => {
+                    self.poller.forget(&running.link);
+                    return;
+                }
+            };
+            match stage::Report::decode(frame) {
+                Ok(stage::Report::Credit { bytes }) => self.upload_credit(bytes),
+                Ok(stage::Report::Answer { status, body }) => self.upload_answered(status, body),
+                Ok(stage::Report::SlotWritten { ok, text }) => self.slot_written(ok, text),
+                Ok(stage::Report::Snapshot { ok, text }) => self.volumes_copied(ok, text),
+                Ok(stage::Report::Collected { objects, bytes }) => {
+                    let text = format!("{objects} objects of {bytes} bytes were collected");
+                    self.say(Stream::Notice, &text);
+                }
+                Err(_) => self.say(Stream::Error, "the stage helper talks nonsense"),
+            }
+        }
+    }
+
     /// A helper has ended: it is started again after a delay.
     pub(super) fn helper_ended(&mut self, index: u16) {
         let now = now_ms();
@@ -293,13 +519,25 @@ impl Driver {
             return;
         };
         helper.ended(now);
+        if index == STAGE {
+            // It comes when it is needed.
+            helper.restart_at = None;
+        }
         if index == DISK {
             self.helpers.progress.helper(false, now);
+            self.history.restarted();
         }
         self.poller.forget(&running.link);
         self.poller.forget(&running.child.pidfd);
         let status =
             kedge_sys::process::try_wait_pidfd(std::os::fd::AsFd::as_fd(&running.child.pidfd));
+        if index == STAGE {
+            let idle = !self.update.is_busy() && self.upload.is_none();
+            if idle && matches!(&status, Ok(Some(status)) if status.success()) {
+                return;
+            }
+            self.stage_lost();
+        }
         let text = format!("helper {} ended: {status:?}", name.to_string_lossy());
         self.say(Stream::Error, &text);
     }

@@ -43,6 +43,7 @@ impl Driver {
             Action::RollBack { id, ending } => {
                 let text = format!("{} asks for a roll back: {ending}", self.name(id));
                 self.say(Stream::Error, &text);
+                self.container_asks_roll_back(id, ending);
                 None
             }
             Action::Reboot { id, ending } => {

@@ -2,10 +2,13 @@
 
 use crate::boot::Boot;
 use crate::control::{
-    ContainerState, ContainerStatus, Exit, Memory, MissingGoal, ProcessStatus, RevisionStatus,
-    Status, Trial,
+    ContainerState, ContainerStatus, Exit, FailureStatus, Memory, MissingGoal, ProcessStatus,
+    RevisionStatus, StagingStatus, Status, TargetStatus, Trial, UpdateStatus,
 };
+use crate::driver::update::Update;
 use crate::machine::{Ending, Machine, State, WaitsFor};
+use kedge_board_support::control::{Control, Decision, Running};
+use kedge_board_support::record::state::Target;
 use kedge_revision::Mode;
 use kedge_sys::process::ExitStatus;
 use std::borrow::Cow;
@@ -16,6 +19,7 @@ use std::borrow::Cow;
 pub(crate) fn status<'a>(
     boot: &'a Boot,
     machine: &'a Machine,
+    update: &'a Update,
     processes: impl Iterator<Item = (&'static str, u32)>,
     now_ms: u64,
 ) -> Status<'a> {
@@ -31,16 +35,13 @@ pub(crate) fn status<'a>(
             version: revision.envelope().version.as_str().into(),
         }),
         slot: boot
-            .arguments
             .slot
-            .map_or(Cow::Borrowed("unknown"), |slot| slot.to_string().into()),
+            .map_or(Cow::Borrowed("unknown"), |slot| slot.letter().into()),
         phase: phase(boot),
         boot_id: boot_id().into(),
         uptime_ms: now_ms,
-        trial: boot
-            .arguments
-            .tries_left
-            .map_or(Trial::Committed, |tries_left| Trial::Trying { tries_left }),
+        trial: trial(boot),
+        update: boot.control.as_ref().map(|control| update_status(control, update)),
         goals_missing: machine
             .missing()
             .map(|missing| MissingGoal {
@@ -60,12 +61,52 @@ pub(crate) fn status<'a>(
     }
 }
 
+/// Whether what runs is judged yet.
+fn trial(boot: &Boot) -> Trial {
+    let control = boot.control.as_ref();
+    let trial = control
+        .filter(|control| control.running() == Running::Trial)
+        .and_then(|control| control.state().trial.as_ref());
+    trial.map_or(Trial::Committed, |trial| Trial::Trying {
+        tries_left: trial.tries_left,
+    })
+}
+
+fn update_status<'a>(control: &'a Control, update: &'a Update) -> UpdateStatus<'a> {
+    let state = control.state();
+    UpdateStatus {
+        committed: target(&state.committed),
+        trial: state.trial.as_ref().map(|trial| target(&trial.target)),
+        failed: state.failed.as_ref().map(|failed| FailureStatus {
+            revision: failed.target.revision.to_string().into(),
+            parameters: failed.target.parameters,
+            reason: failed.reason.to_string().into(),
+        }),
+        floor: state.floor.to_string().into(),
+        unsettled: state.unsettled,
+        watchdog_resets: state.watchdog_resets,
+        staging: update.phase().map(|phase| StagingStatus {
+            phase: phase.into(),
+            received: update.received,
+        }),
+    }
+}
+
+fn target(target: &Target) -> TargetStatus<'static> {
+    TargetStatus {
+        revision: target.revision.to_string().into(),
+        parameters: target.parameters,
+        slot: target.slot.letter().into(),
+    }
+}
+
 /// `running`, or everything that went wrong on the way.
 fn phase(boot: &Boot) -> Cow<'_, str> {
-    if boot.problems.is_empty() {
+    let repair = boot.repair || matches!(boot.decision, Decision::Repair(_));
+    if boot.problems.is_empty() && !repair {
         return "running".into();
     }
-    let mut text = String::from(if boot.repair { "repair" } else { "running" });
+    let mut text = String::from(if repair { "repair" } else { "running" });
     for (phase, error) in boot.problems.iter().take(16) {
         text.push_str("; ");
         text.push_str(phase);

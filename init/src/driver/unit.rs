@@ -3,9 +3,10 @@
 use crate::boot::{DATA, object_path};
 use crate::driver::clients::Listener;
 use crate::driver::notify::NotifySocket;
+use crate::driver::poller::Poller;
 use crate::log::SourceId;
 use kedge_container::plan::IDS;
-use kedge_container::{Context, Plan, SpawnError, attach_layer};
+use kedge_container::{Context, Plan, SpawnError, attach_layer, detach_layer};
 use kedge_revision::container::{Check, RootWrites};
 use kedge_revision::{Container, ControlRole, Name, ObjectId};
 use kedge_sys::rustix::process::Pid;
@@ -27,19 +28,36 @@ pub(crate) struct Running {
 
 /// Layers that are mounted: each object once, however many containers use it.
 #[derive(Debug, Default)]
-pub(crate) struct Layers(BTreeMap<ObjectId, PathBuf>);
+pub(crate) struct Layers {
+    places: BTreeMap<ObjectId, PathBuf>,
+    /// Places are never used twice.
+    made: usize,
+}
 
 impl Layers {
     /// Where a layer is mounted; mounts it if it is not yet. Places are short: the kernel takes
     /// overlay options of at most 255 bytes.
     fn attach(&mut self, id: ObjectId) -> Result<PathBuf, SpawnError> {
-        if let Some(place) = self.0.get(&id) {
+        if let Some(place) = self.places.get(&id) {
             return Ok(place.clone());
         }
-        let place = PathBuf::from(format!("/run/kedge/l/{}", self.0.len()));
+        let place = PathBuf::from(format!("/run/kedge/l/{}", self.made));
+        self.made = self.made.saturating_add(1);
         attach_layer(&object_path(id), &place)?;
-        self.0.insert(id, place.clone());
+        self.places.insert(id, place.clone());
         Ok(place)
+    }
+
+    /// Takes away the layers that nothing uses any more.
+    pub(crate) fn retain(&mut self, used: impl Fn(&ObjectId) -> bool) {
+        self.places.retain(|id, place| {
+            let used = used(id);
+            if !used {
+                // One that stays mounted costs its memory until the next boot, and nothing else.
+                detach_layer(place).ok();
+            }
+            used
+        });
     }
 }
 
@@ -78,6 +96,19 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
+    /// Takes what it listens on out of the poller: a container of another definition takes its place.
+    pub(crate) fn forget(self, poller: &Poller) {
+        if let Some(listener) = &self.listener {
+            listener.forget(poller);
+        }
+        if let Some(notify) = &self.notify {
+            poller.forget(notify);
+        }
+        for pipe in self.output.iter().chain(&self.errors) {
+            poller.forget(pipe);
+        }
+    }
+
     pub(crate) fn new(name: &Name, definition: &Container, source: SourceId) -> Self {
         Self {
             name: name.clone(),

@@ -1,6 +1,7 @@
 //! PID 1's end of the socket to a helper: never blocks, holds a bounded queue.
 
 use kedge_sys::rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use kedge_sys::rustix::net::{Shutdown, shutdown};
 use kedge_sys::{During, Errno, Error, sock};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -65,6 +66,12 @@ impl Link {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Tells the helper that nothing more comes, which ends it.
+    pub fn close(&self) {
+        // It may have gone already.
+        shutdown(&self.socket, Shutdown::Both).ok();
     }
 
     /// Frames that were dropped since the helper started.

@@ -41,6 +41,9 @@ struct Answer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     more: Option<usize>,
     needed_bytes: u64,
+    /// The counter of the parameters that came along.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -91,6 +94,7 @@ pub(super) fn take(
             .collect(),
         more: missing.len().checked_sub(MOST_LISTED).filter(|n| *n > 0),
         needed_bytes: needed,
+        parameters,
     };
     let json = serde_json::to_vec(&answer).map_err(|error| Refused::new(500, error))?;
     let missing = missing.into_iter().map(|(id, (object, _))| (id, object));

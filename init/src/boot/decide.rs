@@ -1,0 +1,102 @@
+//! What this boot is for: the boot record, the evidence of how the last run ended, and boot control's decision.
+//!
+//! The decision and its writes come before anything is mounted: a try is taken off first, so that whatever goes wrong
+//! later has been counted. Only a lost state record waits for the store, from which it is made anew.
+
+use super::{Boot, disks};
+use crate::error::Error;
+use crate::evidence;
+use crate::last_resort::restart;
+use kedge_board_support::control::{Cause, Control, Decision, Found, Repair};
+use kedge_board_support::record::{Slot, State};
+use std::path::Path;
+
+/// Finds the device's partitions, reads both records and decides.
+///
+/// # Errors
+/// [`Error::MissingPartition`], [`Error::File`]. A lost state record is a problem that is noted.
+pub(super) fn boot_record(boot: &mut Boot) -> Result<(), Error> {
+    let found = disks::wait_for_partitions()?;
+    let (bootenv, records) = disks::open_record(&found.bootenv)?;
+    boot.evidence = evidence::gather(Path::new("/root"), boot.arguments.says.watchdog);
+    // Paths that outlive this phase are those under the changed root.
+    boot.bootenv = found
+        .bootenv
+        .strip_prefix("/root")
+        .ok()
+        .map(|rest| Path::new("/").join(rest));
+    boot.data_device = Some(found.data);
+    boot.record = Some(bootenv);
+    let state = records.state().cloned();
+    boot.loader = records.loader();
+    boot.mirrored = records.loader_is_mirrored();
+    match state {
+        Some(state) => decide(boot, state),
+        None => {
+            // It is made anew from the store, once that is mounted.
+            boot.problems.push((
+                "boot-record",
+                Error::BootRecord {
+                    which: "state record",
+                },
+            ));
+            Ok(())
+        }
+    }
+}
+
+/// Lets boot control decide, and performs what it writes.
+///
+/// # Errors
+/// [`Error::Record`] where a write failed and the decision depends on it, [`Error::Repair`].
+pub(super) fn decide(boot: &mut Boot, state: State) -> Result<(), Error> {
+    let slot = match boot.arguments.slot {
+        Some('a') => Slot::A,
+        Some(_) => Slot::B,
+        // A loader that does not say: it has nothing but its default.
+        None => boot.loader.map_or(state.committed.slot, |loader| loader.default),
+    };
+    let found = Found {
+        loader: boot.loader,
+        mirrored: boot.mirrored,
+        state: Some(state),
+        slot,
+        cause: match boot.evidence.cause {
+            evidence::Cause::Unknown => Cause::Unknown,
+            evidence::Cause::Watchdog => Cause::Watchdog,
+            evidence::Cause::Panic => Cause::Panic,
+        },
+        says: boot.arguments.says,
+    };
+    // Only without a state, which is there.
+    let Ok((control, writes, decision)) = Control::boot(found) else {
+        return Err(Error::Slot);
+    };
+    boot.slot = Some(slot);
+    boot.control = Some(control);
+    boot.decision = decision;
+    let written = match &mut boot.record {
+        Some(record) => writes.iter().try_for_each(|write| record.perform(write)),
+        None => Ok(()),
+    };
+    match (written, decision) {
+        (_, Decision::Reboot) => restart("this slot is neither committed nor tried"),
+        (Ok(()), Decision::Committed | Decision::Try) => Ok(()),
+        // No failure of this phase: storage and trust come up, so that the device can be mended.
+        (_, Decision::Repair(repair)) => {
+            let why = match repair {
+                Repair::Unsettled => "too many boots in a row did not hold their goals",
+                Repair::CommittedSlotLost => "the committed slot does not load",
+            };
+            boot.problems.push(("boot-record", Error::Repair { why }));
+            Ok(())
+        }
+        // What is committed runs though its boot cannot be counted.
+        (Err(source), Decision::Committed) => {
+            boot.problems.push(("boot-record", Error::Record { source }));
+            Ok(())
+        }
+        // A try that was not counted could go on for ever.
+        (Err(source), Decision::Try) => Err(Error::Record { source }),
+    }
+}

@@ -1,0 +1,188 @@
+//! A revision with its values, ready to be run: read from disk and judged, at boot and when a trial begins.
+
+use super::{Boot, DATA, Identity, Roots, Values, objects, partitions, trust};
+use crate::change::Running;
+use crate::error::Error;
+use kedge_board_support::control::Decision;
+use kedge_board_support::record::Slot;
+use kedge_board_support::record::state::Target;
+use kedge_revision::container::Snapshot;
+use kedge_revision::revision::Object;
+use kedge_revision::{Content, ObjectId, Verified};
+use kedge_store::Store;
+use std::path::{Path, PathBuf};
+
+/// Where copies of volumes are kept while a trial runs.
+const SNAPSHOTS: &str = "snapshots";
+/// Where the kernel lists block devices.
+const CLASS: &str = "/sys/class/block";
+
+/// What can be run.
+#[derive(Debug)]
+pub struct Side {
+    /// The revision.
+    pub revision: Verified,
+    /// Its content.
+    pub content: Content,
+    /// The values of its parameters.
+    pub parameters: Values,
+}
+
+impl Side {
+    /// As a comparison takes it.
+    #[must_use]
+    pub fn running(&self) -> Running<'_> {
+        Running {
+            revision: self.revision.id(),
+            boot: &self.revision.envelope().boot,
+            content: &self.content,
+            parameters: &self.parameters,
+        }
+    }
+}
+
+impl Boot {
+    fn judges(&self) -> Result<(&Identity, &Roots, kedge_revision::Floor), Error> {
+        match (&self.identity, &self.roots, &self.control) {
+            (Some(identity), Some(roots), Some(control)) => {
+                Ok((identity, roots, control.state().floor))
+            }
+            _ => Err(Error::BootRecord {
+                which: "state record",
+            }),
+        }
+    }
+
+    /// Reads a new revision from the store and judges it by the newest root.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Document`], [`Error::Object`].
+    pub fn read_document(&self, id: ObjectId) -> Result<Verified, Error> {
+        self.read_judged(id, trust::Judges::Newest)
+    }
+
+    pub(super) fn read_judged(
+        &self,
+        id: ObjectId,
+        judges: trust::Judges,
+    ) -> Result<Verified, Error> {
+        let (identity, roots, floor) = self.judges()?;
+        let store = Store::at(Path::new(DATA));
+        trust::revision(&store, id, roots, judges, &identity.product, floor)
+    }
+
+    /// Judges the content of a revision and reads the values that its target names.
+    ///
+    /// # Errors
+    /// [`Error::Document`], [`Error::File`], [`Error::Parameters`].
+    pub fn read_side(&self, revision: Verified, target: Target) -> Result<Side, Error> {
+        let store = Store::at(Path::new(DATA));
+        let content = revision.content().map_err(|source| Error::Document {
+            path: store
+                .revision_directory(target.revision)
+                .join("revision.json"),
+            source,
+        })?;
+        let parameters = trust::parameters(&store, target, &content)?;
+        Ok(Side {
+            revision,
+            content,
+            parameters,
+        })
+    }
+
+    /// Whether a revision needs another kernel, initramfs or arguments than the committed slot holds.
+    ///
+    /// # Errors
+    /// As [`Boot::read_document`], of the committed revision.
+    pub fn needs_slot(&self, new: &Verified) -> Result<bool, Error> {
+        let boot = &new.envelope().boot;
+        if let Some(running) = &self.revision {
+            return Ok(running.envelope().boot != *boot);
+        }
+        let Some(control) = &self.control else {
+            return Ok(true);
+        };
+        let committed = control.state().committed.revision;
+        let committed = self.read_judged(committed, trust::Judges::Any)?;
+        Ok(committed.envelope().boot != *boot)
+    }
+
+    /// The content of the committed revision, while another one is on trial.
+    ///
+    /// # Errors
+    /// As [`Boot::read_document`].
+    pub fn read_committed(&self, target: Target) -> Result<Content, Error> {
+        let revision = self.read_judged(target.revision, trust::Judges::Any)?;
+        Ok(self.read_side(revision, target)?.content)
+    }
+
+    /// Takes what runs out, for an undo.
+    pub fn take_side(&mut self) -> Option<Side> {
+        match (self.revision.take(), self.content.take()) {
+            (Some(revision), Some(content)) => Some(Side {
+                revision,
+                content,
+                parameters: std::mem::take(&mut self.parameters),
+            }),
+            _ => None,
+        }
+    }
+
+    /// Puts `side` in the place of what runs, which is given back. Layers are measured again.
+    pub fn exchange_side(&mut self, side: Side) -> Option<Side> {
+        let before = self.take_side();
+        self.revision = Some(side.revision);
+        self.content = Some(side.content);
+        self.parameters = side.parameters;
+        self.bad_objects.clear();
+        if let Err(error) = super::objects(self) {
+            self.problems.push(("objects", error));
+        }
+        before
+    }
+
+    /// Whether this boot tries its revision.
+    #[must_use]
+    pub fn is_try(&self) -> bool {
+        self.decision == Decision::Try
+    }
+}
+
+/// Checks one object of the store, as a boot does.
+///
+/// # Errors
+/// [`Error::Object`], [`Error::File`].
+pub fn check_object(id: ObjectId, object: Object) -> Result<(), Error> {
+    objects::check(&Store::at(Path::new(DATA)), id, object)
+}
+
+/// Volumes of which a trial needs copies, as container and volume.
+#[must_use]
+pub fn snapshot_volumes(content: &Content) -> Vec<(String, String)> {
+    let mut volumes = Vec::new();
+    for (name, container) in &content.containers {
+        for (volume, definition) in &container.volumes {
+            if definition.snapshot == Snapshot::OnTrial {
+                volumes.push((name.to_string(), volume.to_string()));
+            }
+        }
+    }
+    volumes
+}
+
+/// The trial for which copies of volumes are kept; none: there are none.
+#[must_use]
+pub fn snapshot_of(data: &Path) -> Option<ObjectId> {
+    let entries = std::fs::read_dir(data.join(SNAPSHOTS)).ok()?;
+    entries.flatten().find_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        format!("v1:{name}").parse().ok()
+    })
+}
+
+/// The device of a slot's partition, on the disk that the data partition is on.
+#[must_use]
+pub fn slot_device(slot: Slot, data: Option<&Path>) -> Option<PathBuf> {
+    partitions::sibling(Path::new(CLASS), data?, slot.partition())
+}

@@ -1,0 +1,343 @@
+//! Trials and their ends: the judge's verdict becomes boot control's writes, and what follows from them.
+//!
+//! The same judge tells, outside trials, when a committed revision has settled. Nothing is decided here but when to
+//! ask: by time, and whenever something has changed.
+
+use super::helpers::STAGE;
+use super::{Driver, now_ms};
+use crate::boot::{self, DATA};
+use crate::helpers::stage::Request;
+use crate::evidence;
+use crate::history::{Event as Note, Kind};
+use crate::judge::{Input, Judge, Probe, Verdict};
+use crate::log::Stream;
+use crate::machine::{Ending, Event, Halt, Id};
+use kedge_board_support::Error as RecordError;
+use kedge_board_support::control::{Decision, Next, Running, Write};
+use kedge_board_support::record::Reason;
+use kedge_board_support::record::state::Target;
+use std::path::Path;
+
+/// How long repair mode lasts before the committed revision is tried again, milliseconds.
+const REPAIR_MS: u64 = 3_600_000;
+
+/// Times of what waits.
+#[derive(Debug, Default)]
+pub(crate) struct Times {
+    /// When the trial that runs began, milliseconds since the boot.
+    began: u64,
+    /// When the judge is to be asked again, if nothing happens before.
+    look_at: Option<u64>,
+    /// When a trial whose tries ran out is tried again.
+    retry_at: Option<u64>,
+    /// When repair mode is over.
+    repair_until: Option<u64>,
+    /// The panic's record is to be removed once the history has it.
+    forget_panic: bool,
+    /// As well PID 1's last words.
+    forget_words: bool,
+}
+
+/// An event of the history about a target, if there is one.
+pub(super) fn note(kind: Kind, target: Option<&Target>) -> Note {
+    target.map_or_else(|| Note::new(kind), |target| Note::of(kind, target))
+}
+
+impl Driver {
+    /// A person asks for a roll back of the trial that runs.
+    pub(super) fn operator_rolls_back(&mut self) {
+        if self.judge.is_some() {
+            self.ask_judge(Input::Operator);
+        } else {
+            self.verdict_bad(Reason::Operator);
+        }
+    }
+
+    /// Whether a trial runs, and is not judged yet.
+    pub(super) fn on_trial(&self) -> bool {
+        let control = self.boot.control.as_ref();
+        control.is_some_and(|control| control.running() == Running::Trial)
+    }
+
+    /// What this boot is, and what is known of the end of the last run, for the history; and what follows by time.
+    pub(super) fn note_boot(&mut self) {
+        let evidence = std::mem::take(&mut self.boot.evidence);
+        let mut booted = note(Kind::Booted, self.boot.target().as_ref());
+        booted.slot = self.boot.slot;
+        booted.cause = Some(evidence.cause);
+        self.history.note(booted);
+        if let Some(text) = evidence.text {
+            self.note_text(text);
+            self.times.forget_panic = true;
+        }
+        let words = self.boot.bootenv.as_deref().and_then(evidence::last_words);
+        if let Some(text) = words {
+            self.note_text(text);
+            self.times.forget_words = true;
+        }
+        if let Decision::Repair(_) = self.boot.decision {
+            let until = now_ms().saturating_add(REPAIR_MS);
+            self.times.repair_until = Some(until);
+            self.history.note(Note::new(Kind::Repair));
+        }
+        if self.boot.refused {
+            self.verdict_bad(Reason::Refused);
+        }
+    }
+
+    fn note_text(&mut self, text: String) {
+        let mut panic = Note::new(Kind::Panic);
+        panic.text = Some(text);
+        self.history.note(panic);
+    }
+
+    /// What was found of the last run's end is on disk: its source is cleared, so that it is told once.
+    pub(super) fn forget_evidence(&mut self) {
+        if !self.history.is_kept() {
+            return;
+        }
+        let panic = std::mem::take(&mut self.times.forget_panic);
+        let words = std::mem::take(&mut self.times.forget_words);
+        let forgotten = [
+            panic.then(evidence::forget_panic),
+            words.then(|| {
+                let place = self.boot.bootenv.as_deref();
+                place.map_or(Ok(()), evidence::forget_last_words)
+            }),
+        ];
+        for error in forgotten.into_iter().flatten().filter_map(Result::err) {
+            self.say(Stream::Warning, &error.to_string());
+        }
+    }
+
+    /// Copies of volumes that must be made or brought back before a container starts. True: that is under way.
+    pub(super) fn prepare_volumes(&mut self) -> bool {
+        let kept = boot::snapshot_of(Path::new(DATA));
+        let target = self.boot.target();
+        let asked = match (kept, target) {
+            // A trial ended without a commit: what it did to the volumes is undone.
+            (Some(revision), Some(target)) if !self.on_trial() && target.revision != revision => {
+                let frame = Request::Restore { revision }.encode();
+                self.stage_runs() && {
+                    self.send(STAGE, frame);
+                    true
+                }
+            }
+            // Its first try: the volumes are still as the committed revision left them.
+            (kept, Some(target)) if self.on_trial() && kept != Some(target.revision) => {
+                let volumes = self.committed_volumes();
+                !volumes.is_empty() && self.send_snapshot(target.revision, &volumes)
+            }
+            (Some(_), Some(_)) if !self.on_trial() => {
+                // Committed, and cut before the copies were dropped.
+                self.drop_copies();
+                false
+            }
+            (Some(_) | None, _) => false,
+        };
+        if asked {
+            self.update.step = super::update::Step::Preparing;
+        }
+        asked
+    }
+
+    /// Volumes of the committed revision of which a trial needs copies.
+    fn committed_volumes(&self) -> Vec<(String, String)> {
+        let committed = self.boot.control.as_ref().map(|c| c.state().committed);
+        let content = committed.and_then(|target| self.boot.read_committed(target).ok());
+        content.map_or_else(Vec::new, |content| boot::snapshot_volumes(&content))
+    }
+
+    /// Starts the containers of this boot, and begins to judge them.
+    pub(super) fn start_containers(&mut self) {
+        self.step(Event::Begin);
+        self.begin_judging(now_ms());
+    }
+
+    /// From now on the window counts.
+    pub(super) fn begin_judging(&mut self, now: u64) {
+        self.times.began = now;
+        self.times.look_at = None;
+        let window = self.boot.content.as_ref().map(|c| c.commit.window_s);
+        self.judge = window.map(|window| {
+            if self.on_trial() {
+                Judge::trial(window, now, &self.machine)
+            } else {
+                Judge::settling(window)
+            }
+        });
+        self.ask_judge(Input::Look);
+    }
+
+    /// Each turn: what is due by time, and the judge's word.
+    pub(super) fn trial_turn(&mut self, now: u64) {
+        if self.machine.halting().is_some() {
+            return;
+        }
+        if self.times.repair_until.take_if(|at| *at <= now).is_some() {
+            let control = self.boot.control.as_mut();
+            let writes = control.map(|control| control.repaired()).unwrap_or_default();
+            self.write_or_say(&writes);
+            self.step(Event::Shutdown(Halt::Reboot));
+            return;
+        }
+        if self.times.retry_at.take_if(|at| *at <= now).is_some() && !self.update.is_busy() {
+            self.retry();
+            return;
+        }
+        self.ask_judge(Input::Look);
+    }
+
+    fn ask_judge(&mut self, input: Input) {
+        let now = now_ms();
+        let Some(judge) = &mut self.judge else {
+            return;
+        };
+        let judged = judge.step(now, input, &self.machine);
+        if judged.probe {
+            self.probe_for_judge();
+        }
+        match judged.verdict {
+            Verdict::Pending(at) => self.times.look_at = at,
+            Verdict::Good => self.verdict_good(now),
+            Verdict::Bad(reason) => self.verdict_bad(reason),
+        }
+    }
+
+    /// The disk helper has tried to write to the store for the judge.
+    pub(super) fn judge_probed(&mut self, passed: bool) {
+        let probe = if passed { Probe::Passed } else { Probe::Failed };
+        self.ask_judge(Input::Probe(probe));
+    }
+
+    /// When [`Driver::trial_turn`] has something to do.
+    pub(super) fn trial_deadline(&self) -> Option<u64> {
+        let look_at = self.judge.as_ref().and(self.times.look_at);
+        let times = [self.times.repair_until, self.times.retry_at, look_at];
+        times.into_iter().flatten().min()
+    }
+
+    /// All goals were held for the window: the trial is committed, or the committed revision has settled.
+    fn verdict_good(&mut self, now: u64) {
+        self.judge = None;
+        if !self.on_trial() {
+            let control = self.boot.control.as_mut();
+            let writes = control.map(|control| control.settled()).unwrap_or_default();
+            self.write_or_say(&writes);
+            if !writes.is_empty() {
+                self.history
+                    .note(note(Kind::Settled, self.boot.target().as_ref()));
+            }
+            self.plan_retry(now);
+            return;
+        }
+        let target = self.boot.target();
+        let (Some(control), Some(revision)) = (&mut self.boot.control, &self.boot.revision) else {
+            return;
+        };
+        let envelope = revision.envelope();
+        let writes = control.good(envelope.floor(), envelope.root);
+        let took = now.saturating_sub(self.times.began);
+        if self.write_or_say(&writes) {
+            self.boot.decision = Decision::Committed;
+            self.say(Stream::Notice, "the trial holds: it is committed");
+            let mut committed = note(Kind::Committed, target.as_ref());
+            committed.took_ms = Some(took);
+            self.history.note(committed);
+            self.update.forget_before();
+            self.drop_copies();
+        }
+    }
+
+    /// The trial is given up.
+    pub(super) fn verdict_bad(&mut self, reason: Reason) {
+        self.judge = None;
+        let target = self.boot.target().or_else(|| self.trial_target());
+        let Some(control) = &mut self.boot.control else {
+            return;
+        };
+        let text = reason.to_string();
+        let (writes, next) = control.bad(reason);
+        // Whether or not it could be written, the trial ends: its tries run out.
+        self.write_or_say(&writes);
+        let took = now_ms().saturating_sub(self.times.began);
+        self.say(Stream::Error, &format!("the trial does not hold: {text}"));
+        let mut rolled_back = note(Kind::RolledBack, target.as_ref());
+        rolled_back.reason = Some(text);
+        rolled_back.took_ms = Some(took);
+        self.history.note(rolled_back);
+        match next {
+            Next::Reboot => self.step(Event::Shutdown(Halt::Reboot)),
+            Next::UndoLive => self.undo_live(),
+            Next::GoOn | Next::RunTrialLive => {}
+        }
+    }
+
+    fn trial_target(&self) -> Option<Target> {
+        let trial = self.boot.control.as_ref()?.state().trial.as_ref();
+        trial.map(|trial| trial.target)
+    }
+
+    /// A container is down for good and asks for a roll back: that counts on trial only.
+    pub(super) fn container_asks_roll_back(&mut self, id: Id, ending: Ending) {
+        self.ask_judge(Input::RollBack { id, ending });
+    }
+
+    /// A trial whose tries ran out waits: the longer, the more often that was. The first time twice the window.
+    fn plan_retry(&mut self, now: u64) {
+        let control = self.boot.control.as_ref();
+        let exhausted = control.and_then(|control| control.retry_due());
+        let window = self.boot.content.as_ref().map(|c| c.commit.window_s);
+        if let (Some(times), Some(window)) = (exhausted, window) {
+            let wait = u64::from(window).saturating_mul(1000) << times.min(8);
+            self.times.retry_at = Some(now.saturating_add(wait));
+        }
+    }
+
+    fn retry(&mut self) {
+        let target = self.trial_target();
+        let Some(control) = &mut self.boot.control else {
+            return;
+        };
+        let (writes, next) = control.retry();
+        if self.write_or_say(&writes) && next == Next::Reboot {
+            self.say(Stream::Notice, "the trial is tried again");
+            self.history.note(note(Kind::Retried, target.as_ref()));
+            self.step(Event::Shutdown(Halt::Reboot));
+        }
+    }
+
+    /// A person asked for a restart or for power-off: it counts against nothing.
+    pub(super) fn give_back(&mut self) {
+        let control = self.boot.control.as_mut();
+        let writes = control.map(|control| control.orderly()).unwrap_or_default();
+        self.write_or_say(&writes);
+        self.history.note(Note::new(Kind::Ordered));
+    }
+
+    /// Copies of volumes are no longer needed, and the committed revision is marked so in the store.
+    fn drop_copies(&mut self) {
+        if self.stage_runs() {
+            // What is committed now is marked so in the store with this.
+            self.configure_stage();
+            self.send(STAGE, Request::Discard.encode());
+        }
+    }
+
+    /// Performs writes of boot control, in order, up to the first that fails.
+    pub(super) fn perform_writes(&mut self, writes: &[Write]) -> Result<(), RecordError> {
+        match &mut self.boot.record {
+            Some(record) => writes.iter().try_for_each(|write| record.perform(write)),
+            None => Ok(()),
+        }
+    }
+
+    /// The same, and a failure is told. False: it failed.
+    fn write_or_say(&mut self, writes: &[Write]) -> bool {
+        let written = self.perform_writes(writes);
+        if let Err(error) = &written {
+            self.say(Stream::Error, &format!("boot record: {error}"));
+        }
+        written.is_ok()
+    }
+}

@@ -1,0 +1,491 @@
+//! From a staged revision to a trial: what is asked is judged again from disk, and boot control begins it.
+//!
+//! ```text
+//!  Idle ─apply─▶ WritingSlot ─written─▶ (armed) reboot
+//!    │ └───────▶ (state says trying)    reboot                      a reboot in the same slot
+//!    └─────────▶ Retiring ─all down─▶ Copying ─▶ Idle, judged       an exchange of containers
+//!                    ▲                   │ volumes are kept, or brought back
+//!                    └──── bad verdict ──┘
+//! ```
+//! What it does not do: it decides nothing that boot control, [`crate::change`] or the judge decide.
+
+use super::helpers::STAGE;
+use super::{Driver, now_ms};
+use crate::boot::{self, DATA, Side};
+use crate::change::{Change, Exchange, Running, change};
+use crate::control::Refusal;
+use crate::error::Error;
+use crate::helpers::stage::Request;
+use crate::driver::trial::note;
+use crate::history::Kind;
+use crate::log::Stream;
+use crate::machine::{Event, Halt};
+use kedge_board_support::control::{How, Next};
+use kedge_board_support::record::Slot;
+use kedge_board_support::record::state::Target;
+use kedge_revision::revision::{Object, ObjectKind};
+use kedge_revision::{ObjectId, Verified};
+use std::path::Path;
+
+/// How long the stopping of what an exchange replaces, or the copying of its volumes, may take, milliseconds. Every
+/// stop ends in a kill; what cannot even be killed is cured by a reboot.
+const EXCHANGE_LIMIT: u64 = 600_000;
+
+/// What is under way between revisions.
+#[derive(Debug, Default)]
+pub(crate) struct Update {
+    pub(crate) step: Step,
+    /// What ran before a trial that was begun live: what an undo goes back to.
+    before: Option<Box<Side>>,
+    /// Bytes of bodies since the last offer.
+    pub(crate) received: u64,
+    /// When an exchange has taken too long.
+    pub(crate) limit: Option<u64>,
+}
+
+/// One step of the way.
+#[derive(Debug, Default)]
+pub(crate) enum Step {
+    /// Nothing is under way, or a trial runs and is judged.
+    #[default]
+    Idle,
+    /// The other slot is being written.
+    WritingSlot(Target, u8),
+    /// Containers are being stopped for an exchange.
+    Retiring(Box<Planned>),
+    /// Volumes are being kept or brought back, after which the containers are exchanged.
+    Copying(Box<Planned>),
+    /// Volumes are being kept or brought back, after which the containers of this boot are started.
+    Preparing,
+}
+
+/// An exchange that is under way.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    side: Side,
+    direction: Direction,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// To the revision on trial.
+    Forward,
+    /// Back to the committed one.
+    Back,
+}
+
+impl Update {
+    /// Whether something is under way that nothing else may come between.
+    pub(crate) const fn is_busy(&self) -> bool {
+        match self.step {
+            Step::Idle => false,
+            Step::WritingSlot(..) | Step::Retiring(_) | Step::Copying(_) | Step::Preparing => true,
+        }
+    }
+
+    /// The trial is committed: there is no way back to what ran before.
+    pub(crate) fn forget_before(&mut self) {
+        self.before = None;
+    }
+
+    /// What is being done, in words; none: nothing.
+    pub(crate) fn phase(&self) -> Option<&'static str> {
+        match &self.step {
+            Step::Idle => None,
+            Step::WritingSlot(target, _) => Some(match target.slot {
+                Slot::A => "writing slot a",
+                Slot::B => "writing slot b",
+            }),
+            Step::Retiring(_) => Some("stopping what changes"),
+            Step::Copying(_) | Step::Preparing => Some("copying volumes"),
+        }
+    }
+}
+
+/// A staged revision that was judged good.
+struct Offer {
+    /// Its layers: all must be in the store, whole.
+    objects: Vec<(ObjectId, Object)>,
+    /// Absent where the other slot's own init judges the content.
+    side: Option<Side>,
+    cost: Change,
+    target: Target,
+    tries: u8,
+}
+
+/// Why a revision is not tried.
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) String);
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<&str> for Refused {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+fn layers(revision: &Verified) -> Vec<(ObjectId, Object)> {
+    let objects = revision.envelope().objects.iter();
+    objects
+        .filter(|(_, object)| object.kind == ObjectKind::Layer)
+        .map(|(id, object)| (*id, *object))
+        .collect()
+}
+
+impl Driver {
+    /// Whether a trial is recorded, running or not.
+    pub(super) fn trial_pending(&self) -> bool {
+        let control = self.boot.control.as_ref();
+        control.is_some_and(|control| control.state().trial.is_some())
+    }
+
+    /// Begins to try a staged revision; the answer says what it costs.
+    ///
+    /// # Errors
+    /// [`Refused`] with what is wrong; nothing was changed then.
+    pub(super) fn apply(
+        &mut self,
+        revision: ObjectId,
+        parameters: u64,
+    ) -> Result<&'static str, Refused> {
+        if self.machine.halting().is_some() {
+            return Err("the device goes down".into());
+        }
+        if self.update.is_busy() || self.trial_pending() || self.upload.is_some() {
+            return Err("a trial or an upload is under way".into());
+        }
+        let Offer {
+            side,
+            cost,
+            target,
+            tries,
+            objects: _,
+        } = self.judge_offer(revision, parameters)?;
+        let word = cost.word();
+        match (cost, side) {
+            (Change::Nothing, _) => return Err("this is what runs".into()),
+            (Change::Slot, _) | (Change::Restart(_), None) => self.write_slot(target, tries)?,
+            (Change::Reboot(why), _) => {
+                self.say(Stream::Notice, &format!("the trial takes a reboot: {why}"));
+                if self.begin_trial(target, tries, How::Reboot)? == Next::Reboot {
+                    self.step(Event::Shutdown(Halt::Reboot));
+                }
+            }
+            (Change::Restart(exchange), Some(side)) => {
+                self.begin_trial(target, tries, How::Live)?;
+                self.retire(side, &exchange, Direction::Forward);
+            }
+        }
+        Ok(word)
+    }
+
+    /// What a revision whose documents are here would change; none: it would be refused, and apply says why.
+    pub(super) fn preview(
+        &self,
+        revision: ObjectId,
+        parameters: Option<u64>,
+    ) -> Option<&'static str> {
+        let committed = self.boot.control.as_ref()?.state().committed.parameters;
+        let parameters = parameters.unwrap_or(committed);
+        let offer = self.judge_documents(revision, parameters).ok()?;
+        Some(offer.cost.word())
+    }
+
+    /// Judges what was staged from disk, as a boot would.
+    fn judge_offer(&self, revision: ObjectId, parameters: u64) -> Result<Offer, Refused> {
+        let offer = self.judge_documents(revision, parameters)?;
+        for (id, object) in &offer.objects {
+            boot::check_object(*id, *object)?;
+        }
+        Ok(offer)
+    }
+
+    fn judge_documents(&self, revision: ObjectId, parameters: u64) -> Result<Offer, Refused> {
+        let Some(control) = &self.boot.control else {
+            return Err("this device has no boot record".into());
+        };
+        let state = control.state();
+        let mut target = Target {
+            revision,
+            parameters,
+            slot: state.committed.slot,
+        };
+        let verified = self.boot.read_document(revision)?;
+        let order = verified.envelope().order();
+        if let Some(running) = &self.boot.revision {
+            let same = running.envelope().order() == order;
+            if same && running.id() != revision {
+                return Err(Refused(format!(
+                    "another revision with counter {order} runs: a counter names one revision"
+                )));
+            }
+        }
+        let mut offer = Offer {
+            objects: layers(&verified),
+            tries: verified.envelope().tries,
+            side: None,
+            cost: Change::Slot,
+            target,
+        };
+        // Kernel and init of the trial may know more than we do: then its own init judges its content.
+        if self.boot.needs_slot(&verified)? {
+            target.slot = state.committed.slot.other();
+            offer.target = target;
+            return Ok(offer);
+        }
+        let side = self.boot.read_side(verified, target)?;
+        offer.cost = match (&self.boot.revision, &self.boot.content) {
+            (Some(running), Some(content)) => change(
+                &Running {
+                    revision: running.id(),
+                    boot: &running.envelope().boot,
+                    content,
+                    parameters: &self.boot.parameters,
+                },
+                &side.running(),
+            ),
+            // Nothing runs (repair mode): whatever it is, it takes a boot.
+            _ => Change::Reboot(crate::change::Why::Configuration),
+        };
+        offer.side = Some(side);
+        Ok(offer)
+    }
+
+    /// Lets boot control begin the trial, and performs what it writes.
+    fn begin_trial(&mut self, target: Target, tries: u8, how: How) -> Result<Next, Refused> {
+        let Some(control) = &mut self.boot.control else {
+            return Err("this device has no boot record".into());
+        };
+        let (writes, next) = control
+            .begin(target, tries, how)
+            .map_err(|busy| Refused(busy.to_string()))?;
+        self.perform_writes(&writes)
+            .map_err(|error| Refused(error.to_string()))?;
+        self.history.note(note(Kind::TrialBegun, Some(&target)));
+        self.say(
+            Stream::Notice,
+            &format!("trial of {} begins", target.revision),
+        );
+        Ok(next)
+    }
+
+    fn write_slot(&mut self, target: Target, tries: u8) -> Result<(), Refused> {
+        let data = self.boot.data_device();
+        let Some(device) = boot::slot_device(target.slot, data.as_deref()) else {
+            return Err(Refused(format!("there is no partition {}", target.slot.partition())));
+        };
+        if !self.stage_runs() {
+            return Err("the stage helper does not run".into());
+        }
+        self.configure_stage();
+        let device = device.to_string_lossy();
+        let request = Request::WriteSlot {
+            slot: target.slot,
+            revision: target.revision,
+            device: &device,
+        };
+        let frame = request.encode();
+        self.update.step = Step::WritingSlot(target, tries);
+        self.send(STAGE, frame);
+        Ok(())
+    }
+
+    /// The slot holds the trial's kernel and initramfs, or it does not.
+    pub(super) fn slot_written(&mut self, ok: bool, text: &str) {
+        let Step::WritingSlot(target, tries) = std::mem::take(&mut self.update.step) else {
+            return;
+        };
+        let begun = if ok {
+            self.begin_trial(target, tries, How::Slot)
+        } else {
+            Err(Refused(format!("slot {}: {text}", target.slot)))
+        };
+        match begun {
+            Ok(Next::Reboot) => self.step(Event::Shutdown(Halt::Reboot)),
+            Ok(Next::GoOn | Next::RunTrialLive | Next::UndoLive) => {}
+            Err(Refused(why)) => {
+                self.say(Stream::Error, &format!("the trial cannot begin: {why}"));
+                let mut refused = note(Kind::Refused, Some(&target));
+                refused.reason = Some(why);
+                self.history.note(refused);
+            }
+        }
+    }
+
+    /// Stops what an exchange replaces.
+    fn retire(&mut self, side: Side, exchange: &Exchange, direction: Direction) {
+        let ids: Vec<_> = exchange
+            .stopped
+            .iter()
+            .filter_map(|name| self.machine.find(name.as_str()))
+            .collect();
+        self.judge = None;
+        self.update.limit = Some(now_ms().saturating_add(EXCHANGE_LIMIT));
+        self.update.step = Step::Retiring(Box::new(Planned { side, direction }));
+        let mut actions = std::mem::take(&mut self.actions);
+        self.machine.retire(now_ms(), &ids, &mut actions);
+        self.perform_all(actions);
+    }
+
+    /// Each turn: goes on where what was waited for has come.
+    pub(super) fn update_turn(&mut self, now: u64) {
+        if self.machine.halting().is_some() {
+            self.update.limit = None;
+            return;
+        }
+        if self.update.limit.is_some_and(|at| at <= now) {
+            self.update.limit = None;
+            self.say(Stream::Error, "an exchange of containers took too long");
+            // Whatever is stuck, a boot is not: the trial's next try, or the committed revision, follows.
+            self.step(Event::Shutdown(Halt::Reboot));
+            return;
+        }
+        if matches!(self.update.step, Step::Retiring(_))
+            && self.machine.retired()
+            && let Step::Retiring(planned) = std::mem::take(&mut self.update.step)
+        {
+            self.copy_volumes(planned);
+        }
+    }
+
+    fn copy_volumes(&mut self, planned: Box<Planned>) {
+        let asked = match planned.direction {
+            Direction::Forward => self.ask_snapshot(&planned.side),
+            Direction::Back => self.ask_restore(),
+        };
+        if asked {
+            self.update.step = Step::Copying(planned);
+        } else {
+            self.exchange(*planned);
+        }
+    }
+
+    /// Asks for copies of the volumes that the running revision wants kept; false: there are none.
+    fn ask_snapshot(&mut self, side: &Side) -> bool {
+        let volumes = self.boot.content.as_ref().map(boot::snapshot_volumes);
+        let Some(volumes) = volumes.filter(|volumes| !volumes.is_empty()) else {
+            return false;
+        };
+        self.send_snapshot(side.revision.id(), &volumes)
+    }
+
+    pub(super) fn send_snapshot(&mut self, revision: ObjectId, volumes: &[(String, String)]) -> bool {
+        let Ok(volumes) = serde_json::to_string(volumes) else {
+            return false;
+        };
+        if !self.stage_runs() {
+            return false;
+        }
+        let request = Request::Snapshot {
+            revision,
+            volumes: &volumes,
+        };
+        let frame = request.encode();
+        self.send(STAGE, frame);
+        true
+    }
+
+    /// Asks for the volumes as they were before the trial; false: nothing was kept.
+    fn ask_restore(&mut self) -> bool {
+        let Some(revision) = boot::snapshot_of(Path::new(DATA)) else {
+            return false;
+        };
+        if !self.stage_runs() {
+            return false;
+        }
+        self.send(STAGE, Request::Restore { revision }.encode());
+        true
+    }
+
+    /// Volumes were kept or brought back, or it failed.
+    pub(super) fn volumes_copied(&mut self, ok: bool, text: &str) {
+        if !ok {
+            self.say(Stream::Error, &format!("volumes: {text}"));
+        }
+        match std::mem::take(&mut self.update.step) {
+            // Without its copies the trial must not touch the volumes.
+            Step::Copying(planned) if !ok && planned.direction == Direction::Forward => {
+                self.update.before = self.boot.take_side().map(Box::new);
+                self.verdict_bad(kedge_board_support::record::Reason::Storage);
+            }
+            Step::Copying(planned) => self.exchange(*planned),
+            Step::Preparing if !ok && self.on_trial() => {
+                self.verdict_bad(kedge_board_support::record::Reason::Storage);
+            }
+            Step::Preparing => self.start_containers(),
+            step @ (Step::Idle | Step::WritingSlot(..) | Step::Retiring(_)) => {
+                self.update.step = step;
+            }
+        }
+    }
+
+    /// The stage helper has gone in the middle of its work.
+    pub(super) fn stage_lost(&mut self) {
+        let text = "the stage helper has ended";
+        self.upload_lost();
+        match self.update.step {
+            Step::Idle | Step::Retiring(_) => {}
+            Step::WritingSlot(..) => self.slot_written(false, text),
+            Step::Copying(_) | Step::Preparing => self.volumes_copied(false, text),
+        }
+    }
+
+    /// Puts the other side's containers in the place of those that were stopped.
+    fn exchange(&mut self, planned: Planned) {
+        let Planned { side, direction } = planned;
+        self.update.limit = None;
+        let before = self.boot.exchange_side(side);
+        self.update.before = match direction {
+            Direction::Forward => before.map(Box::new),
+            Direction::Back => None,
+        };
+        self.exchange_units();
+        self.begin_judging(now_ms());
+        let text = match direction {
+            Direction::Forward => "the trial runs",
+            Direction::Back => "the committed revision runs again",
+        };
+        self.say(Stream::Notice, text);
+    }
+
+    /// Goes back to what ran before a trial that was begun live.
+    pub(super) fn undo_live(&mut self) {
+        let before = self.update.before.take();
+        let (Some(before), Some(running), Some(content)) =
+            (before, &self.boot.revision, &self.boot.content)
+        else {
+            // Nothing to go back to is left: a boot finds it.
+            self.step(Event::Shutdown(Halt::Reboot));
+            return;
+        };
+        let back = change(
+            &Running {
+                revision: running.id(),
+                boot: &running.envelope().boot,
+                content,
+                parameters: &self.boot.parameters,
+            },
+            &before.running(),
+        );
+        match back {
+            Change::Restart(exchange) => self.retire(*before, &exchange, Direction::Back),
+            Change::Nothing | Change::Reboot(_) | Change::Slot => {
+                self.step(Event::Shutdown(Halt::Reboot));
+            }
+        }
+    }
+
+    /// A bad verdict, or an operator's word, for the control interface.
+    pub(super) fn roll_back_asked(&mut self) -> Result<(), Refusal> {
+        if !self.on_trial() {
+            return Err(Refusal::Conflict("no trial runs"));
+        }
+        self.operator_rolls_back();
+        Ok(())
+    }
+}

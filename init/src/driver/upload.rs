@@ -1,0 +1,208 @@
+//! Bodies on their way from a client to the stage helper: PID 1 hands them on and writes nothing.
+//!
+//! ```text
+//! client ──HTTP──▶ Connection::body ──Data──▶ stage helper ──▶ store
+//!                                 ◀──Credit── at most WINDOW bytes ahead
+//!        ◀──────── answer ◀──────── Answer
+//! ```
+//! One upload at a time. The helper is started when the first one comes, and ends when nothing has been asked of it for
+//! a minute: an idle device has no such process.
+
+use super::helpers::STAGE;
+use super::{Driver, now_ms};
+use crate::control::{Refusal, Upload as What};
+use crate::driver::clients::ClientId;
+use crate::driver::poller::Ready;
+use crate::helpers::stage::{Body, MAX_DATA, Request, WINDOW};
+use crate::log::Stream;
+use kedge_revision::ObjectId;
+use serde::Deserialize;
+
+/// What its answers are.
+const JSON: &str = "application/json";
+const PROBLEM: &str = "application/problem+json";
+
+/// An upload that is under way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Upload {
+    client: ClientId,
+    /// Which of the clients that had this slot.
+    generation: Option<u32>,
+    /// Bytes of data for which no credit has come back.
+    ahead: usize,
+    /// It is an offer: its answer says what the revision would change, too.
+    offer: bool,
+}
+
+/// What PID 1 wants to know of the helper's answer to an offer.
+#[derive(Deserialize)]
+struct Offered {
+    revision: ObjectId,
+    parameters: Option<u64>,
+}
+
+impl Driver {
+    /// Takes a new upload, or refuses it.
+    pub(super) fn upload_begins(&mut self, client: ClientId, what: What, length: u64) {
+        let refusal = self.upload_refusal();
+        let Some(connection) = self.clients.connection(client) else {
+            return;
+        };
+        if let Some(refusal) = refusal {
+            connection.answer_refused(refusal);
+            return;
+        }
+        if !self.stage_runs() {
+            if let Some(connection) = self.clients.connection(client) {
+                connection.answer_refused(Refusal::Unavailable("the stage helper does not run"));
+            }
+            return;
+        }
+        self.upload = Some(Upload {
+            client,
+            generation: self.clients.generation(client),
+            ahead: 0,
+            offer: what == What::Offer,
+        });
+        let body = match what {
+            What::Offer => {
+                self.update.received = 0;
+                self.configure_stage();
+                Body::Offer
+            }
+            What::Object { id, offset } => Body::Object { id, offset },
+        };
+        self.send(STAGE, Request::Begin { body, length }.encode());
+    }
+
+    fn upload_refusal(&self) -> Option<Refusal> {
+        if self.machine.halting().is_some() {
+            return Some(Refusal::Unavailable("the device goes down"));
+        }
+        if self.boot.control.is_none() || self.boot.identity.is_none() {
+            return Some(Refusal::Unavailable("this device has no boot record"));
+        }
+        if self.upload.is_some() {
+            return Some(Refusal::Conflict("another upload is under way"));
+        }
+        // What is staged for it may be collected by an offer, and what it is judged by may change.
+        if self.update.is_busy() || self.trial_pending() {
+            return Some(Refusal::Conflict("a trial is under way"));
+        }
+        None
+    }
+
+    /// Hands on what has come, as far as credit goes.
+    pub(super) fn upload_pump(&mut self) {
+        // Bounded by the credit: each turn hands on at least a byte.
+        loop {
+            let Some(mut upload) = self.upload else {
+                return;
+            };
+            let alive = self.clients.generation(upload.client) == upload.generation;
+            let connection = self.clients.connection(upload.client);
+            let Some(connection) = connection.filter(|c| alive && c.is_asking()) else {
+                self.upload = None;
+                self.send(STAGE, Request::Abort.encode());
+                self.say(Stream::Notice, "an upload ended before it was complete");
+                return;
+            };
+            let room = WINDOW.saturating_sub(upload.ahead).min(MAX_DATA);
+            let body = connection.body();
+            let part = body.get(..room).unwrap_or(body);
+            let length = part.len();
+            if length == 0 {
+                return;
+            }
+            let frame = Request::Data(part).encode();
+            connection.took(length);
+            upload.ahead = upload.ahead.saturating_add(length);
+            self.upload = Some(upload);
+            let received = u64::try_from(length).unwrap_or(0);
+            self.update.received = self.update.received.saturating_add(received);
+            self.send(STAGE, frame);
+            // There is room for more of it now.
+            self.clients.fill(upload.client);
+            self.clients.settle(upload.client, &self.poller);
+        }
+    }
+
+    /// The helper has worked off so many bytes.
+    pub(super) fn upload_credit(&mut self, bytes: u32) {
+        if let Some(upload) = &mut self.upload {
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            upload.ahead = upload.ahead.saturating_sub(bytes);
+        }
+        self.upload_pump();
+    }
+
+    /// The helper's answer goes to the client.
+    pub(super) fn upload_answered(&mut self, status: u16, body: &[u8]) {
+        let Some(upload) = self.upload.take() else {
+            return;
+        };
+        if self.clients.generation(upload.client) != upload.generation {
+            return;
+        }
+        let with_change = if upload.offer && status == 200 {
+            self.with_change(body)
+        } else {
+            None
+        };
+        let body = with_change.as_deref().unwrap_or(body);
+        if let Some(connection) = self.clients.connection(upload.client) {
+            let kind = if status < 400 { JSON } else { PROBLEM };
+            connection.answer_bytes(status, kind, body);
+        }
+        let ready = Ready {
+            input: true,
+            ..Ready::default()
+        };
+        self.serve_client(upload.client, ready);
+    }
+
+    /// The helper's answer to an offer with what the revision would change: that takes what runs, which it does not know.
+    fn with_change(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let offered: Offered = serde_json::from_slice(body).ok()?;
+        let change = self.preview(offered.revision, offered.parameters)?;
+        let rest = body.strip_prefix(b"{")?;
+        let mut answer = format!("{{\"change\":\"{change}\",").into_bytes();
+        answer.extend_from_slice(rest);
+        Some(answer)
+    }
+
+    /// The helper has gone: nobody else would answer.
+    pub(super) fn upload_lost(&mut self) {
+        let body = br#"{"status":503,"title":"Service Unavailable","detail":"the stage helper has ended; try again"}"#;
+        self.upload_answered(503, body);
+    }
+
+    /// Tells the helper what offers are judged by.
+    pub(super) fn configure_stage(&mut self) {
+        let boot = &self.boot;
+        let (Some(identity), Some(control)) = (&boot.identity, &boot.control) else {
+            return;
+        };
+        let newest = boot.roots.as_ref().and_then(|roots| roots.newest());
+        let root = newest.unwrap_or(&identity.root);
+        let (Ok(product), Ok(root)) = (identity.product.encode(), root.encode()) else {
+            return;
+        };
+        let state = control.state();
+        let configure = Request::Configure {
+            floor: state.floor,
+            committed: state.committed.revision,
+            product: &product,
+            root: &root,
+        };
+        let frame = configure.encode();
+        self.send(STAGE, frame);
+    }
+
+    /// When the helper ends for want of work.
+    pub(super) fn stage_idle_at(&self) -> Option<u64> {
+        let busy = self.upload.is_some() || self.update.is_busy();
+        let at = self.helpers.stage_idle_at()?;
+        Some(if busy { at.max(now_ms().saturating_add(1000)) } else { at })
+    }
+}
