@@ -71,6 +71,12 @@ impl Guest {
         }
     }
 
+    /// The socket of its control port.
+    #[must_use]
+    pub fn control_socket(&self) -> &std::path::Path {
+        self.vm.control()
+    }
+
     /// How often the machine was booted.
     pub fn boots(&mut self) -> u32 {
         self.pump(Instant::now());

@@ -58,6 +58,26 @@ impl Kedge {
         )
     }
 
+    /// Runs a verb that may fail, and returns what it says as JSON, and its exit status.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn try_ask(&self, words: &[&str]) -> Result<(String, Option<i32>)> {
+        let mut command = self.command();
+        let command = command.arg("--project").arg(&self.folder).arg("--json");
+        let done = run(command.args(words))?;
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        if said.trim().is_empty() {
+            bail!(
+                "`kedge {}` ended with {}: {}",
+                words.join(" "),
+                done.status,
+                String::from_utf8_lossy(&done.stderr)
+            );
+        }
+        Ok((said, done.status.code()))
+    }
+
     /// Runs a verb that must fail, and returns what it says on standard error and its exit status.
     ///
     /// # Errors

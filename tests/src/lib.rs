@@ -19,3 +19,5 @@ pub mod kedge;
 pub mod product;
 #[cfg(test)]
 mod tidy;
+
+pub mod trials;

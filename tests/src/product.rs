@@ -45,21 +45,21 @@ pub fn product(kedge: &str) -> Result<Product> {
 }
 
 /// The platform: named by whoever runs the tests, or made here; our own kernel if it was built before.
-fn platform() -> Result<PathBuf> {
+pub(crate) fn platform(board: &str) -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("KEDGE_PLATFORM") {
         return Ok(folder.into());
     }
-    let source = if platform::has_own_kernel(BOARD)? {
+    let source = if platform::has_own_kernel(board)? {
         KernelSource::Own
     } else {
         KernelSource::Debian
     };
-    platform::make(BOARD, source)
+    platform::make(board, source)
 }
 
 /// A folder of this process's own in the cache: images are large, and `/tmp` is memory on many machines. What processes
 /// that are gone have left is removed.
-fn folder() -> Result<PathBuf> {
+pub(crate) fn folder() -> Result<PathBuf> {
     let place = Cache::open()?.folder("tests")?;
     for old in files::list(&place)? {
         let name = old.file_name().unwrap_or_default().to_string_lossy();
@@ -127,7 +127,7 @@ fn make(kedge: &str) -> Result<Product> {
             .join(format!("containers/{}.toml", container.name));
         files::write(&path, container.text(layer))?;
     }
-    let platform = platform()?.display().to_string();
+    let platform = platform(BOARD)?.display().to_string();
     let built = kedge.ask(&["build", "--platform", &platform])?;
     let image = built
         .pointer("/image/path")
@@ -141,7 +141,7 @@ fn make(kedge: &str) -> Result<Product> {
     })
 }
 
-fn root_file_system(folder: &Path, probe: &Path) -> Result<()> {
+pub(crate) fn root_file_system(folder: &Path, probe: &Path) -> Result<()> {
     for name in [
         "dev", "proc", "sys", "tmp", "etc", "run", "data", "keep", "rev", "boot", "srv/work",
     ] {
@@ -150,7 +150,7 @@ fn root_file_system(folder: &Path, probe: &Path) -> Result<()> {
     files::write_executable(&folder.join("probe"), files::read(probe)?)
 }
 
-fn layer(added: &Value) -> Result<String> {
+pub(crate) fn layer(added: &Value) -> Result<String> {
     let layers = added
         .get("layers")
         .and_then(Value::as_array)

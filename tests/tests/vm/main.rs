@@ -2,6 +2,8 @@
 
 mod faults;
 mod life;
+mod live;
+mod slots;
 
 use anyhow::Result;
 use kedge_tests::disk::Disk;
@@ -15,4 +17,9 @@ fn built() -> Result<Product> {
 /// A disk of its own for one test.
 fn fresh_disk() -> Result<Disk> {
     Disk::copy_of(&built()?.image)
+}
+
+/// A project of one test's own and its device's disk.
+fn built_trials() -> Result<(kedge_tests::trials::Project, Disk)> {
+    kedge_tests::trials::project(env!("CARGO_BIN_EXE_kedge"))
 }

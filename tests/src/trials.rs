@@ -1,0 +1,321 @@
+//! The product of the trials' tests: a few containers, and what can be made of one of them to be tried.
+//!
+//! The project is made once a run through the host command. Each test has a copy of its own, changes it as a developer
+//! would, and pushes it to its device.
+
+use crate::disk::Disk;
+use crate::guest::{Guest, text};
+use crate::kedge::Kedge;
+use crate::product;
+use anyhow::{Context, Result, ensure};
+use kedge_image_build::{files, process, toolchain};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Seconds for which a trial's goals must hold: the least that there is.
+pub const WINDOW: u64 = 5;
+/// How long a trial without a boot may take until its verdict: one and a half windows, on a machine that is busy.
+pub const JUDGED: Duration = Duration::from_secs(60);
+
+/// A project of one test, and its device's disk.
+#[derive(Debug)]
+pub struct Project {
+    /// The host command in it.
+    pub kedge: Kedge,
+    /// Removed with it.
+    _folder: tempfile::TempDir,
+    layer: String,
+    platform: PathBuf,
+}
+
+struct Made {
+    folder: PathBuf,
+    image: PathBuf,
+    layer: String,
+    platform: PathBuf,
+}
+
+static MADE: Mutex<Option<Made>> = Mutex::new(None);
+
+/// A copy of the project and of its disk; `kedge` is the path of the host command.
+///
+/// # Errors
+/// It cannot be built.
+pub fn project(kedge: &str) -> Result<(Project, Disk)> {
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if made.is_none() {
+        *made = Some(make(kedge)?);
+    }
+    let made = made.as_ref().context("the project was just made")?;
+    let folder = tempfile::Builder::new().prefix("kedge-trial-").tempdir()?;
+    let copy = folder.path().join("project");
+    process::run(
+        Command::new("cp")
+            .args(["-a", "--reflink=auto"])
+            .arg(&made.folder)
+            .arg(&copy),
+    )?;
+    let project = Project {
+        kedge: Kedge::new(kedge, &copy),
+        _folder: folder,
+        layer: made.layer.clone(),
+        platform: made.platform.clone(),
+    };
+    Ok((project, Disk::copy_of(&made.image)?))
+}
+
+fn make(program: &str) -> Result<Made> {
+    let probe = toolchain::build_program("kedge-probe", "probe")
+        .context("cannot build the program in the containers")?;
+    let place = product::folder()?;
+    let source = place.join("trial-files");
+    product::root_file_system(&source, &probe)?;
+    let folder = place.join("trials");
+    let kedge = Kedge::new(program, &folder);
+    kedge.create("trials")?;
+    let image = format!("dir:{}", source.display());
+    let words = ["add", &image, "--name", "app", "--command", "/probe", "sleep"];
+    let layer = product::layer(&kedge.ask(&words)?)?;
+    let manifest = folder.join("kedge.toml");
+    let text = files::read_text(&manifest)?;
+    let text = edit(&text, "window = \"60s\"", &format!("window = \"{WINDOW}s\""))?;
+    let text = format!(
+        "{text}\n[parameters.site]\ntype = \"string\"\nmax-length = 20\ndefault = \"nowhere\"\n"
+    );
+    files::write(&manifest, text)?;
+    for (name, text) in [
+        ("app", container(&layer, "app", &["sleep"], "")),
+        ("keeper", container(&layer, "app", &["sleep"], "")),
+        ("base", container(&layer, "platform", &["sleep"], "")),
+        ("site", container(&layer, "app", &["facts"], SITE)),
+        ("data", container(&layer, "app", &["volumes", "/keep"], DATA)),
+    ] {
+        files::write(&folder.join(format!("containers/{name}.toml")), text)?;
+    }
+    let platform = product::platform("qemu-x86-64")?;
+    let words = ["build", "--platform", &platform.display().to_string()];
+    let built = kedge.ask(&words)?;
+    let image = built
+        .pointer("/image/path")
+        .and_then(Value::as_str)
+        .context("kedge build names no image")?;
+    Ok(Made {
+        image: folder.join(image),
+        folder,
+        layer,
+        platform,
+    })
+}
+
+/// What comes behind `[process]` of the container that shows its site.
+const SITE: &str = "parameters = { SITE = \"site\" }\n";
+/// What comes behind `[process]` of the container that counts its starts.
+const DATA: &str = "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\nsnapshot = \"on-trial\"\nsnapshot-max = \"1MiB\"\n";
+
+/// A container's file; `rest` begins in the table `[process]`.
+fn container(layer: &str, group: &str, arguments: &[&str], rest: &str) -> String {
+    container_with(layer, group, "started", arguments, rest)
+}
+
+fn container_with(
+    layer: &str,
+    group: &str,
+    goal: &str,
+    arguments: &[&str],
+    rest: &str,
+) -> String {
+    let arguments: Vec<String> = arguments.iter().map(|word| format!("{word:?}")).collect();
+    format!(
+        "layers = [\"{layer}\"]\ngroup = \"{group}\"\ngoal = \"{goal}\"\n\n[process]\narguments = [\"/probe\", {}]\n{rest}",
+        arguments.join(", ")
+    )
+}
+
+/// A text in which one place is another.
+///
+/// # Errors
+/// The place is not there.
+fn edit(text: &str, from: &str, to: &str) -> Result<String> {
+    ensure!(text.contains(from), "no {from:?} in:\n{text}");
+    Ok(text.replacen(from, to, 1))
+}
+
+/// How a push ended.
+#[derive(Debug)]
+pub struct Pushed {
+    /// What the host command said, as JSON.
+    pub said: Value,
+    /// Whether the trial was committed.
+    pub committed: bool,
+}
+
+impl Project {
+    fn file(&self, name: &str) -> PathBuf {
+        self.kedge.folder().join(name)
+    }
+
+    /// Makes the container `app` another one.
+    ///
+    /// # Errors
+    /// Its file cannot be written.
+    pub fn app(&self, goal: &str, arguments: &[&str], rest: &str) -> Result<()> {
+        self.set("app", "app", goal, arguments, rest)
+    }
+
+    /// Makes a container another one.
+    ///
+    /// # Errors
+    /// Its file cannot be written.
+    pub fn set(
+        &self,
+        name: &str,
+        group: &str,
+        goal: &str,
+        arguments: &[&str],
+        rest: &str,
+    ) -> Result<()> {
+        let text = container_with(&self.layer, group, goal, arguments, rest);
+        files::write(&self.file(&format!("containers/{name}.toml")), text)
+    }
+
+    /// Changes a place of `kedge.toml`.
+    ///
+    /// # Errors
+    /// The place is not there.
+    pub fn edit(&self, from: &str, to: &str) -> Result<()> {
+        let path = self.file("kedge.toml");
+        let text = edit(&files::read_text(&path)?, from, to)?;
+        files::write(&path, text)
+    }
+
+    /// Sets the kernel's arguments.
+    ///
+    /// # Errors
+    /// As [`Project::edit`].
+    pub fn kernel_arguments(&self, arguments: &str) -> Result<()> {
+        let path = self.file("kedge.toml");
+        let text = files::read_text(&path)?;
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("arguments = "))
+            .context("no kernel arguments in kedge.toml")?
+            .to_owned();
+        files::write(&path, edit(&text, &line, &format!("arguments = {arguments:?}"))?)
+    }
+
+    /// From now on the project's initramfs has another program as its `/init`.
+    ///
+    /// # Errors
+    /// The platform cannot be copied.
+    pub fn replace_init(&mut self, program: &Path) -> Result<()> {
+        let copy = self.file("platform-with-another-init");
+        files::remove_folder(&copy)?;
+        process::run(Command::new("cp").arg("-a").arg(&self.platform).arg(&copy))?;
+        files::write_executable(&copy.join("init"), files::read(program)?)?;
+        self.platform = copy;
+        Ok(())
+    }
+
+    /// The project's platform is this one again.
+    pub fn use_platform(&mut self, platform: &Path) {
+        platform.clone_into(&mut self.platform);
+    }
+
+    /// The folder of its platform.
+    #[must_use]
+    pub fn platform(&self) -> &Path {
+        &self.platform
+    }
+
+    /// Writes the project as a bundle.
+    ///
+    /// # Errors
+    /// As `kedge bundle`.
+    pub fn bundle(&self, name: &str) -> Result<PathBuf> {
+        let path = self.file(name);
+        let platform = self.platform.display().to_string();
+        let out = path.display().to_string();
+        self.kedge
+            .ask(&["bundle", "--platform", &platform, "--out", &out])?;
+        Ok(path)
+    }
+
+    /// Pushes the project to a device and waits for the verdict.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    pub fn push(&self, guest: &Guest, more: &[&str]) -> Result<Pushed> {
+        let platform = self.platform.display().to_string();
+        let mut words = vec!["--platform", &platform];
+        words.extend(more);
+        self.push_words(guest, &words)
+    }
+
+    /// Pushes a bundle to a device and waits for the verdict.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    pub fn push_bundle(&self, guest: &Guest, bundle: &Path) -> Result<Pushed> {
+        self.push_words(guest, &[&bundle.display().to_string()])
+    }
+
+    fn push_words(&self, guest: &Guest, words: &[&str]) -> Result<Pushed> {
+        let socket = guest.control_socket().display().to_string();
+        let mut all = vec!["push", "--socket", &socket];
+        all.extend(words);
+        let (said, status) = self.kedge.try_ask(&all)?;
+        let said: Value = serde_json::from_str(&said)
+            .with_context(|| format!("`kedge push` said no JSON: {said}"))?;
+        Ok(Pushed {
+            said,
+            committed: status == Some(0),
+        })
+    }
+}
+
+/// The `update` object of a device's status.
+///
+/// # Errors
+/// Nobody answers, or there is none.
+pub fn update(guest: &Guest) -> Result<Value> {
+    let status = guest.status()?;
+    status
+        .get("update")
+        .cloned()
+        .with_context(|| format!("the status tells nothing of updates: {status}"))
+}
+
+/// The reason of the last trial that failed; empty: none did.
+///
+/// # Errors
+/// Nobody answers.
+pub fn failure(guest: &Guest) -> Result<String> {
+    let update = update(guest)?;
+    let failed = update.get("failed");
+    Ok(failed.map_or("", |failed| text(failed, "reason")).to_owned())
+}
+
+/// The id of the committed revision.
+///
+/// # Errors
+/// Nobody answers.
+pub fn committed(guest: &Guest) -> Result<String> {
+    let update = update(guest)?;
+    let committed = update.get("committed").context("nothing is committed")?;
+    Ok(text(committed, "revision").to_owned())
+}
+
+/// The process of a container.
+///
+/// # Errors
+/// It does not run.
+pub fn pid(guest: &Guest, name: &str) -> Result<u64> {
+    let container = guest.container(name)?;
+    container
+        .get("pid")
+        .and_then(Value::as_u64)
+        .with_context(|| format!("{name} does not run: {container}"))
+}

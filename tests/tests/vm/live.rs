@@ -1,0 +1,250 @@
+//! Trials in the slot that runs: what changes is exchanged while the device goes on, judged, and kept or undone.
+
+use crate::built_trials;
+use anyhow::{Context, Result, ensure};
+use kedge_tests::disk::Disk;
+use kedge_tests::guest::{BOOT, Checks, Guest, text};
+use kedge_tests::trials::{JUDGED, Project, committed, failure, pid, update};
+use serde_json::Value;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A device that runs, and its project.
+fn start() -> Result<(Project, Disk, Guest)> {
+    let (project, disk) = built_trials()?;
+    let mut guest = Guest::start(&disk, &[])?;
+    guest.wait_for_control(BOOT)?;
+    let runs = guest.wait_for_state("app", "running", SOON);
+    runs.map_err(|error| error.context(guest.tail()))?;
+    Ok((project, disk, guest))
+}
+
+/// A trial that must fail for this reason, without a reboot, while the others go on.
+fn fails(project: &Project, guest: &mut Guest, reason: &str) -> Result<()> {
+    let boots = guest.boots();
+    let before = committed(guest)?;
+    let keeper = pid(guest, "keeper")?;
+    let pushed = project.push(guest, &[])?;
+    ensure!(!pushed.committed, "it was committed: {}", pushed.said);
+    let told = text(&pushed.said, "reason").to_owned();
+    ensure!(told == reason, "kedge push tells {told:?}: {}", pushed.said);
+    let failed = failure(guest)?;
+    ensure!(failed == reason, "the device tells {failed:?}");
+    ensure!(committed(guest)? == before, "something else is committed");
+    guest.wait_for_state("app", "running", SOON)?;
+    ensure!(pid(guest, "keeper")? == keeper, "keeper is another process");
+    ensure!(guest.boots() == boots, "the device was restarted");
+    let update = update(guest)?;
+    ensure!(update.get("trial").is_none(), "a trial is left: {update}");
+    Ok(())
+}
+
+#[test]
+fn vm_trials_without_a_reboot() -> Result<()> {
+    let (project, disk, mut guest) = start()?;
+    let mut checks = Checks::default();
+    checks.run("a changed container is exchanged", &mut guest, |guest| {
+        good(&project, guest)
+    });
+    checks.run("the same again changes nothing", &mut guest, |guest| {
+        let pushed = project.push(guest, &[])?;
+        ensure!(pushed.committed, "{}", pushed.said);
+        Ok(())
+    });
+    checks.run("never ready", &mut guest, |guest| {
+        project.app("ready", &["sleep"], "[health]\nnotify = true\nstart-period = \"1min\"\n")?;
+        fails(&project, guest, "goal-missed(app, ready, 0)")
+    });
+    checks.run("crash loop", &mut guest, |guest| {
+        let restart = "[restart]\npolicy = \"always\"\ndelay = \"200ms\"\n";
+        project.app("started", &["crash", "50", "3"], restart)?;
+        fails(&project, guest, "crash-loop(app, 768)")
+    });
+    checks.run("finished with an error", &mut guest, |guest| {
+        project.app("finished", &["finish", "4"], "[restart]\npolicy = \"no\"\n")?;
+        fails(&project, guest, "goal-missed(app, finished, 1024)")
+    });
+    checks.run("out of memory", &mut guest, |guest| {
+        let rest = "[restart]\npolicy = \"no\"\n[limits]\nmemory-max = \"16MiB\"\n";
+        project.app("started", &["eat"], rest)?;
+        fails(&project, guest, "out-of-memory(app)")
+    });
+    checks.run("a container asks for a roll back", &mut guest, |guest| {
+        let rest = "[restart]\npolicy = \"on-failure\"\ndelay = \"100ms\"\nmax-retries = 1\nthen = \"roll-back\"\n";
+        project.app("started", &["crash", "50", "5"], rest)?;
+        fails(&project, guest, "goal-missed(app, started, 1280)")
+    });
+    checks.run("a new program that cannot be executed", &mut guest, |guest| {
+        project.set("app", "app", "started", &["sleep"], "working-directory = \"/nowhere\"\n")?;
+        fails(&project, guest, "goal-missed(app, started, 32512)")
+    });
+    checks.run("an operator rolls back", &mut guest, |guest| operator(&project, guest));
+    checks.run("parameters are tried", &mut guest, |guest| parameters(&project, guest));
+    checks.run("volumes come back", &mut guest, |guest| volumes(&project, guest));
+    checks.run("below the floor", &mut guest, |guest| floor(&project, guest));
+    checks.run("history", &mut guest, history);
+    checks.run("power off", &mut guest, |guest| {
+        guest.post("/v1/poweroff")?;
+        guest.wait_for_end(Duration::from_secs(60)).map(drop)
+    });
+    checks.run("the file system is clean", &mut guest, |_| disk.check_data());
+    checks.finish(&mut guest)
+}
+
+fn good(project: &Project, guest: &mut Guest) -> Result<()> {
+    let before = committed(guest)?;
+    let (keeper, base, app) = (pid(guest, "keeper")?, pid(guest, "base")?, pid(guest, "app")?);
+    project.app("started", &["sleep", "another"], "")?;
+    let pushed = project.push(guest, &[])?;
+    ensure!(pushed.committed, "{}", pushed.said);
+    ensure!(committed(guest)? != before, "the old revision is committed");
+    ensure!(pid(guest, "keeper")? == keeper, "keeper is another process");
+    ensure!(pid(guest, "base")? == base, "base is another process");
+    ensure!(pid(guest, "app")? != app, "app is the same process");
+    ensure!(guest.boots() == 1, "the device was restarted");
+    let status = guest.status()?;
+    ensure!(text(&status, "trial") == "committed", "{status}");
+    let missing = status.get("goals-missing").and_then(Value::as_array);
+    ensure!(missing.is_some_and(Vec::is_empty), "{status}");
+    Ok(())
+}
+
+fn operator(project: &Project, guest: &mut Guest) -> Result<()> {
+    ensure!(guest.control("POST", "/v1/update/rollback")?.status == 409);
+    let before = committed(guest)?;
+    project.app("started", &["sleep", "unwanted"], "")?;
+    let pushed = project.push(guest, &["--detach"])?;
+    ensure!(pushed.committed, "{}", pushed.said);
+    guest.wait("the trial runs", JUDGED, |guest| {
+        let status = guest.status()?;
+        Ok(status.pointer("/trial/trying").map(drop))
+    })?;
+    guest.post("/v1/update/rollback")?;
+    guest.wait("the trial is over", JUDGED, |guest| {
+        Ok((failure(guest)? == "operator").then_some(()))
+    })?;
+    ensure!(committed(guest)? == before, "something else is committed");
+    guest.wait_for_state("app", "running", SOON).map(drop)
+}
+
+/// The site that the newest process of `site` has shown.
+fn site(guest: &Guest, wanted: &str) -> Result<()> {
+    guest
+        .wait(&format!("site shows {wanted}"), SOON, |guest| {
+            let lines = guest.logs("site")?;
+            let shown = lines
+                .iter()
+                .rev()
+                .find_map(|line| line.text.strip_prefix("fact env-SITE "));
+            Ok((shown == Some(wanted)).then_some(()))
+        })
+}
+
+fn parameters(project: &Project, guest: &mut Guest) -> Result<()> {
+    site(guest, "nowhere")?;
+    project.app("started", &["sleep", "another"], "")?;
+    let file = project.kedge.folder().join("site.toml");
+    kedge_image_build::files::write(&file, "site = \"berlin\"\n")?;
+    let file = file.display().to_string();
+    let keeper = pid(guest, "keeper")?;
+    let with = ["--parameters", &file, "--parameters-counter", "7"];
+    let pushed = project.push(guest, &with)?;
+    ensure!(pushed.committed, "{}", pushed.said);
+    site(guest, "berlin")?;
+    let counter = update(guest)?.pointer("/committed/parameters").and_then(Value::as_u64);
+    ensure!(counter == Some(7), "parameters {counter:?} are committed");
+    ensure!(pid(guest, "keeper")? == keeper, "keeper is another process");
+    // Values that fail their trial go with it.
+    kedge_image_build::files::write(&project.kedge.folder().join("site.toml"), "site = \"paris\"\n")?;
+    project.app("finished", &["finish", "1"], "[restart]\npolicy = \"no\"\n")?;
+    let with = ["--parameters", &file, "--parameters-counter", "8"];
+    let pushed = project.push(guest, &with)?;
+    ensure!(!pushed.committed, "{}", pushed.said);
+    site(guest, "berlin")?;
+    let counter = update(guest)?.pointer("/committed/parameters").and_then(Value::as_u64);
+    ensure!(counter == Some(7), "parameters {counter:?} are committed");
+    Ok(())
+}
+
+/// How often `data` says that it was started.
+fn starts(guest: &Guest) -> Result<u64> {
+    let count = |guest: &Guest| -> Result<Option<u64>> {
+        let lines = guest.logs("data")?;
+        let last = lines
+            .iter()
+            .rev()
+            .find_map(|line| line.text.strip_prefix("volume /keep "));
+        Ok(last.and_then(|count| count.parse().ok()))
+    };
+    guest.wait("data counts its starts", SOON, count)
+}
+
+fn volumes(project: &Project, guest: &mut Guest) -> Result<()> {
+    let before = starts(guest)?;
+    // Another `data` writes into the volume on trial; `app` fails the trial a while later.
+    let keep = "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\nsnapshot = \"on-trial\"\nsnapshot-max = \"1MiB\"\n";
+    let changed = format!("environment = [\"NEW=1\"]\n{keep}");
+    project.set("data", "app", "started", &["volumes", "/keep"], &changed)?;
+    project.app("finished", &["crash", "3000", "2"], "[restart]\npolicy = \"no\"\n")?;
+    let pushed = project.push(guest, &[])?;
+    ensure!(!pushed.committed, "{}", pushed.said);
+    guest.wait_for_state("data", "running", SOON)?;
+    let said: Vec<u64> = guest
+        .logs("data")?
+        .iter()
+        .filter_map(|line| line.text.strip_prefix("volume /keep ")?.parse().ok())
+        .collect();
+    // Start n, the trial's start n + 1, and after the roll back n + 1 again: what the trial wrote is gone.
+    let tail = said.get(said.len().saturating_sub(2)..).unwrap_or_default();
+    ensure!(tail == [before + 1, before + 1], "starts {said:?}, {before} before");
+    project.set("data", "app", "started", &["volumes", "/keep"], keep)
+}
+
+fn floor(project: &Project, guest: &mut Guest) -> Result<()> {
+    project.app("started", &["sleep", "old"], "")?;
+    let old = project.bundle("old.kedge")?;
+    let now = update(guest)?;
+    project.app("started", &["sleep", "new"], "")?;
+    let counter = kedge_image_build::files::read_text(&project.kedge.folder().join("kedge.lock"))?;
+    let counter: u64 = counter
+        .lines()
+        .find_map(|line| line.strip_prefix("counter = "))
+        .and_then(|text| text.parse().ok())
+        .context("no counter in kedge.lock")?;
+    project.edit("floor = 0", &format!("floor = {}", counter + 1))?;
+    let pushed = project.push(guest, &[])?;
+    ensure!(pushed.committed, "{}", pushed.said);
+    let after = update(guest)?;
+    ensure!(text(&now, "floor") == "1.0", "before the commit: {now}");
+    let expected = format!("1.{}", counter + 1);
+    ensure!(text(&after, "floor") == expected, "after the commit: {after}");
+    let refused = project.push_bundle(guest, &old)?;
+    ensure!(!refused.committed, "below the floor: {}", refused.said);
+    ensure!(
+        refused.said.to_string().contains("floor"),
+        "the refusal does not name the floor: {}",
+        refused.said
+    );
+    ensure!(update(guest)? == after, "the refusal left something");
+    Ok(())
+}
+
+fn history(guest: &mut Guest) -> Result<()> {
+    let answer = guest.control("GET", "/v1/history")?;
+    ensure!(answer.status == 200, "{}", answer.body);
+    let events: Vec<Value> = answer
+        .body
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()
+        .with_context(|| answer.body.clone())?;
+    let count = |name: &str| events.iter().filter(|event| text(event, "event") == name).count();
+    for (name, least) in [("booted", 1), ("trial-begun", 8), ("committed", 3), ("rolled-back", 8)] {
+        ensure!(count(name) >= least, "{} {name}: {}", count(name), answer.body);
+    }
+    let reasons: Vec<&str> = events.iter().map(|event| text(event, "reason")).collect();
+    ensure!(reasons.contains(&"operator"), "{reasons:?}");
+    ensure!(reasons.contains(&"crash-loop(app, 768)"), "{reasons:?}");
+    Ok(())
+}

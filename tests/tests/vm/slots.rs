@@ -1,0 +1,172 @@
+//! Trials of the other slot: a new kernel, initramfs or arguments, and every way in which a boot can fail.
+
+use crate::built_trials;
+use anyhow::{Context, Result, ensure};
+use kedge_image_build::toolchain;
+use kedge_tests::guest::{BOOT, Checks, Guest, text};
+use kedge_tests::trials::{Project, committed, failure, pid, update};
+use serde_json::Value;
+use std::time::Duration;
+
+/// A trial may take three boots, and the committed revision one more.
+const BOOTS: Duration = Duration::from_secs(300);
+
+fn slot(guest: &Guest) -> Result<String> {
+    Ok(text(&guest.status()?, "slot").to_owned())
+}
+
+/// Pushes without waiting, and lets the boots begin.
+fn push(project: &Project, guest: &Guest) -> Result<()> {
+    let pushed = project.push(guest, &["--detach"])?;
+    ensure!(pushed.committed, "refused: {}", pushed.said);
+    Ok(())
+}
+
+/// The device is back on what was committed, in its slot, for this reason.
+fn back(guest: &mut Guest, before: &str, slot_before: &str, reason: &str) -> Result<()> {
+    guest.wait("the trial has failed", BOOTS, |guest| {
+        let update = update(guest)?;
+        Ok((update.get("trial").is_none() && update.get("failed").is_some()).then_some(()))
+    })?;
+    let failed = failure(guest)?;
+    ensure!(failed == reason, "the reason is {failed}");
+    ensure!(committed(guest)? == before, "another revision is committed");
+    ensure!(slot(guest)? == slot_before, "another slot runs");
+    guest.wait_for_state("app", "running", BOOT)?;
+    Ok(())
+}
+
+fn history(guest: &Guest) -> Result<Vec<Value>> {
+    let body = guest.control("GET", "/v1/history")?.body;
+    let lines = body.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().with_context(|| body.clone())
+}
+
+#[test]
+fn vm_trials_of_a_slot() -> Result<()> {
+    let (mut project, disk) = built_trials()?;
+    let platform = project.platform().to_owned();
+    let mut guest = Guest::start(&disk, &[])?;
+    guest.wait_for_control(BOOT)?;
+    let mut checks = Checks::default();
+    checks.run("new arguments are committed in slot b", &mut guest, |guest| {
+        project.kernel_arguments("kedge.tests=1")?;
+        let pushed = project.push(guest, &[])?;
+        ensure!(pushed.committed, "{}", pushed.said);
+        ensure!(slot(guest)? == "b", "slot {}", slot(guest)?);
+        ensure!(guest.boots() == 2, "{} boots", guest.boots());
+        ensure!(update(guest)?.pointer("/committed/slot") == Some(&Value::from("b")));
+        Ok(())
+    });
+    checks.run("a change in the group platform takes a reboot", &mut guest, |guest| {
+        let boots = guest.boots();
+        project.set("base", "platform", "started", &["sleep", "two"], "")?;
+        let pushed = project.push(guest, &[])?;
+        ensure!(pushed.committed, "{}", pushed.said);
+        ensure!(guest.boots() == boots + 1, "{} boots more", guest.boots() - boots);
+        ensure!(slot(guest)? == "b", "slot {}", slot(guest)?);
+        Ok(())
+    });
+    let before = committed(&guest)?;
+    checks.run("a kernel that panics", &mut guest, |guest| {
+        let boots = guest.boots();
+        project.kernel_arguments("rdinit=/nowhere")?;
+        push(&project, guest)?;
+        back(guest, &before, "b", "kernel-panic")?;
+        // Three tries, and the boot of what is committed.
+        ensure!(guest.boots() == boots + 4, "{} boots", guest.boots() - boots);
+        let told = history(guest)?.iter().any(|event| {
+            text(event, "event") == "panic" && text(event, "text").contains("Unable to mount root fs")
+        });
+        ensure!(told, "the history has no panic text");
+        Ok(())
+    });
+    project.kernel_arguments("kedge.tests=2")?;
+    checks.run("an init that exits", &mut guest, |guest| {
+        project.replace_init(&toolchain::build_program("kedge-probe", "probe")?)?;
+        push(&project, guest)?;
+        back(guest, &before, "b", "kernel-panic")?;
+        let told = history(guest)?
+            .iter()
+            .any(|event| text(event, "text").contains("Attempted to kill init"));
+        ensure!(told, "the history has no panic text");
+        Ok(())
+    });
+    checks.run("an init that hangs is reset by the watchdog", &mut guest, |guest| {
+        project.kernel_arguments("kedge.probe=hang")?;
+        push(&project, guest)?;
+        back(guest, &before, "b", "watchdog")
+    });
+    project.use_platform(&platform);
+    project.kernel_arguments("kedge.tests=3")?;
+    checks.run("a container that never gets ready", &mut guest, |guest| {
+        project.app("ready", &["sleep"], "[health]\nnotify = true\nstart-period = \"1min\"\n")?;
+        let pushed = project.push(guest, &[])?;
+        ensure!(!pushed.committed, "{}", pushed.said);
+        back(guest, &before, "b", "goal-missed(app, ready, 0)")
+    });
+    project.app("started", &["sleep"], "")?;
+    checks.run("one power cut in the first try does not roll back", &mut guest, |guest| {
+        project.kernel_arguments("kedge.tests=4")?;
+        let boots = guest.boots();
+        push(&project, guest)?;
+        guest.wait_for_boot(boots + 1, BOOT)?;
+        guest.wait_for_control(BOOT)?;
+        guest.cut_power()
+    });
+    let mut guest = Guest::start(&disk, &[])?;
+    checks.run("… and the next try is committed", &mut guest, |guest| {
+        guest.wait("the trial is committed", BOOTS, |guest| {
+            Ok((committed(guest)? != before).then_some(()))
+        })?;
+        ensure!(slot(guest)? == "a", "slot {}", slot(guest)?);
+        ensure!(guest.boots() == 1, "{} boots", guest.boots());
+        Ok(())
+    });
+    checks.run("an orderly reboot gives its try back, twice", &mut guest, |guest| {
+        give_back(&project, guest)
+    });
+    checks.run("power off", &mut guest, |guest| {
+        guest.post("/v1/poweroff")?;
+        guest.wait_for_end(Duration::from_secs(60)).map(drop)
+    });
+    checks.run("the file system is clean", &mut guest, |_| disk.check_data());
+    checks.finish(&mut guest)
+}
+
+/// Tries left of the trial that runs.
+fn tries_left(guest: &Guest) -> Result<Option<u64>> {
+    let status = guest.status()?;
+    Ok(status.pointer("/trial/trying/tries-left").and_then(Value::as_u64))
+}
+
+fn give_back(project: &Project, guest: &mut Guest) -> Result<()> {
+    project.edit("window = \"5s\"", "window = \"10min\"")?;
+    project.kernel_arguments("kedge.tests=5")?;
+    push(project, guest)?;
+    let mut seen = Vec::new();
+    for round in 0..3 {
+        let left = guest.wait("the trial runs", BOOTS, tries_left)?;
+        seen.push(left);
+        if round < 2 {
+            let boots = guest.boots();
+            guest.post("/v1/reboot")?;
+            guest.wait_for_boot(boots + 1, BOOT)?;
+            guest.wait_for_control(BOOT)?;
+        }
+    }
+    ensure!(seen == [2, 2, 2], "tries left: {seen:?}");
+    // The third orderly reboot costs its try.
+    let boots = guest.boots();
+    guest.post("/v1/reboot")?;
+    guest.wait_for_boot(boots + 1, BOOT)?;
+    guest.wait_for_control(BOOT)?;
+    let left = guest.wait("the trial runs", BOOTS, tries_left)?;
+    ensure!(left == 1, "{left} tries left");
+    guest.post("/v1/update/rollback")?;
+    guest.wait("the operator's word counts", BOOTS, |guest| {
+        Ok((failure(guest)? == "operator").then_some(()))
+    })?;
+    guest.wait_for_state("app", "running", BOOT)?;
+    pid(guest, "keeper").map(drop)
+}
