@@ -3,7 +3,7 @@
 //! PID 1 notes [`Event`]s; the disk helper keeps them ([`crate::helpers::disk`]), numbers them and counts boots. An event
 //! is a line of JSON:
 //! ```json
-//! {"seq":7,"boot":3,"boot-id":"0f3c2a91","time":1764000000,"uptime-ms":812,"event":"rolled-back","revision":"v1:…","reason":"…"}
+//! {"seq":7,"boot":3,"time":1764000000,"uptime-ms":812,"event":"rolled-back","revision":"v1:…","reason":"…"}
 //! ```
 //! [`History`] holds what the helper has not yet kept, in a bounded queue: events happen before it runs, and while the
 //! disk is full. It is pure; the driver sends what it says.

@@ -96,14 +96,15 @@ impl Events {
         Ok(())
     }
 
-    /// The newest lines, oldest first.
+    /// The newest lines, oldest first, without the kernel's names of boots.
     pub(super) fn newest(&self) -> Vec<u8> {
         let mut lines = Vec::new();
         for path in [self.old(), self.path()] {
             let text = read(&path).unwrap_or_default();
             for line in whole(&text).split_inclusive(|byte| *byte == b'\n') {
-                if head(line).is_some() {
-                    lines.extend_from_slice(line);
+                if let Some((before, after)) = told(line) {
+                    lines.extend_from_slice(before.as_bytes());
+                    lines.extend_from_slice(after.as_bytes());
                 }
             }
         }
@@ -229,6 +230,12 @@ fn head(line: &[u8]) -> Option<Head> {
     serde_json::from_slice(line).ok()
 }
 
+/// What a line has before and after the kernel's name of its boot, which only tells boots apart here.
+fn told(line: &[u8]) -> Option<(&str, &str)> {
+    let name = format!("\"boot-id\":\"{}\",", head(line)?.boot_id);
+    str::from_utf8(line).ok()?.split_once(&name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,12 +268,15 @@ mod tests {
         assert_eq!(
             lines(&two),
             [
-                r#"{"seq":1,"boot":1,"boot-id":"aaaaaaaa","event":"booted"}"#,
-                r#"{"seq":2,"boot":1,"boot-id":"aaaaaaaa","event":"settled"}"#,
-                r#"{"seq":3,"boot":1,"boot-id":"aaaaaaaa","event":"ordered"}"#,
-                r#"{"seq":4,"boot":2,"boot-id":"bbbbbbbb","event":"booted"}"#,
+                r#"{"seq":1,"boot":1,"event":"booted"}"#,
+                r#"{"seq":2,"boot":1,"event":"settled"}"#,
+                r#"{"seq":3,"boot":1,"event":"ordered"}"#,
+                r#"{"seq":4,"boot":2,"event":"booted"}"#,
             ]
         );
+        let text = std::fs::read_to_string(two.path()).unwrap();
+        let last = r#"{"seq":4,"boot":2,"boot-id":"bbbbbbbb","event":"booted"}"#;
+        assert_eq!(text.lines().last(), Some(last));
     }
 
     #[test]
@@ -287,7 +297,10 @@ mod tests {
             // The newest are there, and without a gap.
             let numbers: Vec<u64> = lines
                 .iter()
-                .map(|line| head(line.as_bytes()).unwrap().seq)
+                .map(|line| {
+                    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                    line["seq"].as_u64().unwrap()
+                })
                 .collect();
             assert_eq!(*numbers.last().unwrap(), number);
             assert!(numbers.is_sorted() && numbers.windows(2).all(|two| two[0] + 1 == two[1]));
@@ -304,7 +317,8 @@ mod tests {
         let path = before.path();
         let whole_size = std::fs::metadata(&path).unwrap().len();
         // Cut anywhere in the second line, or followed by blocks that were never written.
-        let first = lines(&before)[0].len() as u64 + 1;
+        let text = std::fs::read(&path).unwrap();
+        let first = text.iter().position(|byte| *byte == b'\n').unwrap() as u64 + 1;
         for size in (first..whole_size).chain([whole_size + 100]) {
             let copy = tempfile::tempdir().unwrap();
             let mut after = events(copy.path(), "b");
@@ -323,11 +337,9 @@ mod tests {
             assert_eq!(lines.len(), kept + 1);
             let expected = format!(r#"{{"seq":{},"boot":2,"#, kept + 1);
             assert!(lines[kept].starts_with(&expected), "{lines:?}");
-            let text = std::fs::read(after.path()).unwrap();
-            assert_eq!(
-                text.len(),
-                lines.iter().map(|line| line.len() + 1).sum::<usize>()
-            );
+            let text = std::fs::read_to_string(after.path()).unwrap();
+            assert_eq!(text.lines().count(), lines.len());
+            assert!(text.lines().all(|line| head(line.as_bytes()).is_some()));
         }
     }
 
