@@ -3,9 +3,9 @@
 //! The device loads modules by name in a fixed order and knows nothing of dependencies, so the order is made here,
 //! from the kernel's own `modules.dep`. What the kernel has built in is left out.
 //!
-//! Debian's signatures are taken off the modules: they stand in the initramfs, which the revision names by its hash, and
-//! to verify them again costs the kernel a hundred million instructions each. The kernel says once that it is tainted. A kernel
-//! that Secure Boot has locked down loads signed modules only; no board here is started by one.
+//! Debian's signatures are taken off the modules: they stand in the initramfs, which the revision names by its hash,
+//! and to verify them again costs the kernel a hundred million instructions each. The kernel says once that it is
+//! tainted. A kernel that Secure Boot has locked down loads signed modules only; no board here is started by one.
 
 use super::{Kernel, Record, load};
 use crate::cache::{self, Cache};
@@ -19,7 +19,8 @@ use std::process::Command;
 
 /// Changes when what is taken from the package changes.
 const RECIPE: &str = "2, unsigned";
-/// What ends a signed module; before it stand a signature and its description (Linux `include/linux/module_signature.h`).
+/// What ends a signed module; before it stand a signature and its description (Linux
+/// `include/linux/module_signature.h`).
 const SIGNED: &[u8] = b"~Module signature appended~\n";
 /// Bytes of the description: five of kinds and lengths, three of padding, and the signature's length, big-endian.
 const DESCRIPTION: usize = 12;

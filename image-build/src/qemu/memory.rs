@@ -1,9 +1,9 @@
 //! The memory of a machine: what a reset leaves alone and a power cut takes.
 //!
-//! QEMU ends at each reset. A real machine's memory does not: a kernel that panicked left its last words there for the
-//! next one. So the memory is a file that the machine's owner holds, and each QEMU maps it. The file has no name and
-//! lies in no file system that writes it to a disk (memfd_create(2)): it takes what the guest has touched, and goes with
-//! its owner, whatever ends that.
+//! QEMU ends at each reset. A real machine's memory does not: a kernel that panicked left its last words there for
+//! the next one. So the memory is a file that the machine's owner holds, and each QEMU maps it. The file has no name
+//! and lies in no file system that writes it to a disk (memfd_create(2)): it takes what the guest has touched, and
+//! goes with its owner, whatever ends that.
 
 use anyhow::{Context, Result};
 use rustix::fs::{MemfdFlags, memfd_create};
