@@ -300,6 +300,14 @@ impl Guest {
         self.ended.as_ref().context("the machine goes on")
     }
 
+    /// A command of QEMU's monitor: what is done to the machine from outside.
+    ///
+    /// # Errors
+    /// No machine is running.
+    pub fn monitor(&self, command: &str, arguments: &Value) -> Result<()> {
+        self.vm.monitor(command, Some(arguments))
+    }
+
     /// Waits for the boot of this number to begin.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The tier `vm`: devices in QEMU. Each test is one machine with many checks on it, since a boot costs seconds.
 
 mod faults;
+mod hangs;
 mod life;
 mod live;
 mod slots;
