@@ -20,6 +20,7 @@ fn root_the_confined_disk_helper_still_does_its_work() {
             device: "/dev/null",
         },
         disk::Request::Probe { token: 1 },
+        disk::Request::Note(br#"{"event":"booted"}"#),
     ] {
         sock::send(&own, &request.encode(), &[]).unwrap();
     }
@@ -28,22 +29,25 @@ fn root_the_confined_disk_helper_still_does_its_work() {
             disk::run(other.as_fd(), &logs).unwrap();
             kedge_sys::privilege::capabilities().unwrap()
         });
-        let mut buffer = [0; 64];
-        let reports = [(); 2].map(|()| {
+        let reports = [(); 3].map(|()| {
+            let mut buffer = [0; 64];
             let bytes = sock::receive(&own, &mut buffer).unwrap().bytes;
-            disk::Report::decode(&buffer[..bytes]).unwrap()
+            buffer[..bytes].to_vec()
         });
         drop(own);
         (helper.join().unwrap(), reports)
     });
     assert!(held.effective.is_empty() && held.permitted.is_empty());
     assert!(matches!(
-        reports,
+        reports.each_ref().map(|frame| disk::Report::decode(frame)),
         [
-            disk::Report::GrowFailed(_),
-            disk::Report::Probed { failed: None, .. }
+            Ok(disk::Report::GrowFailed(_)),
+            Ok(disk::Report::Probed { failed: None, .. }),
+            Ok(disk::Report::Noted { failed: None })
         ]
     ));
+    let kept = std::fs::read_to_string(directory.path().join("history/events.jsonl")).unwrap();
+    assert!(kept.starts_with(r#"{"seq":1,"boot":1,"boot-id":"b","event":"booted"}"#));
 }
 
 /// In a network namespace of its own, whose `lo` stands for any interface.
