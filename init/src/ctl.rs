@@ -4,12 +4,13 @@
 //! `kedge.control`. On the latter, bytes of an earlier client's answer may still come: an empty line goes
 //! first, each request carries an id, and what does not answer it is passed over.
 
+mod apply;
 mod arguments;
 mod client;
 mod show;
 
 pub use arguments::{Arguments, Ask, USAGE, UsageError};
-pub use client::{Client, ClientError};
+pub use client::{Body, Client, ClientError};
 
 use crate::control::{Action, Status};
 use crate::log::LogLine;
@@ -75,6 +76,19 @@ fn perform(arguments: &Arguments, out: &mut impl Write) -> Result<(), ClientErro
             let mut client = connect()?;
             client.request("GET", &path, &mut |chunk| logs(out, chunk))
         }
+        Ask::Apply { file } => apply::apply(&mut connect()?, file, out),
+        Ask::Rollback => post("/v1/update/rollback"),
+        Ask::History { json } => {
+            let mut body = Vec::new();
+            connect()?.request("GET", "/v1/history", &mut |part| {
+                body.extend_from_slice(part);
+                Ok(())
+            })?;
+            if *json {
+                return out.write_all(&body).map_err(ClientError::Output);
+            }
+            history(out, &body)
+        }
         Ask::Container { name, action } => {
             let verb = match action {
                 Action::Start => "start",
@@ -86,6 +100,18 @@ fn perform(arguments: &Arguments, out: &mut impl Write) -> Result<(), ClientErro
         Ask::Reboot => post("/v1/reboot"),
         Ask::PowerOff => post("/v1/poweroff"),
     }
+}
+
+fn history(out: &mut impl Write, lines: &[u8]) -> Result<(), ClientError> {
+    for line in lines.split(|byte| *byte == b'\n') {
+        if line.is_empty() {
+            continue;
+        }
+        let event =
+            serde_json::from_slice(line).map_err(|_| ClientError::Protocol("line of history"))?;
+        show::event(out, &event).map_err(ClientError::Output)?;
+    }
+    Ok(())
 }
 
 /// A chunk holds whole lines.

@@ -18,6 +18,9 @@ usage: ctl [--socket PATH] COMMAND
   start NAME                            start a container
   stop NAME                             stop it until it is started or the device boots
   restart NAME                          stop and start it
+  apply FILE                            try the revision in a bundle (.kedge)
+  rollback                              end the trial that is running
+  history [--json]                      what was tried, kept and given up
   reboot                                restart the device in order
   poweroff                              end it in order
 
@@ -61,6 +64,18 @@ pub enum Ask {
         /// What.
         action: Action,
     },
+    /// Try a bundle's revision.
+    Apply {
+        /// The bundle.
+        file: PathBuf,
+    },
+    /// End the trial that is running.
+    Rollback,
+    /// Print what was tried.
+    History {
+        /// As it came.
+        json: bool,
+    },
     /// Restart the device.
     Reboot,
     /// Switch the device off.
@@ -79,7 +94,11 @@ pub enum UsageError {
     /// The command needs the name of a container.
     NeedsName,
     /// Not a name.
-    Name(String),
+    Name(OsString),
+    /// The command needs a file.
+    NeedsFile,
+    /// The command takes nothing behind it.
+    TooMuch,
 }
 
 impl fmt::Display for UsageError {
@@ -90,6 +109,8 @@ impl fmt::Display for UsageError {
             Self::Command(text) => write!(f, "no such command: {text}"),
             Self::NeedsName => f.write_str("the command needs the name of a container"),
             Self::Name(text) => write!(f, "{text:?} is no name of a container"),
+            Self::NeedsFile => f.write_str("the command needs a file"),
+            Self::TooMuch => f.write_str("the command takes nothing behind it"),
         }
     }
 }
@@ -112,7 +133,8 @@ struct Words {
     limit: Option<u64>,
     help: bool,
     command: Option<String>,
-    name: Option<Name>,
+    /// What stands behind the command: a name or a file.
+    operand: Option<OsString>,
 }
 
 impl Arguments {
@@ -144,10 +166,7 @@ impl Words {
                 Arg::Value(text) if words.command.is_none() => {
                     words.command = Some(text.string()?);
                 }
-                Arg::Value(text) if words.name.is_none() => {
-                    let text = text.string()?;
-                    words.name = Some(text.parse().map_err(|_| UsageError::Name(text))?);
-                }
+                Arg::Value(text) if words.operand.is_none() => words.operand = Some(text),
                 Arg::Value(_) | Arg::Long(_) | Arg::Short(_) => {
                     return Err(argument.unexpected().into());
                 }
@@ -162,18 +181,27 @@ impl Words {
         }
         let command = self.command.as_deref().ok_or(UsageError::Missing)?;
         let container = |action| {
-            let name = self.name.clone().ok_or(UsageError::NeedsName)?;
+            let name = self.name()?.ok_or(UsageError::NeedsName)?;
             Ok(Ask::Container { name, action })
         };
+        let takes = ["logs", "start", "stop", "restart", "apply"];
+        if self.operand.is_some() && !takes.contains(&command) {
+            return Err(UsageError::TooMuch);
+        }
         match command {
             "help" => Ok(Ask::Help),
             "status" => Ok(Ask::Status { json: self.json }),
             "logs" => Ok(Ask::Logs {
-                source: self.name.clone(),
+                source: self.name()?,
                 follow: self.follow,
                 since: self.since,
                 limit: self.limit,
             }),
+            "apply" => Ok(Ask::Apply {
+                file: self.operand.clone().ok_or(UsageError::NeedsFile)?.into(),
+            }),
+            "rollback" => Ok(Ask::Rollback),
+            "history" => Ok(Ask::History { json: self.json }),
             "start" => container(Action::Start),
             "stop" => container(Action::Stop),
             "restart" => container(Action::Restart),
@@ -181,6 +209,14 @@ impl Words {
             "poweroff" => Ok(Ask::PowerOff),
             other => Err(UsageError::Command(other.to_owned())),
         }
+    }
+
+    fn name(&self) -> Result<Option<Name>, UsageError> {
+        let Some(text) = &self.operand else {
+            return Ok(None);
+        };
+        let name = text.to_str().and_then(|text| text.parse().ok());
+        name.map(Some).ok_or_else(|| UsageError::Name(text.clone()))
     }
 }
 
@@ -209,6 +245,11 @@ mod tests {
         assert_eq!(arguments.socket, PathBuf::from(SOCKET));
         assert_eq!(arguments.ask, Ask::Status { json: true });
         assert_eq!(parse("start --help").unwrap().ask, Ask::Help);
+        let file = PathBuf::from("/media/x.kedge");
+        let arguments = parse("apply /media/x.kedge").unwrap();
+        assert_eq!(arguments.ask, Ask::Apply { file });
+        let arguments = parse("history --json").unwrap();
+        assert_eq!(arguments.ask, Ask::History { json: true });
     }
 
     #[test]
@@ -220,6 +261,9 @@ mod tests {
             "start A/b",
             "logs --since x",
             "status a b",
+            "status a",
+            "apply",
+            "rollback x",
             "--colour",
         ] {
             assert!(parse(bad).is_err(), "{bad}");

@@ -2,6 +2,7 @@
 
 use crate::control::Problem;
 use core::fmt;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use std::path::{Path, PathBuf};
 const MAX_LINE: u64 = 8192;
 /// Largest part of an answer's body, bytes: the status of 64 containers has about 32 KiB.
 const MAX_PART: usize = 1024 * 1024;
+/// Bytes of a request's body that are sent at a time.
+const PIECE: usize = 16 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -34,6 +37,15 @@ pub enum ClientError {
     },
     /// What came could not be printed.
     Output(std::io::Error),
+    /// What is to be sent could not be read.
+    File {
+        /// From which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is to be sent is not as it should be.
+    Bundle(kedge_revision::Error),
 }
 
 impl fmt::Display for ClientError {
@@ -46,11 +58,24 @@ impl fmt::Display for ClientError {
             Self::Protocol(what) => write!(f, "malformed answer: {what}"),
             Self::Refused { status, detail } => write!(f, "{detail} ({status})"),
             Self::Output(source) => write!(f, "cannot print: {source}"),
+            Self::File { path, source } => write!(f, "cannot read {}: {source}", path.display()),
+            Self::Bundle(source) => source.fmt(f),
         }
     }
 }
 
 impl core::error::Error for ClientError {}
+
+/// The body of a request: bytes, then bytes of a file from where it stands.
+#[derive(Debug, Default)]
+pub struct Body<'a> {
+    /// Sent first.
+    pub bytes: &'a [u8],
+    /// With its name, for errors.
+    pub file: Option<(&'a Path, &'a File)>,
+    /// So many bytes of it.
+    pub file_length: u64,
+}
 
 /// Takes parts of a body as they come.
 type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), ClientError> + 'a;
@@ -105,15 +130,32 @@ impl<S: Read + Write> Client<S> {
         path: &str,
         sink: &mut Sink<'_>,
     ) -> Result<(), ClientError> {
+        self.request_with(method, path, &Body::default(), sink)
+    }
+
+    /// As [`Client::request`], with a body.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn request_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: &Body<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), ClientError> {
         self.requests = self.requests.wrapping_add(1);
         let id = format!("ctl-{}-{}", std::process::id(), self.requests);
+        let length = body.file_length.saturating_add(as_u64(body.bytes.len()));
         // The empty line ends whatever an earlier client left unfinished on a serial port.
-        let request =
-            format!("\r\n{method} {path} HTTP/1.1\r\nhost: kedge\r\nx-request-id: {id}\r\n\r\n");
+        let request = format!(
+            "\r\n{method} {path} HTTP/1.1\r\nhost: kedge\r\nx-request-id: {id}\r\ncontent-length: {length}\r\n\r\n"
+        );
         self.stream
             .get_mut()
             .write_all(request.as_bytes())
             .map_err(ClientError::Connection)?;
+        self.send(body)?;
         let answer = self.answer(&id)?;
         if (200..300).contains(&answer.status) {
             return self.body(&answer, sink);
@@ -128,6 +170,28 @@ impl<S: Read + Write> Client<S> {
             status: answer.status,
             detail: problem.map_or_else(|_| "refused".to_owned(), |p| p.detail.into_owned()),
         })
+    }
+
+    /// A device that takes no more has refused: its answer says why.
+    fn send(&mut self, body: &Body<'_>) -> Result<(), ClientError> {
+        let stream = self.stream.get_mut();
+        let mut taken = stream.write_all(body.bytes).is_ok();
+        let Some((path, mut file)) = body.file else {
+            return Ok(());
+        };
+        let mut buffer = vec![0; PIECE];
+        let mut left = body.file_length;
+        while taken && left > 0 {
+            let most = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
+            let piece = buffer.get_mut(..most).unwrap_or_default();
+            file.read_exact(piece).map_err(|source| ClientError::File {
+                path: path.to_owned(),
+                source,
+            })?;
+            taken = stream.write_all(piece).is_ok();
+            left = left.saturating_sub(as_u64(most));
+        }
+        Ok(())
     }
 
     /// The head that answers `id`; whatever comes before it is left over from others. Only an
@@ -218,6 +282,10 @@ impl<S: Read + Write> Client<S> {
         let text = String::from_utf8_lossy(&line);
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
     }
+}
+
+fn as_u64(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
