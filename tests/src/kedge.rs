@@ -94,6 +94,25 @@ impl Kedge {
         ))
     }
 
+    /// Runs a verb that ends with status 1, and returns its one JSON object.
+    ///
+    /// # Errors
+    /// It ends otherwise, or prints something else.
+    pub fn fails(&self, words: &[&str]) -> Result<Value> {
+        let mut command = self.command();
+        command.arg("--project").arg(&self.folder).arg("--json");
+        let done = run(command.args(words))?;
+        let text = String::from_utf8_lossy(&done.stdout);
+        if done.status.code() != Some(1) {
+            bail!(
+                "`kedge {}` ended with {}: {text}",
+                words.join(" "),
+                done.status
+            );
+        }
+        serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))
+    }
+
     fn command(&self) -> Command {
         Command::new(&self.program)
     }

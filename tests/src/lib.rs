@@ -7,6 +7,7 @@
 //! | [`disk`] | copies of its image, and faults on them |
 //! | [`guest`] | a device in QEMU: console, control interface, deadlines |
 //! | [`http`] | one exchange |
+//! | [`updates`] | a device that takes updates, played |
 //! | `tidy` | rules of the house; unit tests of their own |
 //!
 //! The suites are one binary a tier: `tests/host` (tools of the machine), `tests/root` (namespaces), `tests/vm` (QEMU).
@@ -19,5 +20,5 @@ pub mod kedge;
 pub mod product;
 #[cfg(test)]
 mod tidy;
-
 pub mod trials;
+pub mod updates;

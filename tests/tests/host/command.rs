@@ -13,7 +13,7 @@ use std::process::Command;
 const KEDGE: &str = env!("CARGO_BIN_EXE_kedge");
 
 /// A platform whose parts are no programs: nothing boots in this tier, and none has to be compiled for it.
-fn platform(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn platform(folder: &Path) -> Result<PathBuf> {
     let path = folder.join("platform");
     files::write(&path.join("vmlinuz"), b"kernel".repeat(10_000))?;
     files::write(&path.join("init"), b"init".repeat(10_000))?;
@@ -32,7 +32,7 @@ fn platform(folder: &Path) -> Result<PathBuf> {
 }
 
 /// A folder in the cache: images are large, and /tmp is memory on many machines.
-fn workshop() -> Result<tempfile::TempDir> {
+pub(crate) fn workshop() -> Result<tempfile::TempDir> {
     let place = Cache::open()?.folder("tests")?;
     tempfile::Builder::new()
         .prefix("host-")
@@ -41,7 +41,7 @@ fn workshop() -> Result<tempfile::TempDir> {
 }
 
 /// A project with one container of one layer.
-fn project(folder: &Path) -> Result<Kedge> {
+pub(crate) fn project(folder: &Path) -> Result<Kedge> {
     let kedge = Kedge::new(KEDGE, &folder.join("gateway"));
     kedge.create("gateway")?;
     let root = folder.join("web");

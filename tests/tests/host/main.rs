@@ -4,3 +4,4 @@ mod command;
 mod documents;
 mod layers;
 mod slots;
+mod updates;
