@@ -27,7 +27,10 @@ fn write(path: &Path, size: u64, contents: &[(&str, Vec<u8>)]) -> Result<()> {
     for piece in layout.pieces() {
         match piece {
             Piece::Bytes { offset, bytes } => image.write_all_at(bytes, offset)?,
-            Piece::File { offset, number } => image.write_all_at(&contents[number].1, offset)?,
+            Piece::File { offset, number } => {
+                let (_, bytes) = contents.get(number).context("a file of no number")?;
+                image.write_all_at(bytes, offset)?;
+            }
         }
     }
     image.write_all_at(layout.boot_sector(), 0)?;
