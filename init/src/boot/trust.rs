@@ -225,3 +225,25 @@ pub(crate) fn newest_revision(store: &Store, roots: &Roots, product: &Product) -
             (committed, verified.envelope().order())
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::helpers::stage::fixture::Device;
+
+    #[test]
+    fn a_lost_record_falls_back_to_what_was_committed() {
+        let device = Device::new();
+        let root = Root::parse(&device.root).unwrap();
+        let product = Product::parse(&device.product).unwrap();
+        let (roots, _) = Roots::load(root, device.directory.path());
+        let newest = || newest_revision(&device.store, &roots, &product).map(|found| found.id());
+        assert_eq!(newest(), None);
+        let [first, second, third] = [1, 2, 3].map(|counter| device.put(counter, &[], "bundle\n"));
+        assert_eq!(newest(), Some(third));
+        device.store.mark_committed(first).unwrap();
+        assert_eq!(newest(), Some(first));
+        device.store.mark_committed(second).unwrap();
+        assert_eq!(newest(), Some(second));
+    }
+}

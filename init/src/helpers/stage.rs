@@ -22,7 +22,7 @@
 mod body;
 mod copy;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod frames;
 mod head;
 mod keep;

@@ -20,26 +20,26 @@ use kedge_revision::{
 use kedge_store::{Staging, Store};
 use std::collections::BTreeMap;
 
-pub(super) struct Device {
-    pub(super) directory: tempfile::TempDir,
-    pub(super) store: Store,
+pub(crate) struct Device {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) store: Store,
     key: SigningKey,
-    pub(super) product: Vec<u8>,
-    pub(super) root: Vec<u8>,
+    pub(crate) product: Vec<u8>,
+    pub(crate) root: Vec<u8>,
 }
 
-pub(super) const KERNEL: &[u8] = b"kernel";
-pub(super) const INITRAMFS: &[u8] = b"initramfs";
+pub(crate) const KERNEL: &[u8] = b"kernel";
+pub(crate) const INITRAMFS: &[u8] = b"initramfs";
 
 /// An object's id, size and tree.
-pub(super) fn sealed(bytes: &[u8]) -> Sealed {
+pub(crate) fn sealed(bytes: &[u8]) -> Sealed {
     let mut builder = verity::Builder::new();
     builder.update(bytes);
     builder.finish()
 }
 
 impl Device {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let key = SigningKey::from_bytes(&[5; 32]);
         let public = PublicKey::from_bytes(key.verifying_key().to_bytes());
@@ -71,7 +71,7 @@ impl Device {
         }
     }
 
-    pub(super) fn trust(&self, committed: ObjectId, floor: u64) -> Trust {
+    pub(crate) fn trust(&self, committed: ObjectId, floor: u64) -> Trust {
         let floor = Floor {
             root: 1,
             counter: floor,
@@ -79,7 +79,7 @@ impl Device {
         Trust::new(floor, committed, &self.product, &self.root).unwrap()
     }
 
-    pub(super) fn configure(&self, committed: ObjectId) -> Request<'_> {
+    pub(crate) fn configure(&self, committed: ObjectId) -> Request<'_> {
         Request::Configure {
             floor: Floor::default(),
             committed,
@@ -89,7 +89,7 @@ impl Device {
     }
 
     /// Its bytes, and its signatures'.
-    pub(super) fn sign(&self, draft: Draft) -> (ObjectId, Vec<u8>, Vec<u8>) {
+    pub(crate) fn sign(&self, draft: Draft) -> (ObjectId, Vec<u8>, Vec<u8>) {
         let (id, document) = draft.encode().unwrap();
         let signatures = self.signatures(&document);
         (id, document, signatures)
@@ -102,12 +102,12 @@ impl Device {
     }
 
     /// The head of a bundle with this document, whatever it holds.
-    pub(super) fn head_of(&self, document: &[u8]) -> Vec<u8> {
+    pub(crate) fn head_of(&self, document: &[u8]) -> Vec<u8> {
         head(&[(1, document), (2, &self.signatures(document))])
     }
 
     /// The head of its bundle.
-    pub(super) fn offer(&self, draft: Draft, parameters: Option<&[u8]>) -> (ObjectId, Vec<u8>) {
+    pub(crate) fn offer(&self, draft: Draft, parameters: Option<&[u8]>) -> (ObjectId, Vec<u8>) {
         let (id, document, signatures) = self.sign(draft);
         let mut sections = vec![(1, &document[..]), (2, &signatures[..])];
         sections.extend(parameters.map(|bytes| (3, bytes)));
@@ -115,7 +115,7 @@ impl Device {
     }
 
     /// Puts a revision of this counter with these layers into the store.
-    pub(super) fn put(&self, counter: u64, layers: &[&[u8]], origin: &str) -> ObjectId {
+    pub(crate) fn put(&self, counter: u64, layers: &[&[u8]], origin: &str) -> ObjectId {
         for layer in layers {
             self.put_object(layer, ObjectKind::Layer);
         }
@@ -126,7 +126,7 @@ impl Device {
         id
     }
 
-    pub(super) fn put_object(&self, bytes: &[u8], kind: ObjectKind) -> ObjectId {
+    pub(crate) fn put_object(&self, bytes: &[u8], kind: ObjectKind) -> ObjectId {
         let sealed = sealed(bytes);
         let object = Object {
             size: sealed.size,
@@ -140,7 +140,7 @@ impl Device {
 }
 
 /// A revision of this counter with these layers.
-pub(super) fn draft(counter: u64, layers: &[&[u8]]) -> Draft {
+pub(crate) fn draft(counter: u64, layers: &[&[u8]]) -> Draft {
     let mut objects = BTreeMap::new();
     let mut add = |bytes: &[u8], kind| {
         let sealed = sealed(bytes);
@@ -193,7 +193,7 @@ pub(super) fn draft(counter: u64, layers: &[&[u8]]) -> Draft {
 }
 
 /// A container of one layer with one volume.
-pub(super) fn container(layer: &[u8], volume: Volume) -> Container {
+pub(crate) fn container(layer: &[u8], volume: Volume) -> Container {
     Container {
         group: "app".parse().unwrap(),
         layers: vec![sealed(layer).id],
