@@ -83,7 +83,9 @@ pub enum Request<'a> {
         /// The slot's partition.
         device: &'a str,
     },
-    /// Removes what none of these revisions needs; answered with [`Report::Collected`].
+    /// Removes what none of these revisions needs; answered with [`Report::Collected`]. The committed and the factory
+    /// revision and an offer in progress are kept in any case. The list is remembered: an offer that does not fit
+    /// removes by it what is needless before it is refused, and without one removes nothing.
     Collect(Ids<'a>),
     /// Keeps copies of volumes; answered with [`Report::Snapshot`].
     Snapshot {
