@@ -13,10 +13,13 @@ use kedge_revision::Name;
 use serde::Deserialize;
 
 /// The files that ship: name, text.
-const SHIPPED: [(&str, &str); 1] = [(
-    "qemu-x86-64.toml",
-    include_str!("../boards/qemu-x86-64.toml"),
-)];
+const SHIPPED: [(&str, &str); 2] = [
+    (
+        "qemu-x86-64.toml",
+        include_str!("../boards/qemu-x86-64.toml"),
+    ),
+    ("qemu-arm64.toml", include_str!("../boards/qemu-arm64.toml")),
+];
 
 /// Largest board file, bytes.
 pub const CAP: usize = 64 * 1024;
@@ -74,6 +77,18 @@ impl Architecture {
             Self::Mipsel => "mipsle",
         }
     }
+
+    /// The name in Debian's archive.
+    #[must_use]
+    pub const fn debian(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Arm64 => "arm64",
+            Self::Armv7 => "armhf",
+            Self::Riscv64 => "riscv64",
+            Self::Mipsel => "mipsel",
+        }
+    }
 }
 
 /// Where a kernel comes from.
@@ -109,6 +124,8 @@ pub struct Boot {
 pub enum Backend {
     /// The host plays the loader.
     Direct,
+    /// U-Boot, by a script of ours on the partition `boot`.
+    UBoot,
 }
 
 /// Sizes of the partitions, MiB.
@@ -117,6 +134,8 @@ pub enum Backend {
 pub struct Partitions {
     /// The boot record.
     pub bootenv: u32,
+    /// What the firmware itself reads: the script of a backend that has one; none otherwise.
+    pub boot: Option<u32>,
     /// Kernel and initramfs of slot a.
     pub slot_a: u32,
     /// The same of slot b.
@@ -136,6 +155,10 @@ const fn default_data() -> u32 {
 pub struct Qemu {
     /// The program.
     pub program: String,
+    /// Debian's packages of the program and of the firmware.
+    pub packages: Vec<String>,
+    /// The firmware, a file of one of these packages: `-bios`. None if the host plays the loader.
+    pub firmware: Option<String>,
     /// `-M`.
     pub machine: String,
     /// `-cpu`.
@@ -239,7 +262,10 @@ mod tests {
     #[test]
     fn an_unknown_board_names_those_there_are() {
         let error = find("toaster").unwrap_err().to_string();
-        assert_eq!(error, "there is no board toaster; there are: qemu-x86-64");
+        assert_eq!(
+            error,
+            "there is no board toaster; there are: qemu-x86-64, qemu-arm64"
+        );
     }
 
     #[test]
@@ -306,6 +332,45 @@ mod tests {
         // Where a panic's text is and what the kernel must keep its hands off are one place.
         assert!(words.contains(&"memmap=8K$0x90000") && words.contains(&"ramoops.mem_size=0x2000"));
         assert!(words.contains(&"ramoops.mem_address=0x90000"));
+    }
+
+    #[test]
+    fn what_a_backend_needs_is_demanded_and_what_it_cannot_use_is_refused() {
+        let u_boot = SHIPPED[1].1;
+        let cases = [
+            (
+                GOOD,
+                "bootenv = 1",
+                "bootenv = 1\nboot = 16",
+                "partitions.boot",
+            ),
+            (
+                GOOD,
+                "cpu = ",
+                "firmware = \"/u-boot.bin\"\ncpu = ",
+                "qemu.firmware",
+            ),
+            (u_boot, "boot = 16", "boot = 8", "partitions.boot"),
+            (u_boot, "boot = 16\n", "", "partitions.boot"),
+            (
+                u_boot,
+                "firmware = \"/usr",
+                "firmware = \"usr",
+                "qemu.firmware",
+            ),
+            (u_boot, "u-boot.bin\"", "u-boot.bin,x\"", "qemu.firmware"),
+            (u_boot, "panic=1 oops", "panic=1 ${oops}", "boot.arguments"),
+            (u_boot, "panic=1 oops", "panic=1 'oops'", "boot.arguments"),
+            (u_boot, "\"u-boot-qemu\"", "\"-u\"", "qemu.packages"),
+        ];
+        for (text, from, to, key) in cases {
+            assert!(text.contains(from), "{from}");
+            let error = parse("my.toml", &text.replace(from, to)).unwrap_err();
+            assert!(
+                matches!(&error, Error::Value { key: found, .. } if *found == key),
+                "{to}: {error}"
+            );
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a board file must fulfil beyond its types.
 
-use super::{Board, Partitions, Qemu};
+use super::{Backend, Board, Partitions, Qemu};
 
 /// A key, and what is wrong with its value.
 type Problem = (&'static str, &'static str);
@@ -66,6 +66,7 @@ pub(super) fn check(board: &Board) -> Result<(), Problem> {
         "boot.arguments",
         "lacks panic=: a panic must reboot, or no trial can roll back",
     )?;
+    backend(board)?;
     partitions(board.partitions)?;
     budgets(board)?;
     demand(
@@ -74,6 +75,51 @@ pub(super) fn check(board: &Board) -> Result<(), Problem> {
         "is no driver's name",
     )?;
     board.qemu.as_ref().map_or(Ok(()), qemu)
+}
+
+/// What a backend needs, and what would do nothing with another.
+fn backend(board: &Board) -> Result<(), Problem> {
+    let firmware = board.qemu.as_ref().map(|qemu| qemu.firmware.as_deref());
+    match board.boot.backend {
+        Backend::Direct => {
+            demand(
+                board.partitions.boot.is_none(),
+                "partitions.boot",
+                "has no use: the host plays the loader",
+            )?;
+            demand(
+                firmware.flatten().is_none(),
+                "qemu.firmware",
+                "has no use: the host plays the loader",
+            )
+        }
+        Backend::UBoot => {
+            demand(
+                board
+                    .partitions
+                    .boot
+                    .is_some_and(|size| (16..=256).contains(&size)),
+                "partitions.boot",
+                "is not 16 to 256 MiB: the loader's script is there",
+            )?;
+            // They stand in double quotes in its script, where these characters mean something.
+            let quotable = !board
+                .boot
+                .arguments
+                .contains(['"', '\'', '\\', '$', ';', '`']);
+            demand(
+                quotable,
+                "boot.arguments",
+                "has a character that U-Boot's shell would take for its own",
+            )?;
+            let file = |path: &str| path.starts_with('/') && path.split('/').skip(1).all(is_word);
+            demand(
+                firmware.is_none_or(|path| path.is_some_and(file)),
+                "qemu.firmware",
+                "is no absolute path: QEMU has no U-Boot of its own",
+            )
+        }
+    }
 }
 
 fn partitions(sizes: Partitions) -> Result<(), Problem> {
@@ -128,6 +174,11 @@ fn qemu(qemu: &Qemu) -> Result<(), Problem> {
         is_word(&qemu.program),
         "qemu.program",
         "is no program's name",
+    )?;
+    demand(
+        !qemu.packages.is_empty() && qemu.packages.iter().all(|name| is_word(name)),
+        "qemu.packages",
+        "is empty, or has what is no package's name",
     )?;
     demand(
         is_word(&qemu.machine),

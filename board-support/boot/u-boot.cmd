@@ -1,0 +1,102 @@
+# Kedge's boot script for an unmodified U-Boot: which slot starts, and what a trial costs.
+#
+# Above this text the image's maker writes two lines from the board's file:
+#   setenv kedge_arguments "..."   kernel arguments before the revision's own
+#   setenv kedge_start ...         what starts a kernel: booti, bootz
+# U-Boot finds the script as /boot.scr of the partition that is marked bootable and gives it the disk in ${devtype} and
+# ${devnum}, and addresses in ${kernel_addr_r} and ${ramdisk_addr_r}. The disk's sectors have 512 bytes (0x200).
+#
+# The loader record is a U-Boot environment of 4 KiB (0x1000 bytes, 8 sectors) with slot_ok, slot_try and try_left, twice in
+# the raw partition `bootenv`. Only these three keys are read and written: what else U-Boot's environment holds is its own.
+# `setexpr` prints hexadecimal, so try_left has one digit.
+#
+# What the kernel is told:
+#   kedge.slot=a             the slot that it comes from, always
+#   kedge.try=N              it is on trial, with N tries left after this one
+#   kedge.failed=b           the trial of that slot has no tries left; this is the default
+#   kedge.record=unwritable  the try could not be taken off, so the trial was not started; this is the default
+
+# --- the record: the first copy if it is whole, else the second. Without any, slot a is the default, and nothing is
+# written: the system rebuilds it from what it knows itself.
+part start ${devtype} ${devnum} bootenv kedge_one
+setexpr kedge_two ${kedge_one} + 8
+setenv kedge_record lost
+for kedge_copy in ${kedge_one} ${kedge_two}; do
+  if test ${kedge_record} = lost; then
+    if ${devtype} read ${kernel_addr_r} ${kedge_copy} 8; then
+      if env import -c ${kernel_addr_r} 1000 slot_ok slot_try try_left; then
+        if test "${slot_ok}" = a || test "${slot_ok}" = b; then setenv kedge_record ${kedge_copy}; fi
+      fi
+    fi
+  fi
+done
+if test ${kedge_record} = lost; then
+  echo "kedge: both copies of the loader record are damaged"
+  setenv slot_ok a
+  setenv slot_try
+  setenv try_left
+fi
+
+# --- the slot. The try is taken off, and is on disk in both copies, before the trial gets to run: first copy first, so that
+# one is whole whenever the power goes. A disk that takes no writes would try for ever: then the default starts.
+setenv kedge_slot ${slot_ok}
+setenv kedge_word
+if test -n "${slot_try}"; then
+  if test "${try_left}" -gt 0; then
+    setexpr try_left ${try_left} - 1
+    setenv kedge_written no
+    env export -c -s 1000 ${kernel_addr_r} slot_ok slot_try try_left
+    if ${devtype} write ${kernel_addr_r} ${kedge_one} 8 && ${devtype} write ${kernel_addr_r} ${kedge_two} 8; then
+      setenv kedge_written yes
+      for kedge_copy in ${kedge_one} ${kedge_two}; do
+        mw.l ${ramdisk_addr_r} 0 400
+        ${devtype} read ${ramdisk_addr_r} ${kedge_copy} 8
+        if cmp.b ${kernel_addr_r} ${ramdisk_addr_r} 1000; then true; else setenv kedge_written no; fi
+      done
+    fi
+    if test ${kedge_written} = yes; then
+      setenv kedge_slot ${slot_try}
+      setenv kedge_word kedge.try=${try_left}
+    else
+      setenv kedge_word kedge.record=unwritable
+    fi
+  else
+    setenv kedge_word kedge.failed=${slot_try}
+  fi
+fi
+echo "kedge: default ${slot_ok}, trial ${slot_try}, tries left ${try_left}; slot ${kedge_slot} ${kedge_word}"
+
+# --- the start. A slot that does not load gives way, to the default first; what was said of the slot is not said of
+# another one. cmdline.txt is plain text: put behind `arg=` (61 72 67 3d), it is one line of an environment.
+if test ${slot_ok} = a; then setenv kedge_other b; else setenv kedge_other a; fi
+setenv kedge_last
+for kedge_next in ${kedge_slot} ${slot_ok} ${kedge_other}; do
+  if test "${kedge_next}" != "${kedge_last}"; then
+    setenv kedge_last ${kedge_next}
+    setenv kedge_loaded no
+    if part number ${devtype} ${devnum} slot-${kedge_next} kedge_part; then
+      setenv kedge_from "${devtype} ${devnum}:${kedge_part}"
+      mw.l ${ramdisk_addr_r} 3d677261
+      setexpr kedge_text ${ramdisk_addr_r} + 4
+      if load ${kedge_from} ${kedge_text} cmdline.txt; then
+        setexpr kedge_size ${filesize} + 4
+        env import -t ${ramdisk_addr_r} ${kedge_size} arg
+        if load ${kedge_from} ${kernel_addr_r} kernel && load ${kedge_from} ${ramdisk_addr_r} initramfs; then
+          setenv kedge_loaded yes
+        fi
+      fi
+    fi
+    if test ${kedge_loaded} = yes; then
+      setenv bootargs "${kedge_arguments} kedge.slot=${kedge_next} ${kedge_word} ${arg}"
+      echo "kedge: starting slot ${kedge_next}"
+      ${kedge_start} ${kernel_addr_r} ${ramdisk_addr_r}:${filesize} ${fdtcontroladdr}
+    fi
+    echo "kedge: slot ${kedge_next} cannot be started"
+    setenv kedge_word
+  fi
+done
+
+# Not back to U-Boot's other ways: whatever else it finds to boot is not this system.
+echo "kedge: no slot can be started; once more in 5 s"
+sleep 5
+reset
