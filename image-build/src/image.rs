@@ -6,12 +6,14 @@
 //! | partition | content |
 //! |---|---|
 //! | `bootenv` | both records in both copies: slot a is the default, the revision is committed, its floor holds |
+//! | `boot` | FAT, only where the firmware needs it: [`boot_script`] |
 //! | `slot-a` | FAT: `/kernel`, `/initramfs`, `/cmdline.txt` |
 //! | `slot-b` | FAT, empty |
 //! | `data` | ext4 with the layers under fs-verity, the revision, the roots, and empty folders for the rest |
 //!
 //! It signs nothing and compresses nothing; it knows no project, only what [`ImagePlan`] names.
 
+pub mod boot_script;
 pub mod ext4;
 pub mod fat;
 pub mod gpt;
@@ -20,7 +22,7 @@ mod scratch;
 use crate::files;
 use anyhow::{Context, Result, bail};
 use gpt::{Kind, Layout, MIB, Partition};
-use kedge_board_support::boards::Board;
+use kedge_board_support::boards::{Backend, Board};
 use kedge_board_support::bootenv::Bootenv;
 use kedge_board_support::record::{Loader, Slot, State};
 use kedge_revision::revision::ObjectKind;
@@ -100,19 +102,23 @@ pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Res
         gpt::write(&file, &layout).with_context(|| format!("cannot write {}", disk.display()))?;
 
     write_boot_record(plan, &file, &partitions)?;
+    if plan.board.boot.backend == Backend::UBoot {
+        say("writing boot");
+        let script = scratch.folder("boot")?.join(boot_script::FILE);
+        files::write(&script, boot_script::make(plan.board, created(plan)))?;
+        write_fat(plan, "boot", &[script], &scratch, &file, &partitions)?;
+    }
     for slot in [Slot::A, Slot::B] {
         say(&format!("writing {}", slot.partition()));
-        let partition = gpt::find(&partitions, slot.partition())?;
-        let image = scratch.path(slot.partition());
-        let label = identity(plan, slot.partition());
-        fat::make(
-            &image,
-            partition.size,
-            label,
-            &slot_files(plan, slot, &scratch)?,
-            created(plan),
+        let contents = slot_files(plan, slot, &scratch)?;
+        write_fat(
+            plan,
+            slot.partition(),
+            &contents,
+            &scratch,
+            &file,
+            &partitions,
         )?;
-        copy_into(&image, &file, partition)?;
     }
     say("writing the data partition");
     let data = gpt::find(&partitions, "data")?;
@@ -136,6 +142,22 @@ pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Res
         sealed,
         partitions,
     })
+}
+
+/// Makes the FAT of a partition.
+fn write_fat(
+    plan: &ImagePlan<'_>,
+    name: &str,
+    contents: &[PathBuf],
+    scratch: &Scratch,
+    disk: &File,
+    partitions: &[Partition],
+) -> Result<()> {
+    let partition = gpt::find(partitions, name)?;
+    let image = scratch.path(&format!("{name}.fat"));
+    let label = identity(plan, name);
+    fat::make(&image, partition.size, label, contents, created(plan))?;
+    copy_into(&image, disk, partition)
 }
 
 /// Seconds since 1970 that every time in the image is set to: when the revision was made.
@@ -175,16 +197,20 @@ fn layout(plan: &ImagePlan<'_>) -> Layout {
         ])
     };
     let sizes = plan.board.partitions;
+    // The data last: the device grows it over the rest of its disk.
     let partitions = [
-        ("bootenv", Kind::BootEnvironment, sizes.bootenv),
-        ("slot-a", Kind::Fat, sizes.slot_a),
-        ("slot-b", Kind::Fat, sizes.slot_b),
-        ("data", Kind::Linux, sizes.data),
+        ("bootenv", Kind::BootEnvironment, Some(sizes.bootenv)),
+        ("boot", Kind::Boot, sizes.boot),
+        ("slot-a", Kind::Fat, Some(sizes.slot_a)),
+        ("slot-b", Kind::Fat, Some(sizes.slot_b)),
+        ("data", Kind::Linux, Some(sizes.data)),
     ];
+    let wanted = partitions
+        .into_iter()
+        .filter_map(|(name, kind, size)| Some((name, kind, size?)));
     Layout {
         guid: guid("disk"),
-        partitions: partitions
-            .into_iter()
+        partitions: wanted
             .map(|(name, kind, mebibytes)| gpt::Wanted {
                 name,
                 kind,
@@ -203,6 +229,11 @@ fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
             "the revision is for board {}, the image for {}",
             envelope.board,
             plan.board.name
+        );
+    }
+    if plan.board.boot.backend == Backend::UBoot && envelope.boot.arguments.contains('\\') {
+        bail!(
+            "the kernel arguments have a backslash, which U-Boot's `env import` takes for its own"
         );
     }
     let budgets = plan.board.budgets;

@@ -26,6 +26,8 @@ pub enum Kind {
     BootEnvironment,
     /// A FAT file system.
     Fat,
+    /// A FAT file system that a firmware boots from.
+    Boot,
     /// A Linux file system.
     Linux,
 }
@@ -39,9 +41,19 @@ impl Kind {
                 *b"\x64\x17\xe2\x3d\xbd\x95\xbd\x54\xa5\xc3\x4a\xbe\x78\x6f\x38\xa8"
             }
             // EBD0A0A2-B9E5-4433-87C0-68B6B72699C7
-            Self::Fat => *b"\xa2\xa0\xd0\xeb\xe5\xb9\x33\x44\x87\xc0\x68\xb6\xb7\x26\x99\xc7",
+            Self::Fat | Self::Boot => {
+                *b"\xa2\xa0\xd0\xeb\xe5\xb9\x33\x44\x87\xc0\x68\xb6\xb7\x26\x99\xc7"
+            }
             // 0FC63DAF-8483-4772-8E79-3D69D8477DE4
             Self::Linux => *b"\xaf\x3d\xc6\x0f\x83\x84\x72\x47\x8e\x79\x3d\x69\xd8\x47\x7d\xe4",
+        }
+    }
+
+    /// The entry's attributes. Bit 2 is "legacy BIOS bootable": what U-Boot's distro boot looks for, before all others.
+    const fn attributes(self) -> u64 {
+        match self {
+            Self::BootEnvironment | Self::Fat | Self::Linux => 0,
+            Self::Boot => 1 << 2,
         }
     }
 }
@@ -119,7 +131,7 @@ pub fn write(disk: &File, layout: &Layout) -> Result<Vec<Partition>> {
         entries.extend(guid(wanted.guid));
         entries.extend((offset / SECTOR).to_le_bytes());
         entries.extend((end / SECTOR).saturating_sub(1).to_le_bytes());
-        entries.extend(0_u64.to_le_bytes());
+        entries.extend(wanted.kind.attributes().to_le_bytes());
         let mut name: Vec<u8> = wanted
             .name
             .encode_utf16()

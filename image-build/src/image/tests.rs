@@ -32,11 +32,12 @@ pub(crate) struct Sample {
 
 impl Sample {
     pub(crate) fn new() -> Self {
-        Self::booting(&noise(70_000, 1), &noise(50_000, 2))
+        Self::of("qemu-x86-64")
     }
 
-    /// With this kernel and initramfs.
-    pub(crate) fn booting(kernel: &[u8], initramfs: &[u8]) -> Self {
+    /// For this board.
+    fn of(board: &str) -> Self {
+        let (kernel, initramfs) = (noise(70_000, 1), noise(50_000, 2));
         let folder = tempfile::tempdir().unwrap();
         let mut objects = BTreeMap::new();
         let mut listed = BTreeMap::new();
@@ -54,8 +55,8 @@ impl Sample {
             );
             id
         };
-        let kernel = add("vmlinuz", kernel, ObjectKind::Kernel);
-        let initramfs = add("initrd", initramfs, ObjectKind::Initramfs);
+        let kernel = add("vmlinuz", &kernel, ObjectKind::Kernel);
+        let initramfs = add("initrd", &initramfs, ObjectKind::Initramfs);
         for (seed, size) in LAYERS.into_iter().enumerate() {
             add(
                 &format!("layer{seed}"),
@@ -69,10 +70,10 @@ impl Sample {
             device_trees: vec![],
             arguments: "quiet".into(),
         };
-        let (verified, document, signatures, root) = signed(draft(listed, boot));
+        let (verified, document, signatures, root) = signed(draft(board, listed, boot));
         Self {
             folder,
-            board: boards::find("qemu-x86-64").unwrap(),
+            board: boards::find(board).unwrap(),
             verified,
             document,
             signatures,
@@ -129,13 +130,10 @@ fn signed(draft: Draft) -> (Verified, Vec<u8>, Vec<u8>, Document) {
         set.sign(kind, document, &key);
         set
     };
+    let board = draft.board.clone();
     let (_, document) = draft.encode().unwrap();
     let signatures = sign(Signed::Revision, &document);
-    let product = Product::new(
-        "gateway".parse().unwrap(),
-        "qemu-x86-64".parse().unwrap(),
-        Mode::Development,
-    );
+    let product = Product::new("gateway".parse().unwrap(), board, Mode::Development);
     let policy = Policy {
         product: &product,
         floor: Floor::default(),
@@ -158,7 +156,7 @@ fn noise(size: usize, seed: u64) -> Vec<u8> {
     (0..size).map(|_| next()).collect()
 }
 
-fn draft(objects: BTreeMap<ObjectId, Object>, boot: Boot) -> Draft {
+fn draft(board: &str, objects: BTreeMap<ObjectId, Object>, boot: Boot) -> Draft {
     let group = Group {
         name: "app".parse().unwrap(),
         change: Change::Restart,
@@ -176,7 +174,7 @@ fn draft(objects: BTreeMap<ObjectId, Object>, boot: Boot) -> Draft {
     };
     Draft {
         product: "gateway".parse().unwrap(),
-        board: "qemu-x86-64".parse().unwrap(),
+        board: board.parse().unwrap(),
         root: 1,
         counter: 5,
         floor: 4,
@@ -212,6 +210,7 @@ fn partition(disk: &Path, partition: &Partition, to: &Path) {
 fn an_image_is_whole_and_its_store_is_sealed() {
     let sample = Sample::new();
     let (disk, report) = sample.build("disk").unwrap();
+    crate::debian::require(&["fdisk"], "check a partition table").unwrap();
     process::run(Command::new("sfdisk").arg("--verify").arg(&disk)).unwrap();
     let file = File::open(&disk).unwrap();
     let partitions = gpt::read(&file).unwrap();
@@ -284,6 +283,41 @@ fn two_builds_give_the_same_bytes() {
     std::thread::sleep(std::time::Duration::from_millis(2100));
     let (two, _) = sample.build("two").unwrap();
     process::run(Command::new("cmp").arg(one).arg(two)).unwrap();
+}
+
+/// What U-Boot looks for: a bootable partition with `boot.scr`, and the record and the slots by name.
+#[test]
+fn an_image_for_u_boot_has_its_script_where_it_looks_for_it() {
+    let sample = Sample::of("qemu-arm64");
+    let (disk, report) = sample.build("disk").unwrap();
+    let names: Vec<&str> = report
+        .partitions
+        .iter()
+        .map(|partition| partition.name.as_str())
+        .collect();
+    assert_eq!(names, ["bootenv", "boot", "slot-a", "slot-b", "data"]);
+    // Bytes 48 to 55 of an entry of the table, which begins at sector 2.
+    let table = File::open(&disk).unwrap();
+    let bootable: Vec<u64> = (0..5)
+        .map(|entry| {
+            let mut attributes = [0; 8];
+            table
+                .read_exact_at(&mut attributes, 1024 + entry * 128 + 48)
+                .unwrap();
+            u64::from_le_bytes(attributes)
+        })
+        .collect();
+    assert_eq!(bootable, [0, 4, 0, 0, 0]);
+    let script = sample.folder.path().join("script-back");
+    let boot = gpt::find(&report.partitions, "boot").unwrap();
+    fat::extract(&disk, boot.offset, "boot.scr", &script).unwrap();
+    assert_eq!(
+        files::read(&script).unwrap(),
+        boot_script::make(&sample.board, 1_790_000_000)
+    );
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    let (again, _) = sample.build("again").unwrap();
+    process::run(Command::new("cmp").arg(disk).arg(again)).unwrap();
 }
 
 #[test]

@@ -1,0 +1,206 @@
+//! What U-Boot runs on boards whose backend it is: our script, in the wrapping that it asks for.
+//!
+//! The script is `board-support/boot/u-boot.cmd` under two lines from the board's file. The wrapping is U-Boot's legacy
+//! image, so that no tool is needed: a header of 64 bytes, the length of the script, a zero, the script; all numbers are
+//! big-endian. Source: U-Boot `include/image.h` (`struct legacy_img_hdr`), `boot/image-board.c`.
+//!
+//! It does not write the partition; what the script does is tested on machines (the tier `vm`).
+
+use kedge_board_support::boards::{Architecture, Board};
+use kedge_board_support::record::{Slot, crc32};
+
+/// The name under which U-Boot looks for it.
+pub const FILE: &str = "boot.scr";
+const TEXT: &str = include_str!("../../../board-support/boot/u-boot.cmd");
+/// What the script says when a slot's kernel is about to run; the letter follows.
+const STARTING: &str = "kedge: starting slot ";
+
+const MAGIC: u32 = 0x2705_1956;
+const LINUX: u8 = 5;
+const SCRIPT: u8 = 6;
+const NOT_COMPRESSED: u8 = 0;
+const NAME: &[u8; 32] = b"kedge\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+/// The script for a board; its time is `time`, seconds since 1970.
+#[must_use]
+pub fn make(board: &Board, time: u64) -> Vec<u8> {
+    wrap(script(board).as_bytes(), board.architecture, time)
+}
+
+/// The slot that this line of the console says is started; nothing if it is another line.
+#[must_use]
+pub fn started(line: &str) -> Option<Slot> {
+    Slot::from_letter(line.trim().strip_prefix(STARTING)?)
+}
+
+fn script(board: &Board) -> String {
+    let start = match board.architecture {
+        Architecture::Arm64 | Architecture::Riscv64 => "booti",
+        Architecture::Armv7 => "bootz",
+        Architecture::X86_64 => "zboot",
+        Architecture::Mipsel => "bootm",
+    };
+    format!(
+        "setenv kedge_arguments \"{}\"\nsetenv kedge_start {start}\n{TEXT}",
+        board.boot.arguments
+    )
+}
+
+fn wrap(script: &[u8], architecture: Architecture, time: u64) -> Vec<u8> {
+    let mut body = length(script).to_be_bytes().to_vec();
+    body.extend([0; 4]);
+    body.extend(script);
+    // A time beyond 2106 is no reason not to boot.
+    let time = u32::try_from(time).unwrap_or(u32::MAX);
+    let header = |checksum: u32| {
+        let mut header = Vec::new();
+        for field in [MAGIC, checksum, time, length(&body), 0, 0, crc32(&body)] {
+            header.extend(field.to_be_bytes());
+        }
+        header.extend([LINUX, number(architecture), SCRIPT, NOT_COMPRESSED]);
+        header.extend(NAME);
+        header
+    };
+    let mut image = header(crc32(&header(0)));
+    image.extend(body);
+    image
+}
+
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}
+
+/// `IH_ARCH_…`.
+const fn number(architecture: Architecture) -> u8 {
+    match architecture {
+        Architecture::Armv7 => 2,
+        Architecture::Mipsel => 5,
+        Architecture::Arm64 => 22,
+        Architecture::X86_64 => 24,
+        Architecture::Riscv64 => 26,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kedge_board_support::boards;
+    use kedge_board_support::record::COPY;
+
+    fn board() -> Board {
+        boards::find("qemu-arm64").unwrap()
+    }
+
+    fn field(image: &[u8], at: usize) -> u32 {
+        u32::from_be_bytes(*image[at..].first_chunk().unwrap())
+    }
+
+    #[test]
+    fn the_wrapping_is_what_u_boot_checks_before_it_runs_a_script() {
+        let image = make(&board(), 1_790_000_000);
+        assert_eq!(field(&image, 0), 0x2705_1956);
+        let mut header = image[..64].to_vec();
+        header[4..8].fill(0);
+        assert_eq!(field(&image, 4), crc32(&header), "ih_hcrc");
+        assert_eq!(field(&image, 8), 1_790_000_000, "ih_time");
+        let body = &image[64..];
+        assert_eq!(field(&image, 12) as usize, body.len(), "ih_size");
+        assert_eq!((field(&image, 16), field(&image, 20)), (0, 0));
+        assert_eq!(field(&image, 24), crc32(body), "ih_dcrc");
+        assert_eq!(
+            image[28..32],
+            [5, 22, 6, 0],
+            "system, processor, type, compression"
+        );
+        let text = &body[8..];
+        assert_eq!((field(body, 0) as usize, field(body, 4)), (text.len(), 0));
+        assert_eq!(text, script(&board()).as_bytes());
+    }
+
+    /// Made by `mkimage -T script -C none -A arm64 -O linux -n kedge` 2023.01, with `SOURCE_DATE_EPOCH=1790000000`.
+    #[test]
+    fn the_bytes_are_those_of_mkimage() {
+        let mut mkimage = b"\x27\x05\x19\x56\xbe\xb3\xcb\xa1\x6a\xb1\x3b\x80\x00\x00\x00\x13\
+            \x00\x00\x00\x00\x00\x00\x00\x00\x3d\xb5\x5e\x6f\x05\x16\x06\x00kedge"
+            .to_vec();
+        mkimage.resize(64, 0);
+        mkimage.extend(b"\x00\x00\x00\x0b\x00\x00\x00\x00echo hello\n");
+        let ours = wrap(b"echo hello\n", Architecture::Arm64, 1_790_000_000);
+        assert_eq!(ours, mkimage);
+    }
+
+    #[test]
+    fn the_boards_arguments_come_first() {
+        let text = script(&board());
+        let lines: Vec<&str> = text.lines().take(2).collect();
+        assert_eq!(
+            lines,
+            [
+                "setenv kedge_arguments \"console=ttyAMA0 panic=1 oops=panic\"",
+                "setenv kedge_start booti"
+            ]
+        );
+    }
+
+    #[test]
+    fn only_the_keys_of_the_record_are_read_and_written() {
+        let size = format!("{COPY:x}");
+        let mut seen = 0;
+        for line in TEXT.lines().filter(|line| !line.starts_with('#')) {
+            for verb in ["env import -c", "env export -c"] {
+                if let Some((_, words)) = line.split_once(verb) {
+                    let words = words.trim_end_matches("; then");
+                    assert!(words.ends_with(" slot_ok slot_try try_left"), "{line}");
+                    assert!(words.split(' ').any(|word| word == size), "{line}");
+                    seen += 1;
+                }
+            }
+            assert!(
+                !line.contains("saveenv") && !line.contains("env save"),
+                "{line}"
+            );
+        }
+        assert_eq!(seen, 2);
+    }
+
+    #[test]
+    fn a_try_is_taken_off_and_written_before_the_trial_can_start() {
+        let at = |text: &str| TEXT.find(text).unwrap_or_else(|| panic!("no {text:?}"));
+        let order = [
+            "setexpr try_left ${try_left} - 1",
+            "write ${kernel_addr_r} ${kedge_one} 8",
+            "write ${kernel_addr_r} ${kedge_two} 8",
+            "setenv kedge_slot ${slot_try}",
+            "${kedge_start} ${kernel_addr_r}",
+        ]
+        .map(at);
+        assert!(order.is_sorted(), "{order:?}");
+    }
+
+    #[test]
+    fn what_the_script_says_of_a_start_is_understood() {
+        assert!(TEXT.contains(&format!("echo \"{STARTING}${{kedge_next}}\"")));
+        assert_eq!(started("kedge: starting slot b"), Some(Slot::B));
+        assert_eq!(started("kedge: starting slot a\r"), Some(Slot::A));
+        for line in [
+            "kedge: starting slot c",
+            "web: kedge: starting slot a",
+            "kedge: starting slot a b",
+            "",
+        ] {
+            assert_eq!(started(line), None, "{line}");
+        }
+    }
+
+    /// U-Boot's shell reads bytes, and its older one has no other way to go on in the next line.
+    #[test]
+    fn the_script_is_plain_ascii_in_short_lines() {
+        for line in script(&board()).lines() {
+            assert!(
+                line.len() <= 128 && line.bytes().all(|byte| (0x20..0x7f).contains(&byte)),
+                "{line}"
+            );
+            assert!(!line.ends_with('\\'), "{line}");
+        }
+    }
+}
