@@ -93,7 +93,7 @@ fn vm_trials_of_a_slot() -> Result<()> {
         Ok(())
     });
     checks.run("an init that hangs is reset by the watchdog", &mut guest, |guest| {
-        project.kernel_arguments("kedge.probe=hang")?;
+        project.kernel_arguments("-- hang")?;
         push(&project, guest)?;
         back(guest, &before, "b", "watchdog")
     });
