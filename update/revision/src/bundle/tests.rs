@@ -1,7 +1,7 @@
 //! Bundles that are whole, torn, out of order, over their bounds, and with something behind their end.
 
 use super::*;
-use crate::verity::{self, Sealed};
+use crate::verity::{self, Sealed, tree_size};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
