@@ -281,6 +281,17 @@ fn unconfigured() -> Refused {
     Refused::new(503, "the device is not ready to be updated")
 }
 
+/// Not inlined: there are many callers, and each would carry the copy of the path.
+#[cold]
+#[inline(never)]
+fn file_error(doing: &'static str, path: &Path, source: std::io::Error) -> Error {
+    Error::File {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}
+
 /// Structures of ours can always be written.
 fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()

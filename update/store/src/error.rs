@@ -3,7 +3,7 @@
 use kedge_revision::ObjectId;
 use kedge_sys::verity::VerityError;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// An error of the store.
 #[derive(Debug)]
@@ -63,14 +63,20 @@ pub enum Error {
 
 impl Error {
     /// For `map_err` on I/O.
-    pub(crate) fn file(
+    pub(crate) fn file<'a>(
         doing: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::File {
+        path: &'a Path,
+    ) -> impl FnOnce(std::io::Error) -> Self + 'a {
+        move |source| Self::of_file(doing, path, source)
+    }
+
+    /// Not inlined: there are many callers, and each would carry the copy of the path.
+    #[cold]
+    #[inline(never)]
+    fn of_file(doing: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::File {
             doing,
-            path,
+            path: path.to_path_buf(),
             source,
         }
     }

@@ -149,7 +149,10 @@ impl Store {
     /// # Errors
     /// [`Error::File`].
     pub fn put_signatures(&self, id: ObjectId, signatures: &[u8]) -> Result<(), Error> {
-        durable::write(&self.revision_directory(id).join("revision.sig"), signatures)
+        durable::write(
+            &self.revision_directory(id).join("revision.sig"),
+            signatures,
+        )
     }
 
     /// A revision's document and signatures as they are on the disk: nothing is judged but their sizes and
@@ -225,7 +228,7 @@ impl Store {
             Err(Error::File { source, .. }) if source.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
             Ok(_) => {
-                return Err(Error::file("replace", path)(
+                return Err(Error::file("replace", &path)(
                     ErrorKind::AlreadyExists.into(),
                 ));
             }
@@ -236,22 +239,21 @@ impl Store {
         durable::write(&path, document)
     }
 
-    /// The parameters that a revision has, with their counters, the oldest first.
+    /// The parameters that a revision has, by their counters.
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn parameters(&self, id: ObjectId) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+    pub fn parameters(&self, id: ObjectId) -> Result<BTreeMap<u64, Vec<u8>>, Error> {
         let directory = self.revision_directory(id).join("parameters");
         if !directory.is_dir() {
-            return Ok(Vec::new());
+            return Ok(BTreeMap::new());
         }
-        let mut found = Vec::new();
+        let mut found = BTreeMap::new();
         for name in names(&directory)? {
             if let Ok(counter) = name.parse() {
-                found.push((counter, read(&directory.join(&name), Parameters::CAP)?));
+                found.insert(counter, read(&directory.join(&name), Parameters::CAP)?);
             }
         }
-        found.sort_unstable_by_key(|(counter, _)| *counter);
         Ok(found)
     }
 
@@ -345,7 +347,7 @@ mod tests {
     #[test]
     fn parameters_of_one_counter_never_change() {
         let (_guard, store, id) = store();
-        assert_eq!(store.parameters(id).unwrap(), []);
+        assert!(store.parameters(id).unwrap().is_empty());
         for counter in [10, 9, 10] {
             store.put_parameters(id, counter, b"values").unwrap();
         }
@@ -353,8 +355,8 @@ mod tests {
             store.put_parameters(id, 10, b"others"),
             Err(Error::File { source, .. }) if source.kind() == ErrorKind::AlreadyExists
         ));
-        let counters: Vec<_> = store.parameters(id).unwrap();
-        assert_eq!(counters, [(9, b"values".into()), (10, b"values".into())]);
+        let expected = [(9, b"values".to_vec()), (10, b"values".to_vec())];
+        assert_eq!(store.parameters(id).unwrap(), BTreeMap::from(expected));
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Incoming {
             }
             Body::Object { id, offset } => {
                 let wanted = offer.and_then(|offer| offer.missing.get(&id));
-                let object = wanted.ok_or_else(|| {
+                let (object, _) = wanted.ok_or_else(|| {
                     Refused::conflict(format_args!("no offer was accepted that lacks {id}"))
                 })?;
                 let arrival = Arrival::begin(store, id, *object, offset)?;

@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 /// The revisions that PID 1 named last.
 #[derive(Debug, Default)]
 pub(super) struct Keep {
-    named: Option<BTreeSet<ObjectId>>,
+    named: Option<Vec<ObjectId>>,
     committed: Option<ObjectId>,
 }
 
 impl Keep {
-    pub(super) fn name(&mut self, revisions: BTreeSet<ObjectId>) {
+    pub(super) fn name(&mut self, revisions: Vec<ObjectId>) {
         self.named = Some(revisions);
     }
 
@@ -37,7 +37,8 @@ impl Keep {
         let Some(named) = &self.named else {
             return Ok(Collected::default());
         };
-        let mut revisions = named.clone();
+        let mut revisions = BTreeSet::new();
+        revisions.extend(named.iter().copied());
         revisions.extend(self.committed);
         revisions.extend(offered);
         let there = store.revisions()?;
@@ -69,7 +70,7 @@ mod tests {
         keep.commit(committed);
         let collected = keep.collect(store, Some(offered), BTreeSet::new()).unwrap();
         assert_eq!(collected, Collected::default());
-        keep.name(BTreeSet::from([named]));
+        keep.name(vec![named]);
         let collected = keep.collect(store, Some(offered), BTreeSet::new()).unwrap();
         assert_eq!((collected.revisions, collected.objects), (1, 1));
         assert_eq!(store.objects().unwrap().len(), all - 1);
@@ -91,7 +92,7 @@ mod tests {
         let path = store.revision_directory(kept).join("revision.json");
         kedge_store::durable::write(&path, b"{}").unwrap();
         let mut keep = Keep::default();
-        keep.name(BTreeSet::from([kept]));
+        keep.name(vec![kept]);
         let all = store.objects().unwrap();
         keep.collect(store, None, BTreeSet::new()).unwrap_err();
         assert_eq!(store.objects().unwrap(), all);

@@ -16,7 +16,7 @@ use kedge_revision::{Content, ObjectId, Verified};
 use kedge_store::space::Space;
 use kedge_store::{Error, Staging, Store};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
 /// Most objects that an answer lists: as many as fit its frame. With more it says how many, and the rest is
@@ -27,8 +27,8 @@ const MOST_LISTED: usize = 128;
 #[derive(Debug)]
 pub(super) struct Offer {
     pub(super) revision: ObjectId,
-    /// What it still needs.
-    pub(super) missing: BTreeMap<ObjectId, Object>,
+    /// What it still needs, and how many bytes of it were there.
+    pub(super) missing: BTreeMap<ObjectId, (Object, u64)>,
 }
 
 /// The answer.
@@ -97,10 +97,9 @@ pub(super) fn take(
         parameters,
     };
     let json = serde_json::to_vec(&answer).map_err(|error| Refused::new(500, error))?;
-    let missing = missing.into_iter().map(|(id, (object, _))| (id, object));
     let offer = Offer {
         revision: verified.id(),
-        missing: missing.collect(),
+        missing,
     };
     Ok((offer, json))
 }
@@ -167,8 +166,9 @@ fn fits(store: &Store, keep: &Keep, verified: &Verified, needed: u64) -> Result<
     let check = || Space::of(store.data())?.check(needed);
     match check() {
         Err(Error::NoSpace { .. }) => {
-            let objects = verified.envelope().objects.keys().copied();
-            keep.collect(store, Some(verified.id()), objects.collect())?;
+            let mut objects = BTreeSet::new();
+            objects.extend(verified.envelope().objects.keys().copied());
+            keep.collect(store, Some(verified.id()), objects)?;
             Ok(check()?)
         }
         outcome => Ok(outcome?),

@@ -46,12 +46,16 @@ impl Refused {
 }
 
 impl From<kedge_revision::Error> for Refused {
+    #[cold]
+    #[inline(never)]
     fn from(error: kedge_revision::Error) -> Self {
         Self::conflict(chain(&error))
     }
 }
 
 impl From<crate::helpers::Error> for Refused {
+    #[cold]
+    #[inline(never)]
     fn from(error: crate::helpers::Error) -> Self {
         Self::new(500, chain(&error))
     }
@@ -70,6 +74,8 @@ fn chain(error: &dyn core::error::Error) -> String {
 }
 
 impl From<kedge_store::Error> for Refused {
+    #[cold]
+    #[inline(never)]
     fn from(error: kedge_store::Error) -> Self {
         use kedge_store::Error;
         let status = match &error {

@@ -7,6 +7,7 @@
 //! comes back from the disk counts: kernel and initramfs by their digests, the rest byte by byte.
 
 use super::super::Error;
+use super::file_error;
 use super::refused::Refused;
 use kedge_board_support::slot::{File as Entry, Layout, Piece};
 use kedge_revision::{ObjectId, Verified, verity};
@@ -221,12 +222,7 @@ fn chunks(
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File {
-        doing,
-        path,
-        source,
-    }
+    move |source| file_error(doing, path, source)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 
 use super::super::Error;
 use super::copy::copy;
+use super::file_error;
 use super::refused::Refused;
 use kedge_revision::{Name, ObjectId};
 use kedge_store::space::Space;
@@ -46,7 +47,7 @@ pub(super) fn take(
     let all = directory(store);
     durable::make_directory(&all)?;
     std::fs::set_permissions(&all, Permissions::from_mode(0o700))
-        .map_err(|source| file("close", &all, source))?;
+        .map_err(|source| file_error("close", &all, source))?;
     let top = all.join(revision.hex());
     durable::make_directory(&top)?;
     let copied = volumes.iter().try_for_each(|(container, volume)| {
@@ -75,10 +76,10 @@ fn keep(from: &Path, container: &Path, volume: &Name, most: u64) -> Result<(), R
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(durable::make_directory(&with(&to, ABSENT))?);
         }
-        Err(error) => return Err(file("open", from, error).into()),
+        Err(error) => return Err(file_error("open", from, error).into()),
     };
     durable::make_directory(&to)?;
-    let target = open(&to).map_err(|source| file("open", &to, source))?;
+    let target = open(&to).map_err(|source| file_error("open", &to, source))?;
     Ok(copy(&source, &target, from, most)?)
 }
 
@@ -181,21 +182,13 @@ fn open(path: &Path) -> std::io::Result<OwnedFd> {
 
 /// Names in a directory that are text; others are none of ours.
 fn list(path: &Path) -> Result<Vec<String>, Error> {
-    let failed = |source| file("list", path, source);
+    let failed = |source| file_error("list", path, source);
     let mut names = Vec::new();
     for entry in std::fs::read_dir(path).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         names.extend(entry.file_name().into_string());
     }
     Ok(names)
-}
-
-fn file(doing: &'static str, path: &Path, source: std::io::Error) -> Error {
-    Error::File {
-        doing,
-        path: path.to_owned(),
-        source,
-    }
 }
 
 #[cfg(test)]
