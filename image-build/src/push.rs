@@ -17,7 +17,7 @@ pub use status::{Failed, MissingGoal, Place, Staging, Stand, Status, Target, Upd
 
 use crate::http::Refused;
 use crate::payload::Payload;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kedge_revision::ObjectId;
 use serde::Serialize;
 use std::io::ErrorKind;
@@ -103,6 +103,10 @@ pub fn push(
         status => status?,
     };
     let given = payload.parameters()?.map(|parameters| parameters.counter);
+    let target = Target {
+        revision: payload.id(),
+        parameters: given,
+    };
     let kept = before
         .update
         .committed
@@ -118,7 +122,7 @@ pub fn push(
         bytes_sent: 0,
         verdict: Verdict::Nothing,
     };
-    if !is_trying(&before, &outcome) {
+    if !is_trying(&before, &target) {
         let offer = send(device, payload, &mut outcome, news)?;
         outcome.change = Some(offer.change);
         if given.is_none() {
@@ -127,7 +131,7 @@ pub fn push(
         if offer.change == Change::Nothing {
             return Ok(outcome);
         }
-        let change = apply(device, &outcome, &before.update, news)?;
+        let change = apply(device, &outcome, &target, &before.update, news)?;
         outcome.change = Some(change);
         news(News::Begun(change));
     }
@@ -135,20 +139,13 @@ pub fn push(
         Verdict::Begun
     } else {
         let limit = longest_trial(payload);
-        watch::watch(device, &target(&outcome), &before.update, limit, news)?
+        watch::watch(device, &target, &before.update, limit, news)?
     };
     Ok(outcome)
 }
 
-fn target(outcome: &Outcome) -> Target {
-    Target {
-        revision: outcome.revision,
-        parameters: outcome.parameters,
-    }
-}
-
-fn is_trying(status: &Status, outcome: &Outcome) -> bool {
-    let stand = Stand::of(&status.update, &target(outcome));
+fn is_trying(status: &Status, target: &Target) -> bool {
+    let stand = Stand::of(&status.update, target);
     matches!(stand, Stand::Trying { .. })
 }
 
@@ -204,7 +201,8 @@ fn send(
     outcome: &mut Outcome,
     news: &mut dyn FnMut(News<'_>),
 ) -> Result<Offer> {
-    let mut least = u64::MAX;
+    // Objects and bytes that are missing: one of them must fall.
+    let mut least = (u64::MAX, u64::MAX);
     let mut stuck = 0;
     loop {
         let offer = again(device, news, || device.offer(payload)).map_err(|error| {
@@ -215,22 +213,27 @@ fn send(
             })
         })?;
         news(News::Offered(&offer));
-        if offer.missing_bytes() < least {
-            least = offer.missing_bytes();
-            stuck = 0;
+        let missing = offer.missing_objects();
+        let now = (missing, offer.missing_bytes());
+        stuck = if now < least { 0 } else { stuck + 1 };
+        least = least.min(now);
+        let cut = objects(device, payload, &offer, outcome, news)?;
+        match cut {
+            None if offer.more == 0 => return Ok(offer),
+            // The rest is told by the next answer.
+            None if stuck < ATTEMPTS => {}
+            None => bail!("the device goes on to lack {missing} objects"),
+            Some(error) if stuck < ATTEMPTS => {
+                news(News::Interrupted(&error));
+                std::thread::sleep(device.waits().pause);
+            }
+            Some(error) => {
+                return Err(explain(
+                    error,
+                    |_| "the device takes no more of it; its log says more: `kedge ctl logs kedge`",
+                ));
+            }
         }
-        let Some(error) = objects(device, payload, &offer, outcome, news)? else {
-            return Ok(offer);
-        };
-        stuck += 1;
-        if stuck >= ATTEMPTS {
-            return Err(explain(
-                error,
-                |_| "the device takes no more of it; its log says more: `kedge ctl logs kedge`",
-            ));
-        }
-        news(News::Interrupted(&error));
-        std::thread::sleep(device.waits().pause);
     }
 }
 
@@ -276,6 +279,7 @@ fn objects(
 fn apply(
     device: &Device,
     outcome: &Outcome,
+    target: &Target,
     before: &Update,
     news: &mut dyn FnMut(News<'_>),
 ) -> Result<Change> {
@@ -287,9 +291,9 @@ fn apply(
         {
             lost = true;
             let status: Status = device.status().context("the answer to `apply` got lost")?;
-            let begun = match Stand::of(&status.update, &target(outcome)) {
+            let begun = match Stand::of(&status.update, target) {
                 Stand::Trying { .. } | Stand::Committed => true,
-                Stand::Failed(reason) => target(outcome).failure(before) != Some(reason),
+                Stand::Failed(reason) => target.failure(before) != Some(reason),
                 Stand::Absent => false,
             };
             if begun {

@@ -40,6 +40,8 @@ pub struct Script {
     pub loses_apply: bool,
     /// Room for objects, bytes.
     pub room: Option<u64>,
+    /// Most objects that an answer to an offer lists.
+    pub lists: Option<usize>,
 }
 
 /// How long a trial runs before a boot, how long a boot takes, and what the verdict takes.
@@ -354,15 +356,18 @@ impl World {
         if let Some(room) = self.script.room.filter(|room| *room < needed) {
             return Ok(problem(507, format!("{} bytes are missing", needed - room)));
         }
+        let listed = self.script.lists.unwrap_or(usize::MAX).min(missing.len());
+        let more = missing.len() - listed;
         let missing: Vec<Value> = missing
             .into_iter()
+            .take(listed)
             .map(|(id, object)| json!({ "id": id, "size": object.size, "have": self.have(id, object) }))
             .collect();
         let same = self.committed == (verified.id(), counter);
         let change = if same { "nothing" } else { "slot" };
         let answer = json!({
             "revision": verified.id(), "version": verified.envelope().version, "change": change,
-            "missing": missing, "needed-bytes": needed,
+            "missing": missing, "more": more, "needed-bytes": needed,
         });
         self.offered = Some((verified, counter));
         Ok(Reply::Json(200, answer))
@@ -430,7 +435,12 @@ impl World {
             return problem(409, "a trial is running");
         }
         let pair = (verified.id(), *counter);
-        let wanted = (asked.word("revision"), asked.number("parameters"));
+        let counter = match asked.number("parameters") {
+            // Nobody gave any: the device goes on with those that it has.
+            0 => pair.1,
+            counter => counter,
+        };
+        let wanted = (asked.word("revision"), counter);
         if wanted != (pair.0.hex(), pair.1) || self.store.missing(verified.envelope()).count() > 0 {
             return problem(
                 409,

@@ -95,6 +95,9 @@ pub struct Offer {
     /// What must be sent.
     #[serde(default)]
     pub missing: Vec<Missing>,
+    /// Further objects that must be, told by the next answer to the same offer.
+    #[serde(default)]
+    pub more: u64,
     /// What it takes on the device's disk, bytes.
     #[serde(default)]
     pub needed_bytes: u64,
@@ -104,7 +107,14 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Bytes of objects that are still to be sent.
+    /// Objects that are still to be sent.
+    #[must_use]
+    pub fn missing_objects(&self) -> u64 {
+        let listed = u64::try_from(self.missing.len()).unwrap_or(u64::MAX);
+        listed.saturating_add(self.more)
+    }
+
+    /// Bytes of the listed objects that are still to be sent.
     #[must_use]
     pub fn missing_bytes(&self) -> u64 {
         let sizes = self

@@ -90,28 +90,30 @@ pub struct Staging {
     pub total: u64,
 }
 
-/// What is tried: a revision with the counter of its parameters.
+/// What is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     /// The revision.
     pub revision: ObjectId,
-    /// The counter of its parameters.
-    pub parameters: u64,
+    /// The counter of the parameters given with it. Whoever gives none leaves it to the device.
+    pub parameters: Option<u64>,
 }
 
 impl Target {
-    fn is(&self, place: Option<&Place>) -> bool {
-        let same =
-            |place: &Place| place.revision == self.revision && place.parameters == self.parameters;
-        place.is_some_and(same)
+    fn is(&self, revision: ObjectId, parameters: u64) -> bool {
+        revision == self.revision && self.parameters.is_none_or(|given| given == parameters)
+    }
+
+    fn is_at(&self, place: Option<&Place>) -> bool {
+        place.is_some_and(|place| self.is(place.revision, place.parameters))
     }
 
     /// Why this is what failed last, if it is.
     #[must_use]
     pub fn failure(&self, update: &Update) -> Option<String> {
         let failed = update.failed.as_ref()?;
-        let same = failed.revision == self.revision && failed.parameters == self.parameters;
-        same.then(|| failed.reason.clone())
+        self.is(failed.revision, failed.parameters)
+            .then(|| failed.reason.clone())
     }
 }
 
@@ -135,10 +137,10 @@ impl Stand {
     /// What an `update` says of `target`.
     #[must_use]
     pub fn of(update: &Update, target: &Target) -> Self {
-        if target.is(update.trial.as_ref()) {
+        if target.is_at(update.trial.as_ref()) {
             let tries_left = update.trial.as_ref().and_then(|trial| trial.tries_left);
             Self::Trying { tries_left }
-        } else if target.is(update.committed.as_ref()) {
+        } else if target.is_at(update.committed.as_ref()) {
             Self::Committed
         } else if let Some(reason) = target.failure(update) {
             Self::Failed(reason)
@@ -158,15 +160,15 @@ mod tests {
 
     #[test]
     fn a_stand_needs_revision_and_parameters() {
-        let target = Target {
+        let target = |parameters| Target {
             revision: id(2),
-            parameters: 7,
+            parameters,
         };
         let stand = |text: &str| {
             let text = text
                 .replace("ONE", &id(1).to_string())
                 .replace("TWO", &id(2).to_string());
-            Stand::of(&serde_json::from_str(&text).unwrap(), &target)
+            Stand::of(&serde_json::from_str(&text).unwrap(), &target(Some(7)))
         };
         let one = r#""committed":{"revision":"ONE","parameters":7,"slot":"a"}"#;
         let tried = format!(
@@ -176,7 +178,11 @@ mod tests {
         assert_eq!(stand(&tried), Stand::Trying { tries_left });
         let committed = r#"{"committed":{"revision":"TWO","parameters":7},"new-field":[]}"#;
         assert_eq!(stand(committed), Stand::Committed);
-        assert_eq!(stand(&committed.replace('7', "6")), Stand::Absent);
+        let others = committed.replace('7', "6");
+        assert_eq!(stand(&others), Stand::Absent);
+        let text = others.replace("TWO", &id(2).to_string());
+        let update = serde_json::from_str(&text).unwrap();
+        assert_eq!(Stand::of(&update, &target(None)), Stand::Committed);
         let failed =
             format!(r#"{{{one},"failed":{{"revision":"TWO","parameters":7,"reason":"panic"}}}}"#);
         assert_eq!(stand(&failed), Stand::Failed("panic".into()));

@@ -92,9 +92,12 @@ impl Screen {
                 self.say(&format!("the device takes it: {}", offer.change));
                 let bytes = offer.missing_bytes();
                 if !offer.missing.is_empty() {
-                    let count = offer.missing.len();
-                    let size = human(bytes);
-                    self.say(&format!("it lacks {count} objects, {size}"));
+                    let (count, size) = (offer.missing_objects(), human(bytes));
+                    let first = match offer.more {
+                        0 => String::new(),
+                        _ => format!(" for the first {}", offer.missing.len()),
+                    };
+                    self.say(&format!("it lacks {count} objects, {size}{first}"));
                     self.bar = Some(self.output.bytes("sending", bytes));
                 }
             }

@@ -1,23 +1,30 @@
-//! `ctl apply FILE`: the bundle's documents are offered, the objects that the device lacks follow, and the trial begins.
+//! `ctl apply FILE`: the documents of a bundle are offered, the objects that the device lacks follow, and the trial
+//! begins.
 //!
-//! Nothing is judged here: PID 1 takes nothing on trust from this process.
+//! The bundle is walked by the headers of its sections, and what they say is sent as it is. Nothing is judged here:
+//! PID 1 takes nothing on trust from this process.
 
 use super::client::{Body, Client, ClientError};
 use kedge_revision::ObjectId;
-use kedge_revision::bundle::{Event, Fault, Head, Parser};
-use kedge_revision::parameters::Parameters;
-use kedge_revision::verity::{digest, tree_size};
+use kedge_revision::bundle::{DIGEST, Fault, HEADER, Kind, MAGIC, Section};
 use serde::Deserialize;
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Error, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// What of a device's answer to an offer is needed.
+/// A device's answer to an offer.
 #[derive(Deserialize)]
 struct Offer {
+    revision: ObjectId,
     change: String,
     missing: Vec<Missing>,
+    /// Further objects that are missing, told by the next answer.
+    #[serde(default)]
+    more: u64,
+    /// Under which counter of parameters the device would try it, where it says so.
+    #[serde(default)]
+    parameters: u64,
 }
 
 #[derive(Deserialize)]
@@ -27,39 +34,18 @@ struct Missing {
     have: u64,
 }
 
-/// What of a device's status is needed: the parameters that it has.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Status {
-    update: Update,
-}
+/// A piece of the file: where it begins, and its bytes.
+type Range = (u64, u64);
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Update {
-    committed: Committed,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Committed {
-    parameters: u64,
-}
-
-/// Where an object is in a bundle.
-#[derive(Clone, Copy)]
-struct Place {
-    tree: u64,
-    bytes: u64,
-    size: u64,
-}
-
-/// A bundle: its documents, and where its objects are.
+/// A bundle: where its documents end and its objects are.
 struct Bundle<'a> {
     path: &'a Path,
     file: File,
-    head: Head,
-    places: BTreeMap<ObjectId, Place>,
+    head: u64,
+    /// Counter of the parameters in it.
+    parameters: Option<u64>,
+    /// Tree and bytes of each object.
+    objects: Vec<(ObjectId, Range, Range)>,
 }
 
 /// Sends a bundle and lets its trial begin; says what changes.
@@ -68,136 +54,174 @@ pub(super) fn apply<S: Read + Write>(
     path: &Path,
     out: &mut impl Write,
 ) -> Result<(), ClientError> {
-    let mut bundle = Bundle::open(path)?;
-    let head = bundle.head.encode();
-    let body = Body {
-        bytes: &head,
-        ..Body::default()
-    };
-    let answer = ask(client, "POST", "/v1/update/offer", &body)?;
-    let offer: Offer =
-        serde_json::from_slice(&answer).map_err(|_| ClientError::Protocol("offer"))?;
-    if offer.change != "nothing" {
+    let bundle = Bundle::open(path)?;
+    loop {
+        let answer = bundle.send(client, "/v1/update/offer", [(0, bundle.head), (0, 0)])?;
+        let offer: Offer =
+            serde_json::from_slice(&answer).map_err(|_| ClientError::Protocol("offer"))?;
         for missing in &offer.missing {
-            bundle.send(client, missing)?;
+            bundle.object(client, missing)?;
         }
-        let parameters = bundle.parameters(client)?;
-        let id = digest(&bundle.head.revision).hex();
-        let target = format!("/v1/update/apply?revision={id}&parameters={parameters}");
-        ask(client, "POST", &target, &Body::default())?;
+        if offer.more > 0 && !offer.missing.is_empty() {
+            continue;
+        }
+        if offer.change != "nothing" {
+            let target = format!(
+                "/v1/update/apply?revision={}&parameters={}",
+                offer.revision.hex(),
+                bundle.parameters.unwrap_or(offer.parameters)
+            );
+            client.request("POST", &target, &mut |_| Ok(()))?;
+        }
+        return writeln!(out, "change: {}", offer.change).map_err(ClientError::Output);
     }
-    writeln!(out, "change: {}", offer.change).map_err(ClientError::Output)
-}
-
-fn ask<S: Read + Write>(
-    client: &mut Client<S>,
-    method: &str,
-    target: &str,
-    body: &Body<'_>,
-) -> Result<Vec<u8>, ClientError> {
-    let mut answer = Vec::new();
-    client.request_with(method, target, body, &mut |part| {
-        answer.extend_from_slice(part);
-        Ok(())
-    })?;
-    Ok(answer)
 }
 
 impl<'a> Bundle<'a> {
-    /// Holds the file to its form; objects are passed over.
+    /// Finds the sections.
     fn open(path: &'a Path) -> Result<Self, ClientError> {
-        let cannot = cannot(path);
-        let file = File::open(path).map_err(&cannot)?;
-        let length = file.metadata().map_err(&cannot)?.len();
-        let mut reader = BufReader::with_capacity(4096, &file);
-        let mut parser = Parser::new();
-        let mut places = BTreeMap::new();
-        let mut tree = 0;
-        loop {
-            let input = reader.fill_buf().map_err(&cannot)?;
-            let (before, mut rest) = (input.len(), input);
-            let event = parser.next(&mut rest).map_err(ClientError::Bundle)?;
-            let object = match event {
-                Event::More if before == 0 => break,
-                Event::Tree(..) => Some(None),
-                Event::Object(id, size) => Some(Some((id, size))),
-                Event::More | Event::Head | Event::Bytes(_) | Event::End => None,
-            };
-            let used = before.saturating_sub(rest.len());
-            reader.consume(used);
-            let Some(object) = object else { continue };
-            let start = reader.stream_position().map_err(&cannot)?;
-            let end = start.saturating_add(parser.skip());
-            if end > length {
-                return Err(ClientError::Bundle(kedge_revision::Error::Bundle(
-                    Fault::Truncated("an object"),
-                )));
-            }
-            match object {
-                None => tree = start,
-                Some((id, size)) => {
-                    let bytes = start;
-                    places.insert(id, Place { tree, bytes, size });
-                }
-            }
-            reader.seek(SeekFrom::Start(end)).map_err(&cannot)?;
-        }
-        parser.finish().map_err(ClientError::Bundle)?;
-        let head = parser.head().clone();
-        drop(reader);
-        Ok(Self {
+        let cannot = |source| ClientError::File {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(cannot)?;
+        let size = file.metadata().map_err(cannot)?.len();
+        let mut bundle = Self {
             path,
             file,
-            head,
-            places,
+            head: 0,
+            parameters: None,
+            objects: Vec::new(),
+        };
+        let mut at = as_u64(MAGIC.len());
+        if bundle.read::<15>(0)? != MAGIC {
+            return Err(fault(Fault::Magic));
+        }
+        let mut tree = (0, 0);
+        loop {
+            let header = bundle.read::<HEADER>(at)?;
+            let Section { kind, length } = Section::parse(&header).map_err(ClientError::Bundle)?;
+            let start = at.saturating_add(as_u64(HEADER));
+            at = start.saturating_add(length);
+            if at > size {
+                return Err(fault(Fault::Truncated(kind.word())));
+            }
+            let digest = as_u64(DIGEST);
+            let bytes = (start.saturating_add(digest), length.saturating_sub(digest));
+            match kind {
+                Kind::Revision | Kind::Signatures => bundle.head = at,
+                Kind::Parameters => {
+                    bundle.head = at;
+                    bundle.parameters = Some(bundle.counter(start, length)?);
+                }
+                Kind::Tree => tree = bytes,
+                Kind::Object => {
+                    let id = ObjectId::from_digest(bundle.read::<DIGEST>(start)?);
+                    bundle.objects.push((id, tree, bytes));
+                }
+                Kind::End if at == size => return Ok(bundle),
+                Kind::End => return Err(fault(Fault::Trailing)),
+            }
+        }
+    }
+
+    /// The counter of the parameters that stand there.
+    fn counter(&self, start: u64, length: u64) -> Result<u64, ClientError> {
+        let mut first = [0; COUNTER_BEFORE.len() + 24];
+        let known = usize::try_from(length).map_or(first.len(), |length| length.min(first.len()));
+        let first = first.get_mut(..known).unwrap_or_default();
+        self.read_into(first, start)?;
+        counter(first).ok_or(ClientError::Protocol("parameters"))
+    }
+
+    fn read<const N: usize>(&self, at: u64) -> Result<[u8; N], ClientError> {
+        let mut bytes = [0; N];
+        self.read_into(&mut bytes, at)?;
+        Ok(bytes)
+    }
+
+    fn read_into(&self, bytes: &mut [u8], at: u64) -> Result<(), ClientError> {
+        let read = self.file.read_exact_at(bytes, at);
+        read.map_err(|source| ClientError::File {
+            path: self.path.to_owned(),
+            source,
         })
     }
 
     /// The tree, and the bytes that are missing.
-    fn send<S: Read + Write>(
-        &mut self,
+    fn object<S: Read + Write>(
+        &self,
         client: &mut Client<S>,
         missing: &Missing,
     ) -> Result<(), ClientError> {
         let Missing { id, size, have } = *missing;
-        let place = self.places.get(&id).filter(|place| place.size == size);
-        let place = *place.ok_or(ClientError::Protocol("object that is missing"))?;
-        let cannot = cannot(self.path);
-        self.file
-            .seek(SeekFrom::Start(place.tree))
-            .map_err(&cannot)?;
-        let mut bytes = Vec::new();
-        (&self.file)
-            .take(tree_size(size))
-            .read_to_end(&mut bytes)
-            .map_err(&cannot)?;
-        let from = place.bytes.saturating_add(have);
-        self.file.seek(SeekFrom::Start(from)).map_err(&cannot)?;
-        let body = Body {
-            bytes: &bytes,
-            file: Some((self.path, &self.file)),
-            file_length: size.saturating_sub(have),
-        };
+        let found = self.objects.iter().find(|object| object.0 == id);
+        let (_, tree, (start, length)) =
+            found.ok_or(ClientError::Protocol("object that is missing"))?;
+        if *length != size || have > size {
+            return Err(ClientError::Protocol("size of an object"));
+        }
+        let rest = (start.saturating_add(have), size.saturating_sub(have));
         let target = format!("/v1/update/objects/{}?offset={have}", id.hex());
-        ask(client, "POST", &target, &body).map(drop)
+        self.send(client, &target, [*tree, rest]).map(drop)
     }
 
-    /// Under which counter to try: that of the bundle's parameters, or of those that the device has.
-    fn parameters<S: Read + Write>(&self, client: &mut Client<S>) -> Result<u64, ClientError> {
-        if let Some(document) = &self.head.parameters {
-            let parameters = Parameters::parse(document).map_err(ClientError::Bundle)?;
-            return Ok(parameters.counter);
-        }
-        let status = ask(client, "GET", "/v1/status", &Body::default())?;
-        let status: Status =
-            serde_json::from_slice(&status).map_err(|_| ClientError::Protocol("status"))?;
-        Ok(status.update.committed.parameters)
+    fn send<S: Read + Write>(
+        &self,
+        client: &mut Client<S>,
+        target: &str,
+        ranges: [Range; 2],
+    ) -> Result<Vec<u8>, ClientError> {
+        let mut answer = Vec::new();
+        let body = Body {
+            path: self.path,
+            file: &self.file,
+            ranges,
+        };
+        client.request_with("POST", target, Some(&body), &mut |part| {
+            answer.extend_from_slice(part);
+            Ok(())
+        })?;
+        Ok(answer)
     }
 }
 
-fn cannot(path: &Path) -> impl Fn(Error) -> ClientError {
-    move |source| ClientError::File {
-        path: path.to_owned(),
-        source,
+/// What stands before the counter in every parameters document, since its form is canonical.
+const COUNTER_BEFORE: &[u8] = br#"{"spec":"kedge.parameters/1","counter":"#;
+
+/// The counter at the beginning of parameters. Parsing them would weigh 3 kB, and is the device's to do.
+fn counter(document: &[u8]) -> Option<u64> {
+    let rest = document.strip_prefix(COUNTER_BEFORE)?;
+    let digits = rest.split(|byte| *byte == b',').next()?;
+    core::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn fault(fault: Fault) -> ClientError {
+    ClientError::Bundle(kedge_revision::Error::Bundle(fault))
+}
+
+fn as_u64(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kedge_revision::parameters::Parameters;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn the_counter_stands_where_it_is_looked_for() {
+        for number in [0, 7, u64::MAX] {
+            let document = Parameters::new(number, BTreeMap::new()).encode().unwrap();
+            assert_eq!(counter(&document), Some(number));
+            let first = &document[..COUNTER_BEFORE.len() + 24];
+            assert_eq!(counter(first), Some(number));
+        }
+        assert_eq!(counter(b"{}"), None);
+        assert_eq!(
+            counter(br#"{"spec":"kedge.parameters/1","counter":"7","#),
+            None
+        );
     }
 }

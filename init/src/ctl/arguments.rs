@@ -20,7 +20,7 @@ usage: ctl [--socket PATH] COMMAND
   restart NAME                          stop and start it
   apply FILE                            try the revision in a bundle (.kedge)
   rollback                              end the trial that is running
-  history [--json]                      what was tried, kept and given up
+  history                               what was tried, kept and given up, as JSON lines
   reboot                                restart the device in order
   poweroff                              end it in order
 
@@ -72,10 +72,7 @@ pub enum Ask {
     /// End the trial that is running.
     Rollback,
     /// Print what was tried.
-    History {
-        /// As it came.
-        json: bool,
-    },
+    History,
     /// Restart the device.
     Reboot,
     /// Switch the device off.
@@ -201,7 +198,7 @@ impl Words {
                 file: self.operand.clone().ok_or(UsageError::NeedsFile)?.into(),
             }),
             "rollback" => Ok(Ask::Rollback),
-            "history" => Ok(Ask::History { json: self.json }),
+            "history" => Ok(Ask::History),
             "start" => container(Action::Start),
             "stop" => container(Action::Stop),
             "restart" => container(Action::Restart),
@@ -248,8 +245,7 @@ mod tests {
         let file = PathBuf::from("/media/x.kedge");
         let arguments = parse("apply /media/x.kedge").unwrap();
         assert_eq!(arguments.ask, Ask::Apply { file });
-        let arguments = parse("history --json").unwrap();
-        assert_eq!(arguments.ask, Ask::History { json: true });
+        assert_eq!(parse("history").unwrap().ask, Ask::History);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::control::Problem;
 use core::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ const MAX_LINE: u64 = 8192;
 /// Largest part of an answer's body, bytes: the status of 64 containers has about 32 KiB.
 const MAX_PART: usize = 1024 * 1024;
 /// Bytes of a request's body that are sent at a time.
-const PIECE: usize = 16 * 1024;
+const PIECE: usize = 8 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -66,15 +67,15 @@ impl fmt::Display for ClientError {
 
 impl core::error::Error for ClientError {}
 
-/// The body of a request: bytes, then bytes of a file from where it stands.
-#[derive(Debug, Default)]
+/// The body of a request: pieces of a file.
+#[derive(Debug)]
 pub struct Body<'a> {
-    /// Sent first.
-    pub bytes: &'a [u8],
-    /// With its name, for errors.
-    pub file: Option<(&'a Path, &'a File)>,
-    /// So many bytes of it.
-    pub file_length: u64,
+    /// The file's name, for errors.
+    pub path: &'a Path,
+    /// The file.
+    pub file: &'a File,
+    /// Where each piece begins, and its bytes.
+    pub ranges: [(u64, u64); 2],
 }
 
 /// Takes parts of a body as they come.
@@ -130,7 +131,7 @@ impl<S: Read + Write> Client<S> {
         path: &str,
         sink: &mut Sink<'_>,
     ) -> Result<(), ClientError> {
-        self.request_with(method, path, &Body::default(), sink)
+        self.request_with(method, path, None, sink)
     }
 
     /// As [`Client::request`], with a body.
@@ -141,12 +142,15 @@ impl<S: Read + Write> Client<S> {
         &mut self,
         method: &str,
         path: &str,
-        body: &Body<'_>,
+        body: Option<&Body<'_>>,
         sink: &mut Sink<'_>,
     ) -> Result<(), ClientError> {
         self.requests = self.requests.wrapping_add(1);
         let id = format!("ctl-{}-{}", std::process::id(), self.requests);
-        let length = body.file_length.saturating_add(as_u64(body.bytes.len()));
+        let ranges = body.map_or([(0, 0); 2], |body| body.ranges);
+        let length = ranges
+            .iter()
+            .fold(0_u64, |sum, (_, length)| sum.saturating_add(*length));
         // The empty line ends whatever an earlier client left unfinished on a serial port.
         let request = format!(
             "\r\n{method} {path} HTTP/1.1\r\nhost: kedge\r\nx-request-id: {id}\r\ncontent-length: {length}\r\n\r\n"
@@ -155,7 +159,9 @@ impl<S: Read + Write> Client<S> {
             .get_mut()
             .write_all(request.as_bytes())
             .map_err(ClientError::Connection)?;
-        self.send(body)?;
+        if let Some(body) = body {
+            self.send(body)?;
+        }
         let answer = self.answer(&id)?;
         if (200..300).contains(&answer.status) {
             return self.body(&answer, sink);
@@ -174,22 +180,23 @@ impl<S: Read + Write> Client<S> {
 
     /// A device that takes no more has refused: its answer says why.
     fn send(&mut self, body: &Body<'_>) -> Result<(), ClientError> {
-        let stream = self.stream.get_mut();
-        let mut taken = stream.write_all(body.bytes).is_ok();
-        let Some((path, mut file)) = body.file else {
-            return Ok(());
-        };
-        let mut buffer = vec![0; PIECE];
-        let mut left = body.file_length;
-        while taken && left > 0 {
-            let most = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
-            let piece = buffer.get_mut(..most).unwrap_or_default();
-            file.read_exact(piece).map_err(|source| ClientError::File {
-                path: path.to_owned(),
-                source,
-            })?;
-            taken = stream.write_all(piece).is_ok();
-            left = left.saturating_sub(as_u64(most));
+        let mut buffer = [0; PIECE];
+        for (mut at, mut left) in body.ranges {
+            while left > 0 {
+                let most = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
+                let piece = buffer.get_mut(..most).unwrap_or_default();
+                let read = body.file.read_exact_at(piece, at);
+                read.map_err(|source| ClientError::File {
+                    path: body.path.to_owned(),
+                    source,
+                })?;
+                if self.stream.get_mut().write_all(piece).is_err() {
+                    return Ok(());
+                }
+                let count = u64::try_from(most).unwrap_or(left);
+                at = at.saturating_add(count);
+                left = left.saturating_sub(count);
+            }
         }
         Ok(())
     }
@@ -282,10 +289,6 @@ impl<S: Read + Write> Client<S> {
         let text = String::from_utf8_lossy(&line);
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
     }
-}
-
-fn as_u64(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -2,9 +2,8 @@
 
 use crate::control::{ContainerState, ContainerStatus, Exit, Status, Trial};
 use crate::log::{LogLine, Stream};
+use kedge_revision::Mode;
 use kedge_revision::container::Goal;
-use kedge_revision::{Mode, Timestamp};
-use serde::Deserialize;
 use std::io::{Result, Write};
 
 /// The status on a screen.
@@ -108,51 +107,6 @@ fn duration(ms: u64) -> String {
     }
 }
 
-/// As much of a line of `GET /v1/history` as is shown; what else is there is passed over.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-pub(super) struct HistoryEvent {
-    seq: u64,
-    time: u64,
-    boot: u64,
-    event: String,
-    revision: String,
-    reason: String,
-    cause: String,
-    text: String,
-}
-
-/// One event of the device's history.
-pub(super) fn event(out: &mut impl Write, event: &HistoryEvent) -> Result<()> {
-    let mut line = format!(
-        "{:>5} {} boot {:<4} {}",
-        event.seq,
-        Timestamp::from_unix(event.time),
-        event.boot,
-        event.event
-    );
-    let revision = event.revision.get(..19).unwrap_or(&event.revision);
-    for word in [revision, &event.reason, &event.cause, &event.text] {
-        if !word.is_empty() {
-            line.push(' ');
-            line.push_str(word);
-        }
-    }
-    writeln!(out, "{}", clean(&line))
-}
-
-/// Control characters do not reach the terminal.
-fn clean(text: &str) -> String {
-    let clean = text.chars().map(|c| {
-        if c.is_control() && c != '\t' {
-            '\u{fffd}'
-        } else {
-            c
-        }
-    });
-    clean.collect()
-}
-
 /// One line of a log. Control characters of a container's text do not reach the terminal.
 pub(super) fn line(out: &mut impl Write, line: &LogLine<'_>) -> Result<()> {
     let mark = match line.stream {
@@ -162,7 +116,14 @@ pub(super) fn line(out: &mut impl Write, line: &LogLine<'_>) -> Result<()> {
     };
     let (seconds, rest) = (line.time_ms / 1000, line.time_ms % 1000);
     write!(out, "{seconds:6}.{rest:03} {:<12} {mark} ", line.source)?;
-    writeln!(out, "{}", clean(&line.text))
+    let clean = line.text.chars().map(|c| {
+        if c.is_control() && c != '\t' {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    });
+    writeln!(out, "{}", clean.collect::<String>())
 }
 
 #[cfg(test)]
@@ -235,24 +196,6 @@ web                  apps         back-off        -        4      5.0s  signal 9
             serde_json::from_str::<Status<'_>>(&json).unwrap(),
             example()
         );
-    }
-
-    #[test]
-    fn an_event_tells_what_it_knows() {
-        let shown = |text: &str| {
-            let mut out = Vec::new();
-            event(&mut out, &serde_json::from_str(text).unwrap()).unwrap();
-            String::from_utf8(out).unwrap()
-        };
-        let id = format!("v1:{}", "ab".repeat(32));
-        assert_eq!(
-            shown(&format!(
-                r#"{{"seq":3,"time":1795341600,"boot":2,"event":"rolled-back","revision":"{id}","new":[1],"reason":"goal-missed(web, ready, 0)"}}"#
-            )),
-            "    3 2026-11-22T10:00:00Z boot 2    rolled-back v1:abababababababab goal-missed(web, ready, 0)\n"
-        );
-        let unknown = shown(r#"{"event":"dreamt","text":"\u001b[2J"}"#);
-        assert!(unknown.ends_with("dreamt \u{fffd}[2J\n"), "{unknown}");
     }
 
     #[test]

@@ -270,6 +270,38 @@ fn host_a_push_that_was_cut_off_goes_on_where_it_was() -> Result<()> {
 }
 
 #[test]
+fn host_an_offer_that_is_answered_in_parts_is_made_again() -> Result<()> {
+    let scene = Scene::new()?;
+    let script = Script {
+        lists: Some(1),
+        ..Script::default()
+    };
+    let device = scene.device(script.clone())?;
+    let (outcome, seen) = push(&device, &scene.payload()?)?;
+    ensure!(outcome.verdict == Verdict::Committed, "{outcome:?}");
+    ensure!(
+        device.count("offer") == 3 && device.count("/objects/") == 3,
+        "{seen:?}"
+    );
+
+    drop(device);
+    let other = Scene::new()?;
+    let device = other.device(script)?;
+    let bundle = other.bundle()?.display().to_string();
+    ensure!(
+        on_the_device(&device.socket(), &["apply", &bundle]),
+        "{:?}",
+        device.asked()
+    );
+    ensure!(
+        device.count("offer") == 3 && device.count("/objects/") == 3,
+        "{:?}",
+        device.asked()
+    );
+    Ok(())
+}
+
+#[test]
 fn host_a_block_that_arrives_damaged_is_sent_again() -> Result<()> {
     let scene = Scene::new()?;
     let script = Script {
