@@ -23,15 +23,35 @@ pub struct Answer {
 /// Nobody answers in time.
 pub fn control(socket: &Path, method: &str, target: &str) -> Result<Answer> {
     static NUMBER: AtomicU32 = AtomicU32::new(1);
-    let stream = UnixStream::connect(socket).context("cannot connect to the control port")?;
-    stream.set_read_timeout(Some(Duration::from_secs(15)))?;
     let id = format!(
         "test-{}-{}",
         std::process::id(),
         NUMBER.fetch_add(1, Ordering::Relaxed)
     );
-    exchange(&stream, method, target, Some(&id))
+    // QEMU serves one client at a time, and may let go of one that came while its predecessor went, unheard.
+    let mut last = None;
+    for _ in 0..3 {
+        let stream = UnixStream::connect(socket).context("cannot connect to the control port")?;
+        stream.set_read_timeout(Some(Duration::from_secs(15)))?;
+        match exchange(&stream, method, target, Some(&id)) {
+            Err(error) if error.is::<Unheard>() => last = Some(error),
+            answer => return answer,
+        }
+    }
+    Err(last.unwrap_or_else(|| Unheard.into()))
 }
+
+/// The connection ended before a byte of an answer came.
+#[derive(Debug)]
+struct Unheard;
+
+impl std::fmt::Display for Unheard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection ended without an answer")
+    }
+}
+
+impl std::error::Error for Unheard {}
 
 /// Sends a request without a body and reads the answer to its end; answers with another id than `id` belong to
 /// predecessors on the same line and are passed over.
@@ -56,6 +76,9 @@ where
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             let count = reader.read_line(&mut head).context("no answer")?;
+            if count == 0 && head.is_empty() {
+                return Err(Unheard.into());
+            }
             if count == 0 {
                 bail!("the connection ended after {head:?}");
             }
