@@ -1,9 +1,16 @@
-//! A device in QEMU: the host plays the loader, QEMU the machine.
+//! A device in QEMU: QEMU is the machine, and the loader is what the board says.
 //!
-//! [`Vm::start`] does what a loader does: it reads the loader record of the disk, takes a try off, takes kernel,
-//! initramfs and arguments out of the slot, and starts QEMU with them. When the guest resets, it does so again; when
-//! the guest powers off, it ends. What happens comes as a stream of [`Event`]s, so that console lines, resets and
-//! boots keep their order. Memory outlives a reset, so that a panic's text can be found in it, and no machine.
+//! Of a board whose backend is `direct` the host plays the loader: [`Vm::start`] reads the loader record of the disk,
+//! takes a try off, takes kernel, initramfs and arguments out of the slot, and starts QEMU with them. When the guest
+//! resets, it does so again; when the guest powers off, it ends.
+//!
+//! Of a board with a firmware the loader runs in the machine: one QEMU stays through all resets, and which slot starts is
+//! known only from what the loader's script says on the console.
+//!
+//! Memory outlives a reset, so that a panic's text can be found in it, and no machine.
+//!
+//! What happens comes as a stream of [`Event`]s, in which console lines, resets and boots keep their order; but a reset
+//! within one QEMU is told by its monitor, not by the console, and may stand some lines too early or too late.
 //!
 //! It judges nothing: expecting lines with deadlines is the test harness's work. It works on the disk image itself;
 //! who wants to keep the image gives it a copy. Killing the machine ([`Vm::kill`]) is a power cut as far as QEMU can
@@ -17,7 +24,7 @@ mod supervisor;
 
 pub use loader::{Loaded, load};
 
-use crate::files;
+use crate::{debian, files, process};
 use anyhow::{Context, Result};
 use kedge_board_support::boards::Board;
 use kedge_board_support::record::Slot;
@@ -49,7 +56,7 @@ pub struct VmConfig {
     pub disk_cache: DiskCache,
     /// How time passes in the guest.
     pub clock: Clock,
-    /// Kernel arguments after all others, for tests.
+    /// Kernel arguments after all others, for tests; only where the host plays the loader.
     pub arguments: String,
 }
 
@@ -110,7 +117,9 @@ pub enum Clock {
 /// What happened in a machine.
 #[derive(Debug)]
 pub enum Event {
-    /// QEMU was started with this slot.
+    /// This slot is started: by the host, or, as it said on the console, by the loader in the machine. Such a loader may
+    /// say so of another slot right after, when the first one's kernel was none. It cannot be told when the console is
+    /// [`Console::Terminal`].
     Booted(Slot),
     /// A line of the console, without its end; what is not UTF-8 is replaced.
     Line(String),
@@ -127,6 +136,8 @@ pub enum ResetCause {
     Guest,
     /// The hardware watchdog.
     Watchdog,
+    /// The monitor's `system_reset`.
+    Host,
 }
 
 /// Why a machine is over.
@@ -142,6 +153,26 @@ pub enum Ending {
     NotStarted(anyhow::Error),
 }
 
+/// Sees to it that the board's QEMU and its firmware are on this machine.
+///
+/// # Errors
+/// The board has no QEMU, or it cannot be installed.
+pub fn require(board: &Board) -> Result<()> {
+    let qemu = board
+        .qemu
+        .as_ref()
+        .with_context(|| format!("the board {} has no [qemu] table", board.name))?;
+    let firmware = qemu.firmware.as_ref();
+    // Asking dpkg takes longer than looking.
+    if process::find(&qemu.program).is_some()
+        && firmware.is_none_or(|path| Path::new(path).exists())
+    {
+        return Ok(());
+    }
+    let packages: Vec<&str> = qemu.packages.iter().map(String::as_str).collect();
+    debian::require(&packages, "boot devices in QEMU")
+}
+
 /// A running machine. Dropping it kills it.
 #[derive(Debug)]
 pub struct Vm {
@@ -155,8 +186,10 @@ impl Vm {
     /// Starts the machine. Errors of the first boot come at once, those of later ones as [`Ending::NotStarted`].
     ///
     /// # Errors
-    /// The board has no QEMU, the disk cannot be read or has nothing to boot, or QEMU cannot be started.
+    /// The board has no QEMU or QEMU cannot be installed or started; or, where the host plays the loader, the disk cannot
+    /// be read or has nothing to boot.
     pub fn start(config: VmConfig) -> Result<Self> {
+        require(&config.board)?;
         files::make_folder(&config.folder)?;
         let control = config.folder.join("control");
         let (shared, events, thread) = supervisor::start(config)?;

@@ -1,10 +1,19 @@
-//! The command line of QEMU: a pure function of machine and slot, so that a test can read it.
+//! The command line of QEMU: a pure function of machine and loader, so that a test can read it.
 
 use super::{Clock, Console, DiskCache, Loaded, VmConfig};
 use anyhow::{Context, Result, bail};
 use kedge_board_support::boards::Qemu;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// What the machine begins with.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum First<'a> {
+    /// A kernel that the host has loaded. QEMU ends at a reset, since only a new process takes another slot.
+    Kernel(&'a Loaded),
+    /// A firmware, which loads by itself, after each reset again.
+    Firmware(&'a str),
+}
 
 /// Where QEMU calls us back for its monitor.
 pub(super) fn monitor_socket(config: &VmConfig) -> PathBuf {
@@ -17,7 +26,7 @@ fn quoted(path: &Path) -> String {
 }
 
 /// `memory` is the file that the machine's memory is kept in.
-pub(super) fn command(config: &VmConfig, loaded: &Loaded, memory: &Path) -> Result<Command> {
+pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Result<Command> {
     let qemu = config
         .board
         .qemu
@@ -31,13 +40,7 @@ pub(super) fn command(config: &VmConfig, loaded: &Loaded, memory: &Path) -> Resu
         );
     }
     let mut command = Command::new(&qemu.program);
-    command.args([
-        "-nodefaults",
-        "-no-user-config",
-        "-display",
-        "none",
-        "-no-reboot",
-    ]);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     let size = config.memory.unwrap_or(qemu.memory);
     command.args(["-M", &format!("{},memory-backend=ram", qemu.machine)]);
     command.args(["-cpu", &qemu.cpu, "-m", &size.to_string()]);
@@ -48,12 +51,15 @@ pub(super) fn command(config: &VmConfig, loaded: &Loaded, memory: &Path) -> Resu
             quoted(memory)
         ),
     ]);
-    command
-        .arg("-kernel")
-        .arg(&loaded.kernel)
-        .arg("-initrd")
-        .arg(&loaded.initramfs);
-    command.args(["-append", &loaded.arguments]);
+    match first {
+        First::Kernel(loaded) => command
+            .arg("-kernel")
+            .arg(&loaded.kernel)
+            .arg("-initrd")
+            .arg(&loaded.initramfs)
+            .args(["-append", &loaded.arguments, "-no-reboot"]),
+        First::Firmware(path) => command.args(["-bios", path]),
+    };
 
     disk_and_network(&mut command, config, qemu);
     consoles(&mut command, config, qemu, &control);
@@ -90,7 +96,7 @@ fn disk_and_network(command: &mut Command, config: &VmConfig, qemu: &Qemu) {
         .map(|forward| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", forward.host, forward.guest))
         .collect();
     command.args(["-netdev", &format!("user,id=net{forwards}")]);
-    // No network boot: its ROM is not in every package of QEMU, and the host is the loader here.
+    // No network boot: its ROM is not in every package of QEMU, and no loader here asks for one.
     command.args(["-device", &format!("{},netdev=net,romfile=", qemu.network)]);
 }
 

@@ -38,7 +38,7 @@ impl Loaded {
             Some(ResetCause::Watchdog) => {
                 self.arguments.insert_str(0, "kedge.reset=watchdog ");
             }
-            Some(ResetCause::Guest) | None => {}
+            Some(ResetCause::Guest | ResetCause::Host) | None => {}
         }
         self
     }

@@ -3,11 +3,16 @@
 //! `load, start, listen to the monitor until QEMU is gone`, then by the monitor's last words: a reset starts over,
 //! anything else ends the machine. `-no-reboot` makes QEMU end at a reset, since only a new process takes another slot.
 //! The machine's memory is ours, so that it outlives the process.
+//!
+//! With a firmware there is nothing to load, and QEMU is started once: it goes on after a reset, of which the monitor
+//! tells at once.
 
-use super::command::{command, monitor_socket};
+use super::command::{First, command, monitor_socket};
 use super::memory::Memory;
 use super::{Console, Ending, Event, Loaded, ResetCause, VmConfig, load, qmp};
+use crate::image::boot_script;
 use anyhow::{Context, Result, bail};
+use kedge_board_support::boards::Backend;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -118,7 +123,9 @@ fn supervise(
     mut run: Run,
 ) -> Ending {
     loop {
-        let said = qmp::listen(run.monitor);
+        let said = qmp::listen(run.monitor, |cause| {
+            events.send(Event::Reset(cause)).ok();
+        });
         let status = match shared.reap() {
             Ok(status) => status,
             Err(error) => return Ending::NotStarted(error.into()),
@@ -151,6 +158,25 @@ fn supervise(
     }
 }
 
+/// What the host loads, after `reset` if there was one; nothing if a firmware does.
+fn loaded(config: &VmConfig, reset: Option<ResetCause>) -> Result<Option<Loaded>> {
+    if config.board.boot.backend != Backend::Direct {
+        if !config.arguments.is_empty() {
+            bail!(
+                "the board {} has a loader of its own, which takes no arguments from here",
+                config.board.name
+            );
+        }
+        return Ok(None);
+    }
+    let loaded = load(&config.board, &config.disk, &config.folder)?;
+    let mut loaded = loaded.after(reset);
+    if !config.arguments.is_empty() {
+        loaded.arguments = format!("{} {}", loaded.arguments, config.arguments);
+    }
+    Ok(Some(loaded))
+}
+
 fn boot(
     config: &VmConfig,
     memory: &Memory,
@@ -158,16 +184,22 @@ fn boot(
     shared: &Arc<Shared>,
     events: &Sender<Event>,
 ) -> Result<Run> {
-    let loaded: Loaded = load(&config.board, &config.disk, &config.folder)?;
-    let mut loaded = loaded.after(reset);
-    if !config.arguments.is_empty() {
-        loaded.arguments = format!("{} {}", loaded.arguments, config.arguments);
-    }
+    let loaded = loaded(config, reset)?;
+    let firmware = config
+        .board
+        .qemu
+        .as_ref()
+        .and_then(|qemu| qemu.firmware.as_deref());
+    let first = match (&loaded, firmware) {
+        (Some(loaded), _) => First::Kernel(loaded),
+        (None, Some(path)) => First::Firmware(path),
+        (None, None) => bail!("the board {} has no firmware for QEMU", config.board.name),
+    };
     let socket = monitor_socket(config);
     std::fs::remove_file(&socket).ok();
     let listener = UnixListener::bind(&socket)
         .with_context(|| format!("cannot make the socket {}", socket.display()))?;
-    let mut command = command(config, &loaded, &memory.path())?;
+    let mut command = command(config, first, &memory.path())?;
     command.stderr(Stdio::piped());
     if config.console == Console::Events {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -175,11 +207,14 @@ fn boot(
     let mut child = command
         .spawn()
         .with_context(|| format!("cannot start {}", command.get_program().display()))?;
-    events.send(Event::Booted(loaded.slot)).ok();
+    if let Some(loaded) = &loaded {
+        events.send(Event::Booted(loaded.slot)).ok();
+    }
+    let says_slots = loaded.is_none();
     let lines = child
         .stdout
         .take()
-        .map(|output| read_lines(output, events.clone()));
+        .map(|output| read_lines(output, events.clone(), says_slots));
     let complaints = child.stderr.take();
     let complaints = thread::spawn(move || complaints.map(read_all).unwrap_or_default());
     let monitor = match call_back(&listener, &mut child) {
@@ -232,7 +267,8 @@ fn call_back(listener: &UnixListener, child: &mut Child) -> Result<UnixStream> {
     }
 }
 
-fn read_lines(output: ChildStdout, events: Sender<Event>) -> JoinHandle<()> {
+/// Console lines as events; if the loader `says_slots`, also what it says of them.
+fn read_lines(output: ChildStdout, events: Sender<Event>, says_slots: bool) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
@@ -242,9 +278,11 @@ fn read_lines(output: ChildStdout, events: Sender<Event>) -> JoinHandle<()> {
             Ok(1..)
         ) {
             let text = String::from_utf8_lossy(&line);
-            events
-                .send(Event::Line(text.trim_end_matches(['\r', '\n']).to_owned()))
-                .ok();
+            let text = text.trim_end_matches(['\r', '\n']);
+            events.send(Event::Line(text.to_owned())).ok();
+            if says_slots && let Some(slot) = boot_script::started(text) {
+                events.send(Event::Booted(slot)).ok();
+            }
             line.clear();
         }
     })

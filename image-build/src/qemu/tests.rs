@@ -3,6 +3,7 @@
 use super::*;
 use crate::image::gpt;
 use crate::image::tests::Sample;
+use command::First;
 use kedge_board_support::bootenv::Bootenv;
 use kedge_board_support::record::Loader;
 use kedge_board_support::record::loader::Armed;
@@ -157,7 +158,8 @@ fn words(config: &VmConfig) -> String {
         initramfs: "i".into(),
         arguments: "quiet".into(),
     };
-    crate::process::line(&command::command(config, &loaded, Path::new("/m,1")).unwrap())
+    let first = First::Kernel(&loaded);
+    crate::process::line(&command::command(config, first, Path::new("/m,1")).unwrap())
 }
 
 #[test]
@@ -218,6 +220,35 @@ fn a_loader_tells_of_the_watchdog_alone_and_first() {
 }
 
 #[test]
+fn a_firmware_loads_by_itself_and_again_after_a_reset() {
+    let config = VmConfig {
+        board: kedge_board_support::boards::find("qemu-arm64").unwrap(),
+        ..config()
+    };
+    let first = First::Firmware("/u-boot.bin");
+    let line = crate::process::line(&command::command(&config, first, Path::new("/m")).unwrap());
+    assert!(
+        line.contains("-M virt,memory-backend=ram -cpu cortex-a53 -m 256 "),
+        "{line}"
+    );
+    assert!(line.contains("mem-path=/m -bios /u-boot.bin "), "{line}");
+    for part in ["-kernel", "-append", "-no-reboot"] {
+        assert!(!line.contains(part), "{part} is in {line}");
+    }
+}
+
+#[test]
+fn arguments_are_not_dropped_where_nobody_hands_them_on() {
+    let config = VmConfig {
+        board: kedge_board_support::boards::find("qemu-arm64").unwrap(),
+        arguments: "quiet".into(),
+        ..config()
+    };
+    let error = supervisor::start(config).unwrap_err().to_string();
+    assert!(error.contains("loader of its own"), "{error}");
+}
+
+#[test]
 fn instructions_can_be_counted() {
     let config = VmConfig {
         clock: Clock::Instructions,
@@ -239,7 +270,7 @@ fn a_folder_that_no_socket_fits_into_is_refused() {
         arguments: String::new(),
     };
     assert!(
-        command::command(&config, &loaded, Path::new("/m"))
+        command::command(&config, First::Kernel(&loaded), Path::new("/m"))
             .unwrap_err()
             .to_string()
             .contains("107 bytes")
@@ -249,8 +280,8 @@ fn a_folder_that_no_socket_fits_into_is_refused() {
 #[test]
 fn the_monitors_last_words_tell_a_reset_from_an_end() {
     let mut said = qmp::Said::default();
-    said.hear(r#"{"QMP": {"version": {}}}"#);
-    said.hear("no json");
+    assert_eq!(said.hear(r#"{"QMP": {"version": {}}}"#), None);
+    assert_eq!(said.hear("no json"), None);
     assert_eq!(said, qmp::Said::default());
     said.hear(r#"{"event": "WATCHDOG", "data": {"action": "reset"}}"#);
     said.hear(r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#);
@@ -261,4 +292,18 @@ fn the_monitors_last_words_tell_a_reset_from_an_end() {
             watchdog: true
         }
     );
+}
+
+/// The messages are QEMU's own, of a panic, of a watchdog that nobody fed, and of a pressed reset.
+#[test]
+fn every_reset_that_qemu_goes_on_from_has_its_cause() {
+    let mut said = qmp::Said::default();
+    let guest = r#"{"event": "RESET", "data": {"guest": true, "reason": "guest-reset"}}"#;
+    let host = r#"{"event": "RESET", "data": {"guest": false, "reason": "host-qmp-system-reset"}}"#;
+    assert_eq!(said.hear(guest), Some(ResetCause::Guest));
+    said.hear(r#"{"event": "WATCHDOG", "data": {"action": "reset"}}"#);
+    assert_eq!(said.hear(guest), Some(ResetCause::Watchdog));
+    assert_eq!(said.hear(guest), Some(ResetCause::Guest));
+    assert_eq!(said.hear(host), Some(ResetCause::Host));
+    assert_eq!(said, qmp::Said::default());
 }
