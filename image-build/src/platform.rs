@@ -95,19 +95,20 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
         KernelSource::Own => kernel::own(&cache, &found)?,
         KernelSource::Debian => kernel::distribution(&cache, &found)?,
     };
-    let init = toolchain::build_device(&[])?;
+    let init = toolchain::build_device(&found, &[])?;
     let folder = folder_in(&cache, board, source);
     let _lock = cache.lock("platform")?;
     assemble(board, &kernel, &init, &folder)?;
     Ok(folder)
 }
 
-/// Whether our own kernel for the board is in the cache, so that taking it costs nothing.
+/// The kernel that nobody waits for: our own if it was built before, else Debian's.
 ///
 /// # Errors
 /// The board is unknown or the cache is damaged.
-pub fn has_own_kernel(board: &str) -> Result<bool> {
-    Ok(kernel::own_if_cached(&Cache::open()?, &boards::find(board)?)?.is_some())
+pub fn cheapest(board: &str) -> Result<KernelSource> {
+    let own = kernel::own_if_cached(&Cache::open()?, &boards::find(board)?)?;
+    Ok(own.map_or(KernelSource::Debian, |_| KernelSource::Own))
 }
 
 /// The description is written last and removed first: a folder that has one is whole.

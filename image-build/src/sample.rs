@@ -8,6 +8,7 @@
 use crate::cache::{self, Cache};
 use crate::{debian, files};
 use anyhow::{Context, Result};
+use kedge_board_support::boards::Architecture;
 use kedge_rootfs::{ImageProcess, LayoutImage, write_layout};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -101,23 +102,24 @@ const RECIPES: [Recipe; 3] = [
     },
 ];
 
-/// Makes the images, or takes them from the cache.
+/// Makes the images for a processor, or takes them from the cache.
 ///
 /// # Errors
 /// Packages cannot be fetched, or the cache cannot be written.
-pub fn images() -> Result<Vec<Sample>> {
-    RECIPES.iter().map(image).collect()
+pub fn images(architecture: Architecture) -> Result<Vec<Sample>> {
+    let make = |recipe| image(recipe, architecture);
+    RECIPES.iter().map(make).collect()
 }
 
-fn image(recipe: &Recipe) -> Result<Sample> {
-    let packages = debian::rootfs_tar(recipe.packages, SUITE)?;
+fn image(recipe: &Recipe, architecture: Architecture) -> Result<Sample> {
+    let packages = debian::rootfs_tar(recipe.packages, SUITE, architecture.debian())?;
     let key = key(recipe, &packages);
     let layout = Cache::open()?.entry("oci", &key, |folder| {
         let own = own_layer(recipe.files)?;
         let mut first =
             File::open(&packages).with_context(|| format!("cannot open {}", packages.display()))?;
         let image = LayoutImage {
-            architecture: "amd64".to_owned(),
+            architecture: architecture.oci().to_owned(),
             process: process(recipe),
             reference: Some("sample".to_owned()),
         };

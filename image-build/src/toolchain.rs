@@ -7,6 +7,7 @@
 use crate::cache::{self, Cache};
 use crate::{debian, files, process, progress};
 use anyhow::{Context, Result, bail};
+use kedge_board_support::boards::Board;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -21,8 +22,6 @@ const PACKAGES: [&str; 5] = [
 ];
 /// Another version makes other bytes.
 const ZIG: &str = "0.17.1";
-const TARGET: &str = "x86_64-unknown-linux-musl";
-const ZIG_TARGET: &str = "x86_64-linux-musl";
 
 /// `relocation-model=static`: PID 1 is alone in its address space with the kernel, and position independence
 /// costs about 10 % in relocations that would be written, and so made private memory, at every exec.
@@ -46,9 +45,29 @@ const FLAGS: [&str; 9] = [
     "-Cpanic=immediate-abort",
 ];
 
+/// A target by Rust's name for it, and Zig's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Target<'a> {
+    rust: &'a str,
+    zig: &'static str,
+}
+
+impl<'a> Target<'a> {
+    fn of(board: &'a Board) -> Result<Self> {
+        let rust = board.rust_target.as_str();
+        let zig = match rust {
+            "x86_64-unknown-linux-musl" => "x86_64-linux-musl",
+            "aarch64-unknown-linux-musl" => "aarch64-linux-musl",
+            _ => bail!("the device binary is not built for {rust} yet"),
+        };
+        Ok(Self { rust, zig })
+    }
+}
+
 /// A program for the device: a package of this workspace and its binary.
 #[derive(Debug, Clone, Copy)]
 struct Program<'a> {
+    target: Target<'a>,
     package: &'a str,
     binary: &'a str,
     features: &'a [&'a str],
@@ -56,12 +75,13 @@ struct Program<'a> {
     title: &'a str,
 }
 
-/// Builds the device binary and returns its path. `features` are those of the package `kedge-init`.
+/// Builds the device binary of a board and returns its path. `features` are those of the package `kedge-init`.
 ///
 /// # Errors
-/// The toolchain cannot be installed, or the build fails: then with the compiler's messages.
-pub fn build_device(features: &[&str]) -> Result<PathBuf> {
+/// The board's target is not known here, the toolchain cannot be installed, or the build fails: then with the compiler's messages.
+pub fn build_device(board: &Board, features: &[&str]) -> Result<PathBuf> {
     let program = Program {
+        target: Target::of(board)?,
         package: "kedge-init",
         binary: "init",
         features,
@@ -75,8 +95,9 @@ pub fn build_device(features: &[&str]) -> Result<PathBuf> {
 ///
 /// # Errors
 /// As [`build_device`].
-pub fn build_program(package: &str, binary: &str) -> Result<PathBuf> {
+pub fn build_program(board: &Board, package: &str, binary: &str) -> Result<PathBuf> {
     let program = Program {
+        target: Target::of(board)?,
         package,
         binary,
         features: &[],
@@ -88,7 +109,8 @@ pub fn build_program(package: &str, binary: &str) -> Result<PathBuf> {
 fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
     debian::require(&PACKAGES, "build the device binary")?;
     let rust = Rust::installed()?;
-    let linker = linker(cache)?;
+    let Target { rust: name, zig } = program.target;
+    let linker = linker(cache, zig)?;
     // One folder for each toolchain: cargo would otherwise compile everything again at every change of compiler.
     let key = cache::key([rust.version.as_str(), ZIG, &FLAGS.join(" ")]);
     let target = cache.folder(&format!("cargo-target/device-{key}"))?;
@@ -104,7 +126,7 @@ fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
             "--profile",
             "device",
             "--target",
-            TARGET,
+            name,
         ])
         .args([
             "-Z",
@@ -116,9 +138,9 @@ fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
     if !features.is_empty() {
         command.arg("--features").arg(features.join(","));
     }
-    environment(&mut command, &rust, &linker, &target)?;
+    environment(&mut command, &rust, name, &linker, &target)?;
     let title = format!(
-        "building {} for {TARGET} ({})",
+        "building {} for {name} ({})",
         program.title,
         label(features)
     );
@@ -136,11 +158,9 @@ fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
         )
     })?;
     // Cargo's path is the same whatever the features are; a copy named by them lets both kinds stand.
-    let kept = target.join(format!("{}-{}", program.binary, label(features)));
-    files::copy(
-        &target.join(TARGET).join("device").join(program.binary),
-        &kept,
-    )?;
+    let made = target.join(name);
+    let kept = made.join(format!("{}-{}", program.binary, label(features)));
+    files::copy(&made.join("device").join(program.binary), &kept)?;
     Ok(kept)
 }
 
@@ -195,17 +215,17 @@ fn file_of(package: &str, end: &str) -> Result<PathBuf> {
         .with_context(|| format!("the package {package} has no file that ends in {end}"))
 }
 
-/// The C compiler that links the device binary, for the small programs that measurements need on a device.
+/// The C compiler that links a board's device binary, for the small programs that measurements need on a device.
 ///
 /// # Errors
-/// The toolchain cannot be installed.
-pub fn c_compiler() -> Result<PathBuf> {
+/// The board's target is not known here, or the toolchain cannot be installed.
+pub fn c_compiler(board: &Board) -> Result<PathBuf> {
     debian::require(&["python3-venv"], "compile a program for the device")?;
-    Ok(linker(&Cache::open()?)?.join("cc"))
+    Ok(linker(&Cache::open()?, Target::of(board)?.zig)?.join("cc"))
 }
 
-/// The folder with `cc` and `ar` for the target, both of Zig.
-fn linker(cache: &Cache) -> Result<PathBuf> {
+/// The folder with `cc` and `ar` for a target of Zig's, both of Zig.
+fn linker(cache: &Cache, zig_target: &str) -> Result<PathBuf> {
     let entry = cache.entry("toolchain", &format!("ziglang-{ZIG}"), |folder| {
         progress::step(
             format_args!("fetching Zig {ZIG} from PyPI: linker, C compiler and C library"),
@@ -227,7 +247,7 @@ fn linker(cache: &Cache) -> Result<PathBuf> {
     })?;
     let zig = entry.join("lib/ziglang/zig");
     let caches = cache.folder("toolchain/zig-cache")?;
-    let folder = cache.folder(&format!("toolchain/{ZIG_TARGET}-{ZIG}"))?;
+    let folder = cache.folder(&format!("toolchain/{zig_target}-{ZIG}"))?;
     let script = |verb: &str| {
         format!(
             "#!/bin/sh\nexport ZIG_GLOBAL_CACHE_DIR='{0}' ZIG_LOCAL_CACHE_DIR='{0}'\n{FILTER}exec '{1}' {verb} \"$@\"\n",
@@ -238,7 +258,7 @@ fn linker(cache: &Cache) -> Result<PathBuf> {
     // Rewritten each time: the cache may have been moved, and cargo does not look at a linker's time.
     files::write_executable(
         &folder.join("cc"),
-        script(&format!("cc -target {ZIG_TARGET}")),
+        script(&format!("cc -target {zig_target}")),
     )?;
     files::write_executable(&folder.join("ar"), script("ar"))?;
     files::write(&folder.join("unwind.c"), UNWIND)?;
@@ -273,7 +293,13 @@ unsigned long _Unwind_GetCFA(void *frame) { (void)frame; return 0; }
 void *_Unwind_FindEnclosingFunction(void *address) { return address; }
 ";
 
-fn environment(command: &mut Command, rust: &Rust, linker: &Path, target: &Path) -> Result<()> {
+fn environment(
+    command: &mut Command,
+    rust: &Rust,
+    name: &str,
+    linker: &Path,
+    folder: &Path,
+) -> Result<()> {
     // Cargo's and rustup's variables of the outer build speak of another toolchain.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -293,12 +319,12 @@ fn environment(command: &mut Command, rust: &Rust, linker: &Path, target: &Path)
     if let Some(home) = cargo_home() {
         flags.push(format!("--remap-path-prefix={}=cargo", home.display()));
     }
-    let name = TARGET.replace('-', "_");
+    let name = name.replace('-', "_");
     let cc = linker.join("cc");
     command
         .env("RUSTC", &rust.rustc)
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_TARGET_DIR", target)
+        .env("CARGO_TARGET_DIR", folder)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .env(format!("CARGO_TARGET_{}_LINKER", name.to_uppercase()), &cc)
         .env(format!("CC_{name}"), &cc)
@@ -347,6 +373,14 @@ mod tests {
         let kept =
             process::text(Command::new("sh").args(["-c", &script, "sh"]).args(words)).unwrap();
         assert_eq!(kept, "a b.o\n-o\nout");
+    }
+
+    #[test]
+    fn every_shipped_board_has_a_target() {
+        for board in kedge_board_support::boards::all().unwrap() {
+            let target = Target::of(&board).unwrap();
+            assert_eq!(target.rust.replace("-unknown", ""), target.zig);
+        }
     }
 
     #[test]

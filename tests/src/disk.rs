@@ -1,8 +1,8 @@
 //! Faults on a disk image: a copy is made, and what nature or an enemy may do is done to it.
 
 use anyhow::{Context, Result, bail, ensure};
-use kedge_board_support::bootenv::Bootenv;
-use kedge_board_support::record::State;
+use kedge_board_support::bootenv::{Bootenv, Found};
+use kedge_board_support::record::{COPY, Loader, Slot, State};
 use kedge_image_build::image::gpt::{self, Partition};
 use kedge_image_build::{files, process, tools};
 use kedge_revision::{Floor, ObjectId};
@@ -21,6 +21,14 @@ pub struct Disk {
 
 /// Where the copies of the state record are in `bootenv`, and their size (see `kedge_board_support::bootenv`).
 const STATE_COPIES: [u64; 2] = [8192, 12288];
+
+fn flip_bit(file: &File, at: u64) -> Result<()> {
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    let [value] = byte;
+    file.write_all_at(&[value ^ 0x10], at)
+        .context("cannot flip a bit")
+}
 
 impl Disk {
     /// A copy of an image; what is a hole stays one.
@@ -122,13 +130,81 @@ impl Disk {
         let base = self.partition("bootenv")?.offset;
         for copy in copies {
             let offset = STATE_COPIES.get(*copy).context("there are two copies")?;
-            let at = base.saturating_add(*offset).saturating_add(40);
-            let mut byte = [0];
-            file.read_exact_at(&mut byte, at)?;
-            let [value] = byte;
-            file.write_all_at(&[value ^ 0x10], at)?;
+            flip_bit(&file, base.saturating_add(*offset).saturating_add(40))?;
         }
         Ok(())
+    }
+
+    /// Both records in both copies.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn boot_record(&self) -> Result<Found> {
+        let base = self.partition("bootenv")?.offset;
+        Ok(Bootenv::open_at(self.file()?, base)?.1)
+    }
+
+    /// Writes the loader record, both copies.
+    ///
+    /// # Errors
+    /// The disk cannot be written.
+    pub fn set_loader(&self, record: &Loader) -> Result<()> {
+        let base = self.partition("bootenv")?.offset;
+        Ok(Bootenv::open_at(self.file()?, base)?
+            .0
+            .write_loader(record)?)
+    }
+
+    /// Flips a bit in these copies of the loader record: 0, 1 or both.
+    ///
+    /// # Errors
+    /// The disk cannot be written.
+    pub fn damage_loader(&self, copies: &[usize]) -> Result<()> {
+        let base = self.partition("bootenv")?.offset;
+        for copy in copies {
+            let at = base.saturating_add(u64::try_from(copy.saturating_mul(COPY))?);
+            flip_bit(&self.file()?, at.saturating_add(40))?;
+        }
+        Ok(())
+    }
+
+    /// Copies slot a over slot b, with other arguments for the kernel.
+    ///
+    /// # Errors
+    /// The disk cannot be written, or mtools is absent.
+    pub fn fill_slot_b(&self, arguments: &str) -> Result<()> {
+        let [from, to] = [Slot::A, Slot::B].map(|slot| self.partition(slot.partition()));
+        let (from, to) = (from?, to?);
+        let file = self.file()?;
+        let mut block = vec![0; 1 << 20];
+        for index in 0..from.size >> 20 {
+            let at = index << 20;
+            file.read_exact_at(&mut block, from.offset.saturating_add(at))?;
+            if at == 0 || block.iter().any(|byte| *byte != 0) {
+                file.write_all_at(&block, to.offset.saturating_add(at))?;
+            }
+        }
+        let text = self.folder.path().join("cmdline.txt");
+        files::write(&text, format!("{arguments}\n"))?;
+        process::run(
+            Command::new("mcopy")
+                .args(["-o", "-i"])
+                .arg(format!("{}@@{}", self.path.display(), to.offset))
+                .arg(&text)
+                .arg("::/"),
+        )
+    }
+
+    /// Writes over the beginning of a partition what is no file system.
+    ///
+    /// # Errors
+    /// The disk cannot be written.
+    pub fn spoil(&self, partition: &str) -> Result<()> {
+        let offset = self.partition(partition)?.offset;
+        let garbage: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
+        self.file()?
+            .write_all_at(&garbage, offset)
+            .context("cannot spoil a partition")
     }
 
     /// Makes a revision the committed one of the boot record, as if the device had done so.
@@ -151,8 +227,7 @@ impl Disk {
     /// # Errors
     /// The disk cannot be read.
     pub fn valid_states(&self) -> Result<usize> {
-        let base = self.partition("bootenv")?.offset;
-        let (_, found) = Bootenv::open_at(self.file()?, base)?;
+        let found = self.boot_record()?;
         Ok(found.state.iter().filter(|copy| copy.is_ok()).count())
     }
 

@@ -2,9 +2,11 @@
 
 use crate::disk::Disk;
 use crate::http::{self, Answer};
+use crate::product::BOARD;
 use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::boards;
-use kedge_image_build::qemu::{Ending, Event, Forward, Vm, VmConfig};
+use kedge_board_support::record::Slot;
+use kedge_image_build::qemu::{Ending, Event, Forward, ResetCause, Vm, VmConfig};
 use serde_json::Value;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -22,7 +24,9 @@ pub struct Guest {
     vm: Vm,
     console: Vec<String>,
     ended: Option<Ending>,
-    boots: u32,
+    /// The slot of each boot, and how much of the console was there.
+    boots: Vec<(Slot, usize)>,
+    resets: Vec<ResetCause>,
     ports: Vec<Forward>,
 }
 
@@ -32,8 +36,15 @@ impl Guest {
     /// # Errors
     /// QEMU cannot be started.
     pub fn start(disk: &Disk, ports: &[u16]) -> Result<Self> {
-        kedge_image_build::debian::require(&["qemu-system-x86"], "boot devices in QEMU")?;
-        let board = boards::find("qemu-x86-64")?;
+        Self::start_on(BOARD, disk, ports)
+    }
+
+    /// [`Guest::start`] on another board.
+    ///
+    /// # Errors
+    /// There is no such board, or QEMU cannot be started.
+    pub fn start_on(board: &str, disk: &Disk, ports: &[u16]) -> Result<Self> {
+        let board = boards::find(board)?;
         let mut config = VmConfig::new(board, disk.path(), &disk.folder().join("vm"));
         for guest in ports {
             let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -42,12 +53,21 @@ impl Guest {
                 guest: *guest,
             });
         }
+        Self::with(config)
+    }
+
+    /// Starts a device as it is described.
+    ///
+    /// # Errors
+    /// QEMU cannot be started.
+    pub fn with(config: VmConfig) -> Result<Self> {
         let ports = config.forwards.clone();
         Ok(Self {
             vm: Vm::start(config)?,
             console: Vec::new(),
             ended: None,
-            boots: 0,
+            boots: Vec::new(),
+            resets: Vec::new(),
             ports,
         })
     }
@@ -57,12 +77,16 @@ impl Guest {
         while let Some(event) = self.vm.next(until) {
             match event {
                 Event::Booted(slot) => {
-                    self.boots = self.boots.saturating_add(1);
+                    self.boots.push((slot, self.console.len()));
+                    let number = self.boots.len();
                     self.console
-                        .push(format!("--- boot {} from slot {slot}", self.boots));
+                        .push(format!("--- boot {number} from slot {slot}"));
                 }
                 Event::Line(line) => self.console.push(line),
-                Event::Reset(cause) => self.console.push(format!("--- reset: {cause:?}")),
+                Event::Reset(cause) => {
+                    self.resets.push(cause);
+                    self.console.push(format!("--- reset: {cause:?}"));
+                }
                 Event::Ended(ending) => {
                     self.console.push(format!("--- ended: {ending:?}"));
                     self.ended = Some(ending);
@@ -80,7 +104,39 @@ impl Guest {
     /// How often the machine was booted.
     pub fn boots(&mut self) -> u32 {
         self.pump(Instant::now());
-        self.boots
+        u32::try_from(self.boots.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The slot of the last boot.
+    pub fn slot(&mut self) -> Option<Slot> {
+        self.pump(Instant::now());
+        self.boots.last().map(|(slot, _)| *slot)
+    }
+
+    /// Why it was reset, each time, in order.
+    pub fn resets(&mut self) -> &[ResetCause] {
+        self.pump(Instant::now());
+        &self.resets
+    }
+
+    /// What the console said between the boot before this one and this one; of a loader in the machine, what led to it.
+    pub fn before_boot(&mut self, number: u32) -> &[String] {
+        self.pump(Instant::now());
+        let place = |number: u32| {
+            let index = usize::try_from(number).ok()?.checked_sub(1)?;
+            self.boots.get(index).map(|(_, place)| *place)
+        };
+        let begin = place(number.saturating_sub(1)).unwrap_or(0);
+        let end = place(number).unwrap_or(self.console.len());
+        self.console.get(begin..end).unwrap_or_default()
+    }
+
+    /// Presses the machine's reset button.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn press_reset(&self) -> Result<()> {
+        self.vm.monitor("system_reset", None)
     }
 
     /// Waits for a line that contains `text`, among those that came already too.

@@ -22,16 +22,18 @@ impl Kedge {
         }
     }
 
-    /// Makes the project, with keys that have no passphrase.
+    /// Makes the project for a board, with keys that have no passphrase.
     ///
     /// # Errors
     /// As [`Kedge::ask`].
-    pub fn create(&self, product: &str) -> Result<Value> {
+    pub fn create(&self, product: &str, board: &str) -> Result<Value> {
         let path = self.folder.display().to_string();
         self.answer(self.command().args([
             "--json",
             "new",
             product,
+            "--board",
+            board,
             "--no-passphrase",
             "--path",
             &path,

@@ -1,13 +1,16 @@
 //! The product of the VM tier: many small containers of one program, each with something to show.
 //!
-//! It is made once a run through the host command, as a user makes a product, and every disk is a copy of its image.
+//! It is made once a run and board through the host command, as a user makes a product, and every disk is a copy of its
+//! image.
 
 use crate::kedge::Kedge;
 use anyhow::{Context, Result, bail, ensure};
+use kedge_board_support::boards;
 use kedge_image_build::cache::Cache;
-use kedge_image_build::platform::{self, KernelSource};
+use kedge_image_build::platform::{self, Platform};
 use kedge_image_build::{files, toolchain};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +19,8 @@ use std::sync::{Mutex, PoisonError};
 pub const MARKER: &[u8] = b"kedge-tests: a block that one bit is flipped in. ";
 /// Bytes of `/big`.
 pub const BIG: usize = 256 * 1024;
-const BOARD: &str = "qemu-x86-64";
+/// The board that most tests boot.
+pub const BOARD: &str = "qemu-x86-64";
 
 /// A built product.
 #[derive(Debug, Clone)]
@@ -29,37 +33,34 @@ pub struct Product {
     folder: PathBuf,
 }
 
-/// The product, made by whoever asks first; `kedge` is the path of the host command.
+/// The product for a board, made by whoever asks first; `kedge` is the path of the host command.
 ///
 /// # Errors
 /// It cannot be built.
-pub fn product(kedge: &str) -> Result<Product> {
-    static MADE: Mutex<Option<Product>> = Mutex::new(None);
+pub fn product(kedge: &str, board: &str) -> Result<Product> {
+    static MADE: Mutex<BTreeMap<String, Product>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(product) = made.as_ref() {
+    if let Some(product) = made.get(board) {
         return Ok(product.clone());
     }
-    let product = make(kedge)?;
-    *made = Some(product.clone());
+    let product = make(kedge, board)?;
+    made.insert(board.to_owned(), product.clone());
     Ok(product)
 }
 
 /// The platform: named by whoever runs the tests, or made here; our own kernel if it was built before.
 pub(crate) fn platform(board: &str) -> Result<PathBuf> {
-    if let Some(folder) = std::env::var_os("KEDGE_PLATFORM") {
-        return Ok(folder.into());
+    if let Some(folder) = std::env::var_os("KEDGE_PLATFORM").map(PathBuf::from)
+        && Platform::load(&folder)?.board == board
+    {
+        return Ok(folder);
     }
-    let source = if platform::has_own_kernel(board)? {
-        KernelSource::Own
-    } else {
-        KernelSource::Debian
-    };
-    platform::make(board, source)
+    platform::make(board, platform::cheapest(board)?)
 }
 
 /// A folder of this process's own in the cache: images are large, and `/tmp` is memory on many machines. What processes
 /// that are gone have left is removed.
-pub(crate) fn folder() -> Result<PathBuf> {
+pub(crate) fn folder(board: &str) -> Result<PathBuf> {
     let place = Cache::open()?.folder("tests")?;
     for old in files::list(&place)? {
         let name = old.file_name().unwrap_or_default().to_string_lossy();
@@ -70,15 +71,15 @@ pub(crate) fn folder() -> Result<PathBuf> {
             files::remove_folder(&old)?;
         }
     }
-    let own = place.join(format!("vm-{}", std::process::id()));
+    let own = place.join(format!("vm-{}", std::process::id())).join(board);
     files::make_folder(&own)?;
     Ok(own)
 }
 
-fn make(kedge: &str) -> Result<Product> {
-    let probe = toolchain::build_program("kedge-probe", "probe")
+fn make(kedge: &str, board: &str) -> Result<Product> {
+    let probe = toolchain::build_program(&boards::find(board)?, "kedge-probe", "probe")
         .context("cannot build the program in the containers")?;
-    let folder = folder()?;
+    let folder = folder(board)?;
     for name in ["plain", "delicate"] {
         root_file_system(&folder.join(name), &probe)?;
     }
@@ -95,7 +96,7 @@ fn make(kedge: &str) -> Result<Product> {
     }
     files::write(&folder.join("delicate/big"), big)?;
     let kedge = Kedge::new(kedge, &folder.join("product"));
-    kedge.create("harness")?;
+    kedge.create("harness", board)?;
     let mut layers = Vec::new();
     for name in ["plain", "delicate"] {
         let image = format!("dir:{}", folder.join(name).display());
@@ -127,7 +128,7 @@ fn make(kedge: &str) -> Result<Product> {
             .join(format!("containers/{}.toml", container.name));
         files::write(&path, container.text(layer))?;
     }
-    let platform = platform(BOARD)?.display().to_string();
+    let platform = platform(board)?.display().to_string();
     let built = kedge.ask(&["build", "--platform", &platform])?;
     let image = built
         .pointer("/image/path")

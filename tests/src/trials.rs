@@ -6,8 +6,9 @@
 use crate::disk::Disk;
 use crate::guest::{Guest, text};
 use crate::kedge::Kedge;
-use crate::product;
+use crate::product::{self, BOARD};
 use anyhow::{Context, Result, ensure};
+use kedge_board_support::boards;
 use kedge_image_build::{files, process, toolchain};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -68,14 +69,14 @@ pub fn project(kedge: &str) -> Result<(Project, Disk)> {
 }
 
 fn make(program: &str) -> Result<Made> {
-    let probe = toolchain::build_program("kedge-probe", "probe")
+    let probe = toolchain::build_program(&boards::find(BOARD)?, "kedge-probe", "probe")
         .context("cannot build the program in the containers")?;
-    let place = product::folder()?;
+    let place = product::folder(BOARD)?;
     let source = place.join("trial-files");
     product::root_file_system(&source, &probe)?;
     let folder = place.join("trials");
     let kedge = Kedge::new(program, &folder);
-    kedge.create("trials")?;
+    kedge.create("trials", BOARD)?;
     let image = format!("dir:{}", source.display());
     let words = ["add", &image, "--name", "app", "--command", "/probe", "sleep"];
     let layer = product::layer(&kedge.ask(&words)?)?;
@@ -95,7 +96,7 @@ fn make(program: &str) -> Result<Made> {
     ] {
         files::write(&folder.join(format!("containers/{name}.toml")), text)?;
     }
-    let platform = product::platform("qemu-x86-64")?;
+    let platform = product::platform(BOARD)?;
     let words = ["build", "--platform", &platform.display().to_string()];
     let built = kedge.ask(&words)?;
     let image = built

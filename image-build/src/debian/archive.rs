@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 /// The keyring that signs Debian's suites.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// The architecture of the packages: that of the host tools and of the first board.
-const ARCHITECTURE: &str = "amd64";
+/// The architecture of what runs on the machine that builds.
+const HOST: &str = "amd64";
 /// Names under which Debian's own mirrors appear in a machine's configuration.
 const SUITES: [&str; 12] = [
     "bullseye",
@@ -46,7 +46,7 @@ pub struct Package {
     pub name: String,
     /// Its version, epoch included.
     pub version: String,
-    /// `amd64` or `all`.
+    /// `amd64`, `arm64` … or `all`.
     pub architecture: String,
 }
 
@@ -68,22 +68,33 @@ impl Package {
 pub struct Archive {
     cache: Cache,
     suite: String,
+    architecture: String,
     folder: PathBuf,
 }
 
 impl Archive {
-    /// Opens a suite, fetching its lists when there are none or when they are older than a week.
+    /// Opens a suite for this machine, fetching its lists when there are none or when they are older than a week.
     ///
     /// # Errors
     /// No mirror is configured on this machine, or there are no lists and they cannot be fetched.
     pub fn open(cache: &Cache, suite: &str) -> Result<Self> {
-        let folder = cache.folder(&format!("apt/{suite}-{ARCHITECTURE}"))?;
+        Self::open_for(cache, suite, HOST)
+    }
+
+    /// [`Archive::open`] with the packages of another architecture, by Debian's name for it. They are only unpacked: the
+    /// machine need not be able to run them.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub fn open_for(cache: &Cache, suite: &str, architecture: &str) -> Result<Self> {
+        let folder = cache.folder(&format!("apt/{suite}-{architecture}"))?;
         let archive = Self {
             cache: cache.clone(),
             suite: suite.to_owned(),
+            architecture: architecture.to_owned(),
             folder,
         };
-        let _lock = cache.lock(&format!("apt-{suite}"))?;
+        let _lock = cache.lock(&format!("apt-{suite}-{architecture}"))?;
         match archive.age() {
             Some(age) if age < FRESH => {}
             Some(_) => {
@@ -299,8 +310,8 @@ impl Archive {
             ("Dir::Etc::sourceparts", "-".to_owned()),
             ("Dir::Etc::preferences", "-".to_owned()),
             ("Dir::Etc::preferencesparts", "-".to_owned()),
-            ("APT::Architecture", ARCHITECTURE.to_owned()),
-            ("APT::Architectures", ARCHITECTURE.to_owned()),
+            ("APT::Architecture", self.architecture.clone()),
+            ("APT::Architectures", self.architecture.clone()),
             // Everything is inside the user's own cache, where apt's download user may not go.
             ("APT::Sandbox::User", "root".to_owned()),
             ("Acquire::Languages", "none".to_owned()),
@@ -316,13 +327,14 @@ impl Archive {
     }
 
     fn status_file(&self, pretended: &[&str]) -> Result<PathBuf> {
+        let architecture = &self.architecture;
         let path = self
             .folder
             .join(format!("status-{}", crate::cache::key(pretended)));
         if !path.exists() {
             let stanza = |name: &&str| {
                 format!(
-                    "Package: {name}\nStatus: install ok installed\nArchitecture: {ARCHITECTURE}\nMulti-Arch: foreign\n\
+                    "Package: {name}\nStatus: install ok installed\nArchitecture: {architecture}\nMulti-Arch: foreign\n\
                      Maintainer: none\nVersion: 9999:1\nDescription: pretended\n\n"
                 )
             };

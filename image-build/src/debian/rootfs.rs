@@ -35,7 +35,7 @@ const SCRIPTS_ONLY: [&str; 12] = [
     "tar",
     "ucf",
 ];
-const LEFT_OUT: [&str; 10] = [
+const LEFT_OUT: [&str; 9] = [
     "usr/share/doc/",
     "usr/share/man/",
     "usr/share/info/",
@@ -45,8 +45,9 @@ const LEFT_OUT: [&str; 10] = [
     "usr/share/doc-base/",
     "usr/lib/python3/dist-packages/debpython/",
     "usr/share/bash-completion/",
-    "usr/lib/x86_64-linux-gnu/gconv/",
 ];
+/// Character sets, below the folder of an architecture's libraries.
+const CHARACTER_SETS: &str = "/gconv/";
 /// Folders that are links into `/usr` in Debian since 12.
 const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 /// Changes when the bytes would.
@@ -54,13 +55,14 @@ const RECIPE: &str = "rootfs 2";
 /// Every entry's time: packages of one closure have many, and none of them matters.
 const STAMP: u64 = 1_767_225_600;
 
-/// A tar with `packages` and all that they depend on, from the cache when the same versions were merged before.
+/// A tar with `packages` of an architecture (Debian's name) and all that they depend on, from the cache when the same
+/// versions were merged before.
 ///
 /// # Errors
 /// The packages cannot be resolved or fetched, or one of them is damaged.
-pub fn rootfs_tar(packages: &[&str], suite: &str) -> Result<PathBuf> {
+pub fn rootfs_tar(packages: &[&str], suite: &str, architecture: &str) -> Result<PathBuf> {
     let cache = Cache::open()?;
-    let archive = Archive::open(&cache, suite)?;
+    let archive = Archive::open_for(&cache, suite, architecture)?;
     let mut wanted = packages.to_vec();
     wanted.extend(["base-files", "base-passwd"]);
     let closure = archive.closure(&wanted, Status::Pretend(&SCRIPTS_ONLY))?;
@@ -162,11 +164,7 @@ fn add(tree: &mut Tree, data: &mut impl Read) -> Result<()> {
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = merged(&clean(&entry.path()?.to_string_lossy()));
-        if path.is_empty()
-            || path == "."
-            || MERGED.contains(&path.as_str())
-            || LEFT_OUT.iter().any(|folder| path.starts_with(folder))
-        {
+        if path.is_empty() || path == "." || MERGED.contains(&path.as_str()) || is_left_out(&path) {
             continue;
         }
         let target = entry
@@ -197,6 +195,15 @@ fn add(tree: &mut Tree, data: &mut impl Read) -> Result<()> {
         tree.insert(path, node);
     }
     Ok(())
+}
+
+/// Libraries are in `usr/lib/TRIPLET`, whose name is the architecture's.
+fn is_left_out(path: &str) -> bool {
+    let below_libraries = path
+        .strip_prefix("usr/lib/")
+        .and_then(|rest| rest.find('/').and_then(|end| rest.get(end..)));
+    LEFT_OUT.iter().any(|folder| path.starts_with(folder))
+        || below_libraries.is_some_and(|rest| rest.starts_with(CHARACTER_SETS))
 }
 
 fn clean(path: &str) -> String {

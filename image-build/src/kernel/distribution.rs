@@ -32,7 +32,7 @@ const DESCRIPTION: usize = 12;
 pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
     let wanted = &board.kernel;
     debian::require(&["kmod", "xz-utils"], "order and unpack kernel modules")?;
-    let archive = Archive::open(cache, &wanted.suite)?;
+    let archive = Archive::open_for(cache, &wanted.suite, board.architecture.debian())?;
     let flavour = wanted.package.trim_start_matches("linux-image-");
     let closure = archive.closure(&[&wanted.package], Status::Empty)?;
     let is_image = |name: &str| {

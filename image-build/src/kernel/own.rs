@@ -46,8 +46,7 @@ const FRAGMENTS: [(&str, &str); 6] = [
     ),
 ];
 /// What a build needs on the machine beside the compiler; measured on a bare Debian 12.
-const PACKAGES: [&str; 9] = [
-    "gcc",
+const PACKAGES: [&str; 8] = [
     "make",
     "bc",
     "bison",
@@ -61,10 +60,15 @@ const PACKAGES: [&str; 9] = [
 /// be set from, so it may not lie in the future.
 const STAMP: &str = "2026-01-01T00:00:00Z";
 
-/// How Linux names an architecture and where its image comes out.
+/// How Linux names an architecture, what compiles for it and where its image comes out.
 struct Names {
     /// `ARCH=` of the kernel's makefiles.
     architecture: &'static str,
+    /// Debian's package of the compiler. `gcc` is the machine's own: it compiles for the architecture that Debian's host
+    /// tools have here.
+    compiler: &'static str,
+    /// What stands before the names of compiler and linker.
+    prefix: &'static str,
     /// The target to build.
     target: &'static str,
     /// The image, relative to the output folder.
@@ -72,18 +76,25 @@ struct Names {
 }
 
 /// # Errors
-/// We do not build kernels for it yet: that needs a cross compiler.
+/// We do not build kernels for it yet.
 fn names(architecture: Architecture) -> Result<Names> {
     match architecture {
         Architecture::X86_64 => Ok(Names {
             architecture: "x86_64",
+            compiler: "gcc",
+            prefix: "",
             target: "bzImage",
             image: "arch/x86/boot/bzImage",
         }),
-        Architecture::Arm64
-        | Architecture::Armv7
-        | Architecture::Riscv64
-        | Architecture::Mipsel => {
+        // Not compressed: U-Boot's `booti` takes it as it is.
+        Architecture::Arm64 => Ok(Names {
+            architecture: "arm64",
+            compiler: "gcc-aarch64-linux-gnu",
+            prefix: "aarch64-linux-gnu-",
+            target: "Image",
+            image: "arch/arm64/boot/Image",
+        }),
+        Architecture::Armv7 | Architecture::Riscv64 | Architecture::Mipsel => {
             bail!(
                 "our own kernel is not built for {} yet: take Debian's",
                 architecture.oci()
@@ -110,7 +121,9 @@ fn wanted(files: &[String]) -> Result<Fragment> {
 /// # Errors
 /// The source cannot be fetched, a wanted symbol is not granted (all of them are named), or the build fails.
 pub fn own(cache: &Cache, board: &Board) -> Result<Kernel> {
-    debian::require(&PACKAGES, "build a kernel")?;
+    let compiler = names(board.architecture)?.compiler;
+    let packages: Vec<&str> = PACKAGES.into_iter().chain([compiler]).collect();
+    debian::require(&packages, "build a kernel")?;
     let plan = Plan::new(cache, board)?;
     let entry = cache.entry("kernels", &plan.key, |folder| {
         progress::step(
@@ -129,7 +142,9 @@ pub fn own(cache: &Cache, board: &Board) -> Result<Kernel> {
 /// # Errors
 /// The lists of the suite cannot be read, or the cache entry is damaged.
 pub fn own_if_cached(cache: &Cache, board: &Board) -> Result<Option<Kernel>> {
-    if process::find("gcc").is_none() || !cache.root().join("kernels").exists() {
+    let compiler = names(board.architecture).map(|names| format!("{}gcc", names.prefix));
+    let built = compiler.is_ok_and(|program| process::find(&program).is_some());
+    if !built || !cache.root().join("kernels").exists() {
         return Ok(None);
     }
     let entry = cache
@@ -159,6 +174,7 @@ impl Plan {
         let archive = Archive::open(cache, &board.kernel.suite)?;
         let source = archive.package(SOURCE)?;
         let first_line = |program: &str| -> Result<String> {
+            let program = format!("{}{program}", names.prefix);
             let text = process::text(Command::new(program).arg("--version").env("LC_ALL", "C"))?;
             Ok(text.lines().next().unwrap_or_default().to_owned())
         };
@@ -306,6 +322,8 @@ impl Plan {
         ] {
             command.env_remove(variable);
         }
+        // On the command line, which wins over the environment.
+        command.arg(format!("CROSS_COMPILE={}", self.names.prefix));
         command
     }
 }

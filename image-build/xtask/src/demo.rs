@@ -73,12 +73,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn play(arguments: &Arguments, timeline: &Timeline, folder: &std::path::Path) -> Result<()> {
-    let kernel = project::kernel(arguments.kernel)?;
-    let platform = project::platform(kernel)?;
+    let kernel = project::kernel(BOARD, arguments.kernel)?;
+    let platform = project::platform(BOARD, kernel)?;
     timeline.event(format_args!(
         "platform {BOARD} with kernel {kernel} is there"
     ));
-    let built = project::sample(&folder.join("gateway"), &platform)?;
+    let built = project::sample(BOARD, &folder.join("gateway"), &platform)?;
     timeline.event(format_args!(
         "signed revision {} and disk image, {} MB",
         built.short_revision(),
@@ -120,7 +120,7 @@ struct Seen {
 
 impl Scene<'_> {
     fn boot(&self) -> Result<Device> {
-        let mut config = self.built.machine()?;
+        let mut config = self.built.machine();
         config.forwards = vec![Forward {
             host: self.port,
             guest: 80,

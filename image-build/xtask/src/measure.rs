@@ -45,7 +45,7 @@ enum What {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let platform = project::platform(arguments.kernel.into())?;
+    let platform = project::platform(BOARD, arguments.kernel.into())?;
     let figures = match arguments.what {
         What::Size => size::measure(&platform),
         What::Boot => boot::measure(&platform, arguments.runs),

@@ -3,11 +3,11 @@
 use crate::image::Kernel;
 use crate::kedge::Kedge;
 use anyhow::{Context, Result};
-use kedge_board_support::boards;
+use kedge_board_support::boards::{self, Board};
 use kedge_image_build::platform::{self, KernelSource};
 use kedge_image_build::qemu::VmConfig;
 use kedge_image_build::sample;
-use kedge_image_build::{debian, process, progress};
+use kedge_image_build::{process, progress, qemu};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,27 +18,27 @@ pub(crate) const BOARD: &str = "qemu-x86-64";
 /// The kernel that was asked for; else our own if having it costs nothing, else Debian's.
 ///
 /// # Errors
-/// The cache is damaged.
-pub(crate) fn kernel(asked: Option<Kernel>) -> Result<KernelSource> {
-    Ok(match asked {
-        Some(kernel) => kernel.into(),
-        None if platform::has_own_kernel(BOARD)? => KernelSource::Own,
-        None => KernelSource::Debian,
-    })
+/// The board is unknown, or the cache is damaged.
+pub(crate) fn kernel(board: &str, asked: Option<Kernel>) -> Result<KernelSource> {
+    match asked {
+        Some(kernel) => Ok(kernel.into()),
+        None => platform::cheapest(board),
+    }
 }
 
-/// The platform of the board, and QEMU to boot it.
+/// The platform of a board, and QEMU to boot it.
 ///
 /// # Errors
-/// Something cannot be built or installed.
-pub(crate) fn platform(kernel: KernelSource) -> Result<PathBuf> {
-    debian::require(&["qemu-system-x86"], "boot a device")?;
-    platform::make(BOARD, kernel)
+/// The board is unknown, or something cannot be built or installed.
+pub(crate) fn platform(board: &str, kernel: KernelSource) -> Result<PathBuf> {
+    qemu::require(&boards::find(board)?)?;
+    platform::make(board, kernel)
 }
 
 /// A project that was built.
 #[derive(Debug)]
 pub(crate) struct Built {
+    board: Board,
     pub(crate) kedge: Kedge,
     /// The answer of `kedge build`.
     pub(crate) answer: Value,
@@ -50,9 +50,10 @@ pub(crate) struct Built {
 ///
 /// # Errors
 /// An image cannot be made, or a verb fails.
-pub(crate) fn sample(folder: &Path, platform: &Path) -> Result<Built> {
-    let images = sample::images()?;
-    let kedge = Kedge::new_project(folder, BOARD)?;
+pub(crate) fn sample(board: &str, folder: &Path, platform: &Path) -> Result<Built> {
+    let found = boards::find(board)?;
+    let images = sample::images(found.architecture)?;
+    let kedge = Kedge::new_project(folder, board)?;
     for image in &images {
         let place = format!("oci:{}", image.layout.display());
         let mut words = vec!["add", &place, "--name", image.name];
@@ -61,14 +62,14 @@ pub(crate) fn sample(folder: &Path, platform: &Path) -> Result<Built> {
             kedge.ask(&words)
         })?;
     }
-    build(kedge, platform)
+    build(found, kedge, platform)
 }
 
-/// Signs the revision and makes the image of a project.
+/// Signs the revision and makes the image of a project for this board.
 ///
 /// # Errors
 /// The verb fails.
-pub(crate) fn build(kedge: Kedge, platform: &Path) -> Result<Built> {
+pub(crate) fn build(board: Board, kedge: Kedge, platform: &Path) -> Result<Built> {
     let platform = platform.to_string_lossy();
     let answer = progress::step("kedge build", || {
         kedge.ask(&["build", "--platform", &platform])
@@ -84,6 +85,7 @@ pub(crate) fn build(kedge: Kedge, platform: &Path) -> Result<Built> {
         .and_then(Value::as_u64)
         .unwrap_or_default();
     Ok(Built {
+        board,
         kedge,
         image,
         image_bytes,
@@ -93,21 +95,14 @@ pub(crate) fn build(kedge: Kedge, platform: &Path) -> Result<Built> {
 
 impl Built {
     /// The board's machine; its disk is the image itself, which is made for nothing else.
-    ///
-    /// # Errors
-    /// The board is unknown.
-    pub(crate) fn machine(&self) -> Result<VmConfig> {
+    pub(crate) fn machine(&self) -> VmConfig {
         self.machine_with(&self.image)
     }
 
     /// The board's machine with another disk.
-    ///
-    /// # Errors
-    /// As [`Built::machine`].
-    pub(crate) fn machine_with(&self, disk: &Path) -> Result<VmConfig> {
-        let board = boards::find(BOARD)?;
+    pub(crate) fn machine_with(&self, disk: &Path) -> VmConfig {
         let folder = disk.parent().unwrap_or(Path::new(".")).join("vm");
-        Ok(VmConfig::new(board, disk, &folder))
+        VmConfig::new(self.board.clone(), disk, &folder)
     }
 
     /// A few digits of the revision's id.

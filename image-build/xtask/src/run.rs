@@ -1,8 +1,8 @@
 //! `run BOARD`: the sample product in QEMU, to look around.
 
 use crate::image::Kernel;
-use crate::project::{self, BOARD};
-use anyhow::{Context, Result, bail};
+use crate::project;
+use anyhow::{Context, Result};
 use clap::Args;
 use kedge_image_build::progress;
 
@@ -23,15 +23,13 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    if arguments.board != BOARD {
-        bail!("unknown board {}; known are: {BOARD}", arguments.board);
-    }
-    let platform = project::platform(project::kernel(arguments.kernel)?)?;
+    let board = arguments.board.as_str();
+    let platform = project::platform(board, project::kernel(board, arguments.kernel)?)?;
     let folder = tempfile::Builder::new()
         .prefix("kedge-run-")
         .tempdir()
         .context("cannot make a temporary folder")?;
-    let built = project::sample(&folder.path().join("gateway"), &platform)?;
+    let built = project::sample(board, &folder.path().join("gateway"), &platform)?;
     built.kedge.leave_link()?;
     let forward = format!("{}:80", arguments.port);
     progress::say(format_args!(

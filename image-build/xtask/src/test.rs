@@ -18,7 +18,7 @@ const BOARD: &str = "qemu-x86-64";
     fuzz  parsers of untrusted bytes, a fixed number of inputs; needs a C++ compiler\n  \
     host  image tools and the command `kedge`; downloads them once\n  \
     root  namespaces and mounts; needs root\n  \
-    vm    boots in QEMU; needs qemu-system-x86, which is installed, and the platform, which is made\n\n\
+    vm    boots in QEMU; needs the machines, which are installed, and the boards' platforms, which are made\n\n\
     One test: cargo xtask test vm --filter boots")]
 pub(crate) struct Arguments {
     /// The tiers to run; all of them when none is named.
@@ -114,11 +114,7 @@ fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
 
 /// Our own kernel when it was built before, else Debian's: a test run never waits for a kernel to compile.
 fn kernel() -> Result<KernelSource> {
-    let source = if platform::has_own_kernel(BOARD)? {
-        KernelSource::Own
-    } else {
-        KernelSource::Debian
-    };
+    let source = platform::cheapest(BOARD)?;
     progress::say(format_args!("  devices boot the {source} kernel"));
     Ok(source)
 }

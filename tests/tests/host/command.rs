@@ -43,7 +43,7 @@ pub(crate) fn workshop() -> Result<tempfile::TempDir> {
 /// A project with one container of one layer.
 pub(crate) fn project(folder: &Path) -> Result<Kedge> {
     let kedge = Kedge::new(KEDGE, &folder.join("gateway"));
-    kedge.create("gateway")?;
+    kedge.create("gateway", "qemu-x86-64")?;
     let root = folder.join("web");
     for name in ["dev", "proc", "sys", "tmp"] {
         files::make_folder(&root.join(name))?;

@@ -109,7 +109,7 @@ fn vm_a_device_lives() -> Result<()> {
     checks.finish(&mut guest)
 }
 
-fn boots(guest: &mut Guest) -> Result<()> {
+pub(super) fn boots(guest: &mut Guest) -> Result<()> {
     guest.wait_for_control(BOOT)?;
     guest.wait("web is ready", SOON, |guest| {
         let web = guest.container("web")?;
@@ -159,7 +159,7 @@ fn status(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-fn confinement(guest: &mut Guest) -> Result<()> {
+pub(super) fn confinement(guest: &mut Guest) -> Result<()> {
     let facts = facts_of(guest, "confined")?;
     let map = facts.get("uid_map").context("no uid_map")?;
     let fields: Vec<&str> = map.split(' ').collect();
@@ -212,7 +212,7 @@ const ATTEMPTS: [&str; 15] = [
     "try-new-user-namespace",
 ];
 
-fn widened(guest: &mut Guest) -> Result<()> {
+pub(super) fn widened(guest: &mut Guest) -> Result<()> {
     let facts = facts_of(guest, "widened")?;
     // CHOWN is bit 0, NET_BIND_SERVICE bit 10.
     expect_fact(&facts, "CapEff", "0000000000000401")?;
@@ -335,7 +335,7 @@ fn ill(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-fn memory(guest: &mut Guest) -> Result<()> {
+pub(super) fn memory(guest: &mut Guest) -> Result<()> {
     let eater = guest.wait_for_state("eater", "failed", SOON)?;
     ensure!(eater.get("restarts") == Some(&Value::from(0)), "{eater}");
     guest.wait("the others live", SOON, |guest| {
@@ -400,7 +400,7 @@ fn flood(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-fn volumes(guest: &mut Guest, keep: u32, revision: u32, boot: u32) -> Result<()> {
+pub(super) fn volumes(guest: &mut Guest, keep: u32, revision: u32, boot: u32) -> Result<()> {
     for (path, count) in [("/keep", keep), ("/rev", revision), ("/boot", boot)] {
         guest.wait_for_log("volumes", &format!("volume {path} {count}"), SOON)?;
     }
@@ -454,7 +454,7 @@ fn control(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-fn power_off(guest: &mut Guest) -> Result<()> {
+pub(super) fn power_off(guest: &mut Guest) -> Result<()> {
     guest.post("/v1/poweroff")?;
     let ending = guest.wait_for_end(Duration::from_secs(60))?;
     ensure!(matches!(ending, Ending::PoweredOff), "{ending:?}");

@@ -8,11 +8,16 @@ mod slots;
 
 use anyhow::Result;
 use kedge_tests::disk::Disk;
-use kedge_tests::product::{Product, product};
+use kedge_tests::product::{BOARD, Product, product};
 
 /// The product, built once for all tests of this run.
 fn built() -> Result<Product> {
-    product(env!("CARGO_BIN_EXE_kedge"))
+    built_for(BOARD)
+}
+
+/// The same for another board.
+fn built_for(board: &str) -> Result<Product> {
+    product(env!("CARGO_BIN_EXE_kedge"), board)
 }
 
 /// A disk of its own for one test.

@@ -2,8 +2,10 @@
 
 use crate::built_trials;
 use anyhow::{Context, Result, ensure};
+use kedge_board_support::boards;
 use kedge_image_build::toolchain;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
+use kedge_tests::product::BOARD;
 use kedge_tests::trials::{Project, committed, failure, pid, update};
 use serde_json::Value;
 use std::time::Duration;
@@ -83,7 +85,11 @@ fn vm_trials_of_a_slot() -> Result<()> {
     });
     project.kernel_arguments("kedge.tests=2")?;
     checks.run("an init that exits", &mut guest, |guest| {
-        project.replace_init(&toolchain::build_program("kedge-probe", "probe")?)?;
+        project.replace_init(&toolchain::build_program(
+            &boards::find(BOARD)?,
+            "kedge-probe",
+            "probe",
+        )?)?;
         push(&project, guest)?;
         back(guest, &before, "b", "kernel-panic")?;
         let told = history(guest)?

@@ -54,7 +54,7 @@ struct Resident {
 fn resident(built: &Built, folder: &Path) -> Result<Resident> {
     let disk = folder.join("disk");
     copy_disk(&built.image, &disk)?;
-    let mut device = Device::start(&built.kedge, built.machine_with(&disk)?, false)?;
+    let mut device = Device::start(&built.kedge, built.machine_with(&disk), false)?;
     device.until_goals(PATIENCE)?;
     device.listen(SETTLE);
     let status = device.status()?;
@@ -106,7 +106,7 @@ fn smallest(built: &Built, folder: &Path) -> Result<u32> {
 fn runs(built: &Built, folder: &Path, memory: u32) -> Result<bool> {
     let disk = folder.join("disk");
     copy_disk(&built.image, &disk)?;
-    let mut config = built.machine_with(&disk)?;
+    let mut config = built.machine_with(&disk);
     config.memory = Some(memory);
     let mut device = Device::start(&built.kedge, config, false)?;
     let reached = device.until("a verdict", VERDICT, |device| {

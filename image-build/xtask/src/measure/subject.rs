@@ -6,6 +6,7 @@
 use crate::kedge::Kedge;
 use crate::project::{self, BOARD, Built};
 use anyhow::{Context, Result};
+use kedge_board_support::boards;
 use kedge_image_build::cache::{self, Cache};
 use kedge_image_build::{files, process, sample, toolchain};
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ pub(super) fn program(which: Program) -> Result<PathBuf> {
         Program::First => "-DFIRST",
         Program::Stamp => "-DSTAMP",
     };
-    let compiler = toolchain::c_compiler()?;
+    let compiler = toolchain::c_compiler(&boards::find(BOARD)?)?;
     let key = cache::key([
         SOURCE,
         define,
@@ -86,6 +87,7 @@ pub(super) fn fast_folder() -> Result<TempDir> {
 /// A verb fails.
 pub(super) fn build(folder: &Path, platform: &Path, count: u32) -> Result<Built> {
     let layout = folder.join(format!("image-{count}"));
+    let board = boards::find(BOARD)?;
     sample::one_program(&program(Program::First)?, &layout)?;
     let kedge = Kedge::new_project(&folder.join(format!("measure-{count}")), BOARD)?;
     let place = format!("oci:{}", layout.display());
@@ -93,7 +95,7 @@ pub(super) fn build(folder: &Path, platform: &Path, count: u32) -> Result<Built>
         let name = format!("tiny-{number}");
         kedge.ask(&["add", &place, "--name", &name, "--root", "refused"])?;
     }
-    project::build(kedge, platform)
+    project::build(board, kedge, platform)
 }
 
 /// Words for a failure: the end of the console of the machine in a folder.
