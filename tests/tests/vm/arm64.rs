@@ -1,0 +1,306 @@
+//! The board `qemu-arm64`: the same images through U-Boot as Debian ships it, and what its script does with the loader
+//! record. U-Boot decides in five seconds, so that most cases end there and need no kernel.
+
+use crate::{built_for, life};
+use anyhow::{Result, ensure};
+use kedge_board_support::boards;
+use kedge_board_support::record::loader::Armed;
+use kedge_board_support::record::{Loader, Slot};
+use kedge_image_build::files;
+use kedge_image_build::qemu::{ResetCause, VmConfig};
+use kedge_tests::disk::Disk;
+use kedge_tests::guest::{BOOT, Checks, Guest, text};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const BOARD: &str = "qemu-arm64";
+/// For U-Boot to decide, and for a kernel to panic.
+const SOON: Duration = Duration::from_secs(60);
+
+fn fresh_disk() -> Result<Disk> {
+    Disk::copy_of(&built_for(BOARD)?.image)
+}
+
+/// Slot b on trial, a the default.
+const fn armed(left: u8) -> Loader {
+    Loader {
+        default: Slot::A,
+        trial: Some(Armed {
+            slot: Slot::B,
+            left,
+        }),
+    }
+}
+
+#[test]
+fn vm_uboot_boots_the_same_images() -> Result<()> {
+    let disk = fresh_disk()?;
+    let mut guest = Guest::start_on(BOARD, &disk, &[8080])?;
+    let mut checks = Checks::default();
+    checks.run("boots, containers run", &mut guest, life::boots);
+    checks.run("status", &mut guest, |guest| {
+        let status = guest.status()?;
+        for (field, expected) in [("board", BOARD), ("slot", "a"), ("phase", "running")] {
+            ensure!(text(&status, field) == expected, "{field}: {status}");
+        }
+        Ok(())
+    });
+    checks.run("confinement", &mut guest, life::confinement);
+    checks.run("what is widened, and no more", &mut guest, life::widened);
+    checks.run("memory limit", &mut guest, life::memory);
+    checks.run(
+        "lives on when the boot's memory is given back",
+        &mut guest,
+        |guest| {
+            // PID 1 does so 5 s after it has begun to serve.
+            guest.wait("it runs for 15 s", SOON, |guest| {
+                let uptime = guest.status()?.get("uptime-ms").and_then(Value::as_u64);
+                Ok(uptime.filter(|time| *time > 15_000))
+            })?;
+            ensure!(guest.boots() == 1, "boot {}", guest.boots());
+            Ok(())
+        },
+    );
+    checks.run("volumes, first boot", &mut guest, |guest| {
+        life::volumes(guest, 1, 1, 1)
+    });
+    checks.run("orderly reboot through U-Boot", &mut guest, |guest| {
+        guest.post("/v1/reboot")?;
+        guest.wait_for_boot(2, SOON)?;
+        ensure!(
+            guest.resets() == [ResetCause::Guest],
+            "{:?}",
+            guest.resets()
+        );
+        guest.wait_for_control(BOOT).map(drop)
+    });
+    checks.run("volumes, second boot", &mut guest, |guest| {
+        life::volumes(guest, 2, 2, 1)
+    });
+    checks.run("power off", &mut guest, life::power_off);
+    checks.run("the file system is clean", &mut guest, |_| {
+        disk.check_data()
+    });
+    checks.finish(&mut guest)
+}
+
+/// What U-Boot is to do with a record.
+struct Case {
+    /// Lines of the console, in their order.
+    says: &'static [&'static str],
+    /// The slot that starts.
+    slot: Slot,
+    /// The record that is on disk then, in both copies; none if neither is whole.
+    record: Option<Loader>,
+}
+
+/// Waits for the boot of this number and judges it.
+fn judge(guest: &mut Guest, disk: &Disk, boot: u32, case: &Case) -> Result<()> {
+    guest.wait_for_boot(boot, SOON)?;
+    // Now, before PID 1 puts the record in order.
+    let found = disk.boot_record()?;
+    let record = [&found.loader[0], &found.loader[1]].map(|copy| copy.as_ref().ok().copied());
+    ensure!(record == [case.record; 2], "the record is {record:?}");
+    ensure!(
+        guest.slot() == Some(case.slot),
+        "slot {:?} starts",
+        guest.slot()
+    );
+    let mut lines = guest.before_boot(boot).iter();
+    for wanted in case.says {
+        ensure!(
+            lines.any(|line| line.contains(wanted)),
+            "U-Boot does not say {wanted:?} where it should"
+        );
+    }
+    Ok(())
+}
+
+/// A trial of two tries whose kernel panics.
+const PANICS: [Case; 3] = [
+    Case {
+        says: &[
+            "bad CRC",
+            "kedge: default a, trial b, tries left 1; slot b kedge.try=1",
+            "kedge: starting slot b",
+        ],
+        slot: Slot::B,
+        record: Some(armed(1)),
+    },
+    Case {
+        says: &[
+            "Kernel panic",
+            "kedge: default a, trial b, tries left 0; slot b kedge.try=0",
+            "kedge: starting slot b",
+        ],
+        slot: Slot::B,
+        record: Some(armed(0)),
+    },
+    Case {
+        says: &[
+            "Kernel panic",
+            "kedge: default a, trial b, tries left 0; slot a kedge.failed=b",
+            "kedge: starting slot a",
+        ],
+        slot: Slot::A,
+        record: Some(armed(0)),
+    },
+];
+
+#[test]
+fn vm_uboot_counts_a_trial_that_panics_and_goes_back() -> Result<()> {
+    let disk = fresh_disk()?;
+    // The kernel finds no program to run, and panics. It is the last argument of a name that counts.
+    disk.fill_slot_b("rdinit=/nonexistent")?;
+    disk.set_loader(&armed(2))?;
+    disk.damage_loader(&[0])?;
+    let mut guest = Guest::start_on(BOARD, &disk, &[])?;
+    let mut checks = Checks::default();
+    for (number, case) in (1..).zip(&PANICS) {
+        checks.run(&format!("boot {number}"), &mut guest, |guest| {
+            judge(guest, &disk, number, case)
+        });
+    }
+    checks.run(
+        "a panic is a reset that the guest asked for",
+        &mut guest,
+        |guest| {
+            ensure!(
+                guest.resets() == [ResetCause::Guest; 2],
+                "{:?}",
+                guest.resets()
+            );
+            Ok(())
+        },
+    );
+    checks.run("the kernel is told", &mut guest, |guest| {
+        guest.expect(
+            "console=ttyAMA0 panic=1 oops=panic kedge.slot=b kedge.try=1 rdinit=/nonexistent",
+            SOON,
+        )?;
+        guest.expect(
+            "console=ttyAMA0 panic=1 oops=panic kedge.slot=a kedge.failed=b",
+            SOON,
+        )?;
+        Ok(())
+    });
+    checks.run("the default lives", &mut guest, |guest| {
+        let status = guest.wait_for_control(BOOT)?;
+        ensure!(text(&status, "slot") == "a", "{status}");
+        Ok(())
+    });
+    checks.finish(&mut guest)
+}
+
+/// One machine, whose reset button is pressed once U-Boot has decided.
+#[test]
+fn vm_uboot_falls_back_from_what_cannot_be_started() -> Result<()> {
+    let disk = fresh_disk()?;
+    disk.spoil("slot-b")?;
+    disk.set_loader(&armed(2))?;
+    let mut guest = Guest::start_on(BOARD, &disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run(
+        "a trial that does not load costs a try",
+        &mut guest,
+        |guest| {
+            let case = Case {
+                says: &[
+                    "slot b kedge.try=1",
+                    "kedge: slot b cannot be started",
+                    "kedge: starting slot a",
+                ],
+                slot: Slot::A,
+                record: Some(armed(1)),
+            };
+            judge(guest, &disk, 1, &case)
+        },
+    );
+    checks.run(
+        "without a whole record the default is slot a",
+        &mut guest,
+        |guest| {
+            disk.damage_loader(&[0, 1])?;
+            guest.press_reset()?;
+            let case = Case {
+                says: &[
+                    "both copies of the loader record are damaged",
+                    "kedge: starting slot a",
+                ],
+                slot: Slot::A,
+                record: None,
+            };
+            judge(guest, &disk, 2, &case)
+        },
+    );
+    checks.run(
+        "a default that does not load gives way",
+        &mut guest,
+        |guest| {
+            disk.fill_slot_b("")?;
+            disk.spoil("slot-a")?;
+            disk.set_loader(&Loader::born())?;
+            guest.press_reset()?;
+            let case = Case {
+                says: &["kedge: slot a cannot be started", "kedge: starting slot b"],
+                slot: Slot::B,
+                record: Some(Loader::born()),
+            };
+            judge(guest, &disk, 3, &case)
+        },
+    );
+    checks.run("resets are told with their cause", &mut guest, |guest| {
+        ensure!(
+            guest.resets() == [ResetCause::Host; 2],
+            "{:?}",
+            guest.resets()
+        );
+        guest.expect("kedge.slot=b", SOON).map(drop)
+    });
+    checks.finish(&mut guest)
+}
+
+/// QEMU fails every write to one copy of the record. A trial that cannot be counted would be tried for ever.
+#[test]
+fn vm_uboot_does_not_try_what_it_cannot_count() -> Result<()> {
+    for failing in [0, 8] {
+        let disk = fresh_disk()?;
+        disk.fill_slot_b("")?;
+        disk.set_loader(&armed(3))?;
+        let sector = disk.partition("bootenv")?.offset / 512 + failing;
+        let rules = disk.folder().join("rules");
+        files::write(
+            &rules,
+            format!(
+                "[inject-error]\nevent = \"write_aio\"\nerrno = \"5\"\nsector = \"{sector}\"\n"
+            ),
+        )?;
+        let path = format!("blkdebug:{}:{}", rules.display(), disk.path().display());
+        let mut config =
+            VmConfig::new(boards::find(BOARD)?, disk.path(), &disk.folder().join("vm"));
+        config.disk = PathBuf::from(path);
+        let mut guest = Guest::with(config)?;
+        let mut checks = Checks::default();
+        checks.run("the default starts, and is told why", &mut guest, |guest| {
+            guest.wait_for_boot(1, SOON)?;
+            ensure!(
+                guest.slot() == Some(Slot::A),
+                "slot {:?} starts",
+                guest.slot()
+            );
+            guest.expect("slot a kedge.record=unwritable", SOON)?;
+            guest
+                .expect("kedge.slot=a kedge.record=unwritable", SOON)
+                .map(drop)
+        });
+        checks.run("one copy of the record is whole", &mut guest, |_| {
+            let found = disk.boot_record()?;
+            let left = if failing == 0 { 3 } else { 2 };
+            ensure!(found.loader() == Some(armed(left)), "{:?}", found.loader);
+            Ok(())
+        });
+        checks.finish(&mut guest)?;
+    }
+    Ok(())
+}
