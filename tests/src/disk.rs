@@ -184,14 +184,23 @@ impl Disk {
                 file.write_all_at(&block, to.offset.saturating_add(at))?;
             }
         }
-        let text = self.folder.path().join("cmdline.txt");
-        files::write(&text, format!("{arguments}\n"))?;
+        self.write_to_slot(Slot::B, "cmdline.txt", format!("{arguments}\n").as_bytes())
+    }
+
+    /// Puts a file into a slot, in place of what is there.
+    ///
+    /// # Errors
+    /// The disk cannot be written, or mtools is absent.
+    pub fn write_to_slot(&self, slot: Slot, name: &str, bytes: &[u8]) -> Result<()> {
+        let offset = self.partition(slot.partition())?.offset;
+        let source = self.folder.path().join("file");
+        files::write(&source, bytes)?;
         process::run(
             Command::new("mcopy")
                 .args(["-o", "-i"])
-                .arg(format!("{}@@{}", self.path.display(), to.offset))
-                .arg(&text)
-                .arg("::/"),
+                .arg(format!("{}@@{offset}", self.path.display()))
+                .arg(&source)
+                .arg(format!("::/{name}")),
         )
     }
 

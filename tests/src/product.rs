@@ -29,6 +29,8 @@ pub struct Product {
     pub kedge: Kedge,
     /// The disk image.
     pub image: PathBuf,
+    /// The platform's folder that it was made with.
+    pub platform: PathBuf,
     /// The folder that all of this is in.
     folder: PathBuf,
 }
@@ -128,8 +130,8 @@ fn make(kedge: &str, board: &str) -> Result<Product> {
             .join(format!("containers/{}.toml", container.name));
         files::write(&path, container.text(layer))?;
     }
-    let platform = platform(board)?.display().to_string();
-    let built = kedge.ask(&["build", "--platform", &platform])?;
+    let platform = platform(board)?;
+    let built = kedge.ask(&["build", "--platform", &platform.to_string_lossy()])?;
     let image = built
         .pointer("/image/path")
         .and_then(Value::as_str)
@@ -138,6 +140,7 @@ fn make(kedge: &str, board: &str) -> Result<Product> {
     Ok(Product {
         kedge,
         image,
+        platform,
         folder,
     })
 }

@@ -7,9 +7,12 @@ mod facts;
 mod serve;
 mod waits;
 
+use kedge_sys::module;
+use kedge_sys::watchdog::Watchdog;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         "eat" => eat(),
         "threads" => threads(),
         "stubborn" => waits::stubborn(),
+        "hang" => hang(),
         "polite" => return polite(&arguments),
         "serve" => return serve::run(number(&arguments, 1)),
         other => {
@@ -167,6 +171,30 @@ fn flood(lines: u64) {
     }
     drop(out);
     say("flood over");
+}
+
+/// As `/init` of a machine that hangs: starts the hardware watchdog, by `/watchdog.ko` where the kernel has no driver of
+/// its own, and does not feed it.
+fn hang() {
+    use kedge_sys::rustix::mount::{MountFlags, mount};
+    let started = || -> io::Result<Watchdog> {
+        if let Ok(image) = fs::read("/watchdog.ko") {
+            module::load_image(&image, c"").map_err(io::Error::other)?;
+        }
+        mount("dev", "/dev", "devtmpfs", MountFlags::empty(), None)?;
+        let watchdog = Watchdog::open(Path::new("/dev/watchdog")).map_err(io::Error::other)?;
+        watchdog.set_timeout(4).map_err(io::Error::other)?;
+        Ok(watchdog)
+    };
+    match started() {
+        Ok(_watchdog) => {
+            say("hanging under a watchdog");
+            loop {
+                thread::park();
+            }
+        }
+        Err(error) => say(&format!("cannot start the watchdog: {error}")),
+    }
 }
 
 /// Waits for the signal of the given number, writes a file, and ends well.

@@ -7,7 +7,9 @@ use kedge_board_support::boards;
 use kedge_board_support::record::loader::Armed;
 use kedge_board_support::record::{Loader, Slot};
 use kedge_image_build::files;
+use kedge_image_build::platform::Platform;
 use kedge_image_build::qemu::{ResetCause, VmConfig};
+use kedge_rootfs::Initramfs;
 use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use serde_json::Value;
@@ -190,6 +192,55 @@ fn vm_uboot_counts_a_trial_that_panics_and_goes_back() -> Result<()> {
         ensure!(text(&status, "slot") == "a", "{status}");
         Ok(())
     });
+    checks.finish(&mut guest)
+}
+
+/// An initramfs whose `/init` starts the watchdog and then does nothing.
+fn hanging() -> Result<Vec<u8>> {
+    let product = built_for(BOARD)?;
+    let mut archive = Initramfs::new();
+    archive.directory("dev", 0o755)?;
+    archive.character_device("dev/console", 0o600, 5, 1)?;
+    let probe = files::read(&product.folder().join("plain/probe"))?;
+    archive.file("init", 0o755, probe)?;
+    let modules = Platform::load(&product.platform)?.modules;
+    if let Some(driver) = modules.iter().find(|name| name.contains("i6300esb")) {
+        let driver = files::read(&product.platform.join(driver))?;
+        archive.file("watchdog.ko", 0o644, driver)?;
+    }
+    Ok(archive.compressed()?)
+}
+
+#[test]
+fn vm_uboot_goes_back_from_a_trial_that_hangs() -> Result<()> {
+    let disk = fresh_disk()?;
+    // What stands behind the dashes are `/init`'s words.
+    disk.fill_slot_b("-- hang")?;
+    disk.write_to_slot(Slot::B, "initramfs", &hanging()?)?;
+    disk.set_loader(&armed(1))?;
+    let mut guest = Guest::start_on(BOARD, &disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("the trial hangs", &mut guest, |guest| {
+        guest.expect("hanging under a watchdog", SOON).map(drop)
+    });
+    checks.run(
+        "the watchdog resets, the default starts",
+        &mut guest,
+        |guest| {
+            let case = Case {
+                says: &["hanging under a watchdog", "slot a kedge.failed=b"],
+                slot: Slot::A,
+                record: Some(armed(0)),
+            };
+            judge(guest, &disk, 2, &case)?;
+            ensure!(
+                guest.resets() == [ResetCause::Watchdog],
+                "{:?}",
+                guest.resets()
+            );
+            Ok(())
+        },
+    );
     checks.finish(&mut guest)
 }
 
