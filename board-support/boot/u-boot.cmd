@@ -80,9 +80,8 @@ for kedge_next in ${kedge_slot} ${slot_ok} ${kedge_other}; do
       setexpr kedge_text ${ramdisk_addr_r} + 4
       if load ${kedge_from} ${kedge_text} cmdline.txt; then
         setexpr kedge_size ${filesize} + 4
-        env import -t ${ramdisk_addr_r} ${kedge_size} arg
-        if load ${kedge_from} ${kernel_addr_r} kernel && load ${kedge_from} ${ramdisk_addr_r} initramfs; then
-          setenv kedge_loaded yes
+        if env import -t ${ramdisk_addr_r} ${kedge_size} arg && load ${kedge_from} ${kernel_addr_r} kernel; then
+          if load ${kedge_from} ${ramdisk_addr_r} initramfs; then setenv kedge_loaded yes; fi
         fi
       fi
     fi

@@ -252,7 +252,10 @@ fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
             );
         }
         match object.kind {
-            ObjectKind::Kernel => budget("the kernel", size, budgets.kernel)?,
+            ObjectKind::Kernel => {
+                budget("the kernel", size, budgets.kernel)?;
+                check_kernel(plan, path)?;
+            }
             ObjectKind::Initramfs => budget("the initramfs", size, budgets.initramfs)?,
             ObjectKind::Layer => layers = layers.saturating_add(ext4::sealed_size(size)),
             ObjectKind::DeviceTree => {}
@@ -270,6 +273,20 @@ fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What the loader would find out on the device.
+fn check_kernel(plan: &ImagePlan<'_>, path: &Path) -> Result<()> {
+    match plan.board.boot.backend {
+        Backend::Direct => Ok(()),
+        Backend::UBoot => {
+            let mut beginning = Vec::new();
+            File::open(path)
+                .and_then(|file| file.take(64).read_to_end(&mut beginning))
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            boot_script::check_kernel(plan.board, &beginning)
+        }
+    }
 }
 
 fn budget(what: &str, size: u64, limit: u64) -> Result<()> {

@@ -6,6 +6,7 @@
 //!
 //! It does not write the partition; what the script does is tested on machines (the tier `vm`).
 
+use anyhow::{Result, bail};
 use kedge_board_support::boards::{Architecture, Board};
 use kedge_board_support::record::{Slot, crc32};
 
@@ -27,6 +28,30 @@ pub fn make(board: &Board, time: u64) -> Vec<u8> {
     wrap(script(board).as_bytes(), board.architecture, time)
 }
 
+/// Whether the board's U-Boot can start this kernel, so that no device finds out; `beginning` are its first 64 bytes.
+///
+/// # Errors
+/// It is of another kind, such as the compressed ones that UEFI takes.
+pub fn check_kernel(board: &Board, beginning: &[u8]) -> Result<()> {
+    // Linux `Documentation/arch/arm64/booting.rst` and `Documentation/arch/riscv/boot-image-header.rst`.
+    let (at, magic): (usize, &[u8]) = match board.architecture {
+        Architecture::Arm64 => (56, b"ARM\x64"),
+        Architecture::Riscv64 => (56, b"RSC\x05"),
+        Architecture::Armv7 | Architecture::X86_64 | Architecture::Mipsel => return Ok(()),
+    };
+    if beginning
+        .get(at..)
+        .is_none_or(|rest| !rest.starts_with(magic))
+    {
+        bail!(
+            "the kernel is no plain Linux image for {}, and U-Boot's `{}` starts nothing else",
+            board.architecture.debian(),
+            starter(board.architecture)
+        );
+    }
+    Ok(())
+}
+
 /// The slot that this line of the console says is started; nothing if it is another line.
 #[must_use]
 pub fn started(line: &str) -> Option<Slot> {
@@ -34,16 +59,21 @@ pub fn started(line: &str) -> Option<Slot> {
 }
 
 fn script(board: &Board) -> String {
-    let start = match board.architecture {
+    format!(
+        "setenv kedge_arguments \"{}\"\nsetenv kedge_start {}\n{TEXT}",
+        board.boot.arguments,
+        starter(board.architecture)
+    )
+}
+
+/// U-Boot's command that starts a kernel.
+const fn starter(architecture: Architecture) -> &'static str {
+    match architecture {
         Architecture::Arm64 | Architecture::Riscv64 => "booti",
         Architecture::Armv7 => "bootz",
         Architecture::X86_64 => "zboot",
         Architecture::Mipsel => "bootm",
-    };
-    format!(
-        "setenv kedge_arguments \"{}\"\nsetenv kedge_start {start}\n{TEXT}",
-        board.boot.arguments
-    )
+    }
 }
 
 fn wrap(script: &[u8], architecture: Architecture, time: u64) -> Vec<u8> {
@@ -127,6 +157,20 @@ mod tests {
         mkimage.extend(b"\x00\x00\x00\x0b\x00\x00\x00\x00echo hello\n");
         let ours = wrap(b"echo hello\n", Architecture::Arm64, 1_790_000_000);
         assert_eq!(ours, mkimage);
+    }
+
+    #[test]
+    fn a_kernel_that_u_boot_cannot_start_is_refused() {
+        let mut plain = b"MZ\x40\xfa".to_vec();
+        plain.resize(56, 0);
+        plain.extend(b"ARM\x64\x40\0\0\0");
+        check_kernel(&board(), &plain).unwrap();
+        let mut zboot = b"MZ\0\0zimg".to_vec();
+        zboot.resize(64, 0);
+        for kernel in [zboot.as_slice(), b"\x1f\x8b", b""] {
+            let error = check_kernel(&board(), kernel).unwrap_err().to_string();
+            assert!(error.contains("booti"), "{error}");
+        }
     }
 
     #[test]
