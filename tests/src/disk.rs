@@ -231,6 +231,19 @@ impl Disk {
         Ok(())
     }
 
+    /// As after so many boots in a row that did not hold their goals.
+    ///
+    /// # Errors
+    /// The disk cannot be read or written.
+    pub fn set_unsettled(&self, boots: u32) -> Result<()> {
+        let base = self.partition("bootenv")?.offset;
+        let (mut record, found) = Bootenv::open_at(self.file()?, base)?;
+        let mut state = found.state().cloned().context("the state record is lost")?;
+        state.unsettled = boots;
+        record.write_state_both(&state)?;
+        Ok(())
+    }
+
     /// How many copies of the state record are whole.
     ///
     /// # Errors

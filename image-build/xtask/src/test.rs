@@ -27,6 +27,9 @@ pub(crate) struct Arguments {
     /// Run only tests whose name contains this.
     #[arg(long)]
     filter: Option<String>,
+    /// What takes hours, too: power cuts at fifty moments instead of two.
+    #[arg(long)]
+    long: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -103,6 +106,9 @@ fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
             .args(*selection);
         if let Some(folder) = &platform {
             command.env("KEDGE_PLATFORM", folder);
+        }
+        if arguments.long {
+            command.env("KEDGE_LONG", "1");
         }
         if let Some(filter) = &arguments.filter {
             command.args(["--", filter]);

@@ -1,10 +1,12 @@
 //! The tier `vm`: devices in QEMU. Each test is one machine with many checks on it, since a boot costs seconds.
 
 mod arm64;
+mod cuts;
 mod faults;
 mod hangs;
 mod life;
 mod live;
+mod mend;
 mod slots;
 
 use anyhow::Result;

@@ -1,0 +1,65 @@
+//! What is left when things go wrong for good: a store that fails in a trial, repair mode and its way out.
+
+use crate::built_trials;
+use anyhow::{Context, Result, ensure};
+use kedge_tests::guest::{BOOT, Checks, Guest, text};
+use kedge_tests::trials::{committed, failure, update};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(60);
+
+#[test]
+fn vm_a_store_that_turns_read_only_ends_a_trial() -> Result<()> {
+    let (project, disk) = built_trials()?;
+    // A folder whose inode is gone: whoever looks into it makes the kernel find the file system damaged.
+    disk.debugfs("mkdir /volumes/app\nmkdir /volumes/app/hurt\nclri /volumes/app/hurt\n")?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("the trial fails, and says why", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        let before = committed(guest)?;
+        let volume = "[volumes.hurt]\npath = \"/keep\"\nlifetime = \"permanent\"\n";
+        project.app("started", &["sleep"], volume)?;
+        let pushed = project.push(guest, &[])?;
+        ensure!(!pushed.committed, "{}", pushed.said);
+        let reason = failure(guest)?;
+        // Whichever is seen first: the store that takes no write, or the container that cannot have its volume.
+        ensure!(
+            reason == "storage" || reason.starts_with("goal-missed(app, started"),
+            "the reason is {reason}"
+        );
+        ensure!(committed(guest)? == before, "something else is committed");
+        Ok(())
+    });
+    checks.run("what is committed runs on", &mut guest, |guest| {
+        guest.wait_for_state("keeper", "running", SOON).map(drop)
+    });
+    checks.finish(&mut guest)
+}
+
+#[test]
+fn vm_a_device_that_never_settles_can_be_mended() -> Result<()> {
+    let (project, disk) = built_trials()?;
+    disk.set_unsettled(8)?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("repair mode, which says why", &mut guest, |guest| {
+        let status = guest.wait_for_control(BOOT)?;
+        let phase = text(&status, "phase");
+        ensure!(phase.starts_with("repair"), "phase: {phase}");
+        ensure!(phase.contains("too many boots"), "phase: {phase}");
+        let containers = status.get("containers").and_then(|list| list.as_array());
+        ensure!(containers.context("no containers")?.is_empty(), "{status}");
+        Ok(())
+    });
+    checks.run("an update mends it", &mut guest, |guest| {
+        project.app("started", &["sleep", "mended"], "")?;
+        let pushed = project.push(guest, &[])?;
+        ensure!(pushed.committed, "{}", pushed.said);
+        guest.wait_for_state("app", "running", SOON)?;
+        let update = update(guest)?;
+        ensure!(update.get("unsettled") == Some(&0.into()), "{update}");
+        Ok(())
+    });
+    checks.finish(&mut guest)
+}
