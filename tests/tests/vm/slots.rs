@@ -17,18 +17,25 @@ fn slot(guest: &Guest) -> Result<String> {
     Ok(text(&guest.status()?, "slot").to_owned())
 }
 
-/// Pushes without waiting, and lets the boots begin.
-fn push(project: &Project, guest: &Guest) -> Result<()> {
+/// Pushes without waiting, and lets the boots begin; the revision that is tried.
+fn push(project: &Project, guest: &Guest) -> Result<String> {
     let pushed = project.push(guest, &["--detach"])?;
     ensure!(pushed.committed, "refused: {}", pushed.said);
-    Ok(())
+    Ok(text(&pushed.said, "revision").to_owned())
 }
 
-/// The device is back on what was committed, in its slot, for this reason.
-fn back(guest: &mut Guest, before: &str, slot_before: &str, reason: &str) -> Result<()> {
+/// The trial of `tried` has failed for this reason, and the device is back on what was committed, in its slot.
+fn back(
+    guest: &mut Guest,
+    tried: &str,
+    before: &str,
+    slot_before: &str,
+    reason: &str,
+) -> Result<()> {
     guest.wait("the trial has failed", BOOTS, |guest| {
         let update = update(guest)?;
-        Ok((update.get("trial").is_none() && update.get("failed").is_some()).then_some(()))
+        let failed = update.get("failed").map(|failed| text(failed, "revision"));
+        Ok((update.get("trial").is_none() && failed == Some(tried)).then_some(()))
     })?;
     let failed = failure(guest)?;
     ensure!(failed == reason, "the reason is {failed}");
@@ -73,8 +80,8 @@ fn vm_trials_of_a_slot() -> Result<()> {
     checks.run("a kernel that panics", &mut guest, |guest| {
         let boots = guest.boots();
         project.kernel_arguments("rdinit=/nowhere")?;
-        push(&project, guest)?;
-        back(guest, &before, "b", "kernel-panic")?;
+        let tried = push(&project, guest)?;
+        back(guest, &tried, &before, "b", "kernel-panic")?;
         // Three tries, and the boot of what is committed.
         ensure!(guest.boots() == boots + 4, "{} boots", guest.boots() - boots);
         let told = history(guest)?.iter().any(|event| {
@@ -90,8 +97,8 @@ fn vm_trials_of_a_slot() -> Result<()> {
             "kedge-probe",
             "probe",
         )?)?;
-        push(&project, guest)?;
-        back(guest, &before, "b", "kernel-panic")?;
+        let tried = push(&project, guest)?;
+        back(guest, &tried, &before, "b", "kernel-panic")?;
         let told = history(guest)?
             .iter()
             .any(|event| text(event, "text").contains("Attempted to kill init"));
@@ -100,8 +107,8 @@ fn vm_trials_of_a_slot() -> Result<()> {
     });
     checks.run("an init that hangs is reset by the watchdog", &mut guest, |guest| {
         project.kernel_arguments("-- hang")?;
-        push(&project, guest)?;
-        back(guest, &before, "b", "watchdog")
+        let tried = push(&project, guest)?;
+        back(guest, &tried, &before, "b", "watchdog")
     });
     project.use_platform(&platform);
     project.kernel_arguments("kedge.tests=3")?;
@@ -109,7 +116,8 @@ fn vm_trials_of_a_slot() -> Result<()> {
         project.app("ready", &["sleep"], "[health]\nnotify = true\nstart-period = \"1min\"\n")?;
         let pushed = project.push(guest, &[])?;
         ensure!(!pushed.committed, "{}", pushed.said);
-        back(guest, &before, "b", "goal-missed(app, ready, 0)")
+        let tried = text(&pushed.said, "revision").to_owned();
+        back(guest, &tried, &before, "b", "goal-missed(app, ready, 0)")
     });
     project.app("started", &["sleep"], "")?;
     checks.run("one power cut in the first try does not roll back", &mut guest, |guest| {
