@@ -101,6 +101,7 @@ impl Order {
     }
 
     /// The copy of the state that counts.
+    #[cfg(test)]
     pub(super) const fn newest(self) -> Side {
         self.newest
     }
