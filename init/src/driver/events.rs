@@ -342,8 +342,7 @@ impl Driver {
                 revision,
                 parameters,
             } => {
-                let applied = self.apply(revision, parameters);
-                let (status, kind, body) = applied_answer(applied);
+                let (status, kind, body) = applied_answer(self.apply(revision, parameters));
                 let connection = self.clients.connection(client)?;
                 connection.answer_bytes(status, kind, &body);
                 return None;
