@@ -7,6 +7,7 @@ mod boot;
 mod memory;
 mod size;
 mod subject;
+mod trial;
 
 use crate::image::Kernel;
 use crate::project::{self, BOARD};
@@ -20,7 +21,8 @@ use serde::Serialize;
 #[derive(Debug, Args)]
 #[command(after_help = "size    the device binary, the initramfs, an image\n\
     boot    guest instructions from exec of PID 1 to a container's first instruction\n\
-    memory  what is ours in memory, and the least memory that a device runs in\n\n\
+    memory  what is ours in memory, and the least memory that a device runs in\n\
+    trial   what a trial costs: a boot of it, the time to its verdict, answers that its containers do not give\n\n\
     Example: cargo xtask measure boot --json")]
 pub(crate) struct Arguments {
     /// What to measure.
@@ -32,7 +34,7 @@ pub(crate) struct Arguments {
     /// Whose kernel; the promises are about our own.
     #[arg(long, value_enum, default_value_t = Kernel::Own)]
     kernel: Kernel,
-    /// How many times a boot is measured; the median counts.
+    /// How many times a boot is measured (`boot`, `trial`); the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     runs: u32,
 }
@@ -42,6 +44,7 @@ enum What {
     Size,
     Boot,
     Memory,
+    Trial,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -50,6 +53,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         What::Size => size::measure(&platform),
         What::Boot => boot::measure(&platform, arguments.runs),
         What::Memory => memory::measure(&platform),
+        What::Trial => trial::measure(&platform, arguments.runs),
     }?;
     show(&figures, arguments.json);
     Ok(())
@@ -71,7 +75,7 @@ struct Figure {
 #[serde(untagged)]
 enum Value {
     Count(u64),
-    Milliseconds(f64),
+    Time(f64),
 }
 
 /// What the value must not exceed.
@@ -104,9 +108,38 @@ impl Figure {
         // Microseconds of an hour fit 32 bits.
         let microseconds = u32::try_from(nanoseconds / 1000).unwrap_or(u32::MAX);
         Self {
-            value: Value::Milliseconds(f64::from(microseconds) / 1000.0),
+            value: Value::Time(f64::from(microseconds) / 1000.0),
             unit: "ms",
             ..Self::bytes(name, 0, most_ms)
+        }
+    }
+
+    /// By how many nanoseconds one time is longer than another; it may be negative.
+    fn difference(name: &str, longer: u64, shorter: u64) -> Self {
+        let mut figure = Self::time(name, longer.abs_diff(shorter), None);
+        if let Value::Time(time) = &mut figure.value
+            && longer < shorter
+        {
+            *time = -*time;
+        }
+        figure
+    }
+
+    /// From milliseconds of the device's own clock; it may be negative.
+    fn seconds(name: &str, milliseconds: i64) -> Self {
+        let milliseconds = i32::try_from(milliseconds).unwrap_or(i32::MAX);
+        Self {
+            value: Value::Time(f64::from(milliseconds) / 1000.0),
+            unit: "s",
+            ..Self::bytes(name, 0, None)
+        }
+    }
+
+    /// Of things that are counted.
+    fn count(name: &str, count: u64) -> Self {
+        Self {
+            unit: "",
+            ..Self::bytes(name, count, None)
         }
     }
 
@@ -115,14 +148,14 @@ impl Figure {
         Some(match self.value {
             Value::Count(count) => count <= max,
             // Goals are small whole numbers of milliseconds.
-            Value::Milliseconds(time) => time <= f64::from(u32::try_from(max).unwrap_or(u32::MAX)),
+            Value::Time(time) => time <= f64::from(u32::try_from(max).unwrap_or(u32::MAX)),
         })
     }
 
     fn words(&self) -> String {
         let value = match self.value {
             Value::Count(count) => thousands(count),
-            Value::Milliseconds(time) => format!("{time:.3}"),
+            Value::Time(time) => format!("{time:.3}"),
         };
         let goal = match (self.goal, self.holds()) {
             (Some(goal), Some(holds)) => {
@@ -178,9 +211,15 @@ mod tests {
             r#"{"name":"size.initramfs","value":512345,"unit":"B","goal":{"max":1000000},"board":"qemu-x86-64"}"#
         );
         let time = Figure::time("boot.first-boot", 12_345_678, Some(15));
-        assert_eq!(time.value, Value::Milliseconds(12.345));
+        assert_eq!(time.value, Value::Time(12.345));
         assert_eq!(time.holds(), Some(true));
         assert!(time.words().contains("12.345 ms"));
+        let less = Figure::difference("trial.x", 1_000_000, 3_500_000);
+        assert_eq!(less.value, Value::Time(-2.5));
+        let more = Figure::difference("trial.x", 3_500_000, 1_000_000);
+        assert_eq!((more.value, more.unit), (Value::Time(2.5), "ms"));
+        let seconds = Figure::seconds("trial.y", -250);
+        assert_eq!((seconds.value, seconds.unit), (Value::Time(-0.25), "s"));
     }
 
     #[test]

@@ -17,8 +17,9 @@ use super::{Figure, median, note};
 use crate::device::Device;
 use crate::project::{Built, copy_disk};
 use anyhow::{Context, Result, ensure};
-use kedge_image_build::image::gpt;
-use kedge_image_build::qemu::{self, Clock, DiskCache, VmConfig};
+use kedge_board_support::record::Slot;
+use kedge_image_build::image::{fat, gpt};
+use kedge_image_build::qemu::{Clock, DiskCache, VmConfig};
 use kedge_image_build::{files, process, progress};
 use kedge_rootfs::Initramfs;
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(super) fn measure(platform: &Path, runs: u32) -> Result<Vec<Figure>> {
     let folder = subject::fast_folder()?;
     let built = subject::build(folder.path(), platform, 1)?;
-    stamp(&built, folder.path())?;
+    stamp(&built.image, Slot::A, folder.path())?;
     let mut first = Vec::new();
     let mut normal = Vec::new();
     for number in 1..=runs {
@@ -53,7 +54,7 @@ pub(super) fn measure(platform: &Path, runs: u32) -> Result<Vec<Figure>> {
 
 /// When things happened in one boot; nanoseconds of the guest's monotonic clock.
 #[derive(Debug)]
-struct Times {
+pub(super) struct Times {
     exec: u64,
     /// PID 1's own first look at the clock.
     started: u64,
@@ -63,7 +64,8 @@ struct Times {
 }
 
 impl Times {
-    const fn total(&self) -> u64 {
+    /// From the exec to the container.
+    pub(super) const fn total(&self) -> u64 {
         self.container.saturating_sub(self.exec)
     }
 
@@ -102,13 +104,16 @@ fn figures(first: &[Times], normal: &[Times]) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Appends the archive with the stamping program to the initramfs of slot a.
-fn stamp(built: &Built, folder: &Path) -> Result<()> {
-    let config = built.machine();
+/// Appends the archive with the stamping program to the initramfs of a slot.
+pub(super) fn stamp(disk: &Path, slot: Slot, folder: &Path) -> Result<()> {
+    let image = File::open(disk).with_context(|| format!("cannot open {}", disk.display()))?;
+    let offset = gpt::find(&gpt::read(&image)?, slot.partition())?.offset;
     let work = folder.join("stamp");
+    files::remove_folder(&work)?;
     files::make_folder(&work)?;
-    let loaded = qemu::load(&config.board, &built.image, &work)?;
-    let mut archive = files::read(&loaded.initramfs)?;
+    let path = work.join("initramfs");
+    fat::extract(disk, offset, "initramfs", &path)?;
+    let mut archive = files::read(&path)?;
     // Archives begin at multiples of four.
     archive.resize(archive.len().next_multiple_of(4), 0);
     let mut own = Initramfs::new();
@@ -119,14 +124,8 @@ fn stamp(built: &Built, folder: &Path) -> Result<()> {
     )?;
     own.character_device("kmsg", 0o600, 1, 11)?;
     archive.extend(own.cpio());
-    let path = work.join("with-stamp");
     files::write(&path, archive)?;
-
-    let disk = File::open(&built.image)
-        .with_context(|| format!("cannot open {}", built.image.display()))?;
-    let partitions = gpt::read(&disk)?;
-    let offset = gpt::find(&partitions, loaded.slot.partition())?.offset;
-    let mut place = built.image.clone().into_os_string();
+    let mut place = disk.as_os_str().to_owned();
     place.push(format!("@@{offset}"));
     process::run(
         Command::new("mcopy")
@@ -151,7 +150,8 @@ fn twice(built: &Built, folder: &Path) -> Result<(Times, Times)> {
     Ok((first, second))
 }
 
-fn machine(built: &Built, disk: &Path) -> Result<VmConfig> {
+/// Its machine, in which instructions are counted, with a stamped disk.
+pub(super) fn machine(built: &Built, disk: &Path) -> Result<VmConfig> {
     let mut config = built.machine_with(disk);
     config.disk_cache = DiskCache::Unsafe;
     config.clock = Clock::Instructions;
@@ -159,7 +159,8 @@ fn machine(built: &Built, disk: &Path) -> Result<VmConfig> {
     Ok(config)
 }
 
-fn times(device: &mut Device) -> Result<Times> {
+/// Waits until the containers run, and reads when what happened in this boot.
+pub(super) fn times(device: &mut Device) -> Result<Times> {
     device.until_goals(PATIENCE)?;
     device.until("the boot is in the logs", PATIENCE, |device| {
         let kernel = device.texts("kernel")?;

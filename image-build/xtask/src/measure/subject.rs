@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-const SOURCE: &str = include_str!("first.c");
+const FIRST: &str = include_str!("first.c");
+const SERVE: &str = include_str!("trial/serve.c");
 const FLAGS: [&str; 11] = [
     "-Os",
     "-static",
@@ -28,13 +29,15 @@ const FLAGS: [&str; 11] = [
     "-o",
 ];
 
-/// The two programs of `first.c`.
+/// The two programs of `first.c`, and the one of `trial/serve.c`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Program {
     /// A container's only process.
     First,
     /// What runs before `/init` and leaves the time of its exec.
     Stamp,
+    /// An HTTP server on the port of its only argument.
+    Serve,
 }
 
 /// The program, from the cache when it was compiled before.
@@ -42,20 +45,16 @@ pub(super) enum Program {
 /// # Errors
 /// The compiler cannot be had.
 pub(super) fn program(which: Program) -> Result<PathBuf> {
-    let define = match which {
-        Program::First => "-DFIRST",
-        Program::Stamp => "-DSTAMP",
+    let (text, define) = match which {
+        Program::First => (FIRST, "-DFIRST"),
+        Program::Stamp => (FIRST, "-DSTAMP"),
+        Program::Serve => (SERVE, "-DSERVE"),
     };
     let compiler = toolchain::c_compiler(&boards::find(BOARD)?)?;
-    let key = cache::key([
-        SOURCE,
-        define,
-        &FLAGS.join(" "),
-        &compiler.to_string_lossy(),
-    ]);
+    let key = cache::key([text, define, &FLAGS.join(" "), &compiler.to_string_lossy()]);
     let folder = Cache::open()?.entry("measure", &key, |folder| {
-        let source = folder.join("first.c");
-        files::write(&source, SOURCE)?;
+        let source = folder.join("program.c");
+        files::write(&source, text)?;
         process::run(
             Command::new(&compiler)
                 .arg(define)
@@ -86,16 +85,33 @@ pub(super) fn fast_folder() -> Result<TempDir> {
 /// # Errors
 /// A verb fails.
 pub(super) fn build(folder: &Path, platform: &Path, count: u32) -> Result<Built> {
-    let layout = folder.join(format!("image-{count}"));
-    let board = boards::find(BOARD)?;
-    sample::one_program(&program(Program::First)?, &layout)?;
+    project::build(boards::find(BOARD)?, tiny(folder, count)?, platform)
+}
+
+/// The project of such a product.
+///
+/// # Errors
+/// A verb fails.
+pub(super) fn tiny(folder: &Path, count: u32) -> Result<Kedge> {
     let kedge = Kedge::new_project(&folder.join(format!("measure-{count}")), BOARD)?;
-    let place = format!("oci:{}", layout.display());
+    let place = image(folder, Program::First)?;
     for number in 1..=count {
         let name = format!("tiny-{number}");
         kedge.ask(&["add", &place, "--name", &name, "--root", "refused"])?;
     }
-    project::build(board, kedge, platform)
+    Ok(kedge)
+}
+
+/// An image of nothing but `/program`, as `kedge add` takes it.
+///
+/// # Errors
+/// It cannot be compiled or written.
+pub(super) fn image(folder: &Path, which: Program) -> Result<String> {
+    let layout = folder.join(format!("image-{which:?}"));
+    if !layout.exists() {
+        sample::one_program(&program(which)?, &layout)?;
+    }
+    Ok(format!("oci:{}", layout.display()))
 }
 
 /// Words for a failure: the end of the console of the machine in a folder.

@@ -1,0 +1,148 @@
+//! What a trial costs: a boot of one, the time until its verdict, and the answers that its containers do not give.
+//!
+//! | figure | what |
+//! |---|---|
+//! | `trial.boot-instructions` | how much longer a boot on trial takes than a plain one (`slot`) |
+//! | `trial.slot-seconds`, `trial.live-verdict` | from a trial's beginning to its commit, by the device's history, without the window for which goals must hold |
+//! | `trial.live-downtime-…` | for how long a server does not answer while a revision is tried without a reboot (`live`) |
+//! | `trial.model-…` | what the check of the boot control machine says of itself (`model`) |
+
+mod gaps;
+mod live;
+mod model;
+mod slot;
+
+use super::{Figure, subject};
+use crate::device::Device;
+use crate::kedge::Kedge;
+use anyhow::{Context, Result, ensure};
+use kedge_image_build::files;
+use serde_json::Value;
+use std::path::Path;
+use std::time::Duration;
+
+/// An emulated device on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Seconds for which a trial's goals must hold here: the least that there is.
+const WINDOW: u32 = 5;
+
+pub(super) fn measure(platform: &Path, runs: u32) -> Result<Vec<Figure>> {
+    let folder = subject::fast_folder()?;
+    let told =
+        |result: Result<Vec<Figure>>| result.with_context(|| subject::console(folder.path()));
+    let mut figures = told(slot::measure(folder.path(), platform, runs))?;
+    figures.extend(told(live::measure(folder.path(), platform))?);
+    figures.extend(model::measure()?);
+    Ok(figures)
+}
+
+/// Gives a new project the shortest window.
+fn shorten_window(kedge: &Kedge) -> Result<()> {
+    edit(kedge, "window", &format!("\"{WINDOW}s\""))
+}
+
+/// Sets a value of `kedge.toml` whose name stands there once.
+fn edit(kedge: &Kedge, name: &str, value: &str) -> Result<()> {
+    let path = kedge.project().join("kedge.toml");
+    files::write(&path, with_value(&files::read_text(&path)?, name, value)?)
+}
+
+fn with_value(text: &str, name: &str, value: &str) -> Result<String> {
+    let begin = format!("{name} = ");
+    let count = text.lines().filter(|line| line.starts_with(&begin)).count();
+    ensure!(count == 1, "kedge.toml has {count} lines `{name} = …`");
+    let lines = text.lines().map(|line| match line.strip_prefix(&begin) {
+        Some(_) => format!("{begin}{value}\n"),
+        None => format!("{line}\n"),
+    });
+    Ok(lines.collect())
+}
+
+/// `kedge push` of the project as it is now; without `--detach` the trial must be committed.
+fn push(device: &Device, kedge: &Kedge, platform: &Path, more: &[&str]) -> Result<Value> {
+    let socket = device.socket().to_string_lossy();
+    let platform = platform.to_string_lossy();
+    let mut words = vec!["push", "--socket", &socket, "--platform", &platform];
+    words.extend(more);
+    kedge.ask(&words)
+}
+
+/// What a trial changed, as the answer of a push has it.
+fn ensure_change(pushed: &Value, change: &str) -> Result<()> {
+    ensure!(
+        pushed.get("change").and_then(Value::as_str) == Some(change),
+        "the trial is not of the kind {change}: {pushed}"
+    );
+    Ok(())
+}
+
+/// Milliseconds from the beginning of the last trial in a history to its commit, without the window. Within one boot
+/// they are those of the uptime; across boots they are whole seconds of the device's clock.
+fn verdict(history: &[Value]) -> Result<i64> {
+    let last = |name: &str| {
+        history
+            .iter()
+            .rposition(|event| event.get("event").and_then(Value::as_str) == Some(name))
+    };
+    let begun = last("trial-begun").context("the history has no trial")?;
+    let committed = last("committed").filter(|committed| *committed > begun);
+    let committed = committed.context("the history has no commit of the trial")?;
+    let number = |index: usize, name: &str| {
+        let event = history.get(index);
+        let value = event
+            .and_then(|event| event.get(name))
+            .and_then(Value::as_i64);
+        value.with_context(|| format!("an event has no {name}"))
+    };
+    let took = if number(begun, "boot")? == number(committed, "boot")? {
+        number(committed, "uptime-ms")? - number(begun, "uptime-ms")?
+    } else {
+        (number(committed, "time")? - number(begun, "time")?) * 1000
+    };
+    Ok(took - i64::from(WINDOW) * 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn event(name: &str, boot: u64, time: u64, uptime: u64) -> Value {
+        json!({"event": name, "boot": boot, "time": time, "uptime-ms": uptime})
+    }
+
+    #[test]
+    fn a_verdict_in_one_boot_has_milliseconds() {
+        let events = [
+            event("trial-begun", 1, 90, 1_000),
+            event("committed", 1, 95, 6_000),
+            event("trial-begun", 1, 100, 10_000),
+            event("committed", 1, 105, 15_123),
+            event("settled", 1, 165, 75_123),
+        ];
+        assert_eq!(verdict(&events).unwrap(), 123);
+        verdict(&events[..3]).unwrap_err();
+        verdict(&events[3..]).unwrap_err();
+    }
+
+    #[test]
+    fn a_verdict_after_a_boot_is_by_the_clock() {
+        let events = [
+            event("trial-begun", 1, 100, 90_000),
+            event("booted", 2, 104, 500),
+            event("committed", 2, 112, 7_000),
+        ];
+        assert_eq!(verdict(&events).unwrap(), 7_000);
+    }
+
+    #[test]
+    fn one_value_of_a_manifest_is_another() {
+        let text = "version = \"1\"\n[commit]\nwindow = \"60s\"  # all goals\nhub = \"never\"\n";
+        assert_eq!(
+            with_value(text, "window", "\"5s\"").unwrap(),
+            "version = \"1\"\n[commit]\nwindow = \"5s\"\nhub = \"never\"\n"
+        );
+        with_value(text, "arguments", "\"x\"").unwrap_err();
+        with_value("a = 1\na = 2\n", "a", "3").unwrap_err();
+    }
+}
