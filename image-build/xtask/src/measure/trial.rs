@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// An emulated device on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Lines of the device's log that a failure shows.
+const TAIL: usize = 25;
 /// Seconds for which a trial's goals must hold here: the least that there is.
 const WINDOW: u32 = 5;
 
@@ -64,7 +66,15 @@ fn push(device: &Device, kedge: &Kedge, platform: &Path, more: &[&str]) -> Resul
     let platform = platform.to_string_lossy();
     let mut words = vec!["push", "--socket", &socket, "--platform", &platform];
     words.extend(more);
-    kedge.ask(&words)
+    kedge.ask(&words).with_context(|| {
+        // After a failed trial the log has its story; a device that is silent has none.
+        let texts = device.texts("kedge").unwrap_or_default();
+        let tail = texts.len().saturating_sub(TAIL);
+        format!(
+            "a trial does not hold; the end of the device's log:\n{}",
+            texts.get(tail..).unwrap_or_default().join("\n")
+        )
+    })
 }
 
 /// What a trial changed, as the answer of a push has it.
