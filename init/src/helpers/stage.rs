@@ -47,7 +47,6 @@ use keep::Keep;
 use offer::Offer;
 use refused::Refused;
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use trust::Trust;
@@ -195,7 +194,7 @@ impl<'a> Stage<'a> {
             Whole::Part(done) => Ok(json(&Done { done })),
             Whole::Object(id, done) => {
                 if let Some(offer) = &mut self.offer {
-                    offer.missing.remove(&id);
+                    offer.missing.retain(|missing| missing.id != id);
                 }
                 Ok(json(&Done { done }))
             }
@@ -234,7 +233,7 @@ impl<'a> Stage<'a> {
     }
 
     fn snapshot(&self, revision: ObjectId, volumes: &str) -> Result<&'static str, Refused> {
-        let volumes: Vec<(Name, Name)> = serde_json::from_str(volumes)
+        let volumes: Vec<(Name, Name)> = serde_json::from_slice(volumes.as_bytes())
             .map_err(|error| Refused::new(400, format_args!("list of volumes: {error}")))?;
         let trust = self.trust.as_ref().ok_or_else(unconfigured)?;
         // Content that only a newer init knows declares no bounds to this one: then the space is the bound.
@@ -258,7 +257,7 @@ impl<'a> Stage<'a> {
     fn collect(&mut self, revisions: Ids<'_>) -> Result<(), Error> {
         self.keep.name(revisions.iter().collect());
         let offered = self.offer.as_ref().map(|offer| offer.revision);
-        let collected = self.keep.collect(&self.store, offered, BTreeSet::new());
+        let collected = self.keep.collect(&self.store, offered, Vec::new());
         let collected = collected.unwrap_or_else(|error| {
             say(&error);
             kedge_store::collect::Collected::default()

@@ -5,9 +5,8 @@
 
 use crate::durable;
 use crate::error::Error;
-use crate::store::{Store, names};
+use crate::store::{Store, id_of, names};
 use kedge_revision::ObjectId;
-use std::collections::BTreeSet;
 
 /// What a collection did.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -31,13 +30,13 @@ pub struct Collected {
 /// [`Error::File`]; what was removed until then is gone, and running it again goes on.
 pub fn collect(
     store: &Store,
-    revisions: &BTreeSet<ObjectId>,
-    objects: &BTreeSet<ObjectId>,
+    revisions: &[ObjectId],
+    objects: &[ObjectId],
 ) -> Result<Collected, Error> {
     let mut collected = Collected::default();
     // By name, not by document: what a cut left of an earlier collection has lost that.
     for name in names(&store.data().join("revisions"))? {
-        let Ok(id) = format!("v1:{name}").parse::<ObjectId>() else {
+        let Some(id) = id_of(&name) else {
             continue;
         };
         if !revisions.contains(&id) {
@@ -61,8 +60,8 @@ pub fn collect(
     for name in names(&staging)? {
         let wanted = name
             .split_once('.')
-            .and_then(|(hex, _)| format!("v1:{hex}").parse().ok())
-            .is_some_and(|id: ObjectId| objects.contains(&id));
+            .and_then(|(hex, _)| id_of(hex))
+            .is_some_and(|id| objects.contains(&id));
         if !wanted {
             durable::remove(&staging.join(name))?;
             collected.staged += 1;
@@ -103,7 +102,7 @@ mod tests {
         store
             .put_revision(dropped, b"other", b"sig", "test")
             .unwrap();
-        let collected = collect(&store, &BTreeSet::from([kept]), &BTreeSet::from([a])).unwrap();
+        let collected = collect(&store, &[kept], &[a]).unwrap();
         let expected = Collected {
             objects: 1,
             revisions: 1,
@@ -123,8 +122,7 @@ mod tests {
         let id = verity::digest(b"document");
         store.put_revision(id, b"document", b"sig", "test").unwrap();
         durable::remove(&store.revision_directory(id).join("revision.json")).unwrap();
-        let none = BTreeSet::new();
-        assert_eq!(collect(&store, &none, &none).unwrap().revisions, 1);
+        assert_eq!(collect(&store, &[], &[]).unwrap().revisions, 1);
         assert!(!store.revision_directory(id).exists());
     }
 

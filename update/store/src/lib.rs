@@ -25,4 +25,4 @@ mod store;
 
 pub use error::Error;
 pub use staging::{Arrival, Staging};
-pub use store::Store;
+pub use store::{Store, names};

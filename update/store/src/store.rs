@@ -239,19 +239,19 @@ impl Store {
         durable::write(&path, document)
     }
 
-    /// The parameters that a revision has, by their counters.
+    /// The parameters that a revision has, with their counters, in no order.
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn parameters(&self, id: ObjectId) -> Result<BTreeMap<u64, Vec<u8>>, Error> {
+    pub fn parameters(&self, id: ObjectId) -> Result<Vec<(u64, Vec<u8>)>, Error> {
         let directory = self.revision_directory(id).join("parameters");
         if !directory.is_dir() {
-            return Ok(BTreeMap::new());
+            return Ok(Vec::new());
         }
-        let mut found = BTreeMap::new();
+        let mut found = Vec::new();
         for name in names(&directory)? {
             if let Ok(counter) = name.parse() {
-                found.insert(counter, read(&directory.join(&name), Parameters::CAP)?);
+                found.push((counter, read(&directory.join(&name), Parameters::CAP)?));
             }
         }
         Ok(found)
@@ -265,7 +265,7 @@ impl Store {
         let directory = self.data.join("revisions");
         let mut ids = Vec::new();
         for name in names(&directory)? {
-            if let Ok(id) = format!("v1:{name}").parse()
+            if let Some(id) = id_of(&name)
                 && directory.join(&name).join("revision.json").is_file()
             {
                 ids.push(id);
@@ -284,9 +284,7 @@ impl Store {
         let mut ids = Vec::new();
         for prefix in names(&directory)? {
             for name in names(&directory.join(&prefix))? {
-                if let Ok(id) = format!("v1:{name}").parse() {
-                    ids.push(id);
-                }
+                ids.extend(id_of(&name));
             }
         }
         ids.sort_unstable();
@@ -294,15 +292,23 @@ impl Store {
     }
 }
 
+/// The id whose digits a name is.
+pub(crate) fn id_of(name: &str) -> Option<ObjectId> {
+    format!("v1:{name}").parse().ok()
+}
+
 /// Names in a directory that are valid text; others are none of ours.
-pub(crate) fn names(directory: &Path) -> Result<Vec<String>, Error> {
-    std::fs::read_dir(directory)
-        .map_err(Error::file("list", directory))?
-        .filter_map(|entry| match entry {
-            Ok(entry) => entry.file_name().into_string().ok().map(Ok),
-            Err(error) => Some(Err(Error::file("list", directory)(error))),
-        })
-        .collect()
+///
+/// # Errors
+/// [`Error::File`].
+pub fn names(directory: &Path) -> Result<Vec<String>, Error> {
+    let entries = std::fs::read_dir(directory).map_err(Error::file("list", directory))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::file("list", directory))?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
 }
 
 /// Reads a file of at most `most` bytes.
@@ -355,8 +361,9 @@ mod tests {
             store.put_parameters(id, 10, b"others"),
             Err(Error::File { source, .. }) if source.kind() == ErrorKind::AlreadyExists
         ));
-        let expected = [(9, b"values".to_vec()), (10, b"values".to_vec())];
-        assert_eq!(store.parameters(id).unwrap(), BTreeMap::from(expected));
+        let mut found = store.parameters(id).unwrap();
+        found.sort_unstable();
+        assert_eq!(found, [(9, b"values".into()), (10, b"values".into())]);
     }
 
     #[test]

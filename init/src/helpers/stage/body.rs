@@ -51,11 +51,12 @@ impl Incoming {
                 What::Head(Vec::new())
             }
             Body::Object { id, offset } => {
-                let wanted = offer.and_then(|offer| offer.missing.get(&id));
-                let (object, _) = wanted.ok_or_else(|| {
+                let mut missing = offer.into_iter().flat_map(|offer| &offer.missing);
+                let wanted = missing.find(|missing| missing.id == id);
+                let wanted = wanted.ok_or_else(|| {
                     Refused::conflict(format_args!("no offer was accepted that lacks {id}"))
                 })?;
-                let arrival = Arrival::begin(store, id, *object, offset)?;
+                let arrival = Arrival::begin(store, id, wanted.object, offset)?;
                 if length > arrival.length() {
                     return Err(Refused::conflict(format_args!(
                         "{length} bytes are more than the {} that {id} lacks",

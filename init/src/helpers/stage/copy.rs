@@ -16,7 +16,6 @@ use kedge_sys::rustix::fs::{
 };
 use kedge_sys::rustix::thread::{Gid, Uid};
 use kedge_sys::rustix::time::Timespec;
-use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -79,29 +78,32 @@ impl Failure {
 /// A copy on its way.
 #[derive(Debug)]
 struct Copy<'a> {
-    /// The copy's top directory.
-    top: BorrowedFd<'a>,
+    /// The first name of each file with several, by its number: the file system remembers, not this.
+    links: &'a OwnedFd,
     /// Bytes that it may still take.
     left: u64,
     names: u64,
-    /// Where the first name of each file with several is, below the top.
-    links: BTreeMap<(u64, u64), PathBuf>,
     /// Where the walk is, below the top.
     place: PathBuf,
     buffer: Vec<u8>,
 }
 
-/// Copies what is in the directory `from`, and what it is itself, to the empty directory `to`. It is the volume at
-/// `volume`, and its copy may take `most` bytes.
+/// Copies what is in the directory `from`, and what it is itself, to the empty directory `to`; the empty directory
+/// `links` is of no use afterwards. It is the volume at `volume`, and its copy may take `most` bytes.
 ///
 /// # Errors
 /// [`Error::File`] with the place, [`Error::CopyTooLarge`].
-pub(super) fn copy(from: &OwnedFd, to: &OwnedFd, volume: &Path, most: u64) -> Result<(), Error> {
+pub(super) fn copy(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    links: &OwnedFd,
+    volume: &Path,
+    most: u64,
+) -> Result<(), Error> {
     let mut copy = Copy {
-        top: to.as_fd(),
+        links,
         left: most,
         names: 0,
-        links: BTreeMap::new(),
         place: PathBuf::new(),
         buffer: vec![0; CHUNK],
     };
@@ -127,7 +129,7 @@ impl Copy<'_> {
             self.place.pop();
         }
         let stat = fstat(from).map_err(Failure::at("stat"))?;
-        self.properties(from, to, &stat)
+        self.properties(from.as_fd(), to.as_fd(), &stat)
     }
 
     fn entry(
@@ -171,13 +173,12 @@ impl Copy<'_> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(());
         }
-        if stat.st_nlink > 1 {
-            let key = (stat.st_dev, stat.st_ino);
-            if let Some(first) = self.links.get(&key) {
-                return linkat(self.top, first, to, name, AtFlags::empty())
-                    .map_err(Failure::at("link"));
+        let number = (stat.st_nlink > 1).then(|| format!("{:x}", stat.st_ino));
+        if let Some(number) = &number {
+            match linkat(self.links, number, to, name, AtFlags::empty()) {
+                Err(Errno::NOENT) => {}
+                linked => return linked.map_err(Failure::at("link")),
             }
-            self.links.insert(key, self.place.clone());
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let target = openat(to, name, flags, Mode::RUSR | Mode::WUSR);
@@ -185,7 +186,10 @@ impl Copy<'_> {
         let (source, target) = (File::from(source), File::from(target));
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         self.contents(&source, &target, size)?;
-        self.properties(&source, &target, &stat)
+        self.properties(source.as_fd(), target.as_fd(), &stat)?;
+        number.map_or(Ok(()), |number| {
+            linkat(to, name, self.links, number, AtFlags::empty()).map_err(Failure::at("link"))
+        })
     }
 
     /// Copies data and leaves holes.
@@ -232,12 +236,17 @@ impl Copy<'_> {
     }
 
     /// Owner first, since a change of owner takes bits of the mode and file capabilities away; times last.
-    fn properties<F: AsFd, T: AsFd>(&mut self, from: F, to: T, stat: &Stat) -> Result<(), Failure> {
+    fn properties(
+        &mut self,
+        from: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        stat: &Stat,
+    ) -> Result<(), Failure> {
         let (user, group) = owner(stat);
-        fchown(&to, user, group).map_err(Failure::at("give an owner to"))?;
-        fchmod(&to, Mode::from_raw_mode(stat.st_mode)).map_err(Failure::at("give a mode to"))?;
-        self.attributes(from.as_fd(), to.as_fd())?;
-        futimens(&to, &times(stat)).map_err(Failure::at("give times to"))
+        fchown(to, user, group).map_err(Failure::at("give an owner to"))?;
+        fchmod(to, Mode::from_raw_mode(stat.st_mode)).map_err(Failure::at("give a mode to"))?;
+        self.attributes(from, to)?;
+        futimens(to, &times(stat)).map_err(Failure::at("give times to"))
     }
 
     /// Attributes that programs in containers can have set.

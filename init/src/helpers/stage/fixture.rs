@@ -71,7 +71,7 @@ impl Device {
         }
     }
 
-    pub(crate) fn trust(&self, committed: ObjectId, floor: u64) -> Trust {
+    pub(super) fn trust(&self, committed: ObjectId, floor: u64) -> Trust {
         let floor = Floor {
             root: 1,
             counter: floor,

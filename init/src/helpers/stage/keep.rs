@@ -4,7 +4,6 @@ use super::rights;
 use kedge_revision::ObjectId;
 use kedge_store::collect::{Collected, collect};
 use kedge_store::{Error, Store};
-use std::collections::BTreeSet;
 
 /// The revisions that PID 1 named last.
 #[derive(Debug, Default)]
@@ -32,19 +31,18 @@ impl Keep {
         &self,
         store: &Store,
         offered: Option<ObjectId>,
-        mut objects: BTreeSet<ObjectId>,
+        mut objects: Vec<ObjectId>,
     ) -> Result<Collected, Error> {
         let Some(named) = &self.named else {
             return Ok(Collected::default());
         };
-        let mut revisions = BTreeSet::new();
-        revisions.extend(named.iter().copied());
+        let mut revisions = named.clone();
         revisions.extend(self.committed);
         revisions.extend(offered);
         let there = store.revisions()?;
         revisions.extend(there.iter().filter(|id| store.is_factory(**id)));
-        for id in there.iter().filter(|id| revisions.contains(*id)) {
-            objects.extend(store.objects_of(*id)?.into_keys());
+        for id in there.iter().filter(|id| revisions.contains(id)) {
+            objects.extend(store.objects_of(*id)?.keys());
         }
         // What containers wrote in the lifetime of a revision goes with it, and belongs to their users.
         rights::with(|| collect(store, &revisions, &objects))
@@ -68,10 +66,10 @@ mod tests {
         let all = store.objects().unwrap().len();
         let mut keep = Keep::default();
         keep.commit(committed);
-        let collected = keep.collect(store, Some(offered), BTreeSet::new()).unwrap();
+        let collected = keep.collect(store, Some(offered), Vec::new()).unwrap();
         assert_eq!(collected, Collected::default());
         keep.name(vec![named]);
-        let collected = keep.collect(store, Some(offered), BTreeSet::new()).unwrap();
+        let collected = keep.collect(store, Some(offered), Vec::new()).unwrap();
         assert_eq!((collected.revisions, collected.objects), (1, 1));
         assert_eq!(store.objects().unwrap().len(), all - 1);
         let mut left = vec![factory, committed, named, offered];
@@ -79,7 +77,7 @@ mod tests {
         assert_eq!(store.revisions().unwrap(), left);
         assert!(!store.revision_directory(gone).exists());
         // The offer is over, and what it brought goes.
-        keep.collect(store, None, BTreeSet::new()).unwrap();
+        keep.collect(store, None, Vec::new()).unwrap();
         assert_eq!(store.revisions().unwrap().len(), 3);
     }
 
@@ -94,7 +92,7 @@ mod tests {
         let mut keep = Keep::default();
         keep.name(vec![kept]);
         let all = store.objects().unwrap();
-        keep.collect(store, None, BTreeSet::new()).unwrap_err();
+        keep.collect(store, None, Vec::new()).unwrap_err();
         assert_eq!(store.objects().unwrap(), all);
     }
 }

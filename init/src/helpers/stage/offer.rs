@@ -16,7 +16,6 @@ use kedge_revision::{Content, ObjectId, Verified};
 use kedge_store::space::Space;
 use kedge_store::{Error, Staging, Store};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
 /// Most objects that an answer lists: as many as fit its frame. With more it says how many, and the rest is
@@ -27,8 +26,17 @@ const MOST_LISTED: usize = 128;
 #[derive(Debug)]
 pub(super) struct Offer {
     pub(super) revision: ObjectId,
-    /// What it still needs, and how many bytes of it were there.
-    pub(super) missing: BTreeMap<ObjectId, (Object, u64)>,
+    /// What it still needs.
+    pub(super) missing: Vec<Missing>,
+}
+
+/// An object that is needed and not there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Missing {
+    pub(super) id: ObjectId,
+    pub(super) object: Object,
+    /// Bytes of it that are there.
+    have: u64,
 }
 
 /// The answer.
@@ -37,7 +45,7 @@ pub(super) struct Offer {
 struct Answer<'a> {
     revision: ObjectId,
     version: &'a str,
-    missing: Vec<Missing>,
+    missing: Vec<Listed>,
     #[serde(skip_serializing_if = "Option::is_none")]
     more: Option<usize>,
     needed_bytes: u64,
@@ -47,7 +55,7 @@ struct Answer<'a> {
 }
 
 #[derive(Debug, Serialize)]
-struct Missing {
+struct Listed {
     id: ObjectId,
     size: u64,
     have: u64,
@@ -76,7 +84,7 @@ pub(super) fn take(
     let missing = missing(store, &verified, &committed.boot)?;
     let copies = content.as_ref().map_or(0, copies);
     let needed = store
-        .needed(missing.iter().map(|(id, (object, _))| (*id, *object)))
+        .needed(missing.iter().map(|missing| (missing.id, missing.object)))
         .saturating_add(copies);
     fits(store, keep, &verified, needed)?;
     put(store, trust, &verified, &head, content.as_ref(), parameters)?;
@@ -86,10 +94,10 @@ pub(super) fn take(
         revision: verified.id(),
         version: &envelope.version,
         missing: listed
-            .map(|(id, (object, have))| Missing {
-                id: *id,
-                size: object.size,
-                have: *have,
+            .map(|missing| Listed {
+                id: missing.id,
+                size: missing.object.size,
+                have: missing.have,
             })
             .collect(),
         more: missing.len().checked_sub(MOST_LISTED).filter(|n| *n > 0),
@@ -132,20 +140,16 @@ fn parameters(bytes: Option<&[u8]>, content: Option<&Content>) -> Result<Option<
 
 /// What the revision needs and the store lacks, with the bytes of it that are there. A slot is written as a whole:
 /// what boots is needed if any of it differs, and else is in the slot already.
-fn missing(
-    store: &Store,
-    verified: &Verified,
-    running: &Boot,
-) -> Result<BTreeMap<ObjectId, (Object, u64)>, Refused> {
+fn missing(store: &Store, verified: &Verified, running: &Boot) -> Result<Vec<Missing>, Refused> {
     let envelope = verified.envelope();
     let slot = envelope.boot != *running;
-    let mut missing = BTreeMap::new();
+    let mut missing = Vec::new();
     for (id, object) in store.missing(envelope) {
         if slot || object.kind == ObjectKind::Layer {
             let have = Staging::resumable(store, id, object)?;
             // Its name may have been all that it lacked.
             if !store.has(id, object) {
-                missing.insert(id, (object, have));
+                missing.push(Missing { id, object, have });
             }
         }
     }
@@ -166,9 +170,8 @@ fn fits(store: &Store, keep: &Keep, verified: &Verified, needed: u64) -> Result<
     let check = || Space::of(store.data())?.check(needed);
     match check() {
         Err(Error::NoSpace { .. }) => {
-            let mut objects = BTreeSet::new();
-            objects.extend(verified.envelope().objects.keys().copied());
-            keep.collect(store, Some(verified.id()), objects)?;
+            let objects = verified.envelope().objects.keys().copied();
+            keep.collect(store, Some(verified.id()), objects.collect())?;
             Ok(check()?)
         }
         outcome => Ok(outcome?),

@@ -3,6 +3,7 @@
 //! ```text
 //! snapshots/<revision>/<container>/<volume>          its copy
 //! snapshots/<revision>/<container>/<volume>.absent   there was none
+//! snapshots/<revision>/<container>/<volume>.links    files with several names, while it is copied
 //! snapshots/<revision>/<container>/<volume>.old      what the trial left of it, while it is brought back
 //! snapshots/<revision>/.complete                     everything above is on the disk
 //! snapshots/<revision>.done                          of no use any more, and on its way to be removed
@@ -13,13 +14,12 @@
 //!
 //! Whoever may write into the volumes has been stopped before.
 
-use super::super::Error;
 use super::copy::copy;
 use super::file_error;
 use super::refused::Refused;
 use kedge_revision::{Name, ObjectId};
 use kedge_store::space::Space;
-use kedge_store::{Store, durable};
+use kedge_store::{Store, durable, names};
 use kedge_sys::rustix::fs::{CWD, Mode, OFlags, openat};
 use std::fs::Permissions;
 use std::io::ErrorKind;
@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 const COMPLETE: &str = ".complete";
 const ABSENT: &str = ".absent";
+const LINKS: &str = ".links";
 const OLD: &str = ".old";
 const DONE: &str = ".done";
 
@@ -79,8 +80,12 @@ fn keep(from: &Path, container: &Path, volume: &Name, most: u64) -> Result<(), R
         Err(error) => return Err(file_error("open", from, error).into()),
     };
     durable::make_directory(&to)?;
+    let links = with(&to, LINKS);
+    durable::make_directory(&links)?;
     let target = open(&to).map_err(|source| file_error("open", &to, source))?;
-    Ok(copy(&source, &target, from, most)?)
+    let by_number = open(&links).map_err(|source| file_error("open", &links, source))?;
+    copy(&source, &target, &by_number, from, most)?;
+    Ok(durable::remove_tree(&links)?)
 }
 
 /// Brings the volumes back to what they were before the trial of `revision`; tells what is worth telling.
@@ -97,12 +102,12 @@ pub(super) fn restore(store: &Store, revision: ObjectId) -> Result<&'static str,
             "the snapshot for {revision} is not complete"
         )));
     }
-    for container in list(&top)? {
+    for container in names(&top)? {
         let Ok(container) = container.parse::<Name>() else {
             continue;
         };
         let kept = top.join(container.as_str());
-        for entry in list(&kept)? {
+        for entry in names(&kept)? {
             let (name, absent) = match entry.strip_suffix(ABSENT) {
                 Some(name) => (name, true),
                 None => (entry.as_str(), false),
@@ -138,7 +143,7 @@ pub(super) fn discard(store: &Store) -> Result<(), Refused> {
     if !all.exists() {
         return Ok(());
     }
-    for name in list(&all)? {
+    for name in names(&all)? {
         retire(&all.join(name))?;
     }
     Ok(())
@@ -178,17 +183,6 @@ fn with(path: &Path, ending: &str) -> PathBuf {
 fn open(path: &Path) -> std::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(CWD, path, flags, Mode::empty())?)
-}
-
-/// Names in a directory that are text; others are none of ours.
-fn list(path: &Path) -> Result<Vec<String>, Error> {
-    let failed = |source| file_error("list", path, source);
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        names.extend(entry.file_name().into_string());
-    }
-    Ok(names)
 }
 
 #[cfg(test)]

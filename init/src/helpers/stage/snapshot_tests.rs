@@ -17,7 +17,7 @@ fn store() -> (tempfile::TempDir, Store) {
     (directory, store)
 }
 
-fn names(list: &[(&str, &str)]) -> Vec<(Name, Name)> {
+fn pairs(list: &[(&str, &str)]) -> Vec<(Name, Name)> {
     list.iter()
         .map(|(container, volume)| (container.parse().unwrap(), volume.parse().unwrap()))
         .collect()
@@ -69,7 +69,7 @@ fn a_volume_comes_back_as_it_was() {
     fs::create_dir(volume.join("closed")).unwrap();
     fs::set_permissions(volume.join("closed"), Permissions::from_mode(0o1500)).unwrap();
     let before = tree(&volume);
-    let list = names(&[("web", "data"), ("web", "none")]);
+    let list = pairs(&[("web", "data"), ("web", "none")]);
     take(&store, REVISION, &list, |_, _| Some(1 << 20)).unwrap();
     // The trial does what it likes.
     put(&volume.join("a/b/file"), b"after, and longer");
@@ -98,7 +98,7 @@ fn bringing_back_is_completed_after_a_cut_at_any_rename() {
         let (guard, store) = store();
         let volume = guard.path().join("volumes/web/data");
         put(&volume.join("file"), b"before");
-        take(&store, REVISION, &names(&[("web", "data")]), |_, _| None).unwrap();
+        take(&store, REVISION, &pairs(&[("web", "data")]), |_, _| None).unwrap();
         let kept = directory(&store).join(REVISION.hex()).join("web");
         fs::remove_dir_all(&volume).unwrap();
         if let Some(text) = in_place {
@@ -121,7 +121,7 @@ fn a_snapshot_that_is_not_complete_is_not_brought_back_and_goes() {
     let (guard, store) = store();
     let volume = guard.path().join("volumes/web/data");
     put(&volume.join("file"), b"before");
-    let list = names(&[("web", "data")]);
+    let list = pairs(&[("web", "data")]);
     take(&store, REVISION, &list, |_, _| None).unwrap();
     let top = directory(&store).join(REVISION.hex());
     fs::remove_file(top.join(COMPLETE)).unwrap();
@@ -143,7 +143,7 @@ fn a_copy_over_its_bound_is_refused_and_nothing_is_kept() {
     let (guard, store) = store();
     let volume = guard.path().join("volumes/web/data");
     put(&volume.join("one"), &[1; 5000]);
-    let list = names(&[("web", "data")]);
+    let list = pairs(&[("web", "data")]);
     let least = 8192 + NAME;
     take(&store, REVISION, &list, |_, _| Some(least)).unwrap();
     let refused = take(&store, REVISION, &list, |_, _| Some(least - 1)).unwrap_err();
@@ -175,7 +175,7 @@ fn names_of_one_file_and_holes_are_not_multiplied() {
     sparse.set_len(1 << 40).unwrap();
     sparse.write_all_at(b"middle", 1 << 39).unwrap();
     let most = (1 << 20) + 100 * 1024;
-    take(&store, REVISION, &names(&[("web", "data")]), |_, _| {
+    take(&store, REVISION, &pairs(&[("web", "data")]), |_, _| {
         Some(most)
     })
     .unwrap();
@@ -207,7 +207,7 @@ fn nothing_outside_is_read_and_nothing_is_waited_for() {
     )
     .unwrap();
     assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
-    take(&store, REVISION, &names(&[("web", "data")]), |_, _| None).unwrap();
+    take(&store, REVISION, &pairs(&[("web", "data")]), |_, _| None).unwrap();
     drop(socket);
     let copy = directory(&store).join(REVISION.hex()).join("web/data");
     let copied: Vec<_> = tree(&copy).into_keys().collect();
@@ -220,7 +220,7 @@ fn nothing_outside_is_read_and_nothing_is_waited_for() {
     // A volume that is itself a link is none.
     let away = guard.path().join("volumes/web/away");
     symlink(guard.path(), &away).unwrap();
-    take(&store, REVISION, &names(&[("web", "away")]), |_, _| None).unwrap_err();
+    take(&store, REVISION, &pairs(&[("web", "away")]), |_, _| None).unwrap_err();
 }
 
 #[test]
@@ -228,9 +228,9 @@ fn directories_without_end_are_refused() {
     let (guard, store) = store();
     let volume = guard.path().join("volumes/web/data");
     fs::create_dir_all(volume.join("d/".repeat(63))).unwrap();
-    take(&store, REVISION, &names(&[("web", "data")]), |_, _| None).unwrap();
+    take(&store, REVISION, &pairs(&[("web", "data")]), |_, _| None).unwrap();
     fs::create_dir_all(volume.join("d/".repeat(64))).unwrap();
-    let refused = take(&store, REVISION, &names(&[("web", "data")]), |_, _| None).unwrap_err();
+    let refused = take(&store, REVISION, &pairs(&[("web", "data")]), |_, _| None).unwrap_err();
     assert!(refused.detail.contains("64 levels"), "{}", refused.detail);
 }
 
