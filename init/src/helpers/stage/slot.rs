@@ -143,7 +143,7 @@ impl Target {
                     Source::Object {
                         file, path, size, ..
                     },
-                )) => chunks(file, path, 0, *size, |at, bytes| {
+                )) => chunks(file, path, 0, *size, &mut |at, bytes| {
                     self.put(bytes, offset.saturating_add(at))
                 }),
                 None => Ok(()),
@@ -173,7 +173,7 @@ impl Target {
     fn compare(&self, what: &'static str, offset: u64, expected: &[u8]) -> Result<(), Error> {
         let mut rest = expected;
         let length = u64::try_from(expected.len()).unwrap_or(u64::MAX);
-        chunks(&self.file, &self.path, offset, length, |_, found| {
+        chunks(&self.file, &self.path, offset, length, &mut |_, found| {
             rest = rest.strip_prefix(found).ok_or_else(|| self.differs(what))?;
             Ok(())
         })
@@ -181,7 +181,7 @@ impl Target {
 
     fn judge(&self, what: &'static str, offset: u64, id: ObjectId, size: u64) -> Result<(), Error> {
         let mut builder = verity::Builder::new();
-        chunks(&self.file, &self.path, offset, size, |_, found| {
+        chunks(&self.file, &self.path, offset, size, &mut |_, found| {
             builder.update(found);
             Ok(())
         })?;
@@ -206,7 +206,7 @@ fn chunks(
     path: &Path,
     offset: u64,
     length: u64,
-    mut take: impl FnMut(u64, &[u8]) -> Result<(), Error>,
+    take: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut buffer = vec![0; CHUNK];
     let mut done = 0_u64;
