@@ -239,7 +239,9 @@ impl Control {
         if self.state.trial.is_some() || self.leaving {
             return Err(Busy::Trial);
         }
-        if self.running == Running::Repair {
+        // An update is what mends a device that does not settle. Where the committed slot is lost, the slot that runs is
+        // the only one that starts, and must not be written.
+        if self.running == Running::Repair && how != How::Reboot {
             return Err(Busy::Repair);
         }
         let elsewhere = target.slot != self.state.committed.slot;

@@ -228,6 +228,10 @@ impl Driver {
             let device = device.to_string_lossy().into_owned();
             self.send(DISK, Request::Grow { device: &device }.encode());
         }
+        // The judge of a boot on trial asks before there is a helper; what an ended one was asked is lost with it.
+        if let Some(token) = self.helpers.judged {
+            self.send(DISK, Request::Probe { token }.encode());
+        }
     }
 
     pub(super) fn send(&mut self, index: u16, frame: Vec<u8>) {

@@ -19,6 +19,7 @@ use crate::device::{Device, container, fetch, free_port};
 use crate::kedge::Kedge;
 use crate::project::{self, BOARD};
 use anyhow::{Context, Result, anyhow, ensure};
+use kedge_board_support::boards;
 use kedge_image_build::progress;
 use kedge_image_build::qemu::Forward;
 use serde_json::Value;
@@ -44,8 +45,8 @@ pub(super) fn measure(folder: &Path, platform: &Path) -> Result<Vec<Figure>> {
     for (name, port) in SERVERS {
         add(&kedge, &image, name, port, &[])?;
     }
-    let built = project::build(kedge.clone(), platform)?;
-    let mut config = built.machine()?;
+    let built = project::build(boards::find(BOARD)?, kedge.clone(), platform)?;
+    let mut config = built.machine();
     let ports = [free_port()?, free_port()?];
     let pairs = ports.into_iter().zip(SERVERS);
     config.forwards = pairs

@@ -10,7 +10,9 @@ use super::super::{Figure, median, note, subject};
 use super::{PATIENCE, edit, ensure_change, push, shorten_window, verdict};
 use crate::device::Device;
 use crate::project::{self, Built, copy_disk};
+use crate::project::BOARD;
 use anyhow::{Context, Result, ensure};
+use kedge_board_support::boards;
 use kedge_board_support::record::Slot;
 use kedge_image_build::progress;
 use serde_json::Value;
@@ -19,7 +21,7 @@ use std::path::Path;
 pub(super) fn measure(folder: &Path, platform: &Path, runs: u32) -> Result<Vec<Figure>> {
     let kedge = subject::tiny(folder, 1)?;
     shorten_window(&kedge)?;
-    let built = project::build(kedge, platform)?;
+    let built = project::build(boards::find(BOARD)?, kedge, platform)?;
     let disk = folder.join("disk");
     copy_disk(&built.image, &disk)?;
     let took = progress::step("a trial of the other slot", || {
@@ -63,7 +65,7 @@ fn figures(on_trial: u64, plain: u64, took: i64) -> Vec<Figure> {
 
 /// Tries a revision in slot b until it is committed; milliseconds without the window.
 fn whole(built: &Built, platform: &Path, disk: &Path) -> Result<i64> {
-    let mut device = Device::start(&built.kedge, built.machine_with(disk)?, false)?;
+    let mut device = Device::start(&built.kedge, built.machine_with(disk), false)?;
     device.until_goals(PATIENCE)?;
     edit(&built.kedge, "arguments", "\"kedge.measure=1\"")?;
     let pushed = push(&device, &built.kedge, platform, &[])?;
@@ -77,7 +79,7 @@ fn whole(built: &Built, platform: &Path, disk: &Path) -> Result<i64> {
 
 /// Begins to try a revision in slot a; the disk is as in the moment after the loader has started it.
 fn begun(built: &Built, platform: &Path, disk: &Path) -> Result<()> {
-    let mut device = Device::start(&built.kedge, built.machine_with(disk)?, false)?;
+    let mut device = Device::start(&built.kedge, built.machine_with(disk), false)?;
     device.until_goals(PATIENCE)?;
     edit(&built.kedge, "arguments", "\"kedge.measure=2\"")?;
     let pushed = push(&device, &built.kedge, platform, &["--detach"])?;
