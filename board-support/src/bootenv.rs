@@ -133,7 +133,8 @@ impl<Fd: AsFd> Bootenv<Fd> {
     /// # Errors
     /// As [`Bootenv::perform`].
     pub fn write_loader(&self, record: &Loader) -> Result<(), Error> {
-        self.order.loader(&mut self.partition(), record)
+        let mut order = self.order;
+        order.loader(&mut self.partition(), record)
     }
 
     /// Writes the state to the copy that does not count now.
@@ -394,12 +395,14 @@ mod tests {
     }
 
     #[test]
-    fn the_only_whole_loader_copy_is_not_written_first() {
+    fn the_loader_copy_that_counts_is_written_last() {
         let next = Loader::starts(Slot::B);
-        for (lost, order) in [(0, [0, 1]), (1, [1, 0])] {
+        for (lost, order) in [(None, [1, 0]), (Some(0), [0, 1]), (Some(1), [1, 0])] {
             let file = partition();
             Bootenv::create_at(&file, 0, &Loader::born(), &born()).unwrap();
-            file.write_all_at(&[1], LOADER[lost] + 100).unwrap();
+            if let Some(lost) = lost {
+                file.write_all_at(&[1], LOADER[lost] + 100).unwrap();
+            }
             let (_, found) = Bootenv::open(&file).unwrap();
             let mut seen = Seen::default();
             Order::of(&found)

@@ -26,9 +26,13 @@
 //! - A boot of a slot that is neither committed nor trying ends in [`Decision::Reboot`], after the loader was set right.
 //!   If the loader is right already, the committed slot does not load, and repair mode comes instead of a loop.
 //!
-//! It is pure: it answers with [`Write`]s, which [`crate::bootenv::Bootenv::perform`] does. Whoever performs them must
-//! stop at the first that fails. It judges nothing, verifies nothing, and writes no slot: what it is told to begin is
-//! complete on disk.
+//! - No row of boots and crashes goes on for ever: each fills a count that ends in repair mode, or in a failed trial.
+//!
+//! It is pure: it answers with [`Write`]s, which [`crate::bootenv::Bootenv::perform`] does. Whoever performs them stops
+//! at the first that fails; at a boot, [`Control::unwritable`] says what happens then. It judges nothing, verifies
+//! nothing, and writes no slot: what it is told to begin is complete on disk, read back, and never the committed slot.
+//!
+//! `tests/model` explores it together with the loaders and with every power cut.
 
 mod backend;
 mod boot;
@@ -110,6 +114,8 @@ pub enum Repair {
     Unsettled,
     /// The loader was told to start the committed slot, and started the other one.
     CommittedSlotLost,
+    /// The boot record takes no writes, and what was to run relies on them.
+    RecordUnwritable,
 }
 
 /// What runs.
@@ -197,12 +203,33 @@ enum Owed {
 pub struct Control {
     state: State,
     loader: Loader,
+    run: Run,
+}
+
+/// What a restart forgets. It says nothing but whether two runs can go on differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Run {
     running: Running,
     /// The trial was begun in this boot, without a restart.
     live: bool,
     owed: Owed,
     /// The slot or the revision that runs is given up: only a restart is left.
     leaving: bool,
+}
+
+impl Run {
+    fn of(decision: Decision, owed: Owed) -> Self {
+        Self {
+            running: match decision {
+                Decision::Committed | Decision::Reboot => Running::Committed,
+                Decision::Try => Running::Trial,
+                Decision::Repair(_) => Running::Repair,
+            },
+            live: false,
+            owed,
+            leaving: decision == Decision::Reboot,
+        }
+    }
 }
 
 impl Control {
@@ -214,16 +241,42 @@ impl Control {
         boot::decide(found)
     }
 
+    /// The writes of this boot failed: what runs instead of `decision`. A try that is not counted and a restart that
+    /// changes nothing would go on for ever.
+    pub fn unwritable(&mut self, decision: Decision) -> Decision {
+        let slot = self.state.committed.slot;
+        let here = |trial: Trial| trial.target.slot == slot;
+        let decision = match decision {
+            Decision::Try if self.state.trial.is_some_and(here) => Decision::Committed,
+            Decision::Try | Decision::Reboot => Decision::Repair(Repair::RecordUnwritable),
+            Decision::Committed | Decision::Repair(_) => decision,
+        };
+        self.run = Run::of(decision, Owed::Nothing);
+        decision
+    }
+
     /// What is remembered.
     #[must_use]
     pub const fn state(&self) -> &State {
         &self.state
     }
 
+    /// What the loader will find.
+    #[must_use]
+    pub const fn loader(&self) -> Loader {
+        self.loader
+    }
+
     /// What runs.
     #[must_use]
     pub const fn running(&self) -> Running {
-        self.running
+        self.run.running
+    }
+
+    /// What a restart forgets.
+    #[must_use]
+    pub const fn run(&self) -> Run {
+        self.run
     }
 
     /// Begins a trial of `target`, which is complete on disk, its slot too. `tries` is held to 1 to 9.
@@ -236,12 +289,13 @@ impl Control {
         tries: u8,
         how: How,
     ) -> Result<(Vec<Write>, Next), Busy> {
-        if self.state.trial.is_some() || self.leaving {
+        if self.state.trial.is_some() || self.run.leaving {
             return Err(Busy::Trial);
         }
-        // An update is what mends a device that does not settle. Where the committed slot is lost, the slot that runs is
-        // the only one that starts, and must not be written.
-        if self.running == Running::Repair && how != How::Reboot {
+        // An update is what mends a device that does not settle. Where the committed slot is lost, or the record cannot be
+        // written, none can be tried.
+        let mends = self.run.mends && how != How::Live;
+        if self.run.running == Running::Repair && !mends {
             return Err(Busy::Repair);
         }
         let elsewhere = target.slot != self.state.committed.slot;
@@ -266,9 +320,9 @@ impl Control {
                 trial.tries_left = tries.saturating_sub(1);
                 trial.starts = 1;
                 self.state.trial = Some(trial);
-                self.running = Running::Trial;
-                self.live = true;
-                self.owed = Owed::Try;
+                self.run.running = Running::Trial;
+                self.run.live = true;
+                self.run.owed = Owed::Try;
                 (vec![Write::State(self.state.clone())], Next::RunTrialLive)
             }
             How::Reboot | How::Slot => (self.fill(trial), Next::Reboot),
@@ -278,7 +332,7 @@ impl Control {
     /// The verdict on the running trial is good: it is committed. `floor` and `root_version` are the revision's own;
     /// neither ever falls. Nothing is written if no trial runs.
     pub fn good(&mut self, floor: Floor, root_version: u32) -> Vec<Write> {
-        let (Running::Trial, Some(mut trial)) = (self.running, self.state.trial) else {
+        let (Running::Trial, Some(mut trial)) = (self.run.running, self.state.trial) else {
             return Vec::new();
         };
         trial.held = true;
@@ -292,9 +346,9 @@ impl Control {
         }
         commit(&mut self.state, &trial);
         writes.push(Write::StateBoth(self.state.clone()));
-        self.running = Running::Committed;
-        self.live = false;
-        self.owed = Owed::Nothing;
+        self.run.running = Running::Committed;
+        self.run.live = false;
+        self.run.owed = Owed::Nothing;
         writes
     }
 
@@ -307,27 +361,27 @@ impl Control {
         self.state.failed = Some(Failure { target, reason });
         let mut writes = vec![Write::StateBoth(self.state.clone())];
         self.tell_loader(Loader::starts(self.state.committed.slot), &mut writes);
-        let next = match self.running {
-            Running::Trial if self.live => {
-                self.running = Running::Committed;
+        let next = match self.run.running {
+            Running::Trial if self.run.live => {
+                self.run.running = Running::Committed;
                 Next::UndoLive
             }
             Running::Trial => {
-                self.leaving = true;
+                self.run.leaving = true;
                 Next::Reboot
             }
             Running::Committed | Running::Repair => Next::GoOn,
         };
-        self.live = false;
-        if self.owed == Owed::Try {
-            self.owed = Owed::Nothing;
+        self.run.live = false;
+        if self.run.owed == Owed::Try {
+            self.run.owed = Owed::Nothing;
         }
         (writes, next)
     }
 
     /// A person asked for a restart or for power-off: what this boot has taken is given back.
     pub fn orderly(&mut self) -> Vec<Write> {
-        let owed = core::mem::replace(&mut self.owed, Owed::Nothing);
+        let owed = core::mem::replace(&mut self.run.owed, Owed::Nothing);
         let mut writes = Vec::new();
         match (owed, &mut self.state.trial) {
             (Owed::Try, Some(trial)) if trial.give_backs < GIVE_BACKS_MOST => {
@@ -355,7 +409,7 @@ impl Control {
 
     /// The committed revision has held its goals for the window.
     pub fn settled(&mut self) -> Vec<Write> {
-        if self.running != Running::Committed {
+        if self.run.running != Running::Committed {
             return Vec::new();
         }
         self.clear_counts(true)
@@ -370,7 +424,7 @@ impl Control {
     #[must_use]
     pub fn retry_due(&self) -> Option<u8> {
         let trial = self.state.trial.filter(Trial::waits)?;
-        (self.running == Running::Committed && !self.leaving).then_some(trial.exhaustions)
+        (self.run.running == Running::Committed && !self.run.leaving).then_some(trial.exhaustions)
     }
 
     /// The waiting trial is tried again.
@@ -411,8 +465,8 @@ impl Control {
         if resets_too {
             self.state.watchdog_resets = 0;
         }
-        if self.owed == Owed::Count {
-            self.owed = Owed::Nothing;
+        if self.run.owed == Owed::Count {
+            self.run.owed = Owed::Nothing;
         }
         if before == (self.state.unsettled, self.state.watchdog_resets) {
             return Vec::new();

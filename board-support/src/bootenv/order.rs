@@ -2,11 +2,12 @@
 //!
 //! | write | order |
 //! |---|---|
-//! | loader record | the first copy, flush, the second copy, flush; the second one first while it alone is damaged |
+//! | loader record | the copy that does not count now, flush, the other copy, flush |
 //! | state, one copy | the copy that does not count now, with the next number; flush |
 //! | state, both | the same, then the other copy with the same number; flush |
 //!
-//! At any cut one copy of each record is whole, if one was before. It decides no content and reads nothing.
+//! At any cut one copy of each record is whole, if one was before: the one that counts is written last. Of the loader
+//! record the first copy counts if it is whole. It decides no content and reads nothing.
 
 use super::Found;
 use crate::Error;
@@ -88,10 +89,9 @@ impl Order {
             [Err(_), Ok(two)] => (Side::Second, two.sequence),
             [Err(_), Err(_)] => (Side::Second, 0),
         };
-        // The only whole copy is not written before another one is.
         let loader = match &found.loader {
-            [Ok(_), Err(_)] => Side::Second,
-            [Ok(_), Ok(_)] | [Err(_), _] => Side::First,
+            [Ok(_), _] => Side::Second,
+            [Err(_), _] => Side::First,
         };
         Self {
             loader,
@@ -101,8 +101,8 @@ impl Order {
     }
 
     /// The copy of the state that counts.
-    #[cfg(test)]
-    pub(super) const fn newest(self) -> Side {
+    #[must_use]
+    pub const fn newest(self) -> Side {
         self.newest
     }
 
@@ -118,11 +118,16 @@ impl Order {
         }
     }
 
-    pub(super) fn loader<M: Medium>(self, medium: &mut M, record: &Loader) -> Result<(), Error> {
+    pub(super) fn loader<M: Medium>(
+        &mut self,
+        medium: &mut M,
+        record: &Loader,
+    ) -> Result<(), Error> {
         for side in [self.loader, self.loader.other()] {
             medium.loader(side, record)?;
             medium.flush()?;
         }
+        self.loader = Side::Second;
         Ok(())
     }
 

@@ -1,4 +1,13 @@
 //! What differs from loader to loader. Both that exist use the loader record, so that little does.
+//!
+//! What the machine relies on, whatever the loader:
+//!
+//! - The first whole copy of the record counts; without any, it starts slot a.
+//! - It takes a try off, in both copies, before it starts a slot on trial, and begins with the copy that it has *not*
+//!   read: if it began with the one that counts, two power cuts could lose both, and a slot a that dies early would
+//!   be started for ever.
+//! - A slot that does not load gives way to the other one.
+//! - It says `kedge.try=` only when it starts a slot as a try. `kedge.record=unwritable` it says whichever slot it starts.
 
 use crate::record::{Loader, Slot};
 

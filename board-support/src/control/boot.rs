@@ -9,8 +9,8 @@
 //! "Astray" with a loader that is right already: it could not start the committed slot. That is repair mode.
 
 use super::{
-    ARMINGS_MOST, Cause, Control, Decision, EXHAUSTIONS_MOST, Found, LoaderSays, Owed, Repair,
-    Running, StateLost, UNSETTLED_MOST, Write, commit,
+    ARMINGS_MOST, Cause, Control, Decision, EXHAUSTIONS_MOST, Found, LoaderSays, Owed, Repair, Run,
+    StateLost, UNSETTLED_MOST, Write, commit,
 };
 use crate::record::loader::Armed;
 use crate::record::{Failure, Loader, Reason, Slot, State, Trial};
@@ -49,25 +49,25 @@ pub(super) fn decide(found: Found) -> Result<(Control, Vec<Write>, Decision), St
         owed: Owed::Nothing,
         writes: Vec::new(),
     };
-    if let (Some(record), false) = (found.loader, found.mirrored) {
-        boot.writes.push(Write::Loader(record));
-    }
     if boot.cause == Cause::Watchdog {
         boot.state.watchdog_resets = boot.state.watchdog_resets.saturating_add(1);
     }
     let decision = boot.decide();
+    let saved = |write: &Write| matches!(write, Write::State(_) | Write::StateBoth(_));
+    if boot.cause == Cause::Watchdog && !boot.writes.iter().any(saved) {
+        boot.writes.push(Write::State(boot.state.clone()));
+    }
+    let told = |write: &Write| matches!(write, Write::Loader(_));
+    if let (Some(record), false) = (boot.loader, found.mirrored)
+        && !boot.writes.iter().any(told)
+    {
+        boot.writes.push(Write::Loader(record));
+    }
     let committed = boot.state.committed.slot;
     let control = Control {
         loader: boot.loader.unwrap_or(Loader::starts(committed)),
         state: boot.state,
-        running: match decision {
-            Decision::Committed | Decision::Reboot => Running::Committed,
-            Decision::Try => Running::Trial,
-            Decision::Repair(_) => Running::Repair,
-        },
-        live: false,
-        owed: boot.owed,
-        leaving: decision == Decision::Reboot,
+        run: Run::of(decision, boot.owed),
     };
     Ok((control, boot.writes, decision))
 }
@@ -93,7 +93,7 @@ impl Boot {
         }
         match save {
             Save::Both => self.writes.push(Write::StateBoth(self.state.clone())),
-            Save::Count if repair && self.cause != Cause::Watchdog => {}
+            Save::Count if repair => {}
             Save::One | Save::Count => self.writes.push(Write::State(self.state.clone())),
         }
         self.tell_loader(Loader::starts(self.state.committed.slot));
@@ -123,8 +123,8 @@ impl Boot {
             return self.committed(Save::Count);
         }
         if self.cause == Cause::Watchdog && trial.starts > 0 {
-            self.fail(trial, Reason::Watchdog);
-            return self.committed(Save::Both);
+            let save = self.fail(trial, Reason::Watchdog);
+            return self.committed(save);
         }
         let Some(left) = trial.tries_left.checked_sub(1) else {
             let save = self.exhausted(trial, self.cause);
@@ -138,7 +138,7 @@ impl Boot {
     /// A slot trial is pending, and its slot was started.
     fn in_trial_slot(&mut self, trial: Trial) -> Decision {
         if trial.held {
-            self.tell_loader(Loader::starts(trial.target.slot));
+            self.make_default(trial.target.slot);
             commit(&mut self.state, &trial);
             return self.committed(Save::Both);
         }
@@ -152,8 +152,15 @@ impl Boot {
             {
                 armed
             }
-            // Lost, changed by somebody else, or told to start the committed slot.
-            Some(_) | None => return self.astray(),
+            // Changed by somebody else, or told to start the committed slot.
+            Some(_) => return self.astray(),
+            // Lost, and started by chance. That it was started is remembered: nobody may say that it never was.
+            None => {
+                if !trial.waits() && trial.starts == 0 {
+                    self.see(trial);
+                }
+                return self.astray();
+            }
         };
         // Without a try left, or if the try could not be taken, the loader starts this slot only because the committed one
         // does not load; or it does not tell what it does. The next start tells.
@@ -163,8 +170,8 @@ impl Boot {
             return self.leave(save);
         }
         if self.cause == Cause::Watchdog && trial.starts > 0 {
-            self.fail(trial, Reason::Watchdog);
-            return self.leave(Save::Both);
+            let save = self.fail(trial, Reason::Watchdog);
+            return self.leave(save);
         }
         self.take(trial, armed.left);
         Decision::Try
@@ -177,37 +184,42 @@ impl Boot {
             // Set as default already, and yet not started: it no longer loads. Nothing was acknowledged, the floor has
             // not risen: the committed revision is whole.
             if self.loader.is_some_and(|record| record.default == slot) {
-                self.fail(trial, Reason::TriesExhausted);
-                return self.committed(Save::Both);
+                let save = self.fail(trial, Reason::TriesExhausted);
+                return self.committed(save);
             }
-            self.tell_loader(Loader::starts(slot));
+            self.make_default(slot);
             return Decision::Reboot;
         }
         if trial.waits() {
             return self.committed(Save::Count);
         }
+        // While no record was lost and no tries ran out, it is known whether the slot was ever started.
+        let unseen = trial.starts == 0 && trial.exhaustions == 0 && self.loader.is_some();
+        // Tries that this start has taken.
+        let taken = u8::from(!self.says.unwritable);
         let armed = self.loader.and_then(|record| record.trial);
-        match armed.filter(|armed| armed.slot == slot) {
-            // The first start of this arming, and the loader started the default.
+        let save = match armed.filter(|armed| armed.slot == slot) {
+            // The first start since it was armed, and the loader started the default.
             Some(Armed {
                 left: left @ 1.., ..
-            }) if trial.starts == 0 && left.saturating_add(1) >= trial.tries => {
-                self.fail(trial, Reason::NeverBooted);
-                self.committed(Save::Both)
+            }) if unseen && left.saturating_add(taken) >= trial.tries => {
+                self.fail(trial, Reason::NeverBooted)
             }
-            Some(Armed { .. }) => {
-                let save = self.exhausted(trial, self.cause);
-                self.committed(save)
-            }
-            None if trial.armings < ARMINGS_MOST => self.arm_again(trial),
-            None if trial.starts == 0 => {
-                self.fail(trial, Reason::NeverBooted);
-                self.committed(Save::Both)
-            }
-            None => {
-                let save = self.exhausted(trial, Cause::Unknown);
-                self.committed(save)
-            }
+            Some(Armed { .. }) => self.exhausted(trial, self.cause),
+            None if trial.armings < ARMINGS_MOST => return self.arm_again(trial),
+            None if unseen => self.fail(trial, Reason::NeverBooted),
+            None => self.exhausted(trial, Cause::Unknown),
+        };
+        self.committed(save)
+    }
+
+    /// The commit point of a held trial. A cut may have left `held` in one copy of the state alone: it goes to the other one
+    /// first, so that the loss of a copy does not undo what the loader was told.
+    fn make_default(&mut self, slot: Slot) {
+        let record = Loader::starts(slot);
+        if self.loader != Some(record) {
+            self.writes.push(Write::State(self.state.clone()));
+            self.tell_loader(record);
         }
     }
 
@@ -223,14 +235,19 @@ impl Boot {
         Decision::Reboot
     }
 
-    fn take(&mut self, trial: Trial, left: u8) {
-        self.state.trial = Some(Trial {
-            tries_left: left,
-            starts: trial.starts.saturating_add(1),
+    fn take(&mut self, trial: Trial, tries_left: u8) {
+        self.see(Trial {
+            tries_left,
             ..trial
         });
-        self.writes.push(Write::State(self.state.clone()));
         self.owed = Owed::Try;
+    }
+
+    /// The trial's PID 1 was seen.
+    fn see(&mut self, mut trial: Trial) {
+        trial.starts = trial.starts.saturating_add(1);
+        self.state.trial = Some(trial);
+        self.writes.push(Write::State(self.state.clone()));
     }
 
     fn leave(&mut self, save: Save) -> Decision {
@@ -242,10 +259,11 @@ impl Boot {
         Decision::Reboot
     }
 
-    fn fail(&mut self, trial: Trial, reason: Reason) {
+    fn fail(&mut self, trial: Trial, reason: Reason) -> Save {
         let target = trial.target;
         self.state.trial = None;
         self.state.failed = Some(Failure { target, reason });
+        Save::Both
     }
 
     /// The tries ran out without a verdict. With evidence that is one; without, the trial waits to be tried again, twice.
@@ -264,19 +282,13 @@ impl Boot {
             Cause::Unknown if trial.starts > 0 => Reason::PowerCut,
             Cause::Unknown => Reason::TriesExhausted,
         };
-        self.fail(trial, reason);
-        Save::Both
+        self.fail(trial, reason)
     }
 
-    /// Tells the loader, if it does not know. Two records one after the other are one.
+    /// Tells the loader, if it does not know.
     fn tell_loader(&mut self, record: Loader) {
-        if self.loader == Some(record) {
-            return;
-        }
-        self.loader = Some(record);
-        if let Some(Write::Loader(last)) = self.writes.last_mut() {
-            *last = record;
-        } else {
+        if self.loader != Some(record) {
+            self.loader = Some(record);
             self.writes.push(Write::Loader(record));
         }
     }

@@ -10,7 +10,8 @@
 //! | `try_left` | one digit: starts that the trial still has; the loader takes one off before it starts the slot |
 //!
 //! Underscores, because U-Boot cannot expand hyphens; one digit, because its `setexpr` prints hexadecimal.
-//! The two copies are equal but between the two writes of an update; the first valid one counts.
+//! The two copies are equal but between the two writes of an update. The first valid one counts, and it is written last:
+//! whoever writes, a boot script too, begins with the copy that it has not read, so that no two cuts lose both.
 //!
 //! Source: U-Boot `cmd/nvedit.c` (`do_env_export`), `include/env_internal.h` (`env_t`).
 
@@ -148,8 +149,7 @@ impl Loader {
     }
 }
 
-/// The copy that counts: the first if it is valid, else the second. The first is always written first, so that
-/// it is the newer one whenever both are valid.
+/// The copy that counts: the first if it is valid, else the second.
 #[must_use]
 pub fn choose(first: &[u8], second: &[u8]) -> Option<Loader> {
     Loader::parse(first).or_else(|_| Loader::parse(second)).ok()

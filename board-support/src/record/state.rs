@@ -135,9 +135,9 @@ pub enum Reason {
         /// The container that was killed for it; none if it was the system itself.
         container: Option<Name>,
     },
-    /// The power failed in every try.
+    /// Its PID 1 was seen, and every try ended without a trace, as by a power cut.
     PowerCut,
-    /// The tries ran out and nothing says why.
+    /// The tries ran out, and nothing says why.
     TriesExhausted,
     /// The loader was armed, and never started the slot.
     NeverBooted,
