@@ -1,0 +1,305 @@
+//! From no power to PID 1: faults while it is off, the loader, and the boot.
+
+use super::device::{After, CRASHES, Device, Kit, committed, crashed, off, up};
+use super::disk::{Disk, Op, index};
+use super::node::{Extra, Kind, Node, floor, id, root_version};
+use super::planted::Logic;
+use super::rules::{Checked, Invariant, Scene, judge, judge_boot, judge_start, observe, require};
+use kedge_board_support::bootenv::Side;
+use kedge_board_support::control::{
+    Backend, Cause, Control, Decision, Direct, Found, LoaderSays, UBoot, Write,
+};
+use kedge_board_support::record::{Loader, Slot, State};
+
+const ALL_EXTRAS: [Extra; 7] = [
+    Extra::LoaderCopy,
+    Extra::LoaderBoth,
+    Extra::StateCopy,
+    Extra::StateBoth,
+    Extra::CommittedSlot,
+    Extra::TrialSlot,
+    Extra::Unwritable,
+];
+
+/// What the loader has chosen.
+struct Chosen {
+    /// The slots, in the order in which they are started.
+    order: [Slot; 2],
+    says: LoaderSays,
+    /// A try that is taken too late: a planted fault.
+    late: Option<Vec<Op>>,
+}
+
+/// The last run's end.
+#[derive(Clone, Copy)]
+pub(crate) struct End {
+    pub cause: Cause,
+    /// The trial, or its slot's kernel, ran until then.
+    pub blame: bool,
+}
+
+impl Device {
+    fn backend(&self) -> &'static dyn Backend {
+        match self.setup.kit {
+            Kit::Direct => &Direct,
+            Kit::UBoot => &UBoot,
+        }
+    }
+
+    /// Faults of the disk while the device is off.
+    pub(crate) fn extras(&self, node: &Node, out: &mut Vec<After>) {
+        if !self.setup.extras || node.ghost.extra != Extra::None {
+            return;
+        }
+        for extra in ALL_EXTRAS {
+            for mut disk in pictures(&node.disk, extra) {
+                disk.renumber();
+                let mut after = node.clone();
+                after.disk = disk;
+                after.ghost.extra = extra;
+                after.ghost.unwritable = extra == Extra::Unwritable;
+                if !is_beyond(&after) {
+                    out.push(After {
+                        label: ("extra fault", extra as u16),
+                        node: after,
+                        forced: false,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The loader, up to the kernel that it starts, and what that does.
+    pub(crate) fn power_on(&self, node: &Node, end: End, out: &mut Vec<After>) -> Checked<()> {
+        let mut now = node.clone();
+        let Some(chosen) = self.choose(node, &mut now, end, out)? else {
+            return Ok(());
+        };
+        let Chosen {
+            order,
+            mut says,
+            late,
+        } = chosen;
+        let loads = |slot: &Slot| {
+            let kernel = now.disk.image(*slot);
+            kernel.is_some_and(|kernel| now.ghost.kind(kernel) != Kind::NeverLoads)
+        };
+        let Some(slot) = order.into_iter().find(loads) else {
+            return require(false, Invariant::SomethingStarts, || format!("{now:?}"));
+        };
+        if slot != order[0] {
+            // What it says of the slot is no longer so; what it says of the record is.
+            says = LoaderSays {
+                unwritable: says.unwritable,
+                ..LoaderSays::default()
+            };
+            let trial = now.ghost.trial.revision != 0 && order[0] != committed(&now.disk);
+            now.ghost.trial.unloadable |= trial;
+        }
+        judge_start(&now.disk, &now.ghost, slot)?;
+        let in_trial = slot != committed(&now.disk) && now.ghost.trial.revision != 0;
+        let armed = node
+            .disk
+            .record()
+            .is_some_and(|record| record.trial.is_some());
+        // Without a record it may have been the trial's slot by chance.
+        now.ghost.trial.started |= in_trial && armed;
+        let early = now.ghost.kind(now.disk.image(slot).unwrap_or_default()) == Kind::DiesEarly;
+        if early || late.is_some() {
+            let crash = |(label, cause)| crashed(label, &now, cause, in_trial);
+            out.extend(CRASHES.map(crash));
+        }
+        if early {
+            return Ok(());
+        }
+        if let Some(ops) = late {
+            now.disk = now.disk.after(&ops);
+            observe(&node.disk, &now.disk, &mut now.ghost);
+        }
+        self.boot(&now, slot, says, end, out)
+    }
+
+    /// What the loader starts first, after it has taken a try.
+    fn choose(
+        &self,
+        node: &Node,
+        now: &mut Node,
+        end: End,
+        out: &mut Vec<After>,
+    ) -> Checked<Option<Chosen>> {
+        let record = node.disk.record();
+        let (_, taken) = record.unwrap_or(Loader::born()).boot();
+        let mut chosen = Chosen {
+            order: self.backend().slots(record),
+            says: LoaderSays::default(),
+            late: None,
+        };
+        match taken {
+            None => {
+                let trial = record.and_then(|record| record.trial);
+                chosen.says.failed = trial.map(|armed| armed.slot);
+            }
+            Some(_) if node.ghost.unwritable => {
+                now.ghost.unwritable = false;
+                if !self.backend().starts_unwritable() {
+                    out.push(off(
+                        "nothing starts",
+                        now.clone(),
+                        end.cause,
+                        end.blame,
+                        true,
+                    ));
+                    return Ok(None);
+                }
+                let default = self.backend().default(record);
+                chosen.order = [default, default.other()];
+                chosen.says.unwritable = true;
+            }
+            Some(next) => {
+                let ops = self.take(node, next)?;
+                if self.setup.planted.is(Logic::StartedFirst) {
+                    chosen.late = Some(ops);
+                } else {
+                    self.cuts("loader", node, &ops, out)?;
+                    now.disk = node.disk.after(&ops);
+                    observe(&node.disk, &now.disk, &mut now.ghost);
+                    judge(&node.disk, &now.disk, &now.ghost)?;
+                }
+                chosen.says.tried = next.trial.map(|armed| armed.left);
+            }
+        }
+        Ok(Some(chosen))
+    }
+
+    /// How the loader takes a try: like PID 1, it begins with the copy that it has not read.
+    fn take(&self, node: &Node, next: Loader) -> Checked<Vec<Op>> {
+        let writes = vec![Write::Loader(next)];
+        let mut ops = self.ops("loader", &node.disk, writes, Vec::new())?;
+        if self.setup.planted.is(Logic::FirstCopyFirst) {
+            ops = vec![
+                Op::Loader(Side::First, next),
+                Op::Flush,
+                Op::Loader(Side::Second, next),
+                Op::Flush,
+            ];
+        }
+        Ok(ops)
+    }
+
+    fn boot(
+        &self,
+        node: &Node,
+        slot: Slot,
+        says: LoaderSays,
+        end: End,
+        out: &mut Vec<After>,
+    ) -> Checked<()> {
+        let End { cause, blame } = end;
+        let mut now = node.clone();
+        if now.disk.newest().is_none() {
+            self.rebuild(&mut now, slot, out)?;
+        }
+        let read = now.disk.found();
+        let Some(old) = read.state().cloned() else {
+            return require(false, Invariant::SomethingStarts, || format!("{now:?}"));
+        };
+        let found = Found {
+            loader: read.loader(),
+            mirrored: read.loader_is_mirrored(),
+            state: Some(old.clone()),
+            slot,
+            cause,
+            says,
+        };
+        let Ok((control, mut writes, decision)) = Control::boot(found) else {
+            return require(false, Invariant::SomethingStarts, || format!("{now:?}"));
+        };
+        let scene = Scene {
+            disk: &now.disk,
+            ghost: &now.ghost,
+            slot,
+            cause,
+            blame,
+        };
+        judge_boot(&scene, &old, control.state(), decision)?;
+        let planted = self.setup.planted;
+        if planted.is(Logic::NotMirrored) {
+            let record = now.disk.record();
+            writes.retain(|write| !matches!(write, Write::Loader(same) if Some(*same) == record));
+        }
+        let same_slot = decision == Decision::Try && slot == committed(&now.disk);
+        if planted.is(Logic::MountedFirst) && same_slot {
+            out.extend(CRASHES.map(|(label, cause)| crashed(label, &now, cause, true)));
+        }
+        let event = match decision {
+            Decision::Committed => "boot",
+            Decision::Try => "boot: try",
+            Decision::Repair(_) => "boot: repair",
+            Decision::Reboot => "boot: restart",
+        };
+        let ops = self.ops(event, &now.disk, writes, Vec::new())?;
+        let after = self.perform(event, &now, &control, &ops, out)?;
+        let [first, second] = after.disk.loader;
+        require(
+            first.is_some() && first == second,
+            Invariant::Mirrored,
+            || format!("{first:?} {second:?}"),
+        )?;
+        out.push(if decision == Decision::Reboot {
+            off("restart", after, Cause::Unknown, false, true)
+        } else {
+            up("boot", after, control, true)
+        });
+        Ok(())
+    }
+
+    /// Both copies of the state are lost: the caller makes it anew from the store, with the newest committed revision, on
+    /// the kernel that runs.
+    fn rebuild(&self, now: &mut Node, slot: Slot, out: &mut Vec<After>) -> Checked<()> {
+        let acked = now.ghost.acked;
+        let mut state = State::born(id(acked), floor(acked), root_version(acked));
+        state.floor.counter = now.ghost.floor;
+        state.committed.slot = slot;
+        now.ghost.kernels[usize::from(acked)] = now.disk.image(slot).unwrap_or_default();
+        let writes = vec![Write::StateBoth(state)];
+        let ops = self.ops("rebuild", &now.disk, writes, Vec::new())?;
+        self.cuts("rebuild", now, &ops, out)?;
+        now.disk = now.disk.after(&ops);
+        Ok(())
+    }
+}
+
+/// What a fault can make of the disk.
+fn pictures(disk: &Disk, extra: Extra) -> Vec<Disk> {
+    let with = |change: &dyn Fn(&mut Disk)| {
+        let mut disk = disk.clone();
+        change(&mut disk);
+        disk
+    };
+    let home = committed(disk);
+    match extra {
+        Extra::None | Extra::Unwritable => vec![disk.clone()],
+        Extra::LoaderCopy => [0, 1]
+            .map(|copy| with(&|disk| disk.loader[copy] = None))
+            .to_vec(),
+        Extra::LoaderBoth => vec![with(&|disk| disk.loader = [None; 2])],
+        Extra::StateCopy => [0, 1]
+            .map(|copy| with(&|disk| disk.state[copy] = None))
+            .to_vec(),
+        Extra::StateBoth => vec![with(&|disk| disk.state = [None, None])],
+        Extra::CommittedSlot => vec![with(&|disk| disk.slots[index(home)] = None)],
+        Extra::TrialSlot => vec![with(&|disk| disk.slots[index(home.other())] = None)],
+    }
+}
+
+/// Whether it is more than one fault, with which nothing can be done: no slot that comes up is left, or the only state
+/// was a copy that a cut had left alone; or no loader record is left while slot a, which a loader then starts, does not
+/// come up.
+fn is_beyond(node: &Node) -> bool {
+    let sound = |kernel| node.ghost.kind(kernel) == Kind::Sound;
+    let disk = &node.disk;
+    let dead = !disk.slots.iter().flatten().any(|kernel| sound(*kernel));
+    let blind = disk.record().is_none() && !disk.image(Slot::A).is_none_or(sound);
+    let lost = node.ghost.extra != Extra::StateBoth && disk.newest().is_none();
+    dead || blind || lost
+}
