@@ -37,16 +37,19 @@ if test ${kedge_record} = lost; then
   setenv try_left
 fi
 
-# --- the slot. The try is taken off, and is on disk in both copies, before the trial gets to run: first copy first, so that
-# one is whole whenever the power goes. A disk that takes no writes would try for ever: then the default starts.
+# --- the slot. The try is taken off, and is on disk in both copies, before the trial gets to run. The copy that was read is
+# written last, so that one is whole whenever the power goes, were the other one damaged before. A disk that takes no
+# writes would try for ever: then the default starts.
 setenv kedge_slot ${slot_ok}
 setenv kedge_word
 if test -n "${slot_try}"; then
   if test "${try_left}" -gt 0; then
     setexpr try_left ${try_left} - 1
     setenv kedge_written no
+    setenv kedge_first ${kedge_two}
+    if test ${kedge_record} = ${kedge_two}; then setenv kedge_first ${kedge_one}; fi
     env export -c -s 1000 ${kernel_addr_r} slot_ok slot_try try_left
-    if ${devtype} write ${kernel_addr_r} ${kedge_one} 8 && ${devtype} write ${kernel_addr_r} ${kedge_two} 8; then
+    if ${devtype} write ${kernel_addr_r} ${kedge_first} 8 && ${devtype} write ${kernel_addr_r} ${kedge_record} 8; then
       setenv kedge_written yes
       for kedge_copy in ${kedge_one} ${kedge_two}; do
         mw.l ${ramdisk_addr_r} 0 400

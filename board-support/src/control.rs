@@ -215,6 +215,8 @@ pub struct Run {
     owed: Owed,
     /// The slot or the revision that runs is given up: only a restart is left.
     leaving: bool,
+    /// It is a repair that an update may end.
+    mends: bool,
 }
 
 impl Run {
@@ -228,6 +230,7 @@ impl Run {
             live: false,
             owed,
             leaving: decision == Decision::Reboot,
+            mends: decision == Decision::Repair(Repair::Unsettled),
         }
     }
 }

@@ -95,9 +95,16 @@ fn the_ninth_unsettled_boot_is_repair_mode_and_ends_after_an_hour() {
     assert_eq!(decision, Decision::Repair(Repair::Unsettled));
     assert_eq!((writes, control.running()), (vec![], Running::Repair));
     assert_eq!(
-        control.begin(target(2, Slot::B), 3, How::Slot),
+        control.begin(target(2, Slot::A), 3, How::Live),
         Err(Busy::Repair)
     );
+    // What mends it is an update: committed, it has a chance of its own.
+    let mut mended = control.clone();
+    let begun = mended.begin(target(2, Slot::A), 3, How::Reboot).unwrap();
+    assert_eq!(begun.1, Next::Reboot);
+    let mut mended = boot(found(Loader::born(), mended.state, Slot::A)).0;
+    mended.good(floor(2), 1);
+    assert_eq!(mended.state.unsettled, 0);
     assert_eq!(control.settled(), []);
     state.unsettled = 0;
     assert_eq!(control.repaired(), [Write::State(state)]);

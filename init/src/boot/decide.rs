@@ -79,24 +79,26 @@ pub(super) fn decide(boot: &mut Boot, state: State) -> Result<(), Error> {
         Some(record) => writes.iter().try_for_each(|write| record.perform(write)),
         None => Ok(()),
     };
-    match (written, decision) {
-        (_, Decision::Reboot) => restart("this slot is neither committed nor tried"),
-        (Ok(()), Decision::Committed | Decision::Try) => Ok(()),
+    if let Err(source) = written {
+        boot.problems.push(("boot-record", Error::Record { source }));
+        // What cannot be counted must not be tried for ever.
+        if let Some(control) = &mut boot.control {
+            boot.decision = control.unwritable(decision);
+        }
+    }
+    match boot.decision {
+        Decision::Reboot => restart("this slot is neither committed nor tried"),
+        Decision::Committed | Decision::Try => Ok(()),
         // No failure of this phase: storage and trust come up, so that the device can be mended.
-        (_, Decision::Repair(repair)) => {
+        Decision::Repair(repair) => {
             let why = match repair {
                 Repair::Unsettled => "too many boots in a row did not hold their goals",
                 Repair::CommittedSlotLost => "the committed slot does not load",
+                Repair::RecordUnwritable => "the boot record cannot be written",
             };
-            boot.problems.push(("boot-record", Error::Repair { why }));
+            boot.problems
+                .push(("boot-record", Error::Repair { why }));
             Ok(())
         }
-        // What is committed runs though its boot cannot be counted.
-        (Err(source), Decision::Committed) => {
-            boot.problems.push(("boot-record", Error::Record { source }));
-            Ok(())
-        }
-        // A try that was not counted could go on for ever.
-        (Err(source), Decision::Try) => Err(Error::Record { source }),
     }
 }

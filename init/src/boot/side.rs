@@ -3,6 +3,7 @@
 use super::{Boot, DATA, Identity, Roots, Values, objects, partitions, trust};
 use crate::change::Running;
 use crate::error::Error;
+use crate::helpers::stage::COMPLETE;
 use kedge_board_support::control::Decision;
 use kedge_board_support::record::Slot;
 use kedge_board_support::record::state::Target;
@@ -171,11 +172,15 @@ pub fn snapshot_volumes(content: &Content) -> Vec<(String, String)> {
     volumes
 }
 
-/// The trial for which copies of volumes are kept; none: there are none.
+/// The trial for which copies of volumes are kept, all of them; none: there are none.
 #[must_use]
 pub fn snapshot_of(data: &Path) -> Option<ObjectId> {
     let entries = std::fs::read_dir(data.join(SNAPSHOTS)).ok()?;
     entries.flatten().find_map(|entry| {
+        // Copies that were cut short are of a trial whose containers never started.
+        if !entry.path().join(COMPLETE).exists() {
+            return None;
+        }
         let name = entry.file_name().into_string().ok()?;
         format!("v1:{name}").parse().ok()
     })

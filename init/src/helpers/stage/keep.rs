@@ -5,24 +5,24 @@ use kedge_revision::ObjectId;
 use kedge_store::collect::{Collected, collect};
 use kedge_store::{Error, Store};
 
-/// The revisions that PID 1 named last.
+/// The revisions that PID 1 named last, and the one that it said is committed.
 #[derive(Debug, Default)]
 pub(super) struct Keep {
-    named: Option<Vec<ObjectId>>,
+    named: Vec<ObjectId>,
     committed: Option<ObjectId>,
 }
 
 impl Keep {
     pub(super) fn name(&mut self, revisions: Vec<ObjectId>) {
-        self.named = Some(revisions);
+        self.named = revisions;
     }
 
     pub(super) const fn commit(&mut self, revision: ObjectId) {
         self.committed = Some(revision);
     }
 
-    /// Removes everything else but the revision that is offered, and these objects. As long as PID 1 named nothing,
-    /// nothing is known to be needless.
+    /// Removes everything else but the revision that is offered, and these objects. As long as PID 1 has not said
+    /// what is committed, nothing is known to be needless.
     ///
     /// # Errors
     /// [`Error::File`]; [`Error::Damaged`] if the document of a kept revision is: what it needs is unknown then, and
@@ -33,11 +33,11 @@ impl Keep {
         offered: Option<ObjectId>,
         mut objects: Vec<ObjectId>,
     ) -> Result<Collected, Error> {
-        let Some(named) = &self.named else {
+        let Some(committed) = self.committed else {
             return Ok(Collected::default());
         };
-        let mut revisions = named.clone();
-        revisions.extend(self.committed);
+        let mut revisions = self.named.clone();
+        revisions.push(committed);
         revisions.extend(offered);
         let there = store.revisions()?;
         revisions.extend(there.iter().filter(|id| store.is_factory(**id)));
@@ -65,10 +65,10 @@ mod tests {
         let gone = device.put(5, &[b"needless layer"], "bundle\n");
         let all = store.objects().unwrap().len();
         let mut keep = Keep::default();
-        keep.commit(committed);
+        keep.name(vec![named]);
         let collected = keep.collect(store, Some(offered), Vec::new()).unwrap();
         assert_eq!(collected, Collected::default());
-        keep.name(vec![named]);
+        keep.commit(committed);
         let collected = keep.collect(store, Some(offered), Vec::new()).unwrap();
         assert_eq!((collected.revisions, collected.objects), (1, 1));
         assert_eq!(store.objects().unwrap().len(), all - 1);

@@ -27,7 +27,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-const COMPLETE: &str = ".complete";
+/// Marks copies that are all on the disk.
+pub const COMPLETE: &str = ".complete";
 const ABSENT: &str = ".absent";
 const LINKS: &str = ".links";
 const OLD: &str = ".old";
