@@ -90,7 +90,7 @@ mod tests {
         let path = store.revision_directory(kept).join("revision.json");
         kedge_store::durable::write(&path, b"{}").unwrap();
         let mut keep = Keep::default();
-        keep.name(vec![kept]);
+        keep.commit(kept);
         let all = store.objects().unwrap();
         keep.collect(store, None, Vec::new()).unwrap_err();
         assert_eq!(store.objects().unwrap(), all);
