@@ -33,10 +33,10 @@ use kedge_board_support::record::{Loader, Slot};
 use kedge_revision::{Content, ObjectId, Verified};
 use kedge_store::Store;
 use kedge_sys::timer;
+pub use side::{Side, check_object, slot_device, snapshot_of, snapshot_volumes};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-pub use side::{Side, check_object, slot_device, snapshot_of, snapshot_volumes};
 pub use trust::{Identity, Roots, Values};
 
 /// Where the data partition is mounted once the root was changed.

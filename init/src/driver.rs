@@ -455,7 +455,11 @@ impl Driver {
         };
         self.revision_state = revision_state(&self.boot);
         for (id, name) in started {
-            let definition = self.boot.content.as_ref().and_then(|c| c.containers.get(&name));
+            let definition = self
+                .boot
+                .content
+                .as_ref()
+                .and_then(|c| c.containers.get(&name));
             let Some(definition) = definition else {
                 continue;
             };
@@ -488,10 +492,12 @@ impl Driver {
 
 /// Where data is kept that is dropped with its revision.
 fn revision_state(boot: &Boot) -> PathBuf {
-    boot.revision.as_ref().map_or_else(PathBuf::new, |revision| {
-        Path::new(DATA)
-            .join("revisions")
-            .join(revision.id().hex())
-            .join("state")
-    })
+    boot.revision
+        .as_ref()
+        .map_or_else(PathBuf::new, |revision| {
+            Path::new(DATA)
+                .join("revisions")
+                .join(revision.id().hex())
+                .join("state")
+        })
 }

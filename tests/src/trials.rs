@@ -78,11 +78,23 @@ fn make(program: &str) -> Result<Made> {
     let kedge = Kedge::new(program, &folder);
     kedge.create("trials", BOARD)?;
     let image = format!("dir:{}", source.display());
-    let words = ["add", &image, "--name", "app", "--command", "/probe", "sleep"];
+    let words = [
+        "add",
+        &image,
+        "--name",
+        "app",
+        "--command",
+        "/probe",
+        "sleep",
+    ];
     let layer = product::layer(&kedge.ask(&words)?)?;
     let manifest = folder.join("kedge.toml");
     let text = files::read_text(&manifest)?;
-    let text = edit(&text, "window = \"60s\"", &format!("window = \"{WINDOW}s\""))?;
+    let text = edit(
+        &text,
+        "window = \"60s\"",
+        &format!("window = \"{WINDOW}s\""),
+    )?;
     let text = format!(
         "{text}\n[parameters.site]\ntype = \"string\"\nmax-length = 20\ndefault = \"nowhere\"\n"
     );
@@ -92,7 +104,10 @@ fn make(program: &str) -> Result<Made> {
         ("keeper", container(&layer, "app", &["sleep"], "")),
         ("base", container(&layer, "platform", &["sleep"], "")),
         ("site", container(&layer, "app", &["facts"], SITE)),
-        ("data", container(&layer, "app", &["volumes", "/keep"], DATA)),
+        (
+            "data",
+            container(&layer, "app", &["volumes", "/keep"], DATA),
+        ),
     ] {
         files::write(&folder.join(format!("containers/{name}.toml")), text)?;
     }
@@ -121,13 +136,7 @@ fn container(layer: &str, group: &str, arguments: &[&str], rest: &str) -> String
     container_with(layer, group, "started", arguments, rest)
 }
 
-fn container_with(
-    layer: &str,
-    group: &str,
-    goal: &str,
-    arguments: &[&str],
-    rest: &str,
-) -> String {
+fn container_with(layer: &str, group: &str, goal: &str, arguments: &[&str], rest: &str) -> String {
     let arguments: Vec<String> = arguments.iter().map(|word| format!("{word:?}")).collect();
     format!(
         "layers = [\"{layer}\"]\ngroup = \"{group}\"\ngoal = \"{goal}\"\n\n[process]\narguments = [\"/probe\", {}]\n{rest}",
@@ -204,7 +213,10 @@ impl Project {
             .find(|line| line.starts_with("arguments = "))
             .context("no kernel arguments in kedge.toml")?
             .to_owned();
-        files::write(&path, edit(&text, &line, &format!("arguments = {arguments:?}"))?)
+        files::write(
+            &path,
+            edit(&text, &line, &format!("arguments = {arguments:?}"))?,
+        )
     }
 
     /// From now on the project's initramfs has another program as its `/init`.
@@ -296,7 +308,9 @@ pub fn update(guest: &Guest) -> Result<Value> {
 pub fn failure(guest: &Guest) -> Result<String> {
     let update = update(guest)?;
     let failed = update.get("failed");
-    Ok(failed.map_or("", |failed| text(failed, "reason")).to_owned())
+    Ok(failed
+        .map_or("", |failed| text(failed, "reason"))
+        .to_owned())
 }
 
 /// The id of the committed revision.

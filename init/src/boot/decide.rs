@@ -54,7 +54,9 @@ pub(super) fn decide(boot: &mut Boot, state: State) -> Result<(), Error> {
         Some('a') => Slot::A,
         Some(_) => Slot::B,
         // A loader that does not say: it has nothing but its default.
-        None => boot.loader.map_or(state.committed.slot, |loader| loader.default),
+        None => boot
+            .loader
+            .map_or(state.committed.slot, |loader| loader.default),
     };
     let found = Found {
         loader: boot.loader,
@@ -80,7 +82,8 @@ pub(super) fn decide(boot: &mut Boot, state: State) -> Result<(), Error> {
         None => Ok(()),
     };
     if let Err(source) = written {
-        boot.problems.push(("boot-record", Error::Record { source }));
+        boot.problems
+            .push(("boot-record", Error::Record { source }));
         // What cannot be counted must not be tried for ever.
         if let Some(control) = &mut boot.control {
             boot.decision = control.unwritable(decision);
@@ -96,8 +99,7 @@ pub(super) fn decide(boot: &mut Boot, state: State) -> Result<(), Error> {
                 Repair::CommittedSlotLost => "the committed slot does not load",
                 Repair::RecordUnwritable => "the boot record cannot be written",
             };
-            boot.problems
-                .push(("boot-record", Error::Repair { why }));
+            boot.problems.push(("boot-record", Error::Repair { why }));
             Ok(())
         }
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::machine::fixture::{container, content, health, name};
-use kedge_revision::container::{Check, Goal, Network, Volume, Snapshot};
+use kedge_revision::container::{Check, Goal, Network, Snapshot, Volume};
 use kedge_revision::content::{Group, HubGoal};
 use kedge_revision::parameters::{Parameter, ParameterType};
 use proptest::prelude::*;

@@ -57,7 +57,9 @@ fn drive(connection: &mut Connection, chunks: &[&[u8]], journal: &Journal) -> St
                     Call::Logs(query) => connection.answer_logs(&query, journal),
                     Call::Command(_) => connection.answer_done(),
                     Call::History => connection.answer_bytes(200, "application/x-ndjson", b"{}\n"),
-                    Call::Upload { length: 0, .. } => connection.answer_bytes(200, "text/plain", b""),
+                    Call::Upload { length: 0, .. } => {
+                        connection.answer_bytes(200, "text/plain", b"")
+                    }
                     Call::Upload { .. } => {}
                 }
             }
@@ -230,7 +232,10 @@ fn an_upload_passes_through_in_bounded_parts() {
         let sum: u64 = body.bytes().map(u64::from).sum();
         let request = format!("{OFFER}{}\r\n\r\n{body}{STATUS}", body.len());
         let out = drive(&mut connection, &[request.as_bytes()], &journal());
-        assert!(out.contains(&format!("x-request-id: up\r\n\r\n{sum}HTTP/1.1 200 OK")), "{out}");
+        assert!(
+            out.contains(&format!("x-request-id: up\r\n\r\n{sum}HTTP/1.1 200 OK")),
+            "{out}"
+        );
         assert_eq!(out.matches("HTTP/1.1 ").count(), 2);
     }
 }

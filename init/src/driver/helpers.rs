@@ -383,7 +383,12 @@ impl Driver {
     fn disk_reports(&mut self, frame: &[u8]) {
         match Report::decode(frame) {
             Ok(Report::Probed { token, failed, .. }) => {
-                if self.helpers.judged.take_if(|asked| *asked == token).is_some() {
+                if self
+                    .helpers
+                    .judged
+                    .take_if(|asked| *asked == token)
+                    .is_some()
+                {
                     self.judge_probed(failed.is_none());
                 } else {
                     self.helpers.progress.probed(token, now_ms());
@@ -408,7 +413,11 @@ impl Driver {
 
     /// Lets the disk helper try to write to the store, for the judge.
     pub(super) fn probe_for_judge(&mut self) {
-        let token = self.helpers.judged.map_or(JUDGED, |token| token.wrapping_add(1)) | JUDGED;
+        let token = self
+            .helpers
+            .judged
+            .map_or(JUDGED, |token| token.wrapping_add(1))
+            | JUDGED;
         self.helpers.judged = Some(token);
         self.send(DISK, Request::Probe { token }.encode());
     }

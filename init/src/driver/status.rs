@@ -41,7 +41,10 @@ pub(crate) fn status<'a>(
         boot_id: boot_id().into(),
         uptime_ms: now_ms,
         trial: trial(boot),
-        update: boot.control.as_ref().map(|control| update_status(control, update)),
+        update: boot
+            .control
+            .as_ref()
+            .map(|control| update_status(control, update)),
         goals_missing: machine
             .missing()
             .map(|missing| MissingGoal {

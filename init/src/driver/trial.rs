@@ -6,8 +6,8 @@
 use super::helpers::STAGE;
 use super::{Driver, now_ms};
 use crate::boot::{self, DATA};
-use crate::helpers::stage::Request;
 use crate::evidence;
+use crate::helpers::stage::Request;
 use crate::history::{Event as Note, Kind};
 use crate::judge::{Input, Judge, Probe, Verdict};
 use crate::log::Stream;
@@ -176,7 +176,9 @@ impl Driver {
         }
         if self.times.repair_until.take_if(|at| *at <= now).is_some() {
             let control = self.boot.control.as_mut();
-            let writes = control.map(|control| control.repaired()).unwrap_or_default();
+            let writes = control
+                .map(|control| control.repaired())
+                .unwrap_or_default();
             self.write_or_say(&writes);
             self.step(Event::Shutdown(Halt::Reboot));
             return;

@@ -14,9 +14,9 @@ use super::{Driver, now_ms};
 use crate::boot::{self, DATA, Side};
 use crate::change::{Change, Exchange, Running, change};
 use crate::control::Refusal;
+use crate::driver::trial::note;
 use crate::error::Error;
 use crate::helpers::stage::Request;
-use crate::driver::trial::note;
 use crate::history::Kind;
 use crate::log::Stream;
 use crate::machine::{Event, Halt};
@@ -277,7 +277,10 @@ impl Driver {
     fn write_slot(&mut self, target: Target, tries: u8) -> Result<(), Refused> {
         let data = self.boot.data_device();
         let Some(device) = boot::slot_device(target.slot, data.as_deref()) else {
-            return Err(Refused(format!("there is no partition {}", target.slot.partition())));
+            return Err(Refused(format!(
+                "there is no partition {}",
+                target.slot.partition()
+            )));
         };
         if !self.stage_runs() {
             return Err("the stage helper does not run".into());
@@ -374,7 +377,11 @@ impl Driver {
         self.send_snapshot(side.revision.id(), &volumes)
     }
 
-    pub(super) fn send_snapshot(&mut self, revision: ObjectId, volumes: &[(String, String)]) -> bool {
+    pub(super) fn send_snapshot(
+        &mut self,
+        revision: ObjectId,
+        volumes: &[(String, String)],
+    ) -> bool {
         let Ok(volumes) = serde_json::to_string(volumes) else {
             return false;
         };

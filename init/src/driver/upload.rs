@@ -203,6 +203,10 @@ impl Driver {
     pub(super) fn stage_idle_at(&self) -> Option<u64> {
         let busy = self.upload.is_some() || self.update.is_busy();
         let at = self.helpers.stage_idle_at()?;
-        Some(if busy { at.max(now_ms().saturating_add(1000)) } else { at })
+        Some(if busy {
+            at.max(now_ms().saturating_add(1000))
+        } else {
+            at
+        })
     }
 }

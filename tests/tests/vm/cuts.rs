@@ -47,7 +47,9 @@ fn vm_power_cuts_at_any_moment_of_a_trial() -> Result<()> {
 fn change(project: &Project, seed: u64) -> Result<&'static str> {
     match seed % 3 {
         0 => project.kernel_arguments("kedge.tests=cut").map(|()| "slot"),
-        1 => project.app("started", &["sleep", "cut"], "").map(|()| "live"),
+        1 => project
+            .app("started", &["sleep", "cut"], "")
+            .map(|()| "live"),
         _ => project
             .set("base", "platform", "started", &["sleep", "cut"], "")
             .map(|()| "reboot"),
@@ -69,7 +71,9 @@ fn one(seed: u64) -> Result<()> {
         let wait = chance.below(LONGEST_MS);
         std::thread::sleep(Duration::from_millis(wait));
         guest.cut_power()?;
-        kedge_image_build::progress::say(format_args!("    seed {seed}: {kind}, cut after {wait} ms"));
+        kedge_image_build::progress::say(format_args!(
+            "    seed {seed}: {kind}, cut after {wait} ms"
+        ));
         guest = Guest::start(&disk, &[])?;
     }
     guest.wait_for_control(BOOT)?;
@@ -82,8 +86,14 @@ fn one(seed: u64) -> Result<()> {
     });
     let settled = settled.map_err(|error| error.context(guest.tail()))?;
     let now = committed(&guest)?;
-    ensure!(now == old || now == new, "{now} is committed, neither {old} nor {new}");
+    ensure!(
+        now == old || now == new,
+        "{now} is committed, neither {old} nor {new}"
+    );
     // Two cuts are fewer than the tries: nothing has failed, and nothing is told to have.
-    ensure!(settled.get("failed").is_none(), "a failure is told: {settled}");
+    ensure!(
+        settled.get("failed").is_none(),
+        "a failure is told: {settled}"
+    );
     Ok(())
 }

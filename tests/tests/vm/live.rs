@@ -53,7 +53,11 @@ fn vm_trials_without_a_reboot() -> Result<()> {
         Ok(())
     });
     checks.run("never ready", &mut guest, |guest| {
-        project.app("ready", &["sleep"], "[health]\nnotify = true\nstart-period = \"1min\"\n")?;
+        project.app(
+            "ready",
+            &["sleep"],
+            "[health]\nnotify = true\nstart-period = \"1min\"\n",
+        )?;
         fails(&project, guest, "goal-missed(app, ready, 0)")
     });
     checks.run("crash loop", &mut guest, |guest| {
@@ -75,26 +79,50 @@ fn vm_trials_without_a_reboot() -> Result<()> {
         project.app("started", &["crash", "50", "5"], rest)?;
         fails(&project, guest, "goal-missed(app, started, 1280)")
     });
-    checks.run("a new program that cannot be executed", &mut guest, |guest| {
-        project.set("app", "app", "started", &["sleep"], "working-directory = \"/nowhere\"\n")?;
-        fails(&project, guest, "goal-missed(app, started, 32512)")
+    checks.run(
+        "a new program that cannot be executed",
+        &mut guest,
+        |guest| {
+            project.set(
+                "app",
+                "app",
+                "started",
+                &["sleep"],
+                "working-directory = \"/nowhere\"\n",
+            )?;
+            fails(&project, guest, "goal-missed(app, started, 32512)")
+        },
+    );
+    checks.run("an operator rolls back", &mut guest, |guest| {
+        operator(&project, guest)
     });
-    checks.run("an operator rolls back", &mut guest, |guest| operator(&project, guest));
-    checks.run("parameters are tried", &mut guest, |guest| parameters(&project, guest));
-    checks.run("volumes come back", &mut guest, |guest| volumes(&project, guest));
-    checks.run("below the floor", &mut guest, |guest| floor(&project, guest));
+    checks.run("parameters are tried", &mut guest, |guest| {
+        parameters(&project, guest)
+    });
+    checks.run("volumes come back", &mut guest, |guest| {
+        volumes(&project, guest)
+    });
+    checks.run("below the floor", &mut guest, |guest| {
+        floor(&project, guest)
+    });
     checks.run("history", &mut guest, history);
     checks.run("power off", &mut guest, |guest| {
         guest.post("/v1/poweroff")?;
         guest.wait_for_end(Duration::from_secs(60)).map(drop)
     });
-    checks.run("the file system is clean", &mut guest, |_| disk.check_data());
+    checks.run("the file system is clean", &mut guest, |_| {
+        disk.check_data()
+    });
     checks.finish(&mut guest)
 }
 
 fn good(project: &Project, guest: &mut Guest) -> Result<()> {
     let before = committed(guest)?;
-    let (keeper, base, app) = (pid(guest, "keeper")?, pid(guest, "base")?, pid(guest, "app")?);
+    let (keeper, base, app) = (
+        pid(guest, "keeper")?,
+        pid(guest, "base")?,
+        pid(guest, "app")?,
+    );
     project.app("started", &["sleep", "another"], "")?;
     let pushed = project.push(guest, &[])?;
     ensure!(pushed.committed, "{}", pushed.said);
@@ -130,15 +158,14 @@ fn operator(project: &Project, guest: &mut Guest) -> Result<()> {
 
 /// The site that the newest process of `site` has shown.
 fn site(guest: &Guest, wanted: &str) -> Result<()> {
-    guest
-        .wait(&format!("site shows {wanted}"), SOON, |guest| {
-            let lines = guest.logs("site")?;
-            let shown = lines
-                .iter()
-                .rev()
-                .find_map(|line| line.text.strip_prefix("fact env-SITE "));
-            Ok((shown == Some(wanted)).then_some(()))
-        })
+    guest.wait(&format!("site shows {wanted}"), SOON, |guest| {
+        let lines = guest.logs("site")?;
+        let shown = lines
+            .iter()
+            .rev()
+            .find_map(|line| line.text.strip_prefix("fact env-SITE "));
+        Ok((shown == Some(wanted)).then_some(()))
+    })
 }
 
 fn parameters(project: &Project, guest: &mut Guest) -> Result<()> {
@@ -152,17 +179,24 @@ fn parameters(project: &Project, guest: &mut Guest) -> Result<()> {
     let pushed = project.push(guest, &with)?;
     ensure!(pushed.committed, "{}", pushed.said);
     site(guest, "berlin")?;
-    let counter = update(guest)?.pointer("/committed/parameters").and_then(Value::as_u64);
+    let counter = update(guest)?
+        .pointer("/committed/parameters")
+        .and_then(Value::as_u64);
     ensure!(counter == Some(7), "parameters {counter:?} are committed");
     ensure!(pid(guest, "keeper")? == keeper, "keeper is another process");
     // Values that fail their trial go with it.
-    kedge_image_build::files::write(&project.kedge.folder().join("site.toml"), "site = \"paris\"\n")?;
+    kedge_image_build::files::write(
+        &project.kedge.folder().join("site.toml"),
+        "site = \"paris\"\n",
+    )?;
     project.app("finished", &["finish", "1"], "[restart]\npolicy = \"no\"\n")?;
     let with = ["--parameters", &file, "--parameters-counter", "8"];
     let pushed = project.push(guest, &with)?;
     ensure!(!pushed.committed, "{}", pushed.said);
     site(guest, "berlin")?;
-    let counter = update(guest)?.pointer("/committed/parameters").and_then(Value::as_u64);
+    let counter = update(guest)?
+        .pointer("/committed/parameters")
+        .and_then(Value::as_u64);
     ensure!(counter == Some(7), "parameters {counter:?} are committed");
     Ok(())
 }
@@ -186,7 +220,11 @@ fn volumes(project: &Project, guest: &mut Guest) -> Result<()> {
     let keep = "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\nsnapshot = \"on-trial\"\nsnapshot-max = \"1MiB\"\n";
     let changed = format!("environment = [\"NEW=1\"]\n{keep}");
     project.set("data", "app", "started", &["volumes", "/keep"], &changed)?;
-    project.app("finished", &["crash", "3000", "2"], "[restart]\npolicy = \"no\"\n")?;
+    project.app(
+        "finished",
+        &["crash", "3000", "2"],
+        "[restart]\npolicy = \"no\"\n",
+    )?;
     let pushed = project.push(guest, &[])?;
     ensure!(!pushed.committed, "{}", pushed.said);
     guest.wait_for_state("data", "running", SOON)?;
@@ -197,7 +235,10 @@ fn volumes(project: &Project, guest: &mut Guest) -> Result<()> {
         .collect();
     // Start n, the trial's start n + 1, and after the roll back n + 1 again: what the trial wrote is gone.
     let tail = said.get(said.len().saturating_sub(2)..).unwrap_or_default();
-    ensure!(tail == [before + 1, before + 1], "starts {said:?}, {before} before");
+    ensure!(
+        tail == [before + 1, before + 1],
+        "starts {said:?}, {before} before"
+    );
     project.set("data", "app", "started", &["volumes", "/keep"], keep)
 }
 
@@ -218,7 +259,10 @@ fn floor(project: &Project, guest: &mut Guest) -> Result<()> {
     let after = update(guest)?;
     ensure!(text(&now, "floor") == "1.0", "before the commit: {now}");
     let expected = format!("1.{}", counter + 1);
-    ensure!(text(&after, "floor") == expected, "after the commit: {after}");
+    ensure!(
+        text(&after, "floor") == expected,
+        "after the commit: {after}"
+    );
     let refused = project.push_bundle(guest, &old)?;
     ensure!(!refused.committed, "below the floor: {}", refused.said);
     ensure!(
@@ -239,9 +283,24 @@ fn history(guest: &mut Guest) -> Result<()> {
         .map(serde_json::from_str)
         .collect::<Result<_, _>>()
         .with_context(|| answer.body.clone())?;
-    let count = |name: &str| events.iter().filter(|event| text(event, "event") == name).count();
-    for (name, least) in [("booted", 1), ("trial-begun", 8), ("committed", 3), ("rolled-back", 8)] {
-        ensure!(count(name) >= least, "{} {name}: {}", count(name), answer.body);
+    let count = |name: &str| {
+        events
+            .iter()
+            .filter(|event| text(event, "event") == name)
+            .count()
+    };
+    for (name, least) in [
+        ("booted", 1),
+        ("trial-begun", 8),
+        ("committed", 3),
+        ("rolled-back", 8),
+    ] {
+        ensure!(
+            count(name) >= least,
+            "{} {name}: {}",
+            count(name),
+            answer.body
+        );
     }
     let reasons: Vec<&str> = events.iter().map(|event| text(event, "reason")).collect();
     ensure!(reasons.contains(&"operator"), "{reasons:?}");

@@ -48,7 +48,9 @@ fn back(
 fn history(guest: &Guest) -> Result<Vec<Value>> {
     let body = guest.control("GET", "/v1/history")?.body;
     let lines = body.lines().map(serde_json::from_str);
-    lines.collect::<Result<_, _>>().with_context(|| body.clone())
+    lines
+        .collect::<Result<_, _>>()
+        .with_context(|| body.clone())
 }
 
 #[test]
@@ -58,24 +60,36 @@ fn vm_trials_of_a_slot() -> Result<()> {
     let mut guest = Guest::start(&disk, &[])?;
     guest.wait_for_control(BOOT)?;
     let mut checks = Checks::default();
-    checks.run("new arguments are committed in slot b", &mut guest, |guest| {
-        project.kernel_arguments("kedge.tests=1")?;
-        let pushed = project.push(guest, &[])?;
-        ensure!(pushed.committed, "{}", pushed.said);
-        ensure!(slot(guest)? == "b", "slot {}", slot(guest)?);
-        ensure!(guest.boots() == 2, "{} boots", guest.boots());
-        ensure!(update(guest)?.pointer("/committed/slot") == Some(&Value::from("b")));
-        Ok(())
-    });
-    checks.run("a change in the group platform takes a reboot", &mut guest, |guest| {
-        let boots = guest.boots();
-        project.set("base", "platform", "started", &["sleep", "two"], "")?;
-        let pushed = project.push(guest, &[])?;
-        ensure!(pushed.committed, "{}", pushed.said);
-        ensure!(guest.boots() == boots + 1, "{} boots more", guest.boots() - boots);
-        ensure!(slot(guest)? == "b", "slot {}", slot(guest)?);
-        Ok(())
-    });
+    checks.run(
+        "new arguments are committed in slot b",
+        &mut guest,
+        |guest| {
+            project.kernel_arguments("kedge.tests=1")?;
+            let pushed = project.push(guest, &[])?;
+            ensure!(pushed.committed, "{}", pushed.said);
+            ensure!(slot(guest)? == "b", "slot {}", slot(guest)?);
+            ensure!(guest.boots() == 2, "{} boots", guest.boots());
+            ensure!(update(guest)?.pointer("/committed/slot") == Some(&Value::from("b")));
+            Ok(())
+        },
+    );
+    checks.run(
+        "a change in the group platform takes a reboot",
+        &mut guest,
+        |guest| {
+            let boots = guest.boots();
+            project.set("base", "platform", "started", &["sleep", "two"], "")?;
+            let pushed = project.push(guest, &[])?;
+            ensure!(pushed.committed, "{}", pushed.said);
+            ensure!(
+                guest.boots() == boots + 1,
+                "{} boots more",
+                guest.boots() - boots
+            );
+            ensure!(slot(guest)? == "b", "slot {}", slot(guest)?);
+            Ok(())
+        },
+    );
     let before = committed(&guest)?;
     checks.run("a kernel that panics", &mut guest, |guest| {
         let boots = guest.boots();
@@ -83,9 +97,14 @@ fn vm_trials_of_a_slot() -> Result<()> {
         let tried = push(&project, guest)?;
         back(guest, &tried, &before, "b", "kernel-panic")?;
         // Three tries, and the boot of what is committed.
-        ensure!(guest.boots() == boots + 4, "{} boots", guest.boots() - boots);
+        ensure!(
+            guest.boots() == boots + 4,
+            "{} boots",
+            guest.boots() - boots
+        );
         let told = history(guest)?.iter().any(|event| {
-            text(event, "event") == "panic" && text(event, "text").contains("Unable to mount root fs")
+            text(event, "event") == "panic"
+                && text(event, "text").contains("Unable to mount root fs")
         });
         ensure!(told, "the history has no panic text");
         Ok(())
@@ -105,29 +124,41 @@ fn vm_trials_of_a_slot() -> Result<()> {
         ensure!(told, "the history has no panic text");
         Ok(())
     });
-    checks.run("an init that hangs is reset by the watchdog", &mut guest, |guest| {
-        project.kernel_arguments("-- hang")?;
-        let tried = push(&project, guest)?;
-        back(guest, &tried, &before, "b", "watchdog")
-    });
+    checks.run(
+        "an init that hangs is reset by the watchdog",
+        &mut guest,
+        |guest| {
+            project.kernel_arguments("-- hang")?;
+            let tried = push(&project, guest)?;
+            back(guest, &tried, &before, "b", "watchdog")
+        },
+    );
     project.use_platform(&platform);
     project.kernel_arguments("kedge.tests=3")?;
     checks.run("a container that never gets ready", &mut guest, |guest| {
-        project.app("ready", &["sleep"], "[health]\nnotify = true\nstart-period = \"1min\"\n")?;
+        project.app(
+            "ready",
+            &["sleep"],
+            "[health]\nnotify = true\nstart-period = \"1min\"\n",
+        )?;
         let pushed = project.push(guest, &[])?;
         ensure!(!pushed.committed, "{}", pushed.said);
         let tried = text(&pushed.said, "revision").to_owned();
         back(guest, &tried, &before, "b", "goal-missed(app, ready, 0)")
     });
     project.app("started", &["sleep"], "")?;
-    checks.run("one power cut in the first try does not roll back", &mut guest, |guest| {
-        project.kernel_arguments("kedge.tests=4")?;
-        let boots = guest.boots();
-        push(&project, guest)?;
-        guest.wait_for_boot(boots + 1, BOOT)?;
-        guest.wait_for_control(BOOT)?;
-        guest.cut_power()
-    });
+    checks.run(
+        "one power cut in the first try does not roll back",
+        &mut guest,
+        |guest| {
+            project.kernel_arguments("kedge.tests=4")?;
+            let boots = guest.boots();
+            push(&project, guest)?;
+            guest.wait_for_boot(boots + 1, BOOT)?;
+            guest.wait_for_control(BOOT)?;
+            guest.cut_power()
+        },
+    );
     let mut guest = Guest::start(&disk, &[])?;
     checks.run("… and the next try is committed", &mut guest, |guest| {
         guest.wait("the trial is committed", BOOTS, |guest| {
@@ -137,21 +168,27 @@ fn vm_trials_of_a_slot() -> Result<()> {
         ensure!(guest.boots() == 1, "{} boots", guest.boots());
         Ok(())
     });
-    checks.run("an orderly reboot gives its try back, twice", &mut guest, |guest| {
-        give_back(&project, guest)
-    });
+    checks.run(
+        "an orderly reboot gives its try back, twice",
+        &mut guest,
+        |guest| give_back(&project, guest),
+    );
     checks.run("power off", &mut guest, |guest| {
         guest.post("/v1/poweroff")?;
         guest.wait_for_end(Duration::from_secs(60)).map(drop)
     });
-    checks.run("the file system is clean", &mut guest, |_| disk.check_data());
+    checks.run("the file system is clean", &mut guest, |_| {
+        disk.check_data()
+    });
     checks.finish(&mut guest)
 }
 
 /// Tries left of the trial that runs.
 fn tries_left(guest: &Guest) -> Result<Option<u64>> {
     let status = guest.status()?;
-    Ok(status.pointer("/trial/trying/tries-left").and_then(Value::as_u64))
+    Ok(status
+        .pointer("/trial/trying/tries-left")
+        .and_then(Value::as_u64))
 }
 
 fn give_back(project: &Project, guest: &mut Guest) -> Result<()> {
