@@ -200,13 +200,16 @@ impl Target {
     }
 }
 
+/// What takes a piece of a file, with its place.
+type Take<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Error> + 'a;
+
 /// Hands `length` bytes of a file from `offset` on over in pieces, each with its place from there.
 fn chunks(
     file: &File,
     path: &Path,
     offset: u64,
     length: u64,
-    take: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>,
+    take: &mut Take<'_>,
 ) -> Result<(), Error> {
     let mut buffer = vec![0; CHUNK];
     let mut done = 0_u64;
