@@ -58,7 +58,7 @@ fn drive(connection: &mut Connection, chunks: &[&[u8]], journal: &Journal) -> St
                     Call::Command(_) => connection.answer_done(),
                     Call::History => connection.answer_bytes(200, "application/x-ndjson", b"{}\n"),
                     Call::Upload { length: 0, .. } => {
-                        connection.answer_bytes(200, "text/plain", b"")
+                        connection.answer_bytes(200, "text/plain", b"");
                     }
                     Call::Upload { .. } => {}
                 }

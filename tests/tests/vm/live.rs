@@ -52,47 +52,7 @@ fn vm_trials_without_a_reboot() -> Result<()> {
         ensure!(pushed.committed, "{}", pushed.said);
         Ok(())
     });
-    checks.run("never ready", &mut guest, |guest| {
-        project.app(
-            "ready",
-            &["sleep"],
-            "[health]\nnotify = true\nstart-period = \"1min\"\n",
-        )?;
-        fails(&project, guest, "goal-missed(app, ready, 0)")
-    });
-    checks.run("crash loop", &mut guest, |guest| {
-        let restart = "[restart]\npolicy = \"always\"\ndelay = \"200ms\"\n";
-        project.app("started", &["crash", "50", "3"], restart)?;
-        fails(&project, guest, "crash-loop(app, 768)")
-    });
-    checks.run("finished with an error", &mut guest, |guest| {
-        project.app("finished", &["finish", "4"], "[restart]\npolicy = \"no\"\n")?;
-        fails(&project, guest, "goal-missed(app, finished, 1024)")
-    });
-    checks.run("out of memory", &mut guest, |guest| {
-        let rest = "[restart]\npolicy = \"no\"\n[limits]\nmemory-max = \"16MiB\"\n";
-        project.app("started", &["eat"], rest)?;
-        fails(&project, guest, "out-of-memory(app)")
-    });
-    checks.run("a container asks for a roll back", &mut guest, |guest| {
-        let rest = "[restart]\npolicy = \"on-failure\"\ndelay = \"100ms\"\nmax-retries = 1\nthen = \"roll-back\"\n";
-        project.app("started", &["crash", "50", "5"], rest)?;
-        fails(&project, guest, "goal-missed(app, started, 1280)")
-    });
-    checks.run(
-        "a new program that cannot be executed",
-        &mut guest,
-        |guest| {
-            project.set(
-                "app",
-                "app",
-                "started",
-                &["sleep"],
-                "working-directory = \"/nowhere\"\n",
-            )?;
-            fails(&project, guest, "goal-missed(app, started, 32512)")
-        },
-    );
+    bad_containers(&project, &mut guest, &mut checks);
     checks.run("an operator rolls back", &mut guest, |guest| {
         operator(&project, guest)
     });
@@ -114,6 +74,47 @@ fn vm_trials_without_a_reboot() -> Result<()> {
         disk.check_data()
     });
     checks.finish(&mut guest)
+}
+
+/// Every way in which a container can fail a trial.
+fn bad_containers(project: &Project, guest: &mut Guest, checks: &mut Checks) {
+    checks.run("never ready", guest, |guest| {
+        project.app(
+            "ready",
+            &["sleep"],
+            "[health]\nnotify = true\nstart-period = \"1min\"\n",
+        )?;
+        fails(project, guest, "goal-missed(app, ready, 0)")
+    });
+    checks.run("crash loop", guest, |guest| {
+        let restart = "[restart]\npolicy = \"always\"\ndelay = \"200ms\"\n";
+        project.app("started", &["crash", "50", "3"], restart)?;
+        fails(project, guest, "crash-loop(app, 768)")
+    });
+    checks.run("finished with an error", guest, |guest| {
+        project.app("finished", &["finish", "4"], "[restart]\npolicy = \"no\"\n")?;
+        fails(project, guest, "goal-missed(app, finished, 1024)")
+    });
+    checks.run("out of memory", guest, |guest| {
+        let rest = "[restart]\npolicy = \"no\"\n[limits]\nmemory-max = \"16MiB\"\n";
+        project.app("started", &["eat"], rest)?;
+        fails(project, guest, "out-of-memory(app)")
+    });
+    checks.run("a container asks for a roll back", guest, |guest| {
+        let rest = "[restart]\npolicy = \"on-failure\"\ndelay = \"100ms\"\nmax-retries = 1\nthen = \"roll-back\"\n";
+        project.app("started", &["crash", "50", "5"], rest)?;
+        fails(project, guest, "goal-missed(app, started, 1280)")
+    });
+    checks.run("a new program that cannot be executed", guest, |guest| {
+        project.set(
+            "app",
+            "app",
+            "started",
+            &["sleep"],
+            "working-directory = \"/nowhere\"\n",
+        )?;
+        fails(project, guest, "goal-missed(app, started, 32512)")
+    });
 }
 
 fn good(project: &Project, guest: &mut Guest) -> Result<()> {

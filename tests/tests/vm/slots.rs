@@ -63,66 +63,19 @@ fn vm_trials_of_a_slot() -> Result<()> {
     checks.run(
         "new arguments are committed in slot b",
         &mut guest,
-        |guest| {
-            project.kernel_arguments("kedge.tests=1")?;
-            let pushed = project.push(guest, &[])?;
-            ensure!(pushed.committed, "{}", pushed.said);
-            ensure!(slot(guest)? == "b", "slot {}", slot(guest)?);
-            ensure!(guest.boots() == 2, "{} boots", guest.boots());
-            ensure!(update(guest)?.pointer("/committed/slot") == Some(&Value::from("b")));
-            Ok(())
-        },
+        |guest| good(&project, guest),
     );
     checks.run(
         "a change in the group platform takes a reboot",
         &mut guest,
-        |guest| {
-            let boots = guest.boots();
-            project.set("base", "platform", "started", &["sleep", "two"], "")?;
-            let pushed = project.push(guest, &[])?;
-            ensure!(pushed.committed, "{}", pushed.said);
-            ensure!(
-                guest.boots() == boots + 1,
-                "{} boots more",
-                guest.boots() - boots
-            );
-            ensure!(slot(guest)? == "b", "slot {}", slot(guest)?);
-            Ok(())
-        },
+        |guest| reboot(&project, guest),
     );
     let before = committed(&guest)?;
     checks.run("a kernel that panics", &mut guest, |guest| {
-        let boots = guest.boots();
-        project.kernel_arguments("rdinit=/nowhere")?;
-        let tried = push(&project, guest)?;
-        back(guest, &tried, &before, "b", "kernel-panic")?;
-        // Three tries, and the boot of what is committed.
-        ensure!(
-            guest.boots() == boots + 4,
-            "{} boots",
-            guest.boots() - boots
-        );
-        let told = history(guest)?.iter().any(|event| {
-            text(event, "event") == "panic"
-                && text(event, "text").contains("Unable to mount root fs")
-        });
-        ensure!(told, "the history has no panic text");
-        Ok(())
+        panics(&project, guest, &before)
     });
-    project.kernel_arguments("kedge.tests=2")?;
     checks.run("an init that exits", &mut guest, |guest| {
-        project.replace_init(&toolchain::build_program(
-            &boards::find(BOARD)?,
-            "kedge-probe",
-            "probe",
-        )?)?;
-        let tried = push(&project, guest)?;
-        back(guest, &tried, &before, "b", "kernel-panic")?;
-        let told = history(guest)?
-            .iter()
-            .any(|event| text(event, "text").contains("Attempted to kill init"));
-        ensure!(told, "the history has no panic text");
-        Ok(())
+        exits(&mut project, guest, &before)
     });
     checks.run(
         "an init that hangs is reset by the watchdog",
@@ -134,23 +87,14 @@ fn vm_trials_of_a_slot() -> Result<()> {
         },
     );
     project.use_platform(&platform);
-    project.kernel_arguments("kedge.tests=3")?;
     checks.run("a container that never gets ready", &mut guest, |guest| {
-        project.app(
-            "ready",
-            &["sleep"],
-            "[health]\nnotify = true\nstart-period = \"1min\"\n",
-        )?;
-        let pushed = project.push(guest, &[])?;
-        ensure!(!pushed.committed, "{}", pushed.said);
-        let tried = text(&pushed.said, "revision").to_owned();
-        back(guest, &tried, &before, "b", "goal-missed(app, ready, 0)")
+        never_ready(&project, guest, &before)
     });
-    project.app("started", &["sleep"], "")?;
     checks.run(
         "one power cut in the first try does not roll back",
         &mut guest,
         |guest| {
+            project.app("started", &["sleep"], "")?;
             project.kernel_arguments("kedge.tests=4")?;
             let boots = guest.boots();
             push(&project, guest)?;
@@ -181,6 +125,67 @@ fn vm_trials_of_a_slot() -> Result<()> {
         disk.check_data()
     });
     checks.finish(&mut guest)
+}
+
+fn good(project: &Project, guest: &mut Guest) -> Result<()> {
+    project.kernel_arguments("kedge.tests=1")?;
+    let pushed = project.push(guest, &[])?;
+    ensure!(pushed.committed, "{}", pushed.said);
+    ensure!(slot(guest)? == "b", "slot {}", slot(guest)?);
+    ensure!(guest.boots() == 2, "{} boots", guest.boots());
+    ensure!(update(guest)?.pointer("/committed/slot") == Some(&Value::from("b")));
+    Ok(())
+}
+
+fn reboot(project: &Project, guest: &mut Guest) -> Result<()> {
+    let boots = guest.boots();
+    project.set("base", "platform", "started", &["sleep", "two"], "")?;
+    let pushed = project.push(guest, &[])?;
+    ensure!(pushed.committed, "{}", pushed.said);
+    let more = guest.boots() - boots;
+    ensure!(more == 1, "{more} boots more");
+    ensure!(slot(guest)? == "b", "slot {}", slot(guest)?);
+    Ok(())
+}
+
+/// Whether the history has the text of a panic that says so.
+fn told(guest: &Guest, words: &str) -> Result<()> {
+    let events = history(guest)?;
+    let told = events
+        .iter()
+        .any(|event| text(event, "event") == "panic" && text(event, "text").contains(words));
+    ensure!(told, "the history has no panic with {words:?}");
+    Ok(())
+}
+
+fn panics(project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
+    let boots = guest.boots();
+    project.kernel_arguments("rdinit=/nowhere")?;
+    let tried = push(project, guest)?;
+    back(guest, &tried, before, "b", "kernel-panic")?;
+    // Three tries, and the boot of what is committed.
+    let more = guest.boots() - boots;
+    ensure!(more == 4, "{more} boots");
+    told(guest, "Unable to mount root fs")
+}
+
+fn exits(project: &mut Project, guest: &mut Guest, before: &str) -> Result<()> {
+    project.kernel_arguments("kedge.tests=2")?;
+    let board = boards::find(BOARD)?;
+    project.replace_init(&toolchain::build_program(&board, "kedge-probe", "probe")?)?;
+    let tried = push(project, guest)?;
+    back(guest, &tried, before, "b", "kernel-panic")?;
+    told(guest, "Attempted to kill init")
+}
+
+fn never_ready(project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
+    project.kernel_arguments("kedge.tests=3")?;
+    let health = "[health]\nnotify = true\nstart-period = \"1min\"\n";
+    project.app("ready", &["sleep"], health)?;
+    let pushed = project.push(guest, &[])?;
+    ensure!(!pushed.committed, "{}", pushed.said);
+    let tried = text(&pushed.said, "revision").to_owned();
+    back(guest, &tried, before, "b", "goal-missed(app, ready, 0)")
 }
 
 /// Tries left of the trial that runs.
