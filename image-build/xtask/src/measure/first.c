@@ -1,6 +1,7 @@
 /* What boots are measured with: a static program that reads the clock before anything else.
  *
- * Without STAMP it is a container's only process: it says when it began, and waits for ever.
+ * Without STAMP it is a container's only process: it says when it began, and waits for SIGTERM, which the first
+ * process of a namespace hears only if it asks to: else every shutdown would last until it is killed.
  * With STAMP it is what the kernel starts in place of /init: it leaves the time in the kernel's log (the node /kmsg is
  * beside it, as nothing is mounted yet) and becomes /init. So the time is that of the exec itself, by the same clock.
  *
@@ -9,7 +10,10 @@
 
 typedef unsigned long u64;
 
-enum { WRITE = 1, OPEN = 2, CLOSE = 3, PAUSE = 34, EXECVE = 59, CLOCK_GETTIME = 228, MONOTONIC = 1, WRITE_ONLY = 1 };
+enum {
+    WRITE = 1, OPEN = 2, CLOSE = 3, SIGACTION = 13, PAUSE = 34, EXECVE = 59, CLOCK_GETTIME = 228, EXIT = 231,
+    MONOTONIC = 1, WRITE_ONLY = 1, TERMINATE = 15, RESTORER = 0x04000000
+};
 
 static u64 call(u64 number, u64 first, u64 second, u64 third)
 {
@@ -47,6 +51,26 @@ static void say(u64 file, const char *prefix, u64 number)
     call(WRITE, file, (u64)text, length);
 }
 
+#ifndef STAMP
+/* It never returns, so that no restorer is needed. */
+static void terminated(void)
+{
+    for (;;)
+        call(EXIT, 0, 0, 0);
+}
+
+static void hear_terminate(void)
+{
+    struct { void (*handler)(void); u64 flags; void (*restorer)(void); u64 mask; } action =
+        { terminated, RESTORER, terminated, 0 };
+    /* The fourth argument is the size of a mask. */
+    register u64 size __asm__("r10") = sizeof action.mask;
+    u64 result;
+    __asm__ volatile("syscall" : "=a"(result) : "a"(SIGACTION), "D"(TERMINATE), "S"(&action), "d"(0), "r"(size)
+                     : "rcx", "r11", "memory");
+}
+#endif
+
 __attribute__((used)) void begin(u64 *stack)
 {
     u64 time = now();
@@ -62,6 +86,7 @@ __attribute__((used)) void begin(u64 *stack)
 #else
     (void)stack;
     say(1, "measure: first instruction at ", time);
+    hear_terminate();
 #endif
     for (;;)
         call(PAUSE, 0, 0, 0);

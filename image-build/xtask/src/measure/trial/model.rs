@@ -1,29 +1,30 @@
 //! The check of the boot control machine, as figures: what it went through, and the faults that were planted in it.
 //!
-//! The check is the example `model` of `kedge-board-support`. It prints a figure a line as JSON (`{"name":
-//! "model.states", "value": 1234}`), among other lines, which are passed over. Here they are `trial.model-…`.
+//! The check is the example `model` of `kedge-board-support`. It prints an object a line for each way to boot (`{"name":
+//! "model", "states": 1234, …}`), among other lines, which are passed over. Here they are added up; invariants are the
+//! same for all.
 
 use super::super::{Figure, Goal, note};
 use crate::cargo::cargo;
-use anyhow::{Result, ensure};
-use kedge_image_build::{process, progress, toolchain};
+use anyhow::{Context, Result, ensure};
+use kedge_image_build::{progress, toolchain};
 use serde::Deserialize;
+use std::process::Stdio;
 
 /// Where the check is, in the workspace.
 const EXAMPLE: &str = "board-support/examples/model.rs";
 
-/// A figure as the check prints it.
-#[derive(Deserialize)]
+/// What the check says of one way to boot. What went bad has no counts.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
 struct Line {
     name: String,
-    value: u64,
-    #[serde(default)]
-    goal: Option<Bound>,
-}
-
-#[derive(Deserialize)]
-struct Bound {
-    max: u64,
+    states: u64,
+    transitions: u64,
+    invariants: u64,
+    faults: u64,
+    faults_caught: u64,
+    bad: u64,
 }
 
 pub(super) fn measure() -> Result<Vec<Figure>> {
@@ -43,22 +44,37 @@ pub(super) fn measure() -> Result<Vec<Figure>> {
     ]);
     command.args(["--example", "model"]);
     let text = progress::step("the check of the boot control machine", || {
-        process::text(&mut command)
+        // It fails where an invariant does not hold: that is a figure.
+        command
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cannot start cargo")
     })?;
-    let figures = parse(&text);
-    ensure!(!figures.is_empty(), "the check prints no figure: {text}");
-    Ok(figures)
+    figures(&String::from_utf8_lossy(&text.stdout))
 }
 
-fn parse(text: &str) -> Vec<Figure> {
-    let lines = text.lines().filter_map(|line| {
-        let line: Line = serde_json::from_str(line).ok()?;
-        let name = line.name.strip_prefix("model.")?;
-        let mut figure = Figure::count(&format!("trial.model-{name}"), line.value);
-        figure.goal = line.goal.map(|goal| Goal { max: goal.max });
-        Some(figure)
-    });
-    lines.collect()
+fn figures(text: &str) -> Result<Vec<Figure>> {
+    let lines: Vec<Line> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter(|line: &Line| line.name == "model")
+        .collect();
+    ensure!(
+        !lines.is_empty(),
+        "the check says nothing of a model: {text:?}"
+    );
+    let sum = |field: fn(&Line) -> u64| lines.iter().map(field).sum();
+    let invariants = lines.iter().map(|line| line.invariants).max();
+    let mut bad = Figure::count("trial.model-bad", sum(|line| line.bad));
+    bad.goal = Some(Goal { max: 0 });
+    Ok(vec![
+        Figure::count("trial.model-states", sum(|line| line.states)),
+        Figure::count("trial.model-transitions", sum(|line| line.transitions)),
+        Figure::count("trial.model-invariants", invariants.unwrap_or_default()),
+        bad,
+        Figure::count("trial.model-faults-planted", sum(|line| line.faults)),
+        Figure::count("trial.model-faults-caught", sum(|line| line.faults_caught)),
+    ])
 }
 
 #[cfg(test)]
@@ -66,13 +82,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_passed_on_under_their_new_names() {
-        let text = "exploring\n{\"name\":\"model.states\",\"value\":48213,\"unit\":\"\"}\n\
-            {\"name\":\"other\",\"value\":1}\n{\"name\":\"model.faults-missed\",\"value\":1,\"goal\":{\"max\":0}}\n{}\n";
-        let figures = parse(text);
-        assert_eq!(figures[0], Figure::count("trial.model-states", 48_213));
-        assert_eq!(figures[1].name, "trial.model-faults-missed");
-        assert_eq!(figures[1].holds(), Some(false));
-        assert_eq!(figures.len(), 2);
+    fn what_is_said_of_each_way_to_boot_is_added_up() {
+        let text = "exploring\n{\"name\":\"other\",\"states\":9}\n\
+            {\"name\":\"model\",\"backend\":\"direct\",\"states\":40,\"transitions\":90,\"bad\":0,\"longest\":7,\
+            \"invariants\":11,\"faults\":5,\"faults-caught\":4,\"faults-by-consequence\":3}\n\
+            {\"name\":\"model\",\"backend\":\"u-boot\",\"states\":2,\"transitions\":3,\"bad\":0,\"invariants\":11,\
+            \"faults\":6,\"faults-caught\":6}\n";
+        let figures = figures(text).unwrap();
+        let value = |name: &str| {
+            let figure = figures.iter().find(|figure| figure.name == name);
+            figure.unwrap().clone()
+        };
+        for (name, count) in [
+            ("trial.model-states", 42),
+            ("trial.model-transitions", 93),
+            ("trial.model-invariants", 11),
+            ("trial.model-faults-planted", 11),
+            ("trial.model-faults-caught", 10),
+        ] {
+            assert_eq!(value(name), Figure::count(name, count));
+        }
+        assert_eq!(value("trial.model-bad").holds(), Some(true));
+    }
+
+    #[test]
+    fn a_broken_invariant_is_a_figure_and_silence_is_none() {
+        let text = r#"{"name":"model","backend":"direct","bad":1,"found":"Floor"}"#;
+        let bad = figures(text).unwrap();
+        let bad = bad.iter().find(|figure| figure.name == "trial.model-bad");
+        assert_eq!(bad.unwrap().holds(), Some(false));
+        figures("").unwrap_err();
     }
 }
