@@ -25,8 +25,9 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Lines of the device's log that a failure shows.
 const TAIL: usize = 25;
-/// Seconds for which a trial's goals must hold here: the least that there is.
-const WINDOW: u32 = 5;
+/// Seconds for which a trial's goals must hold here. The least that there is, five, is missed by an emulated device on a
+/// busy machine.
+const WINDOW: u32 = 15;
 
 pub(super) fn measure(platform: &Path, runs: u32) -> Result<Vec<Figure>> {
     let folder = subject::fast_folder()?;
@@ -38,7 +39,7 @@ pub(super) fn measure(platform: &Path, runs: u32) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Gives a new project the shortest window.
+/// Gives a new project a short window.
 fn shorten_window(kedge: &Kedge) -> Result<()> {
     edit(kedge, "window", &format!("\"{WINDOW}s\""))
 }
@@ -124,11 +125,11 @@ mod tests {
     #[test]
     fn a_verdict_in_one_boot_has_milliseconds() {
         let events = [
-            event("trial-begun", 1, 90, 1_000),
-            event("committed", 1, 95, 6_000),
-            event("trial-begun", 1, 100, 10_000),
-            event("committed", 1, 105, 15_123),
-            event("settled", 1, 165, 75_123),
+            event("trial-begun", 1, 80, 1_000),
+            event("committed", 1, 95, 16_000),
+            event("trial-begun", 1, 100, 20_000),
+            event("committed", 1, 115, 35_123),
+            event("settled", 1, 165, 85_123),
         ];
         assert_eq!(verdict(&events).unwrap(), 123);
         verdict(&events[..3]).unwrap_err();
@@ -140,7 +141,7 @@ mod tests {
         let events = [
             event("trial-begun", 1, 100, 90_000),
             event("booted", 2, 104, 500),
-            event("committed", 2, 112, 7_000),
+            event("committed", 2, 122, 17_000),
         ];
         assert_eq!(verdict(&events).unwrap(), 7_000);
     }
