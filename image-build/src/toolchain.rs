@@ -133,6 +133,10 @@ fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
             "build-std=std,panic_abort",
             "-Z",
             "build-std-features=optimize_for_size",
+            // The folder serves every clone, and cargo names a crate alike in all of them: times of files of another
+            // clone say nothing of this one's, contents do.
+            "-Z",
+            "checksum-freshness",
         ]);
     let features = program.features;
     if !features.is_empty() {
