@@ -29,11 +29,12 @@ use crate::history::History;
 use crate::judge::Judge;
 use crate::last_resort::last_resort;
 use crate::log::{Journal, Stream};
-use crate::machine::{Action, Event, Halt, Id, Machine};
+use crate::machine::{Action, Event, Exchanged, Halt, Id, Machine};
 use clients::{Clients, Listener};
 use console::Console;
 use helpers::{Asking, Helpers};
 use kedge_board_support::control::Decision;
+use kedge_board_support::record::Reason;
 use kedge_container::{Config, Engine};
 use kedge_revision::{ControlRole, Mode, Name, ObjectId};
 use kedge_sys::process::set_host_name;
@@ -253,6 +254,14 @@ impl Driver {
         }
         self.start_helpers();
         self.say_hello();
+        // Now that there is somebody to keep the history: a trial that cannot even run has its verdict.
+        if self.in_repair() && self.on_trial() {
+            self.verdict_bad(if self.boot.refused {
+                Reason::Refused
+            } else {
+                Reason::Storage
+            });
+        }
     }
 
     /// One line that says what runs, for whoever looks at the console.
@@ -374,6 +383,7 @@ impl Driver {
         self.update_turn(now);
         self.trial_turn(now);
         self.upload_pump();
+        self.upload_turn(now);
         self.history_turn(now);
         self.journal.settle(now);
         self.feed_helpers(now);
@@ -395,6 +405,7 @@ impl Driver {
             self.watchdog.deadline(),
             self.update.limit,
             self.stage_idle_at(),
+            self.upload_until(),
             self.trial_deadline(),
             self.asking.as_ref().map(Asking::until),
         ];
@@ -444,16 +455,23 @@ impl Driver {
             return;
         };
         let mut actions = std::mem::take(&mut self.actions);
-        let started = match self.machine.exchange(now_ms(), content, &mut actions) {
-            Ok(exchanged) => exchanged.started,
-            // It was asked whether all are down, in the same turn.
-            Err(error) => {
-                let text = format!("containers cannot be exchanged: {error}");
-                self.say(Stream::Error, &text);
-                Vec::new()
-            }
-        };
+        let Exchanged { started, removed } =
+            match self.machine.exchange(now_ms(), content, &mut actions) {
+                Ok(exchanged) => exchanged,
+                // It was asked whether all are down, in the same turn.
+                Err(error) => {
+                    let text = format!("containers cannot be exchanged: {error}");
+                    self.say(Stream::Error, &text);
+                    Exchanged::default()
+                }
+            };
         self.revision_state = revision_state(&self.boot);
+        for id in removed {
+            // Its place stays for a later container; what it listened on goes.
+            if let Some(unit) = self.units.get_mut(id.index()) {
+                unit.forget(&self.poller);
+            }
+        }
         for (id, name) in started {
             let definition = self
                 .boot
@@ -466,8 +484,8 @@ impl Driver {
             let unit = Unit::new(&name, definition, self.journal.source(name.as_str()));
             match self.units.get_mut(id.index()) {
                 Some(place) => {
-                    let old = std::mem::replace(place, unit);
-                    old.forget(&self.poller);
+                    place.forget(&self.poller);
+                    *place = unit;
                 }
                 None => self.units.push(unit),
             }

@@ -12,8 +12,9 @@ use crate::helpers::disk::{Report, Request};
 use crate::helpers::{Incoming, net, stage};
 use crate::log::Stream;
 use kedge_revision::configuration::NetworkConfiguration;
+use kedge_sys::process::send_signal;
 use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
-use kedge_sys::rustix::process::Pid;
+use kedge_sys::rustix::process::{Pid, Signal};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -64,6 +65,10 @@ pub(crate) struct Helpers {
     stage: Helper,
     /// When the stage helper was last asked for something.
     staged_at: u64,
+    /// Nothing more goes to the stage helper that runs: it is about to end.
+    closing: bool,
+    /// Copies that the stage helper was told to drop, and whose answers are due.
+    discards: u32,
     /// Growing is asked for once a boot.
     grow_asked: bool,
     /// What the watchdog is fed by, beside the loop itself: probes of the store are the disk helper's.
@@ -79,6 +84,8 @@ impl Default for Helpers {
             net: Helper::new(c"net"),
             stage: Helper::new(c"stage"),
             staged_at: 0,
+            closing: false,
+            discards: 0,
             grow_asked: false,
             progress: Progress::default(),
             judged: None,
@@ -124,7 +131,7 @@ impl Helpers {
 
     /// When the stage helper, if it runs, has been idle for long enough.
     pub(crate) fn stage_idle_at(&self) -> Option<u64> {
-        self.stage.running.as_ref()?;
+        self.stage.running.as_ref().filter(|_| !self.closing)?;
         Some(self.staged_at.saturating_add(STAGE_IDLE_MS))
     }
 
@@ -155,24 +162,55 @@ impl Driver {
         self.start_helper(NET);
     }
 
-    /// Whether the stage helper runs; it is started if it does not.
+    /// Whether the stage helper runs and takes work; it is started if it does not run.
     pub(super) fn stage_runs(&mut self) -> bool {
         self.helpers.staged_at = now_ms();
         if self.helpers.stage.running.is_none() {
             self.start_helper(STAGE);
         }
-        self.helpers.stage.running.is_some()
+        self.helpers.stage.running.is_some() && !self.helpers.closing
     }
 
     /// Lets the stage helper go when it has been idle for a minute: what it needs of memory comes back.
     pub(super) fn rest_stage(&mut self, now: u64) {
-        if self.stage_idle_at().is_some_and(|at| at <= now)
-            && let Some(running) = &self.helpers.stage.running
-        {
+        if self.stage_idle_at().is_some_and(|at| at <= now) {
+            self.close_stage();
+        }
+    }
+
+    /// Tells the stage helper that nothing more comes. What it says until its end is said to nobody.
+    pub(super) fn close_stage(&mut self) {
+        if let Some(running) = &self.helpers.stage.running {
             self.poller.forget(&running.link);
             // Its socket's end ends it; until then it is watched and reaped like any other.
             running.link.close();
+            self.helpers.closing = true;
         }
+    }
+
+    /// Ends the stage helper, whatever it does: what waits for it is told by its end.
+    pub(super) fn kill_stage(&self) {
+        if let Some(running) = &self.helpers.stage.running {
+            // It may be gone already.
+            send_signal(running.child.pidfd.as_fd(), Signal::KILL).ok();
+        }
+    }
+
+    /// Tells the stage helper to drop copies of volumes; its answer is nobody's.
+    pub(super) fn discard(&mut self) {
+        self.helpers.discards = self.helpers.discards.saturating_add(1);
+        self.send(STAGE, stage::Request::Discard.encode());
+    }
+
+    /// Whether the stage helper takes a frame now.
+    pub(super) fn stage_takes(&self) -> bool {
+        let running = self.helpers.stage.running.as_ref();
+        running.is_some_and(|running| running.link.is_idle())
+    }
+
+    /// Whether the stage helper still owes an answer that nobody waits for.
+    pub(super) const fn discards(&self) -> bool {
+        self.helpers.discards > 0
     }
 
     fn start_helper(&mut self, index: u16) {
@@ -511,6 +549,12 @@ impl Driver {
                 Ok(stage::Report::Credit { bytes }) => self.upload_credit(bytes),
                 Ok(stage::Report::Answer { status, body }) => self.upload_answered(status, body),
                 Ok(stage::Report::SlotWritten { ok, text }) => self.slot_written(ok, text),
+                Ok(stage::Report::Snapshot { ok, text }) if self.helpers.discards > 0 => {
+                    self.helpers.discards = self.helpers.discards.saturating_sub(1);
+                    if !ok {
+                        self.say(Stream::Error, &format!("volumes: {text}"));
+                    }
+                }
                 Ok(stage::Report::Snapshot { ok, text }) => self.volumes_copied(ok, text),
                 Ok(stage::Report::Collected { objects, bytes }) => {
                     let text = format!("{objects} objects of {bytes} bytes were collected");
@@ -535,6 +579,8 @@ impl Driver {
         if index == STAGE {
             // It comes when it is needed.
             helper.restart_at = None;
+            self.helpers.closing = false;
+            self.helpers.discards = 0;
         }
         if index == DISK {
             self.helpers.progress.helper(false, now);

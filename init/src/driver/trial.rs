@@ -3,11 +3,10 @@
 //! The same judge tells, outside trials, when a committed revision has settled. Nothing is decided here but when to
 //! ask: by time, and whenever something has changed.
 
-use super::helpers::STAGE;
 use super::{Driver, now_ms};
 use crate::boot::{self, DATA};
+use crate::driver::update::Asked;
 use crate::evidence;
-use crate::helpers::stage::Request;
 use crate::history::{Event as Note, Kind};
 use crate::judge::{Input, Judge, Probe, Verdict};
 use crate::log::Stream;
@@ -75,13 +74,10 @@ impl Driver {
             self.note_text(text);
             self.times.forget_words = true;
         }
-        if let Decision::Repair(_) = self.boot.decision {
+        if self.in_repair() {
             let until = now_ms().saturating_add(REPAIR_MS);
             self.times.repair_until = Some(until);
             self.history.note(Note::new(Kind::Repair));
-        }
-        if self.boot.refused {
-            self.verdict_bad(Reason::Refused);
         }
     }
 
@@ -113,32 +109,55 @@ impl Driver {
     /// Copies of volumes that must be made or brought back before a container starts. True: that is under way.
     pub(super) fn prepare_volumes(&mut self) -> bool {
         let kept = boot::snapshot_of(Path::new(DATA));
-        let target = self.boot.target();
-        let asked = match (kept, target) {
-            // A trial ended without a commit: what it did to the volumes is undone.
-            (Some(revision), Some(target)) if !self.on_trial() && target.revision != revision => {
-                let frame = Request::Restore { revision }.encode();
-                self.stage_runs() && {
-                    self.send(STAGE, frame);
-                    true
-                }
-            }
-            // Its first try: the volumes are still as the committed revision left them.
-            (kept, Some(target)) if self.on_trial() && kept != Some(target.revision) => {
-                let volumes = self.committed_volumes();
-                !volumes.is_empty() && self.send_snapshot(target.revision, &volumes)
-            }
-            (Some(_), Some(_)) if !self.on_trial() => {
-                // Committed, and cut before the copies were dropped.
-                self.drop_copies();
-                false
-            }
-            (Some(_) | None, _) => false,
+        let Some(target) = self.boot.target() else {
+            return false;
         };
-        if asked {
-            self.update.step = super::update::Step::Preparing;
+        let asked = match kept {
+            // Its first try: the volumes are still as the committed revision left them.
+            kept if self.on_trial() => {
+                if kept == Some(target.revision) {
+                    return false;
+                }
+                let volumes = self.committed_volumes();
+                self.send_snapshot(target.revision, &volumes)
+            }
+            // A trial ended without a commit: what it did to the volumes is undone.
+            Some(revision) if revision != target.revision || self.tried_other_values(target) => {
+                self.send_restore(revision)
+            }
+            // Committed, and cut before the copies were dropped.
+            Some(_) => {
+                self.drop_copies();
+                return false;
+            }
+            None => return false,
+        };
+        match asked {
+            Asked::Nothing => false,
+            Asked::Sent => {
+                self.await_volumes();
+                true
+            }
+            Asked::Failed => {
+                self.await_volumes();
+                self.volumes_copied(false, "the stage helper does not run");
+                true
+            }
         }
-        asked
+    }
+
+    /// Whether the last trial was of this very revision with other values of its parameters.
+    fn tried_other_values(&self, target: Target) -> bool {
+        let Some(control) = &self.boot.control else {
+            return false;
+        };
+        let state = control.state();
+        let waits = state.trial.as_ref().map(|trial| trial.target);
+        let failed = state.failed.as_ref().map(|failed| failed.target);
+        waits
+            .into_iter()
+            .chain(failed)
+            .any(|tried| tried.revision == target.revision && tried.parameters != target.parameters)
     }
 
     /// Volumes of the committed revision of which a trial needs copies.
@@ -175,11 +194,12 @@ impl Driver {
             return;
         }
         if self.times.repair_until.take_if(|at| *at <= now).is_some() {
-            let control = self.boot.control.as_mut();
-            let writes = control
-                .map(|control| control.repaired())
-                .unwrap_or_default();
-            self.write_or_say(&writes);
+            // What failed by itself is tried again by the next boot, and goes on to be counted.
+            if let Decision::Repair(_) = self.boot.decision {
+                let control = self.boot.control.as_mut();
+                let writes = control.map(|control| control.repaired());
+                self.write_or_say(&writes.unwrap_or_default());
+            }
             self.step(Event::Shutdown(Halt::Reboot));
             return;
         }
@@ -214,6 +234,9 @@ impl Driver {
 
     /// When [`Driver::trial_turn`] has something to do.
     pub(super) fn trial_deadline(&self) -> Option<u64> {
+        if self.machine.halting().is_some() {
+            return None;
+        }
         let look_at = self.judge.as_ref().and(self.times.look_at);
         let times = [self.times.repair_until, self.times.retry_at, look_at];
         times.into_iter().flatten().min()
@@ -229,6 +252,10 @@ impl Driver {
             if !writes.is_empty() {
                 self.history
                     .note(note(Kind::Settled, self.boot.target().as_ref()));
+            }
+            if boot::snapshot_of(Path::new(DATA)).is_some() {
+                // What has settled is what is kept: copies that could not be brought back are of no use any more.
+                self.drop_copies();
             }
             self.plan_retry(now);
             return;
@@ -254,7 +281,7 @@ impl Driver {
     /// The trial is given up.
     pub(super) fn verdict_bad(&mut self, reason: Reason) {
         self.judge = None;
-        let target = self.boot.target().or_else(|| self.trial_target());
+        let target = self.trial_target().or_else(|| self.boot.target());
         let Some(control) = &mut self.boot.control else {
             return;
         };
@@ -283,6 +310,14 @@ impl Driver {
     /// A container is down for good and asks for a roll back: that counts on trial only.
     pub(super) fn container_asks_roll_back(&mut self, id: Id, ending: Ending) {
         self.ask_judge(Input::RollBack { id, ending });
+    }
+
+    /// A trial that waits for its next try is given up; the committed revision goes on, and so does its judge.
+    pub(super) fn give_up_waiting(&mut self) {
+        let judge = self.judge.take();
+        self.verdict_bad(Reason::Operator);
+        self.judge = judge;
+        self.times.retry_at = None;
     }
 
     /// A trial whose tries ran out waits: the longer, the more often that was. The first time twice the window.
@@ -322,7 +357,7 @@ impl Driver {
         if self.stage_runs() {
             // What is committed now is marked so in the store with this.
             self.configure_stage();
-            self.send(STAGE, Request::Discard.encode());
+            self.discard();
         }
     }
 
@@ -335,7 +370,7 @@ impl Driver {
     }
 
     /// The same, and a failure is told. False: it failed.
-    fn write_or_say(&mut self, writes: &[Write]) -> bool {
+    pub(super) fn write_or_say(&mut self, writes: &[Write]) -> bool {
         let written = self.perform_writes(writes);
         if let Err(error) = &written {
             self.say(Stream::Error, &format!("boot record: {error}"));

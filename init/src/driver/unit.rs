@@ -96,17 +96,25 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
-    /// Takes what it listens on out of the poller: a container of another definition takes its place.
-    pub(crate) fn forget(self, poller: &Poller) {
-        if let Some(listener) = &self.listener {
+    /// Takes what it listens on out of the poller: its container is gone, or another definition takes its place.
+    pub(crate) fn forget(&mut self, poller: &Poller) {
+        if let Some(listener) = self.listener.take() {
             listener.forget(poller);
         }
-        if let Some(notify) = &self.notify {
-            poller.forget(notify);
+        if let Some(notify) = self.notify.take() {
+            poller.forget(&notify);
         }
-        for pipe in self.output.iter().chain(&self.errors) {
-            poller.forget(pipe);
+        let pipes = [
+            self.output.take(),
+            self.errors.take(),
+            self.report.take(),
+            self.clearing.take(),
+        ];
+        for pipe in pipes.into_iter().flatten() {
+            poller.forget(&pipe);
         }
+        // Its plan's sockets are gone with them.
+        self.plan = None;
     }
 
     pub(crate) fn new(name: &Name, definition: &Container, source: SourceId) -> Self {

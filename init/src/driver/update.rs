@@ -20,11 +20,11 @@ use crate::helpers::stage::Request;
 use crate::history::Kind;
 use crate::log::Stream;
 use crate::machine::{Event, Halt};
-use kedge_board_support::control::{How, Next};
-use kedge_board_support::record::Slot;
+use kedge_board_support::control::{Decision, How, Next, Write};
 use kedge_board_support::record::state::Target;
+use kedge_board_support::record::{Reason, Slot};
 use kedge_revision::revision::{Object, ObjectKind};
-use kedge_revision::{ObjectId, Verified};
+use kedge_revision::{Name, ObjectId, Verified};
 use std::path::Path;
 
 /// How long the stopping of what an exchange replaces, or the copying of its volumes, may take, milliseconds. Every
@@ -64,6 +64,8 @@ pub(crate) enum Step {
 pub(crate) struct Planned {
     side: Side,
     direction: Direction,
+    /// Containers that were stopped for it: only their volumes may be copied or brought back.
+    stopped: Vec<Name>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +113,17 @@ struct Offer {
     cost: Change,
     target: Target,
     tries: u8,
+}
+
+/// What became of a request to the stage helper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// There is nothing to be done.
+    Nothing,
+    /// Its answer comes.
+    Sent,
+    /// There is nobody to do it.
+    Failed,
 }
 
 /// Why a revision is not tried.
@@ -173,7 +186,8 @@ impl Driver {
             (Change::Reboot(why), _) => {
                 self.say(Stream::Notice, &format!("the trial takes a reboot: {why}"));
                 if self.begin_trial(target, tries, How::Reboot)? == Next::Reboot {
-                    self.step(Event::Shutdown(Halt::Reboot));
+                    // In a later turn: an empty machine would go down before the client has its answer.
+                    self.reboot_at = Some(now_ms());
                 }
             }
             (Change::Restart(exchange), Some(side)) => {
@@ -261,11 +275,20 @@ impl Driver {
         let Some(control) = &mut self.boot.control else {
             return Err("this device has no boot record".into());
         };
+        let before = control.clone();
         let (writes, next) = control
             .begin(target, tries, how)
             .map_err(|busy| Refused(busy.to_string()))?;
-        self.perform_writes(&writes)
-            .map_err(|error| Refused(error.to_string()))?;
+        if let Err(error) = self.perform_writes(&writes) {
+            // What was written of it must not be believed: neither by us nor by the next boot.
+            let back = [
+                Write::StateBoth(before.state().clone()),
+                Write::Loader(before.loader()),
+            ];
+            self.boot.control = Some(before);
+            self.write_or_say(&back);
+            return Err(Refused(error.to_string()));
+        }
         self.history.note(note(Kind::TrialBegun, Some(&target)));
         self.say(
             Stream::Notice,
@@ -294,15 +317,18 @@ impl Driver {
         };
         let frame = request.encode();
         self.update.step = Step::WritingSlot(target, tries);
+        self.update.limit = Some(now_ms().saturating_add(EXCHANGE_LIMIT));
         self.send(STAGE, frame);
         Ok(())
     }
 
     /// The slot holds the trial's kernel and initramfs, or it does not.
     pub(super) fn slot_written(&mut self, ok: bool, text: &str) {
-        let Step::WritingSlot(target, tries) = std::mem::take(&mut self.update.step) else {
+        let Step::WritingSlot(target, tries) = self.update.step else {
             return;
         };
+        self.update.step = Step::Idle;
+        self.update.limit = None;
         let begun = if ok {
             self.begin_trial(target, tries, How::Slot)
         } else {
@@ -329,7 +355,11 @@ impl Driver {
             .collect();
         self.judge = None;
         self.update.limit = Some(now_ms().saturating_add(EXCHANGE_LIMIT));
-        self.update.step = Step::Retiring(Box::new(Planned { side, direction }));
+        self.update.step = Step::Retiring(Box::new(Planned {
+            side,
+            direction,
+            stopped: exchange.stopped.clone(),
+        }));
         let mut actions = std::mem::take(&mut self.actions);
         self.machine.retire(now_ms(), &ids, &mut actions);
         self.perform_all(actions);
@@ -343,6 +373,11 @@ impl Driver {
         }
         if self.update.limit.is_some_and(|at| at <= now) {
             self.update.limit = None;
+            if let Step::WritingSlot(..) = self.update.step {
+                self.say(Stream::Error, "a slot takes too long to be written");
+                self.kill_stage();
+                return;
+            }
             self.say(Stream::Error, "an exchange of containers took too long");
             // Whatever is stuck, a boot is not: the trial's next try, or the committed revision, follows.
             self.step(Event::Shutdown(Halt::Reboot));
@@ -358,35 +393,45 @@ impl Driver {
 
     fn copy_volumes(&mut self, planned: Box<Planned>) {
         let asked = match planned.direction {
-            Direction::Forward => self.ask_snapshot(&planned.side),
+            Direction::Forward => self.ask_snapshot(&planned),
             Direction::Back => self.ask_restore(),
         };
-        if asked {
-            self.update.step = Step::Copying(planned);
-        } else {
-            self.exchange(*planned);
+        match asked {
+            Asked::Nothing => self.exchange(*planned),
+            Asked::Sent => self.update.step = Step::Copying(planned),
+            Asked::Failed => {
+                self.update.step = Step::Copying(planned);
+                self.volumes_copied(false, "the stage helper does not run");
+            }
         }
     }
 
-    /// Asks for copies of the volumes that the running revision wants kept; false: there are none.
-    fn ask_snapshot(&mut self, side: &Side) -> bool {
+    /// Asks for copies of the volumes that the running revision wants kept, of the containers that were stopped.
+    fn ask_snapshot(&mut self, planned: &Planned) -> Asked {
         let volumes = self.boot.content.as_ref().map(boot::snapshot_volumes);
-        let Some(volumes) = volumes.filter(|volumes| !volumes.is_empty()) else {
-            return false;
-        };
-        self.send_snapshot(side.revision.id(), &volumes)
+        let mut volumes = volumes.unwrap_or_default();
+        volumes.retain(|(name, _)| {
+            planned
+                .stopped
+                .iter()
+                .any(|stopped| stopped.as_str() == name)
+        });
+        self.send_snapshot(planned.side.revision.id(), &volumes)
     }
 
     pub(super) fn send_snapshot(
         &mut self,
         revision: ObjectId,
         volumes: &[(String, String)],
-    ) -> bool {
+    ) -> Asked {
+        if volumes.is_empty() {
+            return Asked::Nothing;
+        }
         let Ok(volumes) = serde_json::to_string(volumes) else {
-            return false;
+            return Asked::Failed;
         };
         if !self.stage_runs() {
-            return false;
+            return Asked::Failed;
         }
         let request = Request::Snapshot {
             revision,
@@ -394,19 +439,24 @@ impl Driver {
         };
         let frame = request.encode();
         self.send(STAGE, frame);
-        true
+        Asked::Sent
     }
 
-    /// Asks for the volumes as they were before the trial; false: nothing was kept.
-    fn ask_restore(&mut self) -> bool {
-        let Some(revision) = boot::snapshot_of(Path::new(DATA)) else {
-            return false;
-        };
+    /// Asks for the volumes as they were before the trial that runs.
+    fn ask_restore(&mut self) -> Asked {
+        let tried = self.boot.revision.as_ref().map(Verified::id);
+        match boot::snapshot_of(Path::new(DATA)).filter(|kept| Some(*kept) == tried) {
+            Some(revision) => self.send_restore(revision),
+            None => Asked::Nothing,
+        }
+    }
+
+    pub(super) fn send_restore(&mut self, revision: ObjectId) -> Asked {
         if !self.stage_runs() {
-            return false;
+            return Asked::Failed;
         }
         self.send(STAGE, Request::Restore { revision }.encode());
-        true
+        Asked::Sent
     }
 
     /// Volumes were kept or brought back, or it failed.
@@ -418,17 +468,29 @@ impl Driver {
             // Without its copies the trial must not touch the volumes.
             Step::Copying(planned) if !ok && planned.direction == Direction::Forward => {
                 self.update.before = self.boot.take_side().map(Box::new);
-                self.verdict_bad(kedge_board_support::record::Reason::Storage);
+                self.verdict_bad(Reason::Storage);
             }
+            // The next boot brings them back before anything writes.
+            Step::Copying(_) if !ok => self.step(Event::Shutdown(Halt::Reboot)),
             Step::Copying(planned) => self.exchange(*planned),
             Step::Preparing if !ok && self.on_trial() => {
-                self.verdict_bad(kedge_board_support::record::Reason::Storage);
+                self.update.limit = None;
+                self.verdict_bad(Reason::Storage);
             }
-            Step::Preparing => self.start_containers(),
+            Step::Preparing => {
+                self.update.limit = None;
+                self.start_containers();
+            }
             step @ (Step::Idle | Step::WritingSlot(..) | Step::Retiring(_)) => {
                 self.update.step = step;
             }
         }
+    }
+
+    /// The copying of volumes goes first: the containers of this boot are started once it is done.
+    pub(super) fn await_volumes(&mut self) {
+        self.update.step = Step::Preparing;
+        self.update.limit = Some(now_ms().saturating_add(EXCHANGE_LIMIT));
     }
 
     /// The stage helper has gone in the middle of its work.
@@ -444,9 +506,15 @@ impl Driver {
 
     /// Puts the other side's containers in the place of those that were stopped.
     fn exchange(&mut self, planned: Planned) {
-        let Planned { side, direction } = planned;
+        let Planned {
+            side, direction, ..
+        } = planned;
         self.update.limit = None;
         let before = self.boot.exchange_side(side);
+        self.boot.decision = match direction {
+            Direction::Forward => Decision::Try,
+            Direction::Back => Decision::Committed,
+        };
         self.update.before = match direction {
             Direction::Forward => before.map(Box::new),
             Direction::Back => None,
@@ -463,6 +531,17 @@ impl Driver {
     /// Goes back to what ran before a trial that was begun live.
     pub(super) fn undo_live(&mut self) {
         let before = self.update.before.take();
+        let before = match before {
+            // The trial's containers never came: those that were stopped for it come back.
+            Some(before) if self.boot.revision.is_none() => {
+                return self.exchange(Planned {
+                    side: *before,
+                    direction: Direction::Back,
+                    stopped: Vec::new(),
+                });
+            }
+            before => before,
+        };
         let (Some(before), Some(running), Some(content)) =
             (before, &self.boot.revision, &self.boot.content)
         else {
@@ -487,12 +566,19 @@ impl Driver {
         }
     }
 
-    /// A bad verdict, or an operator's word, for the control interface.
+    /// An operator gives a trial up, whether it runs or waits for its next try.
+    ///
+    /// # Errors
+    /// There is none.
     pub(super) fn roll_back_asked(&mut self) -> Result<(), Refusal> {
-        if !self.on_trial() {
-            return Err(Refusal::Conflict("no trial runs"));
+        if self.machine.halting().is_some() || !self.trial_pending() {
+            return Err(Refusal::Conflict("there is no trial"));
         }
-        self.operator_rolls_back();
+        if self.on_trial() {
+            self.operator_rolls_back();
+        } else {
+            self.give_up_waiting();
+        }
         Ok(())
     }
 }

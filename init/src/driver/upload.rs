@@ -18,6 +18,9 @@ use crate::log::Stream;
 use kedge_revision::ObjectId;
 use serde::Deserialize;
 
+/// How long an upload may stand still, milliseconds: sealing a large object takes the kernel a while.
+const STILL_MS: u64 = 120_000;
+
 /// What its answers are.
 const JSON: &str = "application/json";
 const PROBLEM: &str = "application/problem+json";
@@ -30,6 +33,8 @@ pub(crate) struct Upload {
     generation: Option<u32>,
     /// Bytes of data for which no credit has come back.
     ahead: usize,
+    /// When something of it was last handed on or worked off, milliseconds since the boot.
+    moved: u64,
     /// It is an offer: its answer says what the revision would change, too.
     offer: bool,
 }
@@ -62,6 +67,7 @@ impl Driver {
             client,
             generation: self.clients.generation(client),
             ahead: 0,
+            moved: now_ms(),
             offer: what == What::Offer,
         });
         let body = match what {
@@ -99,11 +105,17 @@ impl Driver {
             let Some(mut upload) = self.upload else {
                 return;
             };
+            if !self.stage_takes() {
+                // Many small frames fill its socket before the credit is used up; its next credit wakes us.
+                return;
+            }
             let alive = self.clients.generation(upload.client) == upload.generation;
             let connection = self.clients.connection(upload.client);
             let Some(connection) = connection.filter(|c| alive && c.is_asking()) else {
                 self.upload = None;
-                self.send(STAGE, Request::Abort.encode());
+                // An answer that is on its way must not go to the next client: the helper ends, and what it has
+                // verified stays.
+                self.close_stage();
                 self.say(Stream::Notice, "an upload ended before it was complete");
                 return;
             };
@@ -117,6 +129,7 @@ impl Driver {
             let frame = Request::Data(part).encode();
             connection.took(length);
             upload.ahead = upload.ahead.saturating_add(length);
+            upload.moved = now_ms();
             self.upload = Some(upload);
             let received = u64::try_from(length).unwrap_or(0);
             self.update.received = self.update.received.saturating_add(received);
@@ -132,6 +145,7 @@ impl Driver {
         if let Some(upload) = &mut self.upload {
             let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
             upload.ahead = upload.ahead.saturating_sub(bytes);
+            upload.moved = now_ms();
         }
         self.upload_pump();
     }
@@ -171,6 +185,20 @@ impl Driver {
         Some(answer)
     }
 
+    /// A client that sends nothing, or a helper that works nothing off, must not keep others out for ever.
+    pub(super) fn upload_turn(&mut self, now: u64) {
+        if self.upload_until().is_some_and(|at| at <= now) {
+            self.say(Stream::Warning, "an upload has not moved for two minutes");
+            self.upload_lost();
+            self.close_stage();
+        }
+    }
+
+    /// When the upload that is under way has not moved for too long.
+    pub(super) fn upload_until(&self) -> Option<u64> {
+        Some(self.upload?.moved.saturating_add(STILL_MS))
+    }
+
     /// The helper has gone: nobody else would answer.
     pub(super) fn upload_lost(&mut self) {
         let body = br#"{"status":503,"title":"Service Unavailable","detail":"the stage helper has ended; try again"}"#;
@@ -201,7 +229,7 @@ impl Driver {
 
     /// When the helper ends for want of work.
     pub(super) fn stage_idle_at(&self) -> Option<u64> {
-        let busy = self.upload.is_some() || self.update.is_busy();
+        let busy = self.upload.is_some() || self.update.is_busy() || self.discards();
         let at = self.helpers.stage_idle_at()?;
         Some(if busy {
             at.max(now_ms().saturating_add(1000))
