@@ -332,6 +332,13 @@ mod tests {
         // Where a panic's text is and what the kernel must keep its hands off are one place.
         assert!(words.contains(&"memmap=8K$0x90000") && words.contains(&"ramoops.mem_size=0x2000"));
         assert!(words.contains(&"ramoops.mem_address=0x90000"));
+
+        let arguments = find("qemu-arm64").unwrap().boot.arguments;
+        let words: Vec<&str> = arguments.split(' ').collect();
+        assert!(words.contains(&"panic=1") && words.contains(&"ramoops.record_size=0x2000"));
+        assert!(!words.contains(&""), "{arguments}");
+        assert!(words.contains(&"reserve_mem=8K:128M:oops"));
+        assert!(words.contains(&"ramoops.mem_name=oops"));
     }
 
     #[test]

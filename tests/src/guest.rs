@@ -139,6 +139,18 @@ impl Guest {
         self.vm.monitor("system_reset", None)
     }
 
+    /// Types a system request into the serial console: a break, then the key.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn press_sysrq(&self, key: char) -> Result<()> {
+        let console = serde_json::json!({ "id": "serial0" });
+        self.vm.monitor("chardev-send-break", Some(&console))?;
+        // The break goes another way than the key, and must be there first.
+        std::thread::sleep(PAUSE);
+        self.vm.type_text(&key.to_string())
+    }
+
     /// Waits for a line that contains `text`, among those that came already too.
     ///
     /// # Errors
