@@ -211,8 +211,8 @@ mod tests {
         let at = |text: &str| TEXT.find(text).unwrap_or_else(|| panic!("no {text:?}"));
         let order = [
             "setexpr try_left ${try_left} - 1",
-            "write ${kernel_addr_r} ${kedge_one} 8",
-            "write ${kernel_addr_r} ${kedge_two} 8",
+            "write ${kernel_addr_r} ${kedge_first} 8",
+            "write ${kernel_addr_r} ${kedge_record} 8",
             "setenv kedge_slot ${slot_try}",
             "${kedge_start} ${kernel_addr_r}",
         ]
