@@ -90,12 +90,18 @@ pub struct Driver {
     release_at: Option<u64>,
     /// When a reboot that a container asked for is carried out.
     reboot_at: Option<u64>,
+    /// An end that was asked for over the control interface, and when it begins: after its answer has left the machine.
+    asked_end: Option<(u64, Halt)>,
     actions: Vec<Action>,
 }
 
 /// The first containers have the machine for themselves for so long, milliseconds: on one core, what PID 1 does
 /// beside would come before their first instruction.
 const HEAD_START_MS: u64 = 10;
+
+/// Between the answer to a request that ends the device and that end, milliseconds: a machine without containers would
+/// be gone before its port has given the answer away.
+const FAREWELL_MS: u64 = 200;
 
 /// From then on PID 1 idles: helpers run, the kernel's log is read, its first batch is on its way to disk. Milliseconds
 /// after the containers were started.
@@ -164,6 +170,7 @@ impl Driver {
             asked: 0,
             revision_state,
             reboot_at: None,
+            asked_end: None,
             actions: Vec::new(),
             boot,
         })
@@ -377,6 +384,10 @@ impl Driver {
         if self.reboot_at.take_if(|at| *at <= now).is_some() {
             self.step(Event::Shutdown(Halt::Reboot));
         }
+        if let Some((_, halt)) = self.asked_end.take_if(|(at, _)| *at <= now) {
+            self.say(Stream::Notice, "asked over the control interface to end");
+            self.shut_down(halt);
+        }
         if self.machine.next_deadline().is_some_and(|at| at <= now) {
             self.step(Event::Tick);
         }
@@ -398,6 +409,7 @@ impl Driver {
         let deadlines = [
             self.furnish_at,
             self.reboot_at,
+            self.asked_end.map(|(at, _)| at),
             self.release_at,
             self.machine.next_deadline(),
             self.batch_deadline(),

@@ -1,6 +1,6 @@
 //! Descriptors that are ready, turned into events for the machine or into work of the driver's own.
 
-use super::{Driver, now_ms};
+use super::{Driver, FAREWELL_MS, now_ms};
 use crate::control::{Action as Verb, Call, Command as Asked, Problem, Refusal};
 use crate::driver::clients::ClientId;
 use crate::driver::notify::Notice;
@@ -283,8 +283,8 @@ impl Driver {
             let ending = self.answer(client, asked);
             self.clients.settle(client, &self.poller);
             if let Some(halt) = ending {
-                self.say(Stream::Notice, "asked over the control interface to end");
-                self.shut_down(halt);
+                let at = now_ms().saturating_add(FAREWELL_MS);
+                self.asked_end.get_or_insert((at, halt));
             }
             call = self.clients.next_call(client);
         }

@@ -10,7 +10,7 @@
 //! What it does not do: it decides nothing that boot control, [`crate::change`] or the judge decide.
 
 use super::helpers::STAGE;
-use super::{Driver, now_ms};
+use super::{Driver, FAREWELL_MS, now_ms};
 use crate::boot::{self, DATA, Side};
 use crate::change::{Change, Exchange, Running, change};
 use crate::control::Refusal;
@@ -187,7 +187,7 @@ impl Driver {
                 self.say(Stream::Notice, &format!("the trial takes a reboot: {why}"));
                 if self.begin_trial(target, tries, How::Reboot)? == Next::Reboot {
                     // In a later turn: an empty machine would go down before the client has its answer.
-                    self.reboot_at = Some(now_ms());
+                    self.reboot_at = Some(now_ms().saturating_add(FAREWELL_MS));
                 }
             }
             (Change::Restart(exchange), Some(side)) => {
