@@ -18,6 +18,7 @@ mod poller;
 mod status;
 mod telling;
 mod trial;
+mod undo;
 mod unit;
 mod update;
 mod upload;

@@ -36,7 +36,7 @@ const EXCHANGE_LIMIT: u64 = 600_000;
 pub(crate) struct Update {
     pub(crate) step: Step,
     /// What ran before a trial that was begun live: what an undo goes back to.
-    before: Option<Box<Side>>,
+    pub(super) before: Option<Box<Side>>,
     /// Bytes of bodies since the last offer.
     pub(crate) received: u64,
     /// When an exchange has taken too long.
@@ -62,14 +62,14 @@ pub(crate) enum Step {
 /// An exchange that is under way.
 #[derive(Debug)]
 pub(crate) struct Planned {
-    side: Side,
-    direction: Direction,
+    pub(super) side: Side,
+    pub(super) direction: Direction,
     /// Containers that were stopped for it: only their volumes may be copied or brought back.
-    stopped: Vec<Name>,
+    pub(super) stopped: Vec<Name>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
+pub(super) enum Direction {
     /// To the revision on trial.
     Forward,
     /// Back to the committed one.
@@ -347,7 +347,7 @@ impl Driver {
     }
 
     /// Stops what an exchange replaces.
-    fn retire(&mut self, side: Side, exchange: &Exchange, direction: Direction) {
+    pub(super) fn retire(&mut self, side: Side, exchange: &Exchange, direction: Direction) {
         let ids: Vec<_> = exchange
             .stopped
             .iter()
@@ -505,7 +505,7 @@ impl Driver {
     }
 
     /// Puts the other side's containers in the place of those that were stopped.
-    fn exchange(&mut self, planned: Planned) {
+    pub(super) fn exchange(&mut self, planned: Planned) {
         let Planned {
             side, direction, ..
         } = planned;
@@ -526,44 +526,6 @@ impl Driver {
             Direction::Back => "the committed revision runs again",
         };
         self.say(Stream::Notice, text);
-    }
-
-    /// Goes back to what ran before a trial that was begun live.
-    pub(super) fn undo_live(&mut self) {
-        let before = self.update.before.take();
-        let before = match before {
-            // The trial's containers never came: those that were stopped for it come back.
-            Some(before) if self.boot.revision.is_none() => {
-                return self.exchange(Planned {
-                    side: *before,
-                    direction: Direction::Back,
-                    stopped: Vec::new(),
-                });
-            }
-            before => before,
-        };
-        let (Some(before), Some(running), Some(content)) =
-            (before, &self.boot.revision, &self.boot.content)
-        else {
-            // Nothing to go back to is left: a boot finds it.
-            self.step(Event::Shutdown(Halt::Reboot));
-            return;
-        };
-        let back = change(
-            &Running {
-                revision: running.id(),
-                boot: &running.envelope().boot,
-                content,
-                parameters: &self.boot.parameters,
-            },
-            &before.running(),
-        );
-        match back {
-            Change::Restart(exchange) => self.retire(*before, &exchange, Direction::Back),
-            Change::Nothing | Change::Reboot(_) | Change::Slot => {
-                self.step(Event::Shutdown(Halt::Reboot));
-            }
-        }
     }
 
     /// An operator gives a trial up, whether it runs or waits for its next try.
