@@ -12,8 +12,9 @@ use std::process::Command;
 const MOST_LINES: usize = 600;
 
 /// Which crates of ours each crate may name, in `[dependencies]`. `kedge-tests` may name all.
-const DIRECTION: [(&str, &[&str]); 11] = [
+const DIRECTION: [(&str, &[&str]); 12] = [
     ("kedge-revision", &[]),
+    ("kedge-api", &["kedge-revision"]),
     ("kedge-sys", &[]),
     ("kedge-store", &["kedge-revision", "kedge-sys"]),
     ("kedge-board-support", &["kedge-revision", "kedge-sys"]),

@@ -128,20 +128,25 @@ impl Configuration {
                 "is not 64 KiB to 1 TiB",
             ));
         }
-        let url = |hub: &String| {
-            hub.len() <= 256
-                && hub.strip_prefix("https://").is_some_and(|rest| {
-                    !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic())
-                })
-        };
-        if self.hubs.len() > 8 || !self.hubs.iter().all(url) {
-            return Err(Error::invalid(
-                "configuration.hubs",
-                "are over 8, or one is not an https:// address",
-            ));
-        }
-        Ok(())
+        check_hubs(&self.hubs, "configuration.hubs")
     }
+}
+
+/// Whether these are at most eight addresses of hubs.
+pub(crate) fn check_hubs(hubs: &[String], field: &str) -> Result<(), Error> {
+    let url = |hub: &String| {
+        hub.len() <= 256
+            && hub
+                .strip_prefix("https://")
+                .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic()))
+    };
+    if hubs.len() > 8 || !hubs.iter().all(url) {
+        return Err(Error::invalid(
+            field,
+            "are over 8, or one is not an https:// address",
+        ));
+    }
+    Ok(())
 }
 
 fn check_interface(name: &str, interface: &Interface, field: &str) -> Result<(), Error> {

@@ -17,14 +17,18 @@
 //! | [`bundle`] | a revision with its objects in one file |
 //! | [`parameters`] | the values that differ between devices |
 //! | [`fresh`] | the hub's signed answer |
+//! | [`authority`] | which certificates a hub is to be known by |
+//! | [`enrolment`] | a device's request to be taken in, and what it was provisioned with |
 //! | [`product`] | the identity that is built into an image |
 //! | [`order`] | which revision is newer, and what may never run again |
 //! | [`time`] | time stamps |
 
+pub mod authority;
 pub mod bundle;
 pub mod configuration;
 pub mod container;
 pub mod content;
+pub mod enrolment;
 pub mod error;
 pub mod fresh;
 pub mod id;

@@ -179,8 +179,17 @@ impl Root {
     /// # Errors
     /// As [`SignatureSet::verify`]; a root without hub keys trusts no answer.
     pub fn verify_hub(&self, document: &[u8], signatures: &SignatureSet) -> Result<(), Error> {
-        let role = &self.roles.hub;
-        self.verify(Kind::Fresh, role, "hub", document, signatures)
+        self.verify_hub_as(Kind::Fresh, document, signatures)
+    }
+
+    /// As [`Root::verify_hub`], for another kind of document.
+    pub(crate) fn verify_hub_as(
+        &self,
+        kind: Kind,
+        document: &[u8],
+        signatures: &SignatureSet,
+    ) -> Result<(), Error> {
+        self.verify(kind, &self.roles.hub, "hub", document, signatures)
     }
 
     /// The root that follows this one, if `document` is it.

@@ -26,6 +26,10 @@ pub enum Kind {
     Revision,
     /// A hub's answer.
     Fresh,
+    /// Which certificates a hub is to be known by.
+    Authority,
+    /// A device asks a hub to take it in; signed by the device's own key.
+    Enrolment,
 }
 
 impl Kind {
@@ -36,6 +40,8 @@ impl Kind {
             Self::Root => "root",
             Self::Revision => "revision",
             Self::Fresh => "fresh",
+            Self::Authority => "authority",
+            Self::Enrolment => "enrolment",
         }
     }
 }

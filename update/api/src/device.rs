@@ -1,0 +1,316 @@
+//! Between a device and its hub.
+
+use kedge_revision::fresh::Nonce;
+use kedge_revision::{KeyId, ObjectId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Asks for a fresh answer: the time, or the assignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Ask {
+    /// The device that asks.
+    pub device: KeyId,
+    /// Comes back in the answer.
+    pub nonce: Nonce,
+}
+
+/// The answer to an enrolment or a renewal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "state"
+)]
+pub enum Enrolled {
+    /// Taken in (200).
+    Accepted {
+        /// The device's certificate, DER in hexadecimal. Issued by the first certificate of the authority.
+        certificate: String,
+        /// When half of its time is over, and it should be renewed.
+        renew_after: Timestamp,
+    },
+    /// Kept until an operator types the code (202).
+    Waiting {
+        /// Three words to show, as `amber-fox-river`.
+        claim: String,
+        /// When to ask again, seconds.
+        retry_after_s: u32,
+    },
+}
+
+/// `GET /v1/device/state`: what is desired of a device. Hints alone: an assignment counts once it is signed and fresh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct State {
+    /// Words that a device must know to go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
+    /// What to run; absent: nothing was ever assigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assignment: Option<Desired>,
+    /// What else to do, the oldest first. Each is done once, and then named in a report.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<Action>,
+    /// How to ask.
+    pub poll: Poll,
+    /// The version of the newest root that the hub has for the device's product.
+    #[serde(default)]
+    pub root: u32,
+}
+
+/// A revision that a device should run, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Desired {
+    /// The revision.
+    pub revision: ObjectId,
+    /// Counter of the parameters.
+    pub parameters: u64,
+    /// Raised by the hub to have a failed revision tried again.
+    #[serde(default)]
+    pub retry: u32,
+    /// Whether to fetch everything and not try it yet.
+    #[serde(default)]
+    pub download_only: bool,
+    /// Not before so many seconds from this answer on: windows are relative, for a device without a clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apply_in_s: Option<u32>,
+    /// Within so many seconds after that, else the next window is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apply_within_s: Option<u32>,
+    /// Most bytes a second while downloading; absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+}
+
+/// How a device asks for its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Poll {
+    /// Seconds between two questions.
+    pub interval_s: u32,
+    /// Seconds for which the hub keeps a question open when nothing has changed (`Prefer: wait`).
+    pub hold_s: u32,
+    /// Up to so many random seconds more between two questions.
+    pub jitter_s: u32,
+}
+
+/// Something to do once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Action {
+    /// Counts up for each device.
+    pub id: u64,
+    /// What.
+    pub what: ActionKind,
+}
+
+/// What can be asked of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum ActionKind {
+    /// An orderly restart.
+    Reboot,
+    /// Show yourself: a line on the console, a light where there is one.
+    Identify,
+    /// Send the logs that you have.
+    CollectLogs,
+    /// Something that a newer device knows: reported as not known.
+    #[serde(other)]
+    Unknown,
+}
+
+/// `PUT /v1/device/report`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Reports {
+    /// In the order in which they were made; those whose number is known already are passed over.
+    pub reports: Vec<Report>,
+}
+
+impl Reports {
+    /// Largest body, bytes.
+    pub const CAP: usize = 512 * 1024;
+    /// Most reports in one.
+    pub const MOST: usize = 64;
+}
+
+/// The answer to reports: everything up to this number is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Acknowledged {
+    /// Sequence number.
+    pub seq: u64,
+}
+
+/// What a device says of itself, when something has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// Counts up by one with each report of a device, over boots.
+    pub seq: u64,
+    /// Random for each boot.
+    pub boot_id: String,
+    /// Milliseconds since that boot, when the report was made.
+    pub uptime_ms: u64,
+    /// By the device's clock, once it was set by a hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
+    /// What runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<Target>,
+    /// What the device returns to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<Target>,
+    /// The lowest place that will ever run again, as `root.counter`.
+    #[serde(default)]
+    pub floor: String,
+    /// Where the update stands.
+    pub phase: Phase,
+    /// The last trial that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Failed>,
+    /// Whether the hub's last fresh answer no longer holds.
+    #[serde(default)]
+    pub stale: bool,
+    /// All containers.
+    #[serde(default)]
+    pub containers: Vec<Container>,
+    /// The last action that was done.
+    #[serde(default)]
+    pub action: u64,
+    /// The last 4 KiB of the console, with a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<String>,
+    /// The last 4 KiB of what the container that failed has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_log: Option<ContainerLog>,
+}
+
+impl Report {
+    /// Longest tail of a console or log, bytes.
+    pub const TAIL: usize = 4096;
+}
+
+/// A revision with its parameters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Target {
+    /// The revision.
+    pub revision: ObjectId,
+    /// Its version, as its author wrote it.
+    #[serde(default)]
+    pub version: String,
+    /// Counter of its parameters.
+    pub parameters: u64,
+    /// `a` or `b`.
+    #[serde(default)]
+    pub slot: String,
+}
+
+/// Where an update stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    tag = "name"
+)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Phase {
+    /// Runs what it should.
+    Idle,
+    /// Judges an assignment.
+    Checking,
+    /// Will not take it.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// Fetches it.
+    Downloading {
+        /// Bytes that are there.
+        done: u64,
+        /// Of so many that were missing.
+        total: u64,
+    },
+    /// Everything is there.
+    Staged,
+    /// Everything is there, and something else must come first.
+    Waiting {
+        /// Which.
+        for_what: Wait,
+    },
+    /// The trial begins or boots.
+    Trying,
+    /// It runs and is being judged.
+    Judging,
+    /// It was good.
+    Committed,
+    /// It was bad.
+    RolledBack {
+        /// Why.
+        reason: String,
+    },
+    /// PID 1 and its helpers alone run: the device waits to be mended.
+    Repair,
+    /// Something that a newer device knows.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a staged revision waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Wait {
+    /// Its window.
+    Window,
+    /// A container that holds the update lock.
+    Lock,
+    /// An operator's word: it was to be downloaded only.
+    Apply,
+    /// A boot.
+    Reboot,
+}
+
+/// A trial that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Failed {
+    /// The revision.
+    pub revision: ObjectId,
+    /// Counter of its parameters.
+    pub parameters: u64,
+    /// Why: a kind, and what it is about in parentheses.
+    pub reason: String,
+}
+
+/// One container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// Its state, as the device's control interface says it.
+    pub state: String,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// Starts after the first, in this boot.
+    pub restarts: u32,
+    /// Its first process, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+}
+
+/// What a container has said last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct ContainerLog {
+    /// Its name.
+    pub container: String,
+    /// Its words.
+    pub text: String,
+}
