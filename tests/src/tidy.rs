@@ -12,9 +12,13 @@ use std::process::Command;
 const MOST_LINES: usize = 600;
 
 /// Which crates of ours each crate may name, in `[dependencies]`. `kedge-tests` may name all.
-const DIRECTION: [(&str, &[&str]); 12] = [
+const DIRECTION: [(&str, &[&str]); 13] = [
     ("kedge-revision", &[]),
     ("kedge-api", &["kedge-revision"]),
+    (
+        "kedge-agent",
+        &["kedge-api", "kedge-revision", "kedge-store", "kedge-sys"],
+    ),
     ("kedge-sys", &[]),
     ("kedge-store", &["kedge-revision", "kedge-sys"]),
     ("kedge-board-support", &["kedge-revision", "kedge-sys"]),
@@ -22,6 +26,7 @@ const DIRECTION: [(&str, &[&str]); 12] = [
     (
         "kedge-init",
         &[
+            "kedge-agent",
             "kedge-board-support",
             "kedge-container",
             "kedge-revision",
@@ -48,6 +53,7 @@ const DIRECTION: [(&str, &[&str]); 12] = [
     (
         "kedge-tests",
         &[
+            "kedge-agent",
             "kedge-board-support",
             "kedge-container",
             "kedge-image-build",
