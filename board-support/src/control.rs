@@ -40,7 +40,7 @@ mod boot;
 pub use backend::{Backend, Direct, LoaderSays, UBoot};
 
 use crate::record::loader::Armed;
-use crate::record::{Failure, Loader, Reason, Slot, State, Target, Trial};
+use crate::record::{Failure, Hub, Loader, Reason, Slot, State, Target, Trial};
 use core::fmt;
 use kedge_revision::Floor;
 
@@ -283,6 +283,7 @@ impl Control {
     }
 
     /// Begins a trial of `target`, which is complete on disk, its slot too. `tries` is held to 1 to 9.
+    /// `hub` is kept with it, for the judge of a later boot.
     ///
     /// # Errors
     /// [`Busy`].
@@ -291,6 +292,7 @@ impl Control {
         target: Target,
         tries: u8,
         how: How,
+        hub: Hub,
     ) -> Result<(Vec<Write>, Next), Busy> {
         if self.state.trial.is_some() || self.run.leaving {
             return Err(Busy::Trial);
@@ -313,6 +315,7 @@ impl Control {
             give_backs: 0,
             exhaustions: 0,
             held: false,
+            hub,
             starts: 0,
             tries,
             floor: Floor::default(),

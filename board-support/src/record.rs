@@ -9,7 +9,7 @@ pub mod loader;
 pub mod state;
 
 pub use loader::Loader;
-pub use state::{Failure, Reason, State, Target, Trial};
+pub use state::{Failure, Hub, Reason, State, Target, Trial};
 
 use core::fmt;
 

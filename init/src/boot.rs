@@ -26,6 +26,8 @@ use crate::evidence::Evidence;
 use crate::last_resort::last_resort;
 pub use arguments::Arguments;
 pub use cgroups::ROOT as CGROUPS;
+pub use disks::set_clock;
+pub(crate) use files::read_if_there;
 use kedge_board_support::bootenv::Bootenv;
 use kedge_board_support::control::{Control, Decision};
 use kedge_board_support::record::state::{State, Target};

@@ -1,8 +1,8 @@
 //! The control interface of PID 1: HTTP/1.1 over a unix socket, without I/O.
 //!
 //! A [`Connection`] takes bytes and gives bytes and typed [`Call`]s; the driver owns the sockets,
-//! asks the machine and hands the answer back. The same connection serves the unix socket
-//! (containers, by their role), and in development products the virtio-serial port `kedge.control`.
+//! asks the machine and hands the answer back. The same connection serves the unix sockets
+//! (containers, by their role, and the agent), and in development products the virtio-serial port `kedge.control`.
 //!
 //! No HTTP crate is used: the smallest servers bring 100 kB and more, an executor or threads, and
 //! allocate as the peer likes. What is needed is a request head of 4 KiB, a body of 4 KiB or one that passes
@@ -32,6 +32,7 @@ mod api;
 mod connection;
 mod head;
 mod refusal;
+mod role;
 mod route;
 mod stream;
 
@@ -43,12 +44,17 @@ pub use api::{
 pub use connection::{Call, Connection, Transport};
 pub use head::{Head, Method};
 pub use refusal::{Problem, Refusal};
+pub use role::Role;
 pub use stream::LOG_FILL;
 
 /// Where the socket is.
 pub const SOCKET: &str = "/run/kedge/control.sock";
+/// Where the agent's is: its role is [`Role::Update`].
+pub const AGENT_SOCKET: &str = "/run/kedge/agent/control.sock";
 /// Connections that PID 1 keeps at once; further ones get [`busy`] and are closed.
 pub const MAX_CONNECTIONS: usize = 8;
+/// Places beyond those that are the agent's alone: containers must not cut a device off from its hub.
+pub const AGENT_CONNECTIONS: usize = 2;
 
 /// The whole answer to a connection over [`MAX_CONNECTIONS`].
 #[must_use]

@@ -6,6 +6,7 @@
 //! Nothing here waits but the epoll itself. Whatever may block on a disk is a helper's work; PID 1
 //! reads documents and mounts layers when a container starts, and nothing else of the disk.
 
+mod agent;
 mod children;
 mod clients;
 mod console;
@@ -25,20 +26,21 @@ mod upload;
 mod watchdog;
 
 use crate::boot::{self, Boot, CGROUPS, DATA};
-use crate::control::SOCKET;
+use crate::control::{Role, SOCKET};
 use crate::error::Error;
 use crate::history::History;
 use crate::judge::Judge;
 use crate::last_resort::last_resort;
 use crate::log::{Journal, Stream};
 use crate::machine::{Action, Event, Exchanged, Halt, Id, Machine};
+use agent::Agent;
 use clients::{Clients, Listener};
 use console::Console;
 use helpers::Helpers;
 use kedge_board_support::control::Decision;
 use kedge_board_support::record::Reason;
 use kedge_container::{Config, Engine};
-use kedge_revision::{ControlRole, Mode, Name, ObjectId};
+use kedge_revision::{Mode, Name, ObjectId};
 use kedge_sys::process::set_host_name;
 use kedge_sys::resident;
 use kedge_sys::rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
@@ -74,6 +76,7 @@ pub struct Driver {
     listener: Option<Listener>,
     clients: Clients,
     helpers: Helpers,
+    agent: Agent,
     watchdog: Watchdog,
     /// What is under way between revisions.
     update: Update,
@@ -163,6 +166,7 @@ impl Driver {
             listener: None,
             clients: Clients::default(),
             helpers: Helpers::default(),
+            agent: Agent::default(),
             watchdog: Watchdog::default(),
             update: Update::default(),
             upload: None,
@@ -308,11 +312,10 @@ impl Driver {
 
     /// The device's own control socket, and on development products the virtual machine's port.
     fn open_control(&mut self) {
-        let opened =
-            Listener::bind(Path::new(SOCKET), ControlRole::Operate, 0o600).and_then(|listener| {
-                listener.watch(&self.poller, 0)?;
-                Ok(listener)
-            });
+        let opened = Listener::bind(Path::new(SOCKET), Role::Operate, 0o600).and_then(|listener| {
+            listener.watch(&self.poller, 0)?;
+            Ok(listener)
+        });
         match opened {
             Ok(listener) => self.listener = Some(listener),
             Err(error) => self.say(Stream::Error, &format!("control socket: {error}")),
@@ -399,6 +402,7 @@ impl Driver {
         self.upload_pump();
         self.upload_turn(now);
         self.history_turn(now);
+        self.agent_turn(now);
         self.journal.settle(now);
         self.feed_helpers(now);
         for client in self.clients.pump(&self.journal) {
@@ -422,6 +426,7 @@ impl Driver {
             self.stage_idle_at(),
             self.upload_until(),
             self.trial_deadline(),
+            self.agent.deadline(),
             self.asking.as_ref().map(Asking::until),
         ];
         let earliest = deadlines.into_iter().flatten().min();

@@ -5,6 +5,7 @@
 //! | [`disk`] | writes logs, grows the file system, probes the store, syncs |
 //! | [`net`] | sets interfaces up and keeps them so |
 //! | [`stage`] | takes a revision in, writes slots, keeps and restores volumes |
+//! | [`agent`] | asks a hub what to run, and brings it |
 //!
 //! Each talks with PID 1 over a pair of sockets that keep messages whole (`SOCK_SEQPACKET`): a frame
 //! is a message, so there is nothing to reassemble and nothing torn. The helper's end is its
@@ -13,6 +14,7 @@
 //!
 //! PID 1's side is [`Link`]: it never blocks and holds at most [`Link::MAX_QUEUED`] frames.
 
+pub mod agent;
 pub mod disk;
 mod error;
 mod link;

@@ -1,8 +1,8 @@
 //! The verdict of a trial: good, bad and why, or not yet.
 //!
 //! Pure: [`Judge::step`] takes the time, what happened and the supervisor, and answers with the verdict. It does no
-//! I/O, has no clock and ends nothing: the driver asks the store, commits and rolls back. It does not judge whether
-//! the hub answers, and what a boot that never came to PID 1 means; the boot record's machine does that.
+//! I/O, has no clock and ends nothing: the driver asks the store, commits and rolls back. It does not judge what a
+//! boot that never came to PID 1 means; the boot record's machine does that.
 //!
 //! With a window of W, from the trial's beginning:
 //!
@@ -16,6 +16,10 @@
 //! | from W on | all goals have held for W/2, and the store took a test write that was asked for after W/2 | good |
 //! | at 1.5 W | still neither; an answer of the store that is due is waited for | bad |
 //!
+//! Where a hub had answered before the trial, good waits until one has answered in it, for at most [`HUB_LIMIT`] from
+//! the trial's beginning; any authenticated answer counts. After that the trial is bad if it changed what could have cut
+//! the device off ([`HubRule::Decides`]), and else good: a hub's outage must not revert a healthy fleet.
+//!
 //! A verdict is final. Whose goal is missed: the first container, by group and name; of one that waits for its turn,
 //! the one that it waits for.
 
@@ -26,6 +30,8 @@ use kedge_sys::process::ExitStatus;
 /// How long the store may take for a test write, milliseconds. A flush behind a large write takes seconds on a worn
 /// card; what takes longer is not usable.
 pub const PROBE_LIMIT: u64 = 10_000;
+/// How long a trial waits for a hub, milliseconds from its beginning.
+pub const HUB_LIMIT: u64 = 15 * 60_000;
 /// Automatic restarts of one container in a trial that make it bad.
 const CRASHES: u32 = 3;
 
@@ -45,6 +51,19 @@ pub enum Input {
     },
     /// A person asks for a roll back.
     Operator,
+    /// A hub gave an authenticated answer.
+    Hub,
+}
+
+/// What a hub's silence means for a trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HubRule {
+    /// Nothing: none had answered before, or the revision does not ask for it.
+    Free,
+    /// It is waited for, and then passed over: what was changed does not reach the network.
+    Waits,
+    /// The trial is bad.
+    Decides,
 }
 
 /// What became of a test write to the store.
@@ -94,6 +113,10 @@ struct Trial {
     end: u64,
     last: u64,
     store: Store,
+    /// What is still asked of a hub.
+    hub: HubRule,
+    /// When it is asked no longer.
+    hub_until: u64,
     /// Automatic restarts before the trial.
     restarts: Vec<(Id, u32)>,
 }
@@ -118,7 +141,7 @@ impl Judge {
     /// For a trial that begins now, with the window that the tried revision gives. The supervisor has the trial's
     /// containers by now: in a trial without a reboot, this comes after the exchange.
     #[must_use]
-    pub fn trial(window_s: u32, now: u64, machine: &Machine) -> Self {
+    pub fn trial(window_s: u32, now: u64, machine: &Machine, hub: HubRule) -> Self {
         let window = milliseconds(window_s);
         let after = |time: u64| now.saturating_add(time);
         let restarts = machine.status().map(|status| (status.id, status.restarts));
@@ -129,6 +152,9 @@ impl Judge {
                 end: after(window),
                 last: after(window.saturating_add(window / 2)),
                 store: Store::Unknown,
+                hub,
+                // A window that is longer than that is the hub's, too.
+                hub_until: after(HUB_LIMIT.max(window.saturating_add(window / 2))),
                 restarts: restarts.collect(),
             }),
             decided: None,
@@ -224,6 +250,10 @@ impl Trial {
                 };
                 None
             }
+            (Input::Hub, _) => {
+                self.hub = HubRule::Free;
+                None
+            }
             (Input::Look | Input::Probe(_), _) => None,
         }
     }
@@ -263,6 +293,18 @@ impl Trial {
         }
     }
 
+    /// The verdict of a trial that is good but for what is asked of a hub.
+    fn but_for_the_hub(&self, now: u64) -> Verdict {
+        match self.hub {
+            HubRule::Free => Verdict::Good,
+            HubRule::Waits | HubRule::Decides if now < self.hub_until => {
+                Verdict::Pending(Some(self.hub_until))
+            }
+            HubRule::Waits => Verdict::Good,
+            HubRule::Decides => Verdict::Bad(Reason::HubLost),
+        }
+    }
+
     /// What the time says, when nothing is bad at once.
     fn weigh(&self, window: u64, now: u64, machine: &Machine) -> Verdict {
         let held_at = machine
@@ -276,7 +318,7 @@ impl Trial {
             }
             let held = held_at.is_some_and(|at| at <= now);
             match self.store {
-                Store::Took if held => return Verdict::Good,
+                Store::Took if held => return self.but_for_the_hub(now),
                 // All hold now, and did not a moment ago: whoever has moved last.
                 Store::Took if now >= self.last => {
                     return unsteady(machine).map_or(Verdict::Good, Verdict::Bad);

@@ -42,7 +42,9 @@ fn running() -> Control {
 /// A trial of slot b was begun with three tries.
 fn begun() -> Control {
     let mut control = running();
-    control.begin(target(2, Slot::B), 3, How::Slot).unwrap();
+    control
+        .begin(target(2, Slot::B), 3, How::Slot, Hub::Silent)
+        .unwrap();
     control
 }
 
@@ -95,12 +97,14 @@ fn the_ninth_unsettled_boot_is_repair_mode_and_ends_after_an_hour() {
     assert_eq!(decision, Decision::Repair(Repair::Unsettled));
     assert_eq!((writes, control.running()), (vec![], Running::Repair));
     assert_eq!(
-        control.begin(target(2, Slot::A), 3, How::Live),
+        control.begin(target(2, Slot::A), 3, How::Live, Hub::Silent),
         Err(Busy::Repair)
     );
     // What mends it is an update: committed, it has a chance of its own.
     let mut mended = control.clone();
-    let begun = mended.begin(target(2, Slot::A), 3, How::Reboot).unwrap();
+    let begun = mended
+        .begin(target(2, Slot::A), 3, How::Reboot, Hub::Silent)
+        .unwrap();
     assert_eq!(begun.1, Next::Reboot);
     let mut mended = boot(found(Loader::born(), mended.state, Slot::A)).0;
     mended.good(floor(2), 1);
@@ -160,7 +164,7 @@ fn an_unknown_slot_is_left_and_a_dead_committed_slot_is_repair_mode() {
     assert_eq!(decision, Decision::Reboot);
     assert_eq!(writes, [Write::Loader(Loader::born())]);
     assert_eq!(
-        control.begin(target(2, Slot::A), 3, How::Live),
+        control.begin(target(2, Slot::A), 3, How::Live, Hub::Silent),
         Err(Busy::Trial)
     );
     let (_, writes, decision) = boot(found(Loader::born(), born(), Slot::B));
@@ -171,7 +175,9 @@ fn an_unknown_slot_is_left_and_a_dead_committed_slot_is_repair_mode() {
 #[test]
 fn a_slot_trial_is_counted_then_armed_then_tried() {
     let mut control = running();
-    let (writes, next) = control.begin(target(2, Slot::B), 3, How::Slot).unwrap();
+    let (writes, next) = control
+        .begin(target(2, Slot::B), 3, How::Slot, Hub::Silent)
+        .unwrap();
     assert_eq!(next, Next::Reboot);
     assert_eq!(
         writes,
@@ -196,12 +202,17 @@ fn a_trial_names_the_right_slot_and_is_alone() {
         (Slot::B, How::Live),
         (Slot::B, How::Reboot),
     ] {
-        assert_eq!(control.begin(target(2, slot), 3, how), Err(Busy::Slot));
+        assert_eq!(
+            control.begin(target(2, slot), 3, how, Hub::Silent),
+            Err(Busy::Slot)
+        );
     }
-    control.begin(target(2, Slot::A), 0, How::Reboot).unwrap();
+    control
+        .begin(target(2, Slot::A), 0, How::Reboot, Hub::Silent)
+        .unwrap();
     assert_eq!(trial(&control).tries, 1);
     assert_eq!(
-        control.begin(target(3, Slot::A), 3, How::Live),
+        control.begin(target(3, Slot::A), 3, How::Live, Hub::Silent),
         Err(Busy::Trial)
     );
 }
@@ -295,7 +306,7 @@ fn a_bad_verdict_is_kept_before_the_loader_is_disarmed() {
     );
     assert_eq!(reason_of(&control), Reason::HubLost);
     assert_eq!(
-        control.begin(target(3, Slot::B), 3, How::Slot),
+        control.begin(target(3, Slot::B), 3, How::Slot, Hub::Silent),
         Err(Busy::Trial)
     );
     assert_eq!(control.bad(Reason::Operator), (vec![], Next::GoOn));
@@ -313,7 +324,9 @@ fn a_trial_that_does_not_run_ends_without_a_restart() {
 #[test]
 fn a_live_trial_takes_its_try_and_is_undone_live() {
     let mut control = running();
-    let (writes, next) = control.begin(target(2, Slot::A), 3, How::Live).unwrap();
+    let (writes, next) = control
+        .begin(target(2, Slot::A), 3, How::Live, Hub::Silent)
+        .unwrap();
     assert_eq!(next, Next::RunTrialLive);
     assert_eq!(writes, [Write::State(control.state.clone())]);
     assert_eq!((trial(&control).starts, trial(&control).tries_left), (1, 2));
@@ -347,7 +360,8 @@ fn an_orderly_restart_gives_a_try_back_twice() {
     }
     assert_eq!(control.orderly(), []);
     let mut live = running();
-    live.begin(target(2, Slot::A), 3, How::Live).unwrap();
+    live.begin(target(2, Slot::A), 3, How::Live, Hub::Silent)
+        .unwrap();
     assert_eq!(live.orderly().len(), 1);
     assert_eq!(trial(&live).tries_left, 3);
 }
@@ -445,7 +459,9 @@ fn a_watchdog_reset_ends_a_trial_that_has_run_at_once() {
     assert_eq!(boot(start).2, Decision::Try);
     // In the same slot the committed revision runs at once.
     let mut control = running();
-    control.begin(target(2, Slot::A), 3, How::Live).unwrap();
+    control
+        .begin(target(2, Slot::A), 3, How::Live, Hub::Silent)
+        .unwrap();
     let mut start = found(Loader::born(), control.state, Slot::A);
     start.cause = Cause::Watchdog;
     let (control, writes, decision) = boot(start);
@@ -457,7 +473,9 @@ fn a_watchdog_reset_ends_a_trial_that_has_run_at_once() {
 #[test]
 fn a_same_slot_trial_waits_too() {
     let mut control = running();
-    control.begin(target(2, Slot::A), 1, How::Reboot).unwrap();
+    control
+        .begin(target(2, Slot::A), 1, How::Reboot, Hub::Silent)
+        .unwrap();
     let mut state = control.state;
     for round in [1, 2] {
         let (control, _, decision) = boot(found(Loader::born(), state, Slot::A));
@@ -508,7 +526,9 @@ fn what_relies_on_a_record_that_takes_no_writes_does_not_happen() {
     assert_eq!(control.unwritable(Decision::Try), lost);
     // In its own slot the committed revision can run, and the trial is still to come.
     let mut control = running();
-    control.begin(target(2, Slot::A), 3, How::Reboot).unwrap();
+    control
+        .begin(target(2, Slot::A), 3, How::Reboot, Hub::Silent)
+        .unwrap();
     let (mut control, _, decision) = boot(found(Loader::born(), control.state, Slot::A));
     assert_eq!(decision, Decision::Try);
     assert_eq!(control.unwritable(decision), Decision::Committed);

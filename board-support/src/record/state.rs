@@ -16,7 +16,7 @@
 //! | 122 | 1 | armings, 0 while it waits to be tried again |
 //! | 123 | 1 | tries given back |
 //! | 124 | 1 | exhaustions: how often its tries ran out without a verdict |
-//! | 125 | 1 | 1 when the verdict is good and the loader's default is being set (`held`) |
+//! | 125 | 1 | bit 0: the verdict is good and the loader's default is being set (`held`); bit 1: a hub had answered before |
 //! | 126 | 1 | starts: how often the trial's PID 1 was seen since its tries were last filled |
 //! | 127 | 1 | tries that an arming has |
 //! | 128 | 48 | failed: target of the last trial that failed, all zero when there is none |
@@ -76,6 +76,8 @@ pub struct Trial {
     pub exhaustions: u8,
     /// The verdict is good: what is left to do is the loader's default, then the commit.
     pub held: bool,
+    /// Whether a hub had answered before.
+    pub hub: Hub,
     /// How often the trial's PID 1 was seen since its tries were last filled.
     pub starts: u8,
     /// Tries that an arming has.
@@ -84,6 +86,16 @@ pub struct Trial {
     pub floor: Floor,
     /// The newest root version after its commit; 0 while it is not held.
     pub root_version: u32,
+}
+
+/// Whether a hub had answered before a trial: only then must one answer in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Hub {
+    /// None had, as on a site without one.
+    #[default]
+    Silent,
+    /// One had.
+    Answered,
 }
 
 impl Trial {

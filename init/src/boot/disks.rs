@@ -101,8 +101,28 @@ pub(crate) fn raise_clock(floor: Timestamp) -> Result<(), Error> {
     if now >= floor {
         return Ok(());
     }
+    set(floor)
+}
+
+/// A clock that is wrong by less is left alone, seconds: an answer of the network is about as old.
+const CLOCK_SLACK: u64 = 2;
+
+/// Sets the clock to `time`; false: it was right already.
+///
+/// # Errors
+/// [`Error::Sys`].
+pub fn set_clock(time: Timestamp) -> Result<bool, Error> {
+    let now = time::clock_gettime(ClockId::Realtime).tv_sec;
+    let wanted = i64::try_from(time.unix()).unwrap_or(0);
+    if now.abs_diff(wanted) <= CLOCK_SLACK {
+        return Ok(false);
+    }
+    set(wanted).map(|()| true)
+}
+
+fn set(seconds: i64) -> Result<(), Error> {
     let timespec = Timespec {
-        tv_sec: floor,
+        tv_sec: seconds,
         tv_nsec: 0,
     };
     time::clock_settime(ClockId::Realtime, timespec)

@@ -29,10 +29,10 @@
 use super::api::{Command, LogQuery, Status, Upload};
 use super::head::{self, Head, MAX_BODY, MAX_HEAD};
 use super::refusal::{Problem, Refusal};
+use super::role::Role;
 use super::route::route;
 use super::stream::{LOG_FILL, LogStream};
 use crate::log::Journal;
-use kedge_revision::container::ControlRole;
 use serde::Serialize;
 
 /// What bytes travel over.
@@ -86,7 +86,7 @@ struct Reply {
 /// See the module.
 #[derive(Debug)]
 pub struct Connection {
-    role: ControlRole,
+    role: Role,
     transport: Transport,
     state: State,
     input: Vec<u8>,
@@ -103,7 +103,7 @@ impl Connection {
 
     /// A connection of a peer with `role`.
     #[must_use]
-    pub const fn new(role: ControlRole, transport: Transport) -> Self {
+    pub const fn new(role: Role, transport: Transport) -> Self {
         Self {
             role,
             transport,

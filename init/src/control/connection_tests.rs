@@ -85,7 +85,7 @@ fn drive(connection: &mut Connection, chunks: &[&[u8]], journal: &Journal) -> St
     String::from_utf8(out).unwrap()
 }
 
-fn socket(role: ControlRole, input: &str) -> (String, bool) {
+fn socket(role: Role, input: &str) -> (String, bool) {
     let mut connection = Connection::new(role, Transport::Socket);
     let out = drive(&mut connection, &[input.as_bytes()], &journal());
     (out, connection.is_finished())
@@ -93,7 +93,7 @@ fn socket(role: ControlRole, input: &str) -> (String, bool) {
 
 #[test]
 fn status_twice_over_one_connection() {
-    let (out, finished) = socket(ControlRole::Observe, &STATUS.repeat(2));
+    let (out, finished) = socket(Role::Observe, &STATUS.repeat(2));
     assert_eq!(out.matches("HTTP/1.1 200 OK\r\n").count(), 2);
     assert!(out.contains("\"product\":\"gateway\"") && !finished);
     let body = &out[out.find('{').unwrap()..out.rfind("HTTP/1.1").unwrap()];
@@ -105,13 +105,13 @@ fn status_twice_over_one_connection() {
 #[test]
 fn close_is_honoured_and_ids_come_back() {
     let request = "POST /v1/reboot HTTP/1.1\r\nConnection: close\r\nX-Request-Id: q1\r\n\r\n";
-    let (out, finished) = socket(ControlRole::Operate, request);
+    let (out, finished) = socket(Role::Operate, request);
     assert_eq!(
         out,
         "HTTP/1.1 204 No Content\r\nconnection: close\r\nx-request-id: q1\r\n\r\n"
     );
     assert!(finished);
-    let (out, _) = socket(ControlRole::Observe, request);
+    let (out, _) = socket(Role::Observe, request);
     assert!(out.starts_with("HTTP/1.1 403 Forbidden\r\n"));
 }
 
@@ -133,7 +133,7 @@ fn the_answer_to_one_too_many_is_well_formed() {
 #[test]
 fn logs_as_chunks() {
     let (out, finished) = socket(
-        ControlRole::Observe,
+        Role::Observe,
         "GET /v1/logs?container=web&limit=2 HTTP/1.1\r\n\r\n",
     );
     let (_, chunks) = out.split_once("\r\n\r\n").unwrap();
@@ -148,7 +148,7 @@ fn logs_as_chunks() {
     assert_eq!(chunks, expected);
     assert!(!finished);
     let (out, _) = socket(
-        ControlRole::Observe,
+        Role::Observe,
         "GET /v1/logs?container=nobody HTTP/1.1\r\n\r\n",
     );
     assert!(out.starts_with("HTTP/1.1 404 "));
@@ -157,7 +157,7 @@ fn logs_as_chunks() {
 #[test]
 fn following_goes_on_until_the_next_request() {
     let mut journal = journal();
-    let mut connection = Connection::new(ControlRole::Observe, Transport::Socket);
+    let mut connection = Connection::new(Role::Observe, Transport::Socket);
     let request = b"GET /v1/logs?follow=1&since=4 HTTP/1.1\r\n\r\n";
     let out = drive(&mut connection, &[request], &journal);
     assert!(out.contains("\"seq\":4") && connection.is_streaming());
@@ -177,7 +177,7 @@ fn a_reader_that_does_not_read_costs_its_bound() {
         journal.output(SourceId::KEDGE, Stream::Out, &text, number * 1000);
         journal.output(SourceId::KEDGE, Stream::Out, b"\n", number * 1000);
     }
-    let mut connection = Connection::new(ControlRole::Observe, Transport::Socket);
+    let mut connection = Connection::new(Role::Observe, Transport::Socket);
     connection.input(b"GET /v1/logs?follow=1 HTTP/1.1\r\n\r\n");
     let Some(Call::Logs(query)) = connection.next_call() else {
         panic!("no call");
@@ -199,25 +199,25 @@ fn a_reader_that_does_not_read_costs_its_bound() {
 #[test]
 fn oversized_heads_and_bodies_end_a_socket() {
     let long = format!("GET /v1/status HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(4096));
-    let (out, finished) = socket(ControlRole::Observe, &long);
+    let (out, finished) = socket(Role::Observe, &long);
     assert!(out.starts_with("HTTP/1.1 431 ") && finished, "{out}");
     let (out, finished) = socket(
-        ControlRole::Operate,
+        Role::Operate,
         "POST /v1/reboot HTTP/1.1\r\nContent-Length: 5000\r\n\r\n",
     );
     assert!(out.starts_with("HTTP/1.1 413 ") && finished);
-    let (out, finished) = socket(ControlRole::Operate, "nonsense\r\n\r\n");
+    let (out, finished) = socket(Role::Operate, "nonsense\r\n\r\n");
     assert!(out.starts_with("HTTP/1.1 400 ") && finished);
-    let (out, finished) = socket(ControlRole::Operate, "GET / HTTP/1.1\r\n\r\n");
+    let (out, finished) = socket(Role::Operate, "GET / HTTP/1.1\r\n\r\n");
     assert!(out.starts_with("HTTP/1.1 404 ") && !finished);
-    let (out, _) = socket(ControlRole::Operate, "PUT /v1/logs HTTP/1.1\r\n\r\n");
+    let (out, _) = socket(Role::Operate, "PUT /v1/logs HTTP/1.1\r\n\r\n");
     assert!(out.starts_with("HTTP/1.1 405 ") && out.contains("allow: "));
 }
 
 #[test]
 fn a_body_is_read_past() {
     let request = format!("POST /v1/poweroff HTTP/1.1\r\nContent-Length: 2\r\n\r\n{{}}{STATUS}");
-    let (out, _) = socket(ControlRole::Operate, &request);
+    let (out, _) = socket(Role::Operate, &request);
     assert!(out.starts_with("HTTP/1.1 204 ") && out.contains("HTTP/1.1 200 "));
 }
 
@@ -226,7 +226,7 @@ const OFFER: &str = "POST /v1/update/offer HTTP/1.1\r\nX-Request-Id: up\r\nConte
 #[test]
 fn an_upload_passes_through_in_bounded_parts() {
     for transport in [Transport::Socket, Transport::Serial] {
-        let mut connection = Connection::new(ControlRole::Operate, transport);
+        let mut connection = Connection::new(Role::Operate, transport);
         // On a serial line, too, a request line in a body is no request.
         let body = STATUS.repeat(4000);
         let sum: u64 = body.bytes().map(u64::from).sum();
@@ -243,7 +243,7 @@ fn an_upload_passes_through_in_bounded_parts() {
 #[test]
 fn an_upload_that_is_refused_before_its_end_is_read_past() {
     for transport in [Transport::Socket, Transport::Serial] {
-        let mut connection = Connection::new(ControlRole::Operate, transport);
+        let mut connection = Connection::new(Role::Operate, transport);
         connection.input(format!("{OFFER}9000\r\n\r\n").as_bytes());
         assert!(matches!(
             connection.next_call(),
@@ -265,7 +265,7 @@ fn an_upload_that_is_refused_before_its_end_is_read_past() {
 
 #[test]
 fn an_upload_whose_client_has_gone_waits_for_nothing() {
-    let mut connection = Connection::new(ControlRole::Operate, Transport::Socket);
+    let mut connection = Connection::new(Role::Operate, Transport::Socket);
     connection.input(format!("{OFFER}9000\r\n\r\nhalf").as_bytes());
     connection.next_call().unwrap();
     assert!(connection.is_asking());
@@ -275,7 +275,7 @@ fn an_upload_whose_client_has_gone_waits_for_nothing() {
 
 #[test]
 fn a_half_closed_client_gets_its_answer() {
-    let mut connection = Connection::new(ControlRole::Observe, Transport::Socket);
+    let mut connection = Connection::new(Role::Observe, Transport::Socket);
     connection.input(STATUS.as_bytes());
     connection.end_input();
     assert_eq!(connection.next_call(), Some(Call::Status));
@@ -288,7 +288,7 @@ fn a_half_closed_client_gets_its_answer() {
 
 #[test]
 fn a_serial_port_finds_its_way_back() {
-    let mut connection = Connection::new(ControlRole::Operate, Transport::Serial);
+    let mut connection = Connection::new(Role::Operate, Transport::Serial);
     for broken in [
         "login: root\r\n",
         "\0\0\u{1b}[A garbage without an end \r\n",
@@ -336,7 +336,7 @@ proptest! {
         for transport in [Transport::Socket, Transport::Serial] {
             let outcomes: Vec<_> = [input.len().max(1), cut, 1]
                 .map(|size| {
-                    let mut connection = Connection::new(ControlRole::Observe, transport);
+                    let mut connection = Connection::new(Role::Observe, transport);
                     let chunks: Vec<&[u8]> = input.as_bytes().chunks(size).collect();
                     (drive(&mut connection, &chunks, &journal), connection.is_finished())
                 })
@@ -349,7 +349,7 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(input in proptest::collection::vec(any::<u8>(), 0..9000)) {
         for transport in [Transport::Socket, Transport::Serial] {
-            let mut connection = Connection::new(ControlRole::Operate, transport);
+            let mut connection = Connection::new(Role::Operate, transport);
             drive(&mut connection, &[&input], &journal());
         }
     }

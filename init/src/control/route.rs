@@ -2,15 +2,14 @@
 
 use super::api::{Action, Command, LogQuery, Upload};
 use super::connection::Call;
-use super::{Head, Method, Refusal};
+use super::{Head, Method, Refusal, Role};
 use kedge_revision::ObjectId;
-use kedge_revision::container::ControlRole;
 
 /// What a request asks for, if its peer may.
 ///
 /// # Errors
 /// [`Refusal::NotFound`], [`Refusal::Method`], [`Refusal::Forbidden`], [`Refusal::Malformed`].
-pub(super) fn route(head: &Head<'_>, role: ControlRole) -> Result<Call, Refusal> {
+pub(super) fn route(head: &Head<'_>, role: Role) -> Result<Call, Refusal> {
     let nothing = Refusal::NotFound("there is no such resource");
     let path = head.path.strip_prefix("/v1/").ok_or(nothing)?;
     let (call, method) = match path {
@@ -38,8 +37,9 @@ pub(super) fn route(head: &Head<'_>, role: ControlRole) -> Result<Call, Refusal>
         return Err(Refusal::Method);
     }
     match (method, role) {
-        (Method::Get, _) | (_, ControlRole::Operate) => Ok(call),
-        (Method::Post | Method::Other, ControlRole::Observe) => Err(Refusal::Forbidden),
+        (Method::Get, _) | (_, Role::Operate) => Ok(call),
+        (_, Role::Update) if path.starts_with("update/") || path == "reboot" => Ok(call),
+        (Method::Post | Method::Other, Role::Observe | Role::Update) => Err(Refusal::Forbidden),
     }
 }
 
@@ -122,7 +122,7 @@ fn number(value: &str) -> Result<u64, Refusal> {
 mod tests {
     use super::*;
 
-    fn ask(line: &str, role: ControlRole) -> Result<Call, u16> {
+    fn ask(line: &str, role: Role) -> Result<Call, u16> {
         let head = format!("{line} HTTP/1.1\r\n\r\n");
         let head = Head::parse(head.as_bytes()).unwrap();
         route(&head, role).map_err(Refusal::status)
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn every_resource_and_its_neighbours() {
-        use ControlRole::{Observe, Operate};
+        use Role::{Observe, Operate, Update};
         assert_eq!(ask("GET /v1/status", Observe), Ok(Call::Status));
         assert_eq!(ask("POST /v1/status", Operate), Err(405));
         assert_eq!(ask("DELETE /v1/status", Operate), Err(405));
@@ -173,6 +173,14 @@ mod tests {
         assert_eq!(ask("POST /v1/update/rollback", Observe), Err(403));
         assert_eq!(ask("GET /v1/history", Observe), Ok(Call::History));
         assert_eq!(ask("POST /v1/update/apply", Operate), Err(400));
+        assert_eq!(
+            ask("POST /v1/reboot", Update),
+            Ok(Call::Command(Command::Reboot))
+        );
+        assert!(ask("POST /v1/update/rollback", Update).is_ok());
+        for path in ["poweroff", "containers/web/stop"] {
+            assert_eq!(ask(&format!("POST /v1/{path}"), Update), Err(403), "{path}");
+        }
         assert_eq!(ask("POST /v1/update/objects/abc", Operate), Err(404));
         for path in [
             "/",
@@ -186,7 +194,7 @@ mod tests {
 
     #[test]
     fn queries() {
-        let ask = |query: &str| ask(&format!("GET /v1/logs?{query}"), ControlRole::Observe);
+        let ask = |query: &str| ask(&format!("GET /v1/logs?{query}"), Role::Observe);
         assert_eq!(
             ask("container=kernel&follow=1&since=7&limit=3"),
             Ok(Call::Logs(LogQuery {

@@ -294,9 +294,9 @@ impl<S: Read + Write> Client<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Role;
     use crate::control::{Call, Connection, Transport};
     use crate::log::{Journal, Stream};
-    use kedge_revision::container::ControlRole;
 
     /// A device at the other end of the stream, without any wait.
     struct Device {
@@ -340,7 +340,7 @@ mod tests {
         }
     }
 
-    fn device(role: ControlRole, stale: &str) -> Client<Device> {
+    fn device(role: Role, stale: &str) -> Client<Device> {
         let mut journal = Journal::new();
         for number in 0..300 {
             journal.say(Stream::Notice, format_args!("number {number}"), number);
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn an_answer_is_found_behind_what_others_left() {
         let stale = "\"text\":\"x\"}\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nx-request-id: other\r\ncontent-length: 4\r\n\r\n{\"a\"HTTP/1.1 204 No Content\r\n\r\n";
-        let mut client = device(ControlRole::Operate, stale);
+        let mut client = device(Role::Operate, stale);
         client
             .request("POST", "/v1/reboot", &mut |_| Ok(()))
             .unwrap();
@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_why() {
-        let mut client = device(ControlRole::Observe, "");
+        let mut client = device(Role::Observe, "");
         let error = client.request("POST", "/v1/reboot", &mut |_| Ok(()));
         assert!(matches!(
             error,

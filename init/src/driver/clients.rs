@@ -6,11 +6,10 @@
 //!
 //! A port without a client on the host reports a hang-up for ever, so it alone is watched for edges.
 
-use crate::control::{self, Call, Connection, MAX_CONNECTIONS, Transport};
+use crate::control::{self, AGENT_CONNECTIONS, Call, Connection, MAX_CONNECTIONS, Role, Transport};
 use crate::driver::poller::{Poller, Ready, Token};
 use crate::error::Error;
 use crate::log::Journal;
-use kedge_revision::ControlRole;
 use kedge_sys::rustix::io::{Errno, read, write};
 use kedge_sys::sock;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,12 +19,12 @@ use std::path::Path;
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: OwnedFd,
-    role: ControlRole,
+    role: Role,
 }
 
 impl Listener {
     /// Binds a control socket that gives `role` to whoever can open it.
-    pub(crate) fn bind(path: &Path, role: ControlRole, mode: u32) -> Result<Self, Error> {
+    pub(crate) fn bind(path: &Path, role: Role, mode: u32) -> Result<Self, Error> {
         std::fs::remove_file(path).ok();
         let socket = sock::bind(path, sock::Kind::Stream, mode)
             .map_err(|error| Error::file("bind", path)(error.errno))?;
@@ -90,7 +89,7 @@ impl Clients {
             let Ok(Some(fd)) = sock::accept(&listener.socket) else {
                 return;
             };
-            let Some(index) = self.free_slot() else {
+            let Some(index) = self.free_slot(listener.role) else {
                 // A short answer fits every socket's buffer; a client that does not get it sees the end.
                 write(&fd, control::busy()).ok();
                 continue;
@@ -112,14 +111,21 @@ impl Clients {
         }
     }
 
-    fn free_slot(&mut self) -> Option<u16> {
+    fn free_slot(&mut self, role: Role) -> Option<u16> {
+        let others = |taken: usize| match role {
+            Role::Update => taken < MAX_CONNECTIONS.saturating_add(AGENT_CONNECTIONS),
+            Role::Observe | Role::Operate => taken < MAX_CONNECTIONS,
+        };
+        let taken = self.slots.iter().flatten().count();
+        if !others(taken) {
+            return None;
+        }
         let index = match self.slots.iter().position(Option::is_none) {
             Some(index) => index,
-            None if self.slots.len() < MAX_CONNECTIONS => {
+            None => {
                 self.slots.push(None);
                 self.slots.len().saturating_sub(1)
             }
-            None => return None,
         };
         u16::try_from(index).ok()
     }
@@ -129,7 +135,7 @@ impl Clients {
         poller.watch_edges(&fd, Token::Port)?;
         self.port = Some(Client {
             fd,
-            connection: Connection::new(ControlRole::Operate, Transport::Serial),
+            connection: Connection::new(Role::Operate, Transport::Serial),
             interest: (true, false),
             generation: 0,
         });
@@ -335,7 +341,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
         let mut poller = Poller::new().unwrap();
-        let listener = Listener::bind(&path, ControlRole::Operate, 0o600).unwrap();
+        let listener = Listener::bind(&path, Role::Operate, 0o600).unwrap();
         let stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
         let mut clients = Clients::default();
         clients.accept(&listener, &poller);

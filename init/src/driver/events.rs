@@ -1,5 +1,6 @@
 //! Descriptors that are ready, turned into events for the machine or into work of the driver's own.
 
+use super::agent::LISTENER;
 use super::{Driver, FAREWELL_MS, now_ms};
 use crate::control::{Action as Verb, Call, Command as Asked, Problem, Refusal};
 use crate::driver::clients::ClientId;
@@ -117,6 +118,7 @@ impl Driver {
 
     fn accept(&mut self, index: u16) {
         let listener = match index.checked_sub(1) {
+            _ if index == LISTENER => self.agent.listener(),
             None => self.listener.as_ref(),
             Some(unit) => self
                 .units

@@ -22,6 +22,8 @@ pub(super) const DISK: u16 = 0;
 const NET: u16 = 1;
 /// Index of the stage helper, which runs only while it has work.
 pub(crate) const STAGE: u16 = 2;
+/// Index of the agent, which runs where there is a hub to ask.
+pub(super) const AGENT: u16 = 3;
 /// Longest frame from a helper that always runs.
 const MOST: usize = 4096;
 /// How long the stage helper stays when nothing is asked of it, milliseconds.
@@ -39,6 +41,7 @@ pub(crate) struct Helpers {
     disk: Helper,
     net: Helper,
     stage: Helper,
+    agent: Helper,
     /// When the stage helper was last asked for something.
     staged_at: u64,
     /// Nothing more goes to the stage helper that runs: it is about to end.
@@ -59,6 +62,7 @@ impl Default for Helpers {
             disk: Helper::new(c"disk"),
             net: Helper::new(c"net"),
             stage: Helper::new(c"stage"),
+            agent: Helper::new(c"agent"),
             staged_at: 0,
             closing: false,
             discards: 0,
@@ -75,6 +79,7 @@ impl Helpers {
             DISK => Some(&mut self.disk),
             NET => Some(&mut self.net),
             STAGE => Some(&mut self.stage),
+            AGENT => Some(&mut self.agent),
             _ => None,
         }
     }
@@ -85,7 +90,12 @@ impl Helpers {
             let running = helper.running.as_ref();
             running.is_some_and(|running| running.child.pid == pid)
         };
-        let helpers = [(DISK, &self.disk), (NET, &self.net), (STAGE, &self.stage)];
+        let helpers = [
+            (DISK, &self.disk),
+            (NET, &self.net),
+            (STAGE, &self.stage),
+            (AGENT, &self.agent),
+        ];
         helpers
             .into_iter()
             .find_map(|(index, helper)| is(helper).then_some(index))
@@ -97,12 +107,18 @@ impl Helpers {
             ("disk", &self.disk),
             ("net", &self.net),
             ("stage", &self.stage),
+            ("agent", &self.agent),
         ];
         let running = helpers.into_iter().filter_map(|(name, helper)| {
             let pid = helper.running.as_ref()?.child.pid;
             Some((name, u32::try_from(pid.as_raw_nonzero().get()).ok()?))
         });
         std::iter::once(("init", 1)).chain(running)
+    }
+
+    /// Whether the agent runs.
+    pub(super) const fn agent_runs(&self) -> bool {
+        self.agent.running.is_some()
     }
 
     /// Whether the disk helper runs.
@@ -118,7 +134,7 @@ impl Helpers {
 
     /// When the next helper is to be started again, or the store to be probed.
     pub(crate) fn deadline(&self) -> Option<u64> {
-        [&self.disk, &self.net]
+        [&self.disk, &self.net, &self.agent]
             .into_iter()
             .filter(|helper| helper.running.is_none())
             .filter_map(|helper| helper.restart_at)
@@ -141,6 +157,10 @@ impl Driver {
             self.start_helper(DISK);
         }
         self.start_helper(NET);
+        // Its own files are on the data partition.
+        if cfg!(feature = "agent") && self.boot.mounted && self.prepare_agent() {
+            self.start_helper(AGENT);
+        }
     }
 
     /// Whether the stage helper runs and takes work; it is started if it does not run.
@@ -231,6 +251,10 @@ impl Driver {
             self.configure_stage();
             return;
         }
+        if index == AGENT {
+            self.brief_agent();
+            return;
+        }
         self.helpers.progress.helper(true, now_ms());
         let content = self.boot.content.as_ref();
         let disk_max = content.map_or(1 << 20, |content| content.configuration.logs.disk_max);
@@ -273,7 +297,7 @@ impl Driver {
     /// Log batches that are due, queues that have room again, helpers to be started again.
     pub(super) fn feed_helpers(&mut self, now: u64) {
         self.rest_stage(now);
-        for index in [DISK, NET, STAGE] {
+        for index in [DISK, NET, STAGE, AGENT] {
             let Some(helper) = self.helpers.get(index) else {
                 continue;
             };
@@ -378,11 +402,16 @@ impl Driver {
             };
             match running.link.receive(&mut buffer) {
                 Ok(Incoming::Frame(frame)) => {
-                    let said = if index == DISK {
-                        self.disk_reports(frame);
-                        disk_says(frame)
-                    } else {
-                        net_says(frame)
+                    let said = match index {
+                        DISK => {
+                            self.disk_reports(frame);
+                            disk_says(frame)
+                        }
+                        AGENT => {
+                            self.agent_says(frame);
+                            None
+                        }
+                        _ => net_says(frame),
                     };
                     if let Some((stream, text)) = said {
                         self.say(stream, &text);
@@ -492,6 +521,9 @@ impl Driver {
             helper.restart_at = None;
             self.helpers.closing = false;
             self.helpers.discards = 0;
+        }
+        if index == AGENT {
+            self.agent_ended();
         }
         if index == DISK {
             self.helpers.progress.helper(false, now);

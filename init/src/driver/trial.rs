@@ -177,10 +177,10 @@ impl Driver {
     pub(super) fn begin_judging(&mut self, now: u64) {
         self.times.began = now;
         self.times.look_at = None;
-        let window = self.boot.content.as_ref().map(|c| c.commit.window_s);
-        self.judge = window.map(|window| {
+        self.judge = self.boot.content.as_ref().map(|content| {
+            let window = content.commit.window_s;
             if self.on_trial() {
-                Judge::trial(window, now, &self.machine)
+                Judge::trial(window, now, &self.machine, self.hub_rule(content))
             } else {
                 Judge::settling(window)
             }
@@ -210,7 +210,7 @@ impl Driver {
         self.ask_judge(Input::Look);
     }
 
-    fn ask_judge(&mut self, input: Input) {
+    pub(super) fn ask_judge(&mut self, input: Input) {
         let now = now_ms();
         let Some(judge) = &mut self.judge else {
             return;

@@ -161,7 +161,7 @@ impl Unit {
             self.notify = Some(socket.map_err(|error| error.to_string())?);
         }
         if let Some(role) = role {
-            let listener = Listener::bind(&directory.join("control"), role, 0o666);
+            let listener = Listener::bind(&directory.join("control"), role.into(), 0o666);
             self.listener = Some(listener.map_err(|error| error.to_string())?);
         }
         Ok(Some(directory))

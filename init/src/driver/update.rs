@@ -277,7 +277,7 @@ impl Driver {
         };
         let before = control.clone();
         let (writes, next) = control
-            .begin(target, tries, how)
+            .begin(target, tries, how, self.agent.hub())
             .map_err(|busy| Refused(busy.to_string()))?;
         if let Err(error) = self.perform_writes(&writes) {
             // What was written of it must not be believed: neither by us nor by the next boot.

@@ -40,7 +40,7 @@ impl Court {
     fn new(world: World, window_s: u32, disk: Disk) -> Self {
         let begun = world.now;
         let mut court = Self {
-            judge: Judge::trial(window_s, begun, &world.machine),
+            judge: Judge::trial(window_s, begun, &world.machine, HubRule::Free),
             world,
             begun,
             window: u64::from(window_s) * 1000,

@@ -25,7 +25,7 @@ impl Court {
     /// The trial begins with the supervisor; nothing runs yet.
     fn new(groups: &[&str], containers: Vec<(&str, Container)>) -> Self {
         let (rig, _) = Rig::begin(&content(groups, containers));
-        let judge = Judge::trial(WINDOW, rig.now, &rig.machine);
+        let judge = Judge::trial(WINDOW, rig.now, &rig.machine, HubRule::Free);
         let mut court = Self {
             rig,
             judge,
@@ -235,7 +235,7 @@ fn three_restarts_are_a_crash_loop() {
         if earlier {
             court.crash("web", BAD);
             court.run("web");
-            court.judge = Judge::trial(WINDOW, court.rig.now, &court.rig.machine);
+            court.judge = Judge::trial(WINDOW, court.rig.now, &court.rig.machine, HubRule::Free);
             court.look();
         }
         let id = court.rig.id("web");
@@ -310,7 +310,7 @@ fn a_store_that_took_a_write_only_in_the_first_half_does_not_do() {
 #[test]
 fn a_short_window_does_not_outlive_a_slow_store() {
     let (rig, _) = Rig::begin(&content(&["main"], vec![("web", started())]));
-    let judge = Judge::trial(5, rig.now, &rig.machine);
+    let judge = Judge::trial(5, rig.now, &rig.machine, HubRule::Free);
     let mut court = Court {
         rig,
         judge,
@@ -494,7 +494,7 @@ fn what_was_down_before_a_live_trial_counts() {
     rig.run(id);
     rig.step(Event::Exited { id, status: BAD });
     rig.step(Event::CgroupEmpty(id));
-    let mut judge = Judge::trial(WINDOW, rig.now, &rig.machine);
+    let mut judge = Judge::trial(WINDOW, rig.now, &rig.machine, HubRule::Free);
     let judged = judge.step(rig.now, Input::Look, &rig.machine);
     assert_eq!(judged.verdict, missed("web", Goal::Started, 0x300));
     assert!(!judged.probe, "it would prove nothing");
@@ -537,4 +537,56 @@ fn outside_trials_goals_settle_and_nothing_is_bad() {
     assert_eq!(look(&rig, Input::Look), Verdict::Good);
     rig.step(Event::Exited { id, status: BAD });
     assert_eq!(look(&rig, Input::Look), Verdict::Good);
+}
+
+/// Everything is good at the end of the window, but for what is asked of a hub.
+fn but_for_the_hub(rule: HubRule) -> (Court, Verdict) {
+    let mut court = Court::one(started());
+    court.judge = Judge::trial(WINDOW, court.rig.now, &court.rig.machine, rule);
+    court.look();
+    court.store(Probe::Passed);
+    court.run("web");
+    court.at(31_000);
+    court.store(Probe::Passed);
+    let verdict = court.at(61_000);
+    (court, verdict)
+}
+
+const WAITS_FOR_THE_HUB: Verdict = Verdict::Pending(Some(1000 + HUB_LIMIT));
+
+#[test]
+fn a_hub_that_had_answered_is_waited_for() {
+    assert_eq!(but_for_the_hub(HubRule::Free).1, Verdict::Good);
+    for rule in [HubRule::Waits, HubRule::Decides] {
+        let (mut court, verdict) = but_for_the_hub(rule);
+        assert_eq!(verdict, WAITS_FOR_THE_HUB);
+        assert_eq!(court.at(500_000), WAITS_FOR_THE_HUB);
+        assert_eq!(court.input(Input::Hub), Verdict::Good);
+    }
+}
+
+#[test]
+fn a_silent_hub_is_lost_only_by_what_could_have_cut_the_device_off() {
+    let (mut court, _) = but_for_the_hub(HubRule::Decides);
+    assert_eq!(court.at(HUB_LIMIT + 999), WAITS_FOR_THE_HUB);
+    assert_eq!(court.at(HUB_LIMIT + 1000), Verdict::Bad(Reason::HubLost));
+    let (mut court, _) = but_for_the_hub(HubRule::Waits);
+    assert_eq!(court.at(HUB_LIMIT + 1000), Verdict::Good);
+}
+
+#[test]
+fn an_answer_of_the_first_second_counts_and_goals_are_judged_while_a_hub_is_waited_for() {
+    let mut court = Court::one(started());
+    court.judge = Judge::trial(WINDOW, court.rig.now, &court.rig.machine, HubRule::Decides);
+    court.look();
+    court.input(Input::Hub);
+    court.store(Probe::Passed);
+    court.run("web");
+    court.at(31_000);
+    court.store(Probe::Passed);
+    assert_eq!(court.at(61_000), Verdict::Good);
+
+    let (mut court, _) = but_for_the_hub(HubRule::Waits);
+    court.at(100_000);
+    assert_eq!(court.end("web", BAD), missed("web", Goal::Started, 3 << 8));
 }

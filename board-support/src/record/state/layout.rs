@@ -1,7 +1,7 @@
 //! The bytes of a state record, as the table in [`super`] lays them out. A cursor writes and reads the fields in
 //! order, so that no offset is written twice.
 
-use super::{Failure, Numbered, Reason, SIZE, State, Target, Trial};
+use super::{Failure, Hub, Numbered, Reason, SIZE, State, Target, Trial};
 use crate::Error;
 use crate::record::{COPY, Slot, crc32};
 use kedge_revision::container::Goal;
@@ -115,6 +115,7 @@ pub(super) fn encode(state: &State, sequence: u64) -> [u8; COPY] {
             give_backs,
             exhaustions,
             held,
+            hub,
             starts,
             tries,
             ..
@@ -125,7 +126,7 @@ pub(super) fn encode(state: &State, sequence: u64) -> [u8; COPY] {
             armings,
             give_backs,
             exhaustions,
-            u8::from(held),
+            u8::from(held) | u8::from(hub == Hub::Answered) << 1,
             starts,
             tries,
         ]
@@ -213,18 +214,23 @@ impl Reader<'_> {
             armings,
             give_backs,
             exhaustions,
-            held,
+            flags,
             starts,
             tries,
         ] = self.take()?;
-        match (target, present, held) {
-            (Some(target), 1, 0 | 1) => Ok(Some(Trial {
+        match (target, present, flags) {
+            (Some(target), 1, 0..=3) => Ok(Some(Trial {
                 target,
                 tries_left,
                 armings,
                 give_backs,
                 exhaustions,
-                held: held == 1,
+                held: flags & 1 == 1,
+                hub: if flags & 2 == 2 {
+                    Hub::Answered
+                } else {
+                    Hub::Silent
+                },
                 starts,
                 tries,
                 floor: Floor::default(),

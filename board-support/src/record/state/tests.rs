@@ -37,22 +37,25 @@ fn reasons() -> impl Strategy<Value = Reason> {
 
 fn trials() -> impl Strategy<Value = Trial> {
     let commit = (any::<u32>(), any::<u64>(), any::<u32>());
-    let fields = (targets(), any::<[u8; 6]>(), any::<bool>(), commit);
-    fields.prop_map(|(target, counts, held, (root, counter, root_version))| {
-        let [tries_left, armings, give_backs, exhaustions, starts, tries] = counts;
-        Trial {
-            target,
-            tries_left,
-            armings,
-            give_backs,
-            exhaustions,
-            held,
-            starts,
-            tries,
-            floor: Floor { root, counter },
-            root_version,
-        }
-    })
+    let fields = (targets(), any::<[u8; 6]>(), any::<(bool, bool)>(), commit);
+    fields.prop_map(
+        |(target, counts, (held, hub), (root, counter, root_version))| {
+            let [tries_left, armings, give_backs, exhaustions, starts, tries] = counts;
+            Trial {
+                target,
+                tries_left,
+                armings,
+                give_backs,
+                exhaustions,
+                held,
+                hub: if hub { Hub::Answered } else { Hub::Silent },
+                starts,
+                tries,
+                floor: Floor { root, counter },
+                root_version,
+            }
+        },
+    )
 }
 
 fn states() -> impl Strategy<Value = State> {
@@ -170,6 +173,7 @@ fn the_layout_is_the_documented_one() {
         give_backs: 2,
         exhaustions: 4,
         held: true,
+        hub: Hub::Answered,
         starts: 5,
         tries: 6,
         floor: Floor {
@@ -193,7 +197,7 @@ fn the_layout_is_the_documented_one() {
     assert_eq!(copy[16..18], [2, 1]);
     assert_eq!((copy[24], copy[64]), (0xab, 1));
     assert_eq!((copy[104], copy[112]), (9, 2));
-    assert_eq!(copy[120..128], [1, 3, 1, 2, 4, 1, 5, 6]);
+    assert_eq!(copy[120..128], [1, 3, 1, 2, 4, 3, 5, 6]);
     assert_eq!(copy[176..184], [1, 2, 3, 0, 0xff, 0xff, 0xff, 0xff]);
     assert_eq!(&copy[184..188], b"web\0");
     assert_eq!(

@@ -6,7 +6,7 @@ use super::node::{Kind, Node, bit, floor, id, root_version};
 use super::planted::Logic;
 use super::rules::{Checked, Invariant, judge, require};
 use kedge_board_support::control::{Cause, Control, How, Next, Running, Write};
-use kedge_board_support::record::{Reason, Target};
+use kedge_board_support::record::{Hub, Reason, Target};
 
 impl Device {
     pub(crate) fn up(&self, node: &Node, control: &Control, out: &mut Vec<After>) -> Checked<()> {
@@ -166,7 +166,7 @@ impl Device {
             slot,
         };
         let mut next = control.clone();
-        let Ok((writes, then)) = next.begin(target, self.setup.tries, how) else {
+        let Ok((writes, then)) = next.begin(target, self.setup.tries, how, Hub::Silent) else {
             return require(false, Invariant::TrialNotForgotten, || {
                 format!("{control:?}")
             });

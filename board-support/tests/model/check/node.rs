@@ -278,6 +278,8 @@ fn put_state(key: &mut Vec<u8>, state: &State) {
             give_backs,
             exhaustions,
             held,
+            // The judge alone reads it.
+            hub: _,
             starts,
             tries,
             floor,

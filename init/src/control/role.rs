@@ -1,0 +1,23 @@
+//! What a peer of the control interface may ask.
+
+use kedge_revision::container::ControlRole;
+
+/// See the module. Reading is everybody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Nothing else.
+    Observe,
+    /// To bring and try revisions, and to restart the device: the agent, which talks to the network.
+    Update,
+    /// Everything.
+    Operate,
+}
+
+impl From<ControlRole> for Role {
+    fn from(role: ControlRole) -> Self {
+        match role {
+            ControlRole::Observe => Self::Observe,
+            ControlRole::Operate => Self::Operate,
+        }
+    }
+}

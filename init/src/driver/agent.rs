@@ -1,0 +1,278 @@
+//! PID 1 and the agent: what it is told, what it says, and what its word is worth.
+//!
+//! The agent is the one part of the system that talks to the network, so it is believed in little: that a hub answered
+//! (which can hold a trial back, and make none good that is not), and what time it is (never before the running
+//! revision was made). What it brings goes the way of every upload, and is verified behind it.
+
+use super::Driver;
+use super::helpers::AGENT;
+use crate::boot;
+use crate::control::{AGENT_SOCKET, Role};
+use crate::driver::clients::Listener;
+use crate::error::Error;
+use crate::helpers::agent::USER;
+use crate::judge::{HubRule, Input};
+use crate::log::Stream;
+use kedge_agent::frames::{Configure, Level, Order, Report};
+use kedge_board_support::record::Hub;
+use kedge_revision::content::HubGoal;
+use kedge_revision::enrolment::Provision;
+use kedge_revision::{Content, Timestamp};
+use kedge_sys::rustix::fs::{Gid, Uid, chown};
+use std::path::Path;
+
+/// Index of the agent's listener among those of containers, which are below.
+pub(super) const LISTENER: u16 = u16::MAX;
+/// Where QEMU shows what its `-fw_cfg name=opt/kedge/provision,file=…` gave (Linux `qemu_fw_cfg`).
+const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/kedge/provision/raw";
+/// The agent hears of changes at most so often, milliseconds: it asks for the whole status then.
+const HINT_MS: u64 = 250;
+
+/// What PID 1 keeps about the agent.
+#[derive(Debug, Default)]
+pub(crate) struct Agent {
+    listener: Option<Listener>,
+    /// Whether a hub answers.
+    hub: bool,
+    /// What the agent was told of last, and when.
+    told: u64,
+    told_at: u64,
+    /// When it is to be told, for what has changed meanwhile.
+    hint_at: Option<u64>,
+    /// What the device was provisioned with.
+    provision: Option<String>,
+}
+
+impl Agent {
+    /// When something is due.
+    pub(crate) const fn deadline(&self) -> Option<u64> {
+        self.hint_at
+    }
+
+    /// Takes whoever asks for the agent's socket.
+    pub(crate) const fn listener(&self) -> Option<&Listener> {
+        self.listener.as_ref()
+    }
+
+    /// What is kept with a trial that begins.
+    pub(crate) const fn hub(&self) -> Hub {
+        if self.hub { Hub::Answered } else { Hub::Silent }
+    }
+}
+
+impl Driver {
+    /// Makes the agent's socket and looks for a provisioning; whether there is a hub to ask.
+    pub(super) fn prepare_agent(&mut self) -> bool {
+        match boot::read_if_there(Path::new(FW_CFG), Provision::CAP) {
+            Ok(found) => {
+                let text = found.and_then(|bytes| String::from_utf8(bytes).ok());
+                self.agent.provision = text;
+            }
+            Err(error) => self.say(Stream::Warning, &format!("provisioning: {error}")),
+        }
+        if self.hubs().is_empty() {
+            return false;
+        }
+        let made = agent_listener().and_then(|listener| {
+            listener.watch(&self.poller, LISTENER)?;
+            Ok(listener)
+        });
+        match made {
+            Ok(listener) => {
+                self.agent.listener = Some(listener);
+                true
+            }
+            Err(error) => {
+                self.say(Stream::Error, &format!("agent: {error}"));
+                false
+            }
+        }
+    }
+
+    /// Hubs of the provisioning, then those of the revision, then those of the committed one: in repair mode there is
+    /// nothing else to be mended by.
+    fn hubs(&self) -> Vec<String> {
+        let provision = self.agent.provision.as_deref();
+        let provision = provision.and_then(|text| Provision::parse(text.as_bytes()).ok());
+        let mut hubs = provision.map_or_else(Vec::new, |provision| provision.hubs);
+        let committed = || {
+            let committed = self.boot.control.as_ref()?.state().committed;
+            self.boot.read_committed(committed).ok()
+        };
+        let read;
+        let content = match &self.boot.content {
+            Some(content) => Some(content),
+            None => {
+                read = committed();
+                read.as_ref()
+            }
+        };
+        for hub in content.into_iter().flat_map(|c| &c.configuration.hubs) {
+            if !hubs.contains(hub) {
+                hubs.push(hub.clone());
+            }
+        }
+        hubs
+    }
+
+    /// Tells the agent what it must know.
+    pub(super) fn brief_agent(&mut self) {
+        let boot = &self.boot;
+        let Some(identity) = &boot.identity else {
+            return;
+        };
+        let newest = boot.roots.as_ref().and_then(|roots| roots.newest());
+        let root = newest.unwrap_or(&identity.root).encode();
+        let documents = identity.product.encode().and_then(|p| Ok((p, root?)));
+        let text = |bytes| String::from_utf8(bytes).unwrap_or_default();
+        let Ok((product, root)) = documents else {
+            return;
+        };
+        let configure = Configure {
+            hubs: self.hubs(),
+            product: text(product),
+            root: text(root),
+            boot_id: super::status::boot_id(),
+            created: boot.revision.as_ref().map(|r| r.envelope().created),
+            repair: self.in_repair(),
+            provision: self.agent.provision.clone(),
+        };
+        match Order::Configure(Box::new(configure)).encode() {
+            Some(frame) => self.send(AGENT, frame),
+            None => self.say(Stream::Error, "agent: its configuration is too large"),
+        }
+    }
+
+    /// What the agent says.
+    pub(super) fn agent_says(&mut self, frame: &[u8]) {
+        match Report::decode(frame) {
+            Ok(Report::Say { level, text }) => {
+                let stream = match level {
+                    Level::Error => Stream::Error,
+                    Level::Warning => Stream::Warning,
+                    Level::Notice => Stream::Notice,
+                };
+                self.say(stream, &format!("agent: {text}"));
+            }
+            Ok(Report::Hub { answered }) => {
+                self.agent.hub = answered;
+                if answered {
+                    self.ask_judge(Input::Hub);
+                }
+            }
+            Ok(Report::Clock { unix }) => self.set_clock(Timestamp::from_unix(unix)),
+            Err(_) => self.say(Stream::Error, "the agent talks nonsense"),
+        }
+    }
+
+    /// Sets the clock, but never to before the running revision was made.
+    fn set_clock(&mut self, time: Timestamp) {
+        let floor = self.boot.revision.as_ref().map(|r| r.envelope().created);
+        if floor.is_some_and(|floor| time < floor) {
+            self.say(
+                Stream::Warning,
+                "agent: a hub's time is before the revision's",
+            );
+            return;
+        }
+        match boot::set_clock(time) {
+            Ok(true) => self.say(Stream::Notice, &format!("the clock is set to {time}")),
+            Ok(false) => {}
+            Err(error) => self.say(Stream::Warning, &format!("clock: {error}")),
+        }
+    }
+
+    /// Each turn: whether the agent is to be told that something has changed.
+    pub(super) fn agent_turn(&mut self, now: u64) {
+        if !self.helpers.agent_runs() {
+            self.agent.hint_at = None;
+            return;
+        }
+        let is = self.fingerprint();
+        if is == self.agent.told {
+            return;
+        }
+        let at = self.agent.told_at.saturating_add(HINT_MS);
+        if at > now {
+            self.agent.hint_at = Some(at);
+            return;
+        }
+        self.agent.hint_at = None;
+        self.agent.told = is;
+        self.agent.told_at = now;
+        if let Some(frame) = Order::Changed.encode() {
+            self.send(AGENT, frame);
+        }
+    }
+
+    /// A number that differs when the status does, in what a hub is told. A change that it misses is told with the next.
+    fn fingerprint(&self) -> u64 {
+        let mut sum = 0_u64;
+        // FNV-1a over words (http://www.isthe.com/chongo/tech/comp/fnv/).
+        let mut add = |word: u64| sum = (sum ^ word).wrapping_mul(0x100_0000_01b3);
+        for status in self.machine.status() {
+            add(status.since);
+            add(u64::from(status.ready));
+        }
+        if let Some(control) = &self.boot.control {
+            let state = control.state();
+            add(state.floor.counter);
+            add(u64::from(state.trial.is_some()));
+            add(u64::from(self.judge.is_some()));
+            let digest = state.committed.revision.digest();
+            add(digest.iter().fold(state.committed.parameters, |sum, byte| {
+                sum.rotate_left(8) ^ u64::from(*byte)
+            }));
+        }
+        add(u64::from(self.update.is_busy()));
+        sum
+    }
+
+    /// What a hub's silence means for the trial that begins to be judged.
+    pub(super) fn hub_rule(&self, content: &Content) -> HubRule {
+        let Some(control) = &self.boot.control else {
+            return HubRule::Free;
+        };
+        let state = control.state();
+        let Some(trial) = state.trial.as_ref() else {
+            return HubRule::Free;
+        };
+        if content.commit.hub == HubGoal::Never || trial.hub == Hub::Silent {
+            return HubRule::Free;
+        }
+        if trial.target.slot != state.committed.slot {
+            // Another kernel, or another agent.
+            return HubRule::Decides;
+        }
+        let read;
+        let before = match &self.update.before {
+            Some(before) => Some(&before.content),
+            None => {
+                read = self.boot.read_committed(state.committed).ok();
+                read.as_ref()
+            }
+        };
+        match before {
+            Some(before) if before.configuration == content.configuration => HubRule::Waits,
+            Some(_) | None => HubRule::Decides,
+        }
+    }
+
+    /// The agent's process has ended: what it said of a hub is as old as that.
+    pub(super) fn agent_ended(&mut self) {
+        self.agent.hub = false;
+        self.agent.told = 0;
+    }
+}
+
+/// The agent's control socket: the directory is all that the agent sees of the device.
+fn agent_listener() -> Result<Listener, Error> {
+    let path = Path::new(AGENT_SOCKET);
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(Error::io("make directory", directory))?;
+    }
+    let listener = Listener::bind(path, Role::Update, 0o600)?;
+    chown(path, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))
+        .map_err(Error::file("give away", path))?;
+    Ok(listener)
+}

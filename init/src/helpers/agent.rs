@@ -1,0 +1,110 @@
+//! The agent's process: what it may see and do, before it becomes the agent.
+//!
+//! It sees a directory of its own, and nothing else of the device: PID 1's socket, the names of the network, and the
+//! files that it keeps. It has a user of its own and no capability. What it brings is verified behind the socket.
+
+use super::net::RESOLV_CONF;
+use super::{Error, hold};
+use kedge_sys::Errno;
+use kedge_sys::clone::Namespaces;
+use kedge_sys::mount::mount_bind;
+use kedge_sys::privilege::{
+    CapabilitySet, bound_capabilities, set_group, set_groups, set_no_new_privs, set_user,
+};
+use kedge_sys::process::unshare;
+use kedge_sys::rustix::fs::{Gid, Mode, Uid, chmod, chown};
+use kedge_sys::rustix::process::{chdir, chroot};
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+/// The agent's user and group. No container has it: theirs begin at 1,000,000.
+pub const USER: u32 = 64_000;
+/// All that the agent sees.
+const ROOT: &str = "/run/kedge/agent";
+/// What it keeps: key, certificate, reports.
+const STATE: &str = "/data/device/agent";
+
+/// Leaves everything but what the agent needs, and becomes the agent.
+///
+/// # Errors
+/// [`Error::File`], [`Error::Privilege`], and whatever the agent ends with.
+#[cfg(feature = "agent")]
+pub fn run(socket: std::os::fd::BorrowedFd<'_>) -> Result<(), Error> {
+    leave()?;
+    let paths = kedge_agent::Paths {
+        state: "/state".into(),
+        control: "/control.sock".into(),
+    };
+    kedge_agent::run(socket, &paths).map_err(Error::Agent)
+}
+
+/// From root on the whole device to a user without privileges in [`ROOT`].
+#[cfg_attr(
+    not(feature = "agent"),
+    allow(dead_code, reason = "a device without an agent has nobody to confine")
+)]
+fn leave() -> Result<(), Error> {
+    let root = Path::new(ROOT);
+    let kept = Path::new(STATE);
+    make(kept, 0o700)?;
+    chown(kept, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))
+        .map_err(|errno| file("give away", kept, errno))?;
+    // The mount is seen by this process alone.
+    unshare(Namespaces::MOUNT).map_err(Error::Privilege)?;
+    let state = root.join("state");
+    make(&state, 0o700)?;
+    mount_bind(kept, &state).map_err(|errno| file("mount", &state, errno))?;
+    names(root)?;
+    chmod(root, Mode::from_raw_mode(0o755)).map_err(|errno| file("open up", root, errno))?;
+    chroot(root).map_err(|errno| file("change root to", root, errno))?;
+    chdir("/").map_err(|errno| file("enter", root, errno))?;
+    // The bounding set while there is still the capability to lower it.
+    set_no_new_privs().map_err(Error::Privilege)?;
+    bound_capabilities(CapabilitySet::empty()).map_err(Error::Privilege)?;
+    set_groups(&[]).map_err(Error::Privilege)?;
+    set_group(USER).map_err(Error::Privilege)?;
+    set_user(USER).map_err(Error::Privilege)?;
+    hold(CapabilitySet::empty())
+}
+
+/// Name servers as the net helper writes them: the same file by another name, since it is written in place.
+fn names(root: &Path) -> Result<(), Error> {
+    let there = root.join("etc");
+    make(&there, 0o755)?;
+    let link = there.join("resolv.conf");
+    let names = Path::new(RESOLV_CONF);
+    // The net helper may not have written it yet.
+    let opened = OpenOptions::new().append(true).create(true).open(names);
+    opened.map_err(|source| Error::File {
+        doing: "open",
+        path: names.to_owned(),
+        source,
+    })?;
+    match std::fs::hard_link(names, &link) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(Error::File {
+            doing: "link",
+            path: link,
+            source,
+        }),
+    }
+}
+
+fn make(path: &Path, mode: u32) -> Result<(), Error> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|source| Error::File {
+        doing: "make directory",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn file(doing: &'static str, path: &Path, errno: Errno) -> Error {
+    Error::File {
+        doing,
+        path: path.to_owned(),
+        source: errno.into(),
+    }
+}
