@@ -107,15 +107,53 @@ const RECIPES: [Recipe; 3] = [
 /// # Errors
 /// Packages cannot be fetched, or the cache cannot be written.
 pub fn images(architecture: Architecture) -> Result<Vec<Sample>> {
-    let make = |recipe| image(recipe, architecture);
+    let make = |recipe| image(recipe, architecture, Edition::First);
     RECIPES.iter().map(make).collect()
 }
 
-fn image(recipe: &Recipe, architecture: Architecture) -> Result<Sample> {
+/// What the web server's image holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edition {
+    /// The page that says "It holds."
+    First,
+    /// One that says "It holds, edition 2." and so on.
+    Number(u32),
+    /// A configuration with a mistake, at which nginx ends: what a bad day brings.
+    Broken,
+}
+
+impl Edition {
+    /// A file of the image in this edition.
+    fn text(self, text: &str) -> String {
+        match self {
+            Self::First => text.to_owned(),
+            Self::Number(number) => {
+                text.replace("It holds.", &format!("It holds, edition {number}."))
+            }
+            Self::Broken => text.replace("listen 80;", "lisen 80;"),
+        }
+    }
+}
+
+/// Makes the web server's image in another edition; only its small layer differs.
+///
+/// # Errors
+/// As [`images`].
+pub fn web(architecture: Architecture, edition: Edition) -> Result<Sample> {
+    let [_, _, web] = &RECIPES;
+    image(web, architecture, edition)
+}
+
+fn image(recipe: &Recipe, architecture: Architecture, edition: Edition) -> Result<Sample> {
     let packages = debian::rootfs_tar(recipe.packages, SUITE, architecture.debian())?;
-    let key = key(recipe, &packages);
+    let contents: Vec<(&str, String)> = recipe
+        .files
+        .iter()
+        .map(|(path, text)| (*path, edition.text(text)))
+        .collect();
+    let key = key(recipe, &contents, &packages);
     let layout = Cache::open()?.entry("oci", &key, |folder| {
-        let own = own_layer(recipe.files)?;
+        let own = own_layer(&contents)?;
         let mut first =
             File::open(&packages).with_context(|| format!("cannot open {}", packages.display()))?;
         let image = LayoutImage {
@@ -135,7 +173,7 @@ fn image(recipe: &Recipe, architecture: Architecture) -> Result<Sample> {
 }
 
 /// The folder of the packages' tar is itself named by all that went into it.
-fn key(recipe: &Recipe, packages: &Path) -> String {
+fn key(recipe: &Recipe, contents: &[(&str, String)], packages: &Path) -> String {
     let folder = packages
         .parent()
         .and_then(Path::file_name)
@@ -146,10 +184,9 @@ fn key(recipe: &Recipe, packages: &Path) -> String {
         folder.to_string_lossy().into_owned(),
     ];
     parts.extend(
-        recipe
-            .files
+        contents
             .iter()
-            .flat_map(|(path, text)| [(*path).to_owned(), (*text).to_owned()]),
+            .flat_map(|(path, text)| [(*path).to_owned(), text.clone()]),
     );
     parts.extend(
         recipe
@@ -173,7 +210,7 @@ fn process(recipe: &Recipe) -> ImageProcess {
 }
 
 /// A tar of our own files; folders above them are those of the layer below.
-fn own_layer(contents: &[(&str, &str)]) -> Result<Vec<u8>> {
+fn own_layer(contents: &[(&str, String)]) -> Result<Vec<u8>> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, text) in contents {
         let mut header = tar::Header::new_gnu();
@@ -242,19 +279,38 @@ mod tests {
 
     #[test]
     fn names_follow_what_an_image_is_made_of() {
-        let [redis, visits, _] = &RECIPES;
-        let at = Path::new("/cache/rootfs/0a/rootfs.tar");
-        assert_eq!(key(redis, at), key(redis, at));
-        assert_ne!(key(redis, at), key(visits, at));
+        let [redis, visits, web] = &RECIPES;
+        let key = |recipe: &Recipe, edition: Edition, at: &str| {
+            let contents = recipe.files.iter();
+            let contents: Vec<_> = contents
+                .map(|(path, text)| (*path, edition.text(text)))
+                .collect();
+            super::key(recipe, &contents, Path::new(at))
+        };
+        let at = "/cache/rootfs/0a/rootfs.tar";
+        let first = key(redis, Edition::First, at);
+        assert_eq!(first, key(redis, Edition::First, at));
+        assert_ne!(first, key(visits, Edition::First, at));
         assert_ne!(
-            key(redis, at),
-            key(redis, Path::new("/cache/rootfs/0b/rootfs.tar"))
+            first,
+            key(redis, Edition::First, "/cache/rootfs/0b/rootfs.tar")
         );
+        let editions = [
+            Edition::First,
+            Edition::Number(2),
+            Edition::Number(3),
+            Edition::Broken,
+        ];
+        let keys: std::collections::BTreeSet<_> = editions
+            .into_iter()
+            .map(|edition| key(web, edition, at))
+            .collect();
+        assert_eq!(keys.len(), editions.len(), "an edition changes nothing");
     }
 
     #[test]
     fn our_layer_has_our_files() {
-        let bytes = own_layer(&[("etc/a", "x")]).unwrap();
+        let bytes = own_layer(&[("etc/a", "x".to_owned())]).unwrap();
         let mut archive = tar::Archive::new(bytes.as_slice());
         let names: Vec<_> = archive
             .entries()

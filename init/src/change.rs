@@ -9,11 +9,10 @@
 //! | `requires`, groups, configuration, a container of a group with `change = "reboot"` | a reboot |
 //! | anything else | the restart of the containers that differ, which may be none |
 //!
-//! A container differs if its definition does, or the value of a parameter that it uses, or if it keeps data that
-//! is dropped with its revision and the revision is another one: that data begins anew, and the container with it.
+//! A container differs if its definition does, or the value of a parameter that it uses. Its data of `revision`
+//! lifetime stays as long as its definition does, so that it can go on through revisions that leave it alone.
 
 use core::fmt;
-use kedge_revision::container::{Lifetime, RootWrites};
 use kedge_revision::content::Change as Cost;
 use kedge_revision::revision::Boot;
 use kedge_revision::{Container, Content, Name, ObjectId};
@@ -152,19 +151,7 @@ fn exchange(old: &Running<'_>, new: &Running<'_>) -> Exchange {
 /// Whether a container may go on as it is.
 fn same(container: &Container, other: &Container, old: &Running<'_>, new: &Running<'_>) -> bool {
     let mut used = container.process.parameters.values();
-    container == other
-        && used.all(|name| old.parameters.get(name) == new.parameters.get(name))
-        && (old.revision == new.revision || !keeps_revision_data(container))
-}
-
-/// Whether it writes what is dropped with the revision.
-fn keeps_revision_data(container: &Container) -> bool {
-    let dropped = |lifetime| lifetime == Lifetime::Revision;
-    container.root == RootWrites::Revision
-        || container
-            .volumes
-            .values()
-            .any(|volume| dropped(volume.lifetime))
+    container == other && used.all(|name| old.parameters.get(name) == new.parameters.get(name))
 }
 
 /// The first container, by name, whose group does not let it change without a reboot.

@@ -25,7 +25,7 @@ mod update;
 mod upload;
 mod watchdog;
 
-use crate::boot::{self, Boot, CGROUPS, DATA};
+use crate::boot::{self, Boot, CGROUPS};
 use crate::control::{Role, SOCKET};
 use crate::error::Error;
 use crate::history::History;
@@ -48,7 +48,7 @@ use kedge_sys::signals::{INIT_SIGNALS, SignalFd, SignalSet, ignore_broken_pipe, 
 use kedge_sys::timer::{self, DeadlineTimer};
 use poller::{Poller, Ready, Token};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use telling::Asking;
 use trial::Times;
@@ -89,7 +89,6 @@ pub struct Driver {
     /// A client that waits for the history, and how many have.
     asking: Option<Asking>,
     asked: u32,
-    revision_state: PathBuf,
     /// When everything beside the containers is set up; `None`: it is done.
     furnish_at: Option<u64>,
     /// When what only the boot needed is given back; `None`: it is done.
@@ -149,7 +148,6 @@ impl Driver {
             .flat_map(|content| &content.containers)
             .map(|(name, definition)| Unit::new(name, definition, journal.source(name.as_str())))
             .collect();
-        let revision_state = revision_state(&boot);
         Ok(Self {
             machine,
             units,
@@ -175,7 +173,6 @@ impl Driver {
             history: History::default(),
             asking: None,
             asked: 0,
-            revision_state,
             reboot_at: None,
             asked_end: None,
             actions: Vec::new(),
@@ -446,7 +443,6 @@ impl Driver {
             host_name: configured.or(product).map_or("kedge", Name::as_str),
             parameters: &self.boot.parameters,
             bad_objects: &self.boot.bad_objects,
-            revision_state: &self.revision_state,
         }
     }
 
@@ -485,7 +481,6 @@ impl Driver {
                     Exchanged::default()
                 }
             };
-        self.revision_state = revision_state(&self.boot);
         for id in removed {
             // Its place stays for a later container; what it listened on goes.
             if let Some(unit) = self.units.get_mut(id.index()) {
@@ -526,16 +521,4 @@ impl Driver {
         }
         self.step(Event::Shutdown(halt));
     }
-}
-
-/// Where data is kept that is dropped with its revision.
-fn revision_state(boot: &Boot) -> PathBuf {
-    boot.revision
-        .as_ref()
-        .map_or_else(PathBuf::new, |revision| {
-            Path::new(DATA)
-                .join("revisions")
-                .join(revision.id().hex())
-                .join("state")
-        })
 }

@@ -1,8 +1,11 @@
 //! `demo`: the whole of it in a few minutes, on this machine.
 //!
 //! A project is made with `kedge` as its users do, real software is added, built and signed; the image boots in QEMU and
-//! is treated badly: a process is ended, the device is rebooted, its power is cut. Each step is a line of a timeline and
+//! is treated badly: a process is ended, the device is rebooted, its power is cut, and it is given a good update and a bad
+//! one. Each step is a line of a timeline and
 //! is judged; the exit status says whether all held.
+
+mod update;
 
 use crate::device::{Device, console_tail, container, fetch, free_port};
 use crate::image::Kernel;
@@ -78,7 +81,7 @@ fn play(arguments: &Arguments, timeline: &Timeline, folder: &std::path::Path) ->
     timeline.event(format_args!(
         "platform {BOARD} with kernel {kernel} is there"
     ));
-    let built = project::sample(BOARD, &folder.join("gateway"), &platform)?;
+    let built = project::sample(BOARD, &folder.join("gateway"), &platform, update::WINDOW)?;
     timeline.event(format_args!(
         "signed revision {} and disk image, {} MB",
         built.short_revision(),
@@ -96,7 +99,8 @@ fn play(arguments: &Arguments, timeline: &Timeline, folder: &std::path::Path) ->
         echo: arguments.console,
     };
     let device = scene.boot()?;
-    let device = scene.break_it(device)?;
+    let mut device = scene.break_it(device)?;
+    scene.update_it(&mut device)?;
     if arguments.keep {
         return scene.stay(device);
     }

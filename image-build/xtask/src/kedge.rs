@@ -57,6 +57,28 @@ impl Kedge {
         answer(self.command()?.arg("--json").args(words))
     }
 
+    /// Runs a verb whose bad ending is an answer, too: whether it ended well, and its last result.
+    ///
+    /// # Errors
+    /// It cannot be started, or answers nothing.
+    pub(crate) fn outcome(&self, words: &[&str]) -> Result<(bool, Value)> {
+        let mut command = self.command()?;
+        command.arg("--json").args(words);
+        let done = command
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cannot start kedge")?;
+        let text = String::from_utf8_lossy(&done.stdout);
+        let last = text
+            .lines()
+            .rev()
+            .find_map(|line| serde_json::from_str(line).ok());
+        let last =
+            last.with_context(|| format!("`{}` answers nothing", process::line(&command)))?;
+        Ok((done.status.success(), last))
+    }
+
     /// Runs a verb on our terminal.
     ///
     /// # Errors

@@ -2,12 +2,12 @@
 
 use crate::image::Kernel;
 use crate::kedge::Kedge;
-use anyhow::{Context, Result};
-use kedge_board_support::boards::{self, Board};
+use anyhow::{Context, Result, ensure};
+use kedge_board_support::boards::{self, Architecture, Board};
 use kedge_image_build::platform::{self, KernelSource};
 use kedge_image_build::qemu::VmConfig;
 use kedge_image_build::sample;
-use kedge_image_build::{process, progress, qemu};
+use kedge_image_build::{files, process, progress, qemu};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -39,6 +39,8 @@ pub(crate) fn platform(board: &str, kernel: KernelSource) -> Result<PathBuf> {
 #[derive(Debug)]
 pub(crate) struct Built {
     board: Board,
+    /// The platform that it was built with.
+    pub(crate) platform: PathBuf,
     pub(crate) kedge: Kedge,
     /// The answer of `kedge build`.
     pub(crate) answer: Value,
@@ -46,11 +48,11 @@ pub(crate) struct Built {
     pub(crate) image_bytes: u64,
 }
 
-/// Makes a project with the sample's images in it.
+/// Makes a project with the sample's images in it; `window` is for how long a trial is judged.
 ///
 /// # Errors
 /// An image cannot be made, or a verb fails.
-pub(crate) fn sample(board: &str, folder: &Path, platform: &Path) -> Result<Built> {
+pub(crate) fn sample(board: &str, folder: &Path, platform: &Path, window: &str) -> Result<Built> {
     let found = boards::find(board)?;
     let images = sample::images(found.architecture)?;
     let kedge = Kedge::new_project(folder, board)?;
@@ -62,7 +64,25 @@ pub(crate) fn sample(board: &str, folder: &Path, platform: &Path) -> Result<Buil
             kedge.ask(&words)
         })?;
     }
+    edit(&kedge, "window", &format!("\"{window}\""))?;
     build(found, kedge, platform)
+}
+
+/// Sets a value of `kedge.toml` whose name stands there once.
+pub(crate) fn edit(kedge: &Kedge, name: &str, value: &str) -> Result<()> {
+    let path = kedge.project().join("kedge.toml");
+    files::write(&path, with_value(&files::read_text(&path)?, name, value)?)
+}
+
+fn with_value(text: &str, name: &str, value: &str) -> Result<String> {
+    let begin = format!("{name} = ");
+    let count = text.lines().filter(|line| line.starts_with(&begin)).count();
+    ensure!(count == 1, "kedge.toml has {count} lines `{name} = …`");
+    let lines = text.lines().map(|line| match line.strip_prefix(&begin) {
+        Some(_) => format!("{begin}{value}\n"),
+        None => format!("{line}\n"),
+    });
+    Ok(lines.collect())
 }
 
 /// Signs the revision and makes the image of a project for this board.
@@ -70,10 +90,8 @@ pub(crate) fn sample(board: &str, folder: &Path, platform: &Path) -> Result<Buil
 /// # Errors
 /// The verb fails.
 pub(crate) fn build(board: Board, kedge: Kedge, platform: &Path) -> Result<Built> {
-    let platform = platform.to_string_lossy();
-    let answer = progress::step("kedge build", || {
-        kedge.ask(&["build", "--platform", &platform])
-    })?;
+    let text = platform.to_string_lossy();
+    let answer = progress::step("kedge build", || kedge.ask(&["build", "--platform", &text]))?;
     let image = answer
         .pointer("/image/path")
         .and_then(Value::as_str)
@@ -86,6 +104,7 @@ pub(crate) fn build(board: Board, kedge: Kedge, platform: &Path) -> Result<Built
         .unwrap_or_default();
     Ok(Built {
         board,
+        platform: platform.to_owned(),
         kedge,
         image,
         image_bytes,
@@ -103,6 +122,11 @@ impl Built {
     pub(crate) fn machine_with(&self, disk: &Path) -> VmConfig {
         let folder = disk.parent().unwrap_or(Path::new(".")).join("vm");
         VmConfig::new(self.board.clone(), disk, &folder)
+    }
+
+    /// The processor of its board.
+    pub(crate) const fn architecture(&self) -> Architecture {
+        self.board.architecture
     }
 
     /// A few digits of the revision's id.
@@ -137,4 +161,20 @@ pub(crate) fn copy_disk(from: &Path, to: &Path) -> Result<()> {
             .arg(from)
             .arg(to),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_of_a_manifest_is_another() {
+        let text = "version = \"1\"\n[commit]\nwindow = \"60s\"  # all goals\nhub = \"never\"\n";
+        assert_eq!(
+            with_value(text, "window", "\"5s\"").unwrap(),
+            "version = \"1\"\n[commit]\nwindow = \"5s\"\nhub = \"never\"\n"
+        );
+        with_value(text, "arguments", "\"x\"").unwrap_err();
+        with_value("a = 1\na = 2\n", "a", "3").unwrap_err();
+    }
 }

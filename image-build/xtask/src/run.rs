@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .prefix("kedge-run-")
         .tempdir()
         .context("cannot make a temporary folder")?;
-    let built = project::sample(board, &folder.path().join("gateway"), &platform)?;
+    let built = project::sample(board, &folder.path().join("gateway"), &platform, "60s")?;
     built.kedge.leave_link()?;
     let forward = format!("{}:80", arguments.port);
     progress::say(format_args!(

@@ -7,8 +7,9 @@ use crate::driver::poller::Poller;
 use crate::log::SourceId;
 use kedge_container::plan::IDS;
 use kedge_container::{Context, Plan, SpawnError, attach_layer, detach_layer};
-use kedge_revision::container::{Check, RootWrites};
-use kedge_revision::{Container, ControlRole, Name, ObjectId};
+use kedge_revision::container::{Check, Lifetime, RootWrites};
+use kedge_revision::{Container, ControlRole, Name, ObjectId, definition};
+use kedge_store::collect::STATE;
 use kedge_sys::rustix::process::Pid;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -184,7 +185,7 @@ impl Unit {
             layers.push(place.map_err(|error| error.to_string())?);
         }
         let layers: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
-        let state = device.revision_state.join(self.name.as_str());
+        let state = self.state()?;
         let volumes: BTreeMap<Name, PathBuf> = self
             .definition
             .volumes
@@ -223,13 +224,28 @@ impl Unit {
         Ok(())
     }
 
+    /// Where its data of `revision` lifetime is: that of this definition alone.
+    fn state(&self) -> Result<PathBuf, String> {
+        let revision = |lifetime| lifetime == Lifetime::Revision;
+        let mut volumes = self.definition.volumes.values();
+        if self.definition.root != RootWrites::Revision
+            && !volumes.any(|volume| revision(volume.lifetime))
+        {
+            return Ok(PathBuf::new());
+        }
+        let digest = definition::digest(&self.definition).map_err(|error| error.to_string())?;
+        Ok(Path::new(DATA)
+            .join(STATE)
+            .join(self.name.as_str())
+            .join(digest))
+    }
+
     fn volume_directory(
         &self,
         name: &Name,
         volume: &kedge_revision::container::Volume,
         state: &Path,
     ) -> PathBuf {
-        use kedge_revision::container::Lifetime;
         match volume.lifetime {
             Lifetime::Permanent => Path::new(DATA)
                 .join("volumes")
@@ -259,6 +275,4 @@ pub(crate) struct Device<'a> {
     pub(crate) host_name: &'a str,
     pub(crate) parameters: &'a BTreeMap<Name, String>,
     pub(crate) bad_objects: &'a [ObjectId],
-    /// `/data/revisions/<id>/state`: dropped with the revision.
-    pub(crate) revision_state: &'a Path,
 }

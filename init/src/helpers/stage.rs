@@ -157,6 +157,7 @@ impl<'a> Stage<'a> {
             }
             Request::Discard => {
                 let dropped = rights::with(|| snapshot::discard(&self.store));
+                self.keep.drop_state(&self.store);
                 self.report_snapshot(&dropped.map(|()| ""))
             }
         }

@@ -14,6 +14,7 @@
 //! | [`root`] | the trust root and its rotation |
 //! | [`revision`] | a revision's envelope and its verification |
 //! | [`content`], [`container`], [`configuration`] | what the envelope carries |
+//! | [`definition`] | what a container's data is kept under |
 //! | [`bundle`] | a revision with its objects in one file |
 //! | [`parameters`] | the values that differ between devices |
 //! | [`fresh`] | the hub's signed answer |
@@ -28,6 +29,7 @@ pub mod bundle;
 pub mod configuration;
 pub mod container;
 pub mod content;
+pub mod definition;
 pub mod enrolment;
 pub mod error;
 pub mod fresh;

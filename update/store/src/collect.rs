@@ -6,7 +6,7 @@
 use crate::durable;
 use crate::error::Error;
 use crate::store::{Store, id_of, names};
-use kedge_revision::ObjectId;
+use kedge_revision::{Content, ObjectId, definition};
 
 /// What a collection did.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,45 @@ pub fn collect(
         }
     }
     Ok(collected)
+}
+
+/// Where data of `revision` lifetime is kept, below the data directory: `state/<container>/<definition>/`.
+pub const STATE: &str = "state";
+
+/// Removes the data that containers wrote under definitions which are not those of `content`; how many.
+///
+/// # Errors
+/// As [`collect`].
+pub fn collect_state(store: &Store, content: &Content) -> Result<usize, Error> {
+    let state = store.data().join(STATE);
+    if !state.exists() {
+        return Ok(0);
+    }
+    let mut removed: usize = 0;
+    for container in names(&state)? {
+        let directory = state.join(&container);
+        let definition = content
+            .containers
+            .iter()
+            .find(|(name, _)| name.as_str() == container)
+            .map(|(_, container)| definition::digest(container))
+            .transpose()
+            .map_err(|source| Error::Damaged { source })?;
+        match definition {
+            None => durable::remove_tree(&directory)?,
+            Some(kept) => {
+                for other in names(&directory)? {
+                    if other != kept {
+                        durable::remove_tree(&directory.join(other))?;
+                        removed = removed.saturating_add(1);
+                    }
+                }
+                continue;
+            }
+        }
+        removed = removed.saturating_add(1);
+    }
+    Ok(removed)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::space::{Space, footprint};
 use kedge_revision::parameters::Parameters;
 use kedge_revision::revision::{self, Object};
-use kedge_revision::{Envelope, ObjectId, SignatureSet, json};
+use kedge_revision::{Content, Envelope, ObjectId, SignatureSet, json};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -184,6 +184,19 @@ impl Store {
         let envelope: Envelope = json::parse("revision", revision::CAP, &document)
             .map_err(|source| Error::Damaged { source })?;
         Ok(envelope.objects)
+    }
+
+    /// The content of a revision that is there; nobody's signature is looked at.
+    ///
+    /// # Errors
+    /// As [`Store::revision`]; [`Error::Damaged`] for one that this version does not understand, too.
+    pub fn content_of(&self, id: ObjectId) -> Result<Content, Error> {
+        let (document, _) = self.revision(id)?;
+        let envelope: Envelope = json::parse("revision", revision::CAP, &document)
+            .map_err(|source| Error::Damaged { source })?;
+        envelope
+            .content()
+            .map_err(|source| Error::Damaged { source })
     }
 
     /// Whether a revision came with the image: it is what a reset returns to.

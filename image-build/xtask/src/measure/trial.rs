@@ -15,8 +15,8 @@ mod slot;
 use super::{Figure, subject};
 use crate::device::Device;
 use crate::kedge::Kedge;
+use crate::project::edit;
 use anyhow::{Context, Result, ensure};
-use kedge_image_build::files;
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
@@ -42,23 +42,6 @@ pub(super) fn measure(platform: &Path, runs: u32) -> Result<Vec<Figure>> {
 /// Gives a new project a short window.
 fn shorten_window(kedge: &Kedge) -> Result<()> {
     edit(kedge, "window", &format!("\"{WINDOW}s\""))
-}
-
-/// Sets a value of `kedge.toml` whose name stands there once.
-fn edit(kedge: &Kedge, name: &str, value: &str) -> Result<()> {
-    let path = kedge.project().join("kedge.toml");
-    files::write(&path, with_value(&files::read_text(&path)?, name, value)?)
-}
-
-fn with_value(text: &str, name: &str, value: &str) -> Result<String> {
-    let begin = format!("{name} = ");
-    let count = text.lines().filter(|line| line.starts_with(&begin)).count();
-    ensure!(count == 1, "kedge.toml has {count} lines `{name} = …`");
-    let lines = text.lines().map(|line| match line.strip_prefix(&begin) {
-        Some(_) => format!("{begin}{value}\n"),
-        None => format!("{line}\n"),
-    });
-    Ok(lines.collect())
 }
 
 /// `kedge push` of the project as it is now; without `--detach` the trial must be committed.
@@ -144,16 +127,5 @@ mod tests {
             event("committed", 2, 122, 17_000),
         ];
         assert_eq!(verdict(&events).unwrap(), 7_000);
-    }
-
-    #[test]
-    fn one_value_of_a_manifest_is_another() {
-        let text = "version = \"1\"\n[commit]\nwindow = \"60s\"  # all goals\nhub = \"never\"\n";
-        assert_eq!(
-            with_value(text, "window", "\"5s\"").unwrap(),
-            "version = \"1\"\n[commit]\nwindow = \"5s\"\nhub = \"never\"\n"
-        );
-        with_value(text, "arguments", "\"x\"").unwrap_err();
-        with_value("a = 1\na = 2\n", "a", "3").unwrap_err();
     }
 }

@@ -2,7 +2,7 @@
 
 use super::rights;
 use kedge_revision::ObjectId;
-use kedge_store::collect::{Collected, collect};
+use kedge_store::collect::{Collected, collect, collect_state};
 use kedge_store::{Error, Store};
 
 /// The revisions that PID 1 named last, and the one that it said is committed.
@@ -19,6 +19,20 @@ impl Keep {
 
     pub(super) const fn commit(&mut self, revision: ObjectId) {
         self.committed = Some(revision);
+    }
+
+    /// Removes what containers wrote under definitions that are not those of the committed revision. Where that cannot
+    /// be read, nobody knows what is needless.
+    pub(super) fn drop_state(&self, store: &Store) {
+        let Some(committed) = self.committed else {
+            return;
+        };
+        let dropped = store
+            .content_of(committed)
+            .and_then(|content| rights::with(|| collect_state(store, &content)));
+        if let Err(error) = dropped {
+            super::say(&error);
+        }
     }
 
     /// Removes everything else but the revision that is offered, and these objects. As long as PID 1 has not said
@@ -51,8 +65,11 @@ impl Keep {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Device;
+    use super::super::fixture::{Device, container, draft};
     use super::*;
+    use kedge_revision::container::{Lifetime, Snapshot, Volume};
+    use kedge_revision::definition;
+    use std::collections::BTreeMap;
 
     #[test]
     fn what_is_named_committed_factory_or_offered_stays() {
@@ -94,5 +111,43 @@ mod tests {
         let all = store.objects().unwrap();
         keep.collect(store, None, Vec::new()).unwrap_err();
         assert_eq!(store.objects().unwrap(), all);
+    }
+
+    #[test]
+    fn data_of_a_definition_that_is_not_committed_goes() {
+        let device = Device::new();
+        let store = &device.store;
+        let volume = |lifetime| Volume {
+            path: "/data".to_owned(),
+            lifetime,
+            owner: None,
+            size: None,
+            snapshot: Snapshot::Never,
+            snapshot_max: None,
+        };
+        let [old, new] =
+            [b"old layer", b"new layer"].map(|layer| container(layer, volume(Lifetime::Revision)));
+        let [old_digest, new_digest] =
+            [&old, &new].map(|container| definition::digest(container).unwrap());
+        assert_ne!(old_digest, new_digest);
+        let mut draft = draft(2, &[b"new layer"]);
+        draft.content.containers = BTreeMap::from([("web".parse().unwrap(), new)]);
+        let (committed, document, signatures) = device.sign(draft);
+        let put = store.put_revision(committed, &document, &signatures, "bundle\n");
+        put.unwrap();
+        let state = store.data().join("state");
+        let wrote = |container: &str, digest: &str| {
+            let directory = state.join(container).join(digest).join("root");
+            std::fs::create_dir_all(&directory).unwrap();
+            directory
+        };
+        let kept = wrote("web", &new_digest);
+        let gone = [wrote("web", &old_digest), wrote("db", &old_digest)];
+        let mut keep = Keep::default();
+        keep.drop_state(store);
+        assert!(gone.iter().all(|directory| directory.exists()));
+        keep.commit(committed);
+        keep.drop_state(store);
+        assert!(kept.exists() && !gone.iter().any(|directory| directory.exists()));
     }
 }
