@@ -264,7 +264,7 @@ mod tests {
     fn an_event_is_a_line() {
         let mut history = History::default();
         let mut event = Event::of(Kind::RolledBack, &target());
-        event.reason = Some("goal-missed(web, ready, 0)".to_owned());
+        event.reason = Some("goal-missed(web, ready)".to_owned());
         event.cause = Some(Cause::Watchdog);
         event.took_ms = Some(9);
         event.text = Some("a \"b\"\n".to_owned());
@@ -274,7 +274,7 @@ mod tests {
             line(&history.to_send().unwrap()),
             format!(
                 "{{\"time\":5,\"uptime-ms\":6,\"event\":\"rolled-back\",\"revision\":\"{revision}\",\"parameters\":3,\
-                 \"slot\":\"b\",\"reason\":\"goal-missed(web, ready, 0)\",\"cause\":\"watchdog\",\"took-ms\":9,\
+                 \"slot\":\"b\",\"reason\":\"goal-missed(web, ready)\",\"cause\":\"watchdog\",\"took-ms\":9,\
                  \"text\":\"a \\\"b\\\"\\n\"}}"
             )
         );

@@ -159,8 +159,8 @@ pub enum Reason {
     Operator,
 }
 
-/// A kind, and what it is about in parentheses: `goal-missed(web, ready, 256)`. The number is the exit status as
-/// `wait` gives it.
+/// A kind, and what it is about in parentheses: `goal-missed(web, ready, exit 1)`, `crash-loop(web, signal 9)`. How it
+/// ended is left out where it has not, or has with status 0.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -174,9 +174,11 @@ impl fmt::Display for Reason {
                     Goal::Ready => "ready",
                     Goal::Finished => "finished",
                 };
-                write!(f, "goal-missed({container}, {goal}, {exit})")
+                write!(f, "goal-missed({container}, {goal}{})", Ended(*exit))
             }
-            Self::CrashLoop { container, exit } => write!(f, "crash-loop({container}, {exit})"),
+            Self::CrashLoop { container, exit } => {
+                write!(f, "crash-loop({container}{})", Ended(*exit))
+            }
             Self::OutOfMemory {
                 container: Some(container),
             } => write!(f, "out-of-memory({container})"),
@@ -190,6 +192,19 @@ impl fmt::Display for Reason {
             Self::NeverBooted => f.write_str("never-booted"),
             Self::Refused => f.write_str("refused"),
             Self::Operator => f.write_str("operator"),
+        }
+    }
+}
+
+/// An exit status as `wait` gives it (wait(2)), in words after a comma.
+struct Ended(i32);
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0 & 0x7f, self.0 >> 8 & 0xff) {
+            (0, 0) => Ok(()),
+            (0, code) => write!(f, ", exit {code}"),
+            (signal, _) => write!(f, ", signal {signal}"),
         }
     }
 }

@@ -355,7 +355,7 @@ fn host_a_verdict_is_waited_for_over_the_devices_boots() -> Result<()> {
 #[test]
 fn host_a_trial_that_does_not_hold_is_told_with_its_reason() -> Result<()> {
     let scene = Scene::new()?;
-    let reason = "goal-missed(web, ready, 0)";
+    let reason = "goal-missed(web, ready)";
     let script = Script {
         rolls_back: Some(reason),
         ..Script::default()

@@ -185,7 +185,7 @@ fn never_ready(project: &Project, guest: &mut Guest, before: &str) -> Result<()>
     let pushed = project.push(guest, &[])?;
     ensure!(!pushed.committed, "{}", pushed.said);
     let tried = text(&pushed.said, "revision").to_owned();
-    back(guest, &tried, before, "b", "goal-missed(app, ready, 0)")
+    back(guest, &tried, before, "b", "goal-missed(app, ready)")
 }
 
 /// Tries left of the trial that runs.

@@ -216,3 +216,16 @@ fn a_newer_version_is_told_from_damage() {
     assert_eq!(Numbered::parse(&copy), Err(Error::Version { version: 2 }));
     assert_eq!(Numbered::parse(&[0; COPY]), Err(Error::Magic));
 }
+
+#[test]
+fn reasons_say_how_a_process_ended() {
+    let container: Name = "web".parse().unwrap();
+    let said = |exit| {
+        let container = container.clone();
+        Reason::CrashLoop { container, exit }.to_string()
+    };
+    assert_eq!(said(0), "crash-loop(web)");
+    assert_eq!(said(3 << 8), "crash-loop(web, exit 3)");
+    assert_eq!(said(9), "crash-loop(web, signal 9)");
+    assert_eq!(said(0x80 | 11), "crash-loop(web, signal 11)");
+}

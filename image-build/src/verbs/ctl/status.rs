@@ -170,7 +170,7 @@ mod tests {
             "update": {
                 "committed": {"revision": one, "parameters": 3, "slot": "a"},
                 "trial": {"revision": two, "parameters": 0, "slot": "b", "tries-left": 2, "starts": 1},
-                "failed": {"revision": two, "parameters": 4, "reason": "goal-missed(web, ready, 0)\u{1b}[2J"},
+                "failed": {"revision": two, "parameters": 4, "reason": "goal-missed(web, ready)\u{1b}[2J"},
                 "floor": "1.40",
                 "unsettled": 1,
                 "staging": {"revision": two, "done": 1_000_000, "total": 4_000_000},
@@ -181,7 +181,7 @@ mod tests {
             "slot b, on trial, 2 tries left",
             "committed v1:1111111111111111 with parameters 3, slot a, floor 1.40",
             "on trial  v1:2222222222222222, slot b, 2 tries left",
-            "failed    v1:2222222222222222 with parameters 4: goal-missed(web, ready, 0)\u{fffd}[2J",
+            "failed    v1:2222222222222222 with parameters 4: goal-missed(web, ready)\u{fffd}[2J",
             "arriving  v1:2222222222222222, 1.0 MB of 4.0 MB",
             "unsettled 1 boots in a row",
         ] {
