@@ -17,7 +17,7 @@ use kedge_agent::frames::{Configure, Level, Order, Report};
 use kedge_board_support::record::Hub;
 use kedge_revision::content::HubGoal;
 use kedge_revision::enrolment::Provision;
-use kedge_revision::{Content, Timestamp};
+use kedge_revision::{Configuration, Content, Timestamp};
 use kedge_sys::rustix::fs::{Gid, Uid, chown};
 use std::path::Path;
 
@@ -89,30 +89,28 @@ impl Driver {
         }
     }
 
-    /// Hubs of the provisioning, then those of the revision, then those of the committed one: in repair mode there is
-    /// nothing else to be mended by.
+    /// Hubs of the provisioning, then those of the revision.
     fn hubs(&self) -> Vec<String> {
         let provision = self.agent.provision.as_deref();
         let provision = provision.and_then(|text| Provision::parse(text.as_bytes()).ok());
         let mut hubs = provision.map_or_else(Vec::new, |provision| provision.hubs);
-        let committed = || {
-            let committed = self.boot.control.as_ref()?.state().committed;
-            self.boot.read_committed(committed).ok()
-        };
-        let read;
-        let content = match &self.boot.content {
-            Some(content) => Some(content),
-            None => {
-                read = committed();
-                read.as_ref()
-            }
-        };
-        for hub in content.into_iter().flat_map(|c| &c.configuration.hubs) {
-            if !hubs.contains(hub) {
-                hubs.push(hub.clone());
+        for hub in self.configuration(|configuration| configuration.hubs.clone()) {
+            if !hubs.contains(&hub) {
+                hubs.push(hub);
             }
         }
         hubs
+    }
+
+    /// Something of the configuration of what runs; in repair mode of what is committed, which is to be mended over the
+    /// network as it knows it.
+    pub(super) fn configuration<T: Default>(&self, of: impl Fn(&Configuration) -> T) -> T {
+        if let Some(content) = &self.boot.content {
+            return of(&content.configuration);
+        }
+        let committed = self.boot.control.as_ref().map(|c| c.state().committed);
+        let content = committed.and_then(|target| self.boot.read_committed(target).ok());
+        content.map_or_else(T::default, |content| of(&content.configuration))
     }
 
     /// Tells the agent what it must know.

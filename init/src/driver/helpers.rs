@@ -9,7 +9,6 @@ use crate::driver::watchdog::Progress;
 use crate::helpers::disk::{Report, Request};
 use crate::helpers::{Incoming, net, stage};
 use crate::log::Stream;
-use kedge_revision::configuration::NetworkConfiguration;
 use kedge_sys::process::send_signal;
 use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 use kedge_sys::rustix::process::{Pid, Signal};
@@ -237,10 +236,7 @@ impl Driver {
     /// Tells a helper that has just started what it is to do.
     fn brief_helper(&mut self, index: u16) {
         if index == NET {
-            let content = self.boot.content.as_ref();
-            let network = content.map_or_else(NetworkConfiguration::default, |content| {
-                content.configuration.network.clone()
-            });
+            let network = self.configuration(|configuration| configuration.network.clone());
             match net::configure(&network) {
                 Some(frame) => self.send(NET, frame),
                 None => self.say(Stream::Error, "network: the configuration is too large"),
