@@ -405,6 +405,10 @@ impl Driver {
         for client in self.clients.pump(&self.journal) {
             self.serve_client(client, Ready::default());
         }
+        let stuck = self.machine.status().any(|status| status.is_stuck());
+        if self.helpers.progress.container_stuck(stuck, now) {
+            self.say(Stream::Error, "a container cannot be killed");
+        }
         self.watchdog.turn(now, &self.helpers.progress);
     }
 

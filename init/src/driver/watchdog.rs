@@ -6,8 +6,9 @@
 //!
 //! A loop that turns is not all: [`Progress`] also asks the disk helper for a probe of the store now and then. One that
 //! is not answered for [`PATIENCE`] of the hardware's timeouts ends the feeding. A probe that fails is an answer: an
-//! error is for the verdict and the status, a disk that hangs is for the watchdog. After [`MOST_RESETS`] resets in a
-//! row the store is no longer probed, and that is said: a dying disk must not become a reboot loop.
+//! error is for the verdict and the status, a disk that hangs is for the watchdog. So is a container that even a kill
+//! does not end: it waits in the kernel for something that does not come, and no start of it can follow. After
+//! [`MOST_RESETS`] resets in a row neither counts any more, and that is said: a dying disk must not become a reboot loop.
 
 use kedge_sys::watchdog::Watchdog as Device;
 use std::path::Path;
@@ -35,6 +36,8 @@ pub(crate) struct Progress {
     token: u32,
     /// When the next one is due, once there is a helper.
     probe_at: Option<u64>,
+    /// Since when a container cannot be killed.
+    stuck: Option<u64>,
 }
 
 impl Progress {
@@ -43,8 +46,8 @@ impl Progress {
         let blind = watchdog_resets >= MOST_RESETS;
         let told = blind.then(|| {
             format!(
-                "{watchdog_resets} watchdog resets in a row: the store is not probed, and a disk that hangs does \
-                 not reset the device"
+                "{watchdog_resets} watchdog resets in a row: a disk or a container that hangs does not reset the \
+                 device any more"
             )
         });
         let progress = Self {
@@ -81,11 +84,19 @@ impl Progress {
         self.probe_at
     }
 
+    /// Whether a container cannot be killed now; true: that is new.
+    pub(crate) fn container_stuck(&mut self, is: bool, now_ms: u64) -> bool {
+        let was = self.stuck.is_some();
+        self.stuck = is.then(|| self.stuck.unwrap_or(now_ms));
+        is && !was
+    }
+
     /// Whether a watchdog with this timeout is to be fed. That the question is asked shows that the loop turns.
     fn feeds(&self, now_ms: u64, timeout_ms: u64) -> bool {
-        self.asked.is_none_or(|(_, since)| {
-            now_ms.saturating_sub(since) <= timeout_ms.saturating_mul(PATIENCE)
-        })
+        let patience = timeout_ms.saturating_mul(PATIENCE);
+        let waited = |since: u64| now_ms.saturating_sub(since) <= patience;
+        let stuck = self.stuck.filter(|_| !self.blind);
+        self.asked.is_none_or(|(_, since)| waited(since)) && stuck.is_none_or(waited)
     }
 }
 
@@ -188,6 +199,20 @@ mod tests {
         assert!(!progress.feeds(last + 1, TIMEOUT));
         progress.probed(token, last + 2);
         assert!(progress.feeds(last + 2, TIMEOUT));
+    }
+
+    #[test]
+    fn a_container_that_cannot_be_killed_ends_the_feeding_but_not_for_ever() {
+        let (mut progress, _) = Progress::new(2);
+        assert!(progress.container_stuck(true, 1000));
+        assert!(!progress.container_stuck(true, 2000));
+        let last = 1000 + 3 * TIMEOUT;
+        assert!(progress.feeds(last, TIMEOUT) && !progress.feeds(last + 1, TIMEOUT));
+        assert!(!progress.container_stuck(false, last + 2));
+        assert!(progress.feeds(u64::MAX, TIMEOUT));
+        let (mut progress, _) = Progress::new(3);
+        progress.container_stuck(true, 0);
+        assert!(progress.feeds(u64::MAX, TIMEOUT));
     }
 
     #[test]

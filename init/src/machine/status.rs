@@ -38,6 +38,14 @@ pub struct ContainerStatus<'a> {
     pub waiting_for: Option<WaitsFor<'a>>,
 }
 
+impl ContainerStatus<'_> {
+    /// Whether even a kill has not ended it.
+    #[must_use]
+    pub const fn is_stuck(&self) -> bool {
+        matches!(self.state, State::Failed(Ending::Stuck))
+    }
+}
+
 /// What a container waits for before its first start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitsFor<'a> {
