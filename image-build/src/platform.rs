@@ -95,7 +95,7 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
         KernelSource::Own => kernel::own(&cache, &found)?,
         KernelSource::Debian => kernel::distribution(&cache, &found)?,
     };
-    let init = toolchain::build_device(&found, &[])?;
+    let init = toolchain::build_device(&found, &["agent"])?;
     let folder = folder_in(&cache, board, source);
     let _lock = cache.lock("platform")?;
     assemble(board, &kernel, &init, &folder)?;

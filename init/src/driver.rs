@@ -16,6 +16,7 @@ mod helpers;
 mod notify;
 mod perform;
 mod poller;
+mod said;
 mod status;
 mod telling;
 mod trial;

@@ -48,12 +48,14 @@ pub fn run() -> ExitCode {
         driver::run();
     }
     let socket = std::io::stdin();
-    let ended = match name {
+    #[cfg(feature = "agent")]
+    if name == Some("agent") {
+        return told(helpers::agent::run(socket.as_fd()));
+    }
+    told(match name {
         Some("disk") => helpers::disk::run(socket.as_fd(), Path::new(helpers::disk::DIRECTORY)),
         Some("net") => helpers::net::run(socket.as_fd(), Path::new(driver::RESOLV_CONF)),
         Some("stage") => helpers::stage::run(socket.as_fd(), Path::new(boot::DATA)),
-        #[cfg(feature = "agent")]
-        Some("agent") => helpers::agent::run(socket.as_fd()),
         Some("ctl") => return ctl::run(arguments),
         _ if arguments.next().is_some_and(|word| word == "ctl") => return ctl::run(arguments),
         _ => {
@@ -62,7 +64,11 @@ pub fn run() -> ExitCode {
             std::io::stderr().write_all(text).ok();
             return ExitCode::from(2);
         }
-    };
+    })
+}
+
+/// The exit status of a helper; why it ended goes to standard error, which nobody reads but a person who starts it by hand.
+fn told<E: core::fmt::Display>(ended: Result<(), E>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

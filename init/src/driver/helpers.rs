@@ -1,7 +1,7 @@
 //! What PID 1 gives its helpers to do, and what they answer.
 
+use super::said::{disk_says, net_says};
 use super::{Driver, now_ms};
-use crate::boot::DATA;
 use crate::driver::children::{Helper, Running};
 use crate::driver::poller::Token;
 use crate::driver::status::boot_id;
@@ -549,53 +549,4 @@ fn wait_for<Fd: AsFd>(fd: &Fd, flags: PollFlags, until: u64) -> bool {
         tv_nsec: left.subsec_nanos().into(),
     };
     poll(&mut [PollFd::new(fd, flags)], Some(&bound)).is_ok_and(|ready| ready > 0)
-}
-
-/// What of the disk helper's reports is worth telling.
-fn disk_says(frame: &[u8]) -> Option<(Stream, String)> {
-    match Report::decode(frame) {
-        Ok(Report::Logs {
-            failed: Some(errno),
-        }) => Some((Stream::Error, format!("logs cannot be written: {errno}"))),
-        Ok(Report::Grown { before, after }) if after > before => Some((
-            Stream::Notice,
-            format!("{DATA} has grown from {before} to {after} bytes"),
-        )),
-        Ok(Report::GrowFailed(errno)) => {
-            Some((Stream::Error, format!("{DATA} cannot grow: {errno}")))
-        }
-        Ok(
-            Report::Probed {
-                failed: Some(errno),
-                ..
-            }
-            | Report::Synced {
-                failed: Some(errno),
-                ..
-            },
-        ) => Some((Stream::Error, format!("{DATA} fails: {errno}"))),
-        Ok(
-            Report::Logs { failed: None }
-            | Report::Grown { .. }
-            | Report::Probed { failed: None, .. }
-            | Report::Synced { failed: None, .. }
-            | Report::Noted { .. }
-            | Report::History { .. },
-        ) => None,
-        Err(_) => Some((Stream::Error, "the disk helper talks nonsense".to_owned())),
-    }
-}
-
-/// What of the net helper's reports is worth telling: all of them.
-fn net_says(frame: &[u8]) -> Option<(Stream, String)> {
-    Some(match net::Report::decode(frame) {
-        Ok(net::Report::Up { name }) => (Stream::Notice, format!("{name}: link up")),
-        Ok(net::Report::Down { name }) => (Stream::Warning, format!("{name}: link down")),
-        Ok(net::Report::Applied { name }) => (Stream::Notice, format!("{name}: set up")),
-        Ok(net::Report::Failed { errno, name, doing }) => (
-            Stream::Error,
-            format!("network: cannot {doing} {name}: {errno}"),
-        ),
-        Err(_) => (Stream::Error, "the net helper talks nonsense".to_owned()),
-    })
 }

@@ -25,18 +25,51 @@ const ROOT: &str = "/run/kedge/agent";
 /// What it keeps: key, certificate, reports.
 const STATE: &str = "/data/device/agent";
 
+/// Why there is no agent.
+#[cfg(feature = "agent")]
+#[derive(Debug)]
+pub enum Ended {
+    /// Its place could not be made.
+    Place(Error),
+    /// It ended itself.
+    Agent(kedge_agent::Error),
+}
+
+#[cfg(feature = "agent")]
+impl core::fmt::Display for Ended {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Place(error) => error.fmt(f),
+            Self::Agent(error) => error.fmt(f),
+        }
+    }
+}
+
 /// Leaves everything but what the agent needs, and becomes the agent.
 ///
 /// # Errors
-/// [`Error::File`], [`Error::Privilege`], and whatever the agent ends with.
+/// [`Ended`].
 #[cfg(feature = "agent")]
-pub fn run(socket: std::os::fd::BorrowedFd<'_>) -> Result<(), Error> {
-    leave()?;
+pub fn run(socket: std::os::fd::BorrowedFd<'_>) -> Result<(), Ended> {
+    let ended = become_agent(socket);
+    if let Err(error) = &ended {
+        let level = kedge_agent::frames::Level::Error;
+        let text = &error.to_string();
+        let frame = kedge_agent::frames::Report::Say { level, text }.encode();
+        // PID 1 may have gone.
+        kedge_sys::sock::send(socket, &frame, &[]).ok();
+    }
+    ended
+}
+
+#[cfg(feature = "agent")]
+fn become_agent(socket: std::os::fd::BorrowedFd<'_>) -> Result<(), Ended> {
+    leave().map_err(Ended::Place)?;
     let paths = kedge_agent::Paths {
         state: "/state".into(),
         control: "/control.sock".into(),
     };
-    kedge_agent::run(socket, &paths).map_err(Error::Agent)
+    kedge_agent::run(socket, &paths).map_err(Ended::Agent)
 }
 
 /// From root on the whole device to a user without privileges in [`ROOT`].

@@ -34,9 +34,6 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// The agent cannot go on.
-    #[cfg(feature = "agent")]
-    Agent(kedge_agent::Error),
     /// The device holds no ext4 where one was expected.
     NotExt4 {
         /// Which.

@@ -6,5 +6,57 @@
 //! | module | holds |
 //! |---|---|
 //! | [`frames`] | what it and PID 1 tell each other, beside the control interface |
+//! | [`decide`] | what to do next; pure |
+//! | [`schedule`] | when to ask again; pure |
+//! | `agent`, `asking`, `steps` | the loop that does it |
+//! | `ready` | from an address to a hub that is known and knows the device |
+//! | `fetch` | a revision on its way |
+//! | [`report`] | what a hub is told |
+//! | [`hub`], [`local`], [`http`], [`tls`] | the two that it talks to, and how |
+//! | [`kept`] | what it keeps over boots |
+//!
+//! What is not here: judging revisions and objects, which PID 1's helper does; names of interfaces and addresses.
 
+#[cfg(feature = "client")]
+mod agent;
+#[cfg(feature = "client")]
+mod asking;
+#[cfg(feature = "client")]
+pub mod decide;
+#[cfg(feature = "client")]
+mod error;
+#[cfg(feature = "client")]
+mod fetch;
 pub mod frames;
+#[cfg(feature = "client")]
+pub mod http;
+#[cfg(feature = "client")]
+pub mod hub;
+#[cfg(feature = "client")]
+pub mod kept;
+#[cfg(feature = "client")]
+pub mod local;
+#[cfg(feature = "client")]
+mod ready;
+#[cfg(feature = "client")]
+pub mod report;
+#[cfg(feature = "client")]
+pub mod schedule;
+#[cfg(feature = "client")]
+mod steps;
+#[cfg(feature = "client")]
+pub mod tls;
+
+#[cfg(feature = "client")]
+pub use agent::Paths;
+#[cfg(feature = "client")]
+pub use error::{Error, Peer};
+
+/// Becomes the agent, until PID 1 closes its end of `socket`.
+///
+/// # Errors
+/// [`Error::Socket`], and what is wrong with the device's own key: without it nothing can be asked.
+#[cfg(feature = "client")]
+pub fn run(socket: std::os::fd::BorrowedFd<'_>, paths: &Paths) -> Result<(), Error> {
+    agent::Agent::new(socket, paths)?.serve()
+}

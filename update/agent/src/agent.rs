@@ -1,0 +1,499 @@
+//! The agent's loop: it waits for PID 1 and for the hub's answer in one poll(2), and does one thing at a time.
+//!
+//! The question what to run is held open by the hub on a connection of its own; whatever else is to be asked meanwhile
+//! has another one, for as long as it takes. What fails is said, and tried again after a pause that grows.
+
+use crate::asking::Asking;
+use crate::decide::{Device, Step, Target, View, decide};
+use crate::error::Error;
+use crate::frames::{Configure, Level, MAX_CONFIGURE, Order, Report};
+use crate::hub::{Address, Connection};
+use crate::kept::{Kept, Memory, random};
+use crate::local::{Local, Status};
+use crate::ready::{Identity, Known};
+use crate::report::{Reporter, Telling};
+use crate::schedule::Backoff;
+use crate::tls::{Clock, Stream};
+use kedge_api::device::Phase;
+use kedge_revision::{KeyId, Product, Root};
+use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
+use kedge_sys::{Errno, sock};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Where the agent's things are.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// What it keeps.
+    pub state: PathBuf,
+    /// PID 1's control socket.
+    pub control: PathBuf,
+}
+
+/// Without an answer of a hub for so long, seconds, there is none.
+const LOST_S: u64 = 3600;
+/// What a hub gets that is not to be asked for a while: it has refused the device, seconds.
+const REFUSED_DEVICE_S: u32 = 600;
+
+/// See the module.
+pub(crate) struct Agent<'a> {
+    socket: BorrowedFd<'a>,
+    pub(crate) kept: Kept,
+    pub(crate) local: Local,
+    pub(crate) identity: Identity,
+    pub(crate) device: KeyId,
+    pub(crate) memory: Memory,
+    pub(crate) configure: Option<Box<Configure>>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) known: Known,
+    /// The claim that was shown.
+    pub(crate) claim: Option<String>,
+    reporter: Reporter,
+    start: Instant,
+    /// Which of the hubs is asked.
+    hub: usize,
+    backoff: Backoff,
+    /// No hub is asked before, milliseconds since the start.
+    paused_until: u64,
+    /// What was said last of failures, so that the log is not filled with it.
+    said: String,
+    /// When a hub has answered last, and whether PID 1 knows it.
+    answered_at: Option<u64>,
+    told_answered: Option<bool>,
+    changed: bool,
+    status: Status,
+    pub(crate) phase: Phase,
+    pub(crate) asking: Asking,
+    pub(crate) confirmed: Option<Target>,
+    /// When the last fresh answer came, seconds since the start, and for how long it holds.
+    pub(crate) fresh: Option<(u64, u64)>,
+    pub(crate) staged: Option<Target>,
+    pub(crate) refused: Option<(Target, String, u64)>,
+}
+
+/// What ends the loop.
+pub(crate) enum Ended {
+    /// PID 1 has closed.
+    Closed,
+    /// Something without which nothing goes.
+    Failed(Error),
+}
+
+impl<'a> Agent<'a> {
+    pub(crate) fn new(socket: BorrowedFd<'a>, paths: &Paths) -> Result<Self, Error> {
+        let kept = Kept::new(&paths.state);
+        let key = kept.key()?;
+        let nobody = || Product::new(unnamed(), unnamed(), kedge_revision::Mode::Production);
+        let product = nobody();
+        let identity = Identity {
+            key,
+            product: product.product,
+            board: product.board,
+        };
+        let reporter = Reporter::new(&kept)?;
+        let mut agent = Self {
+            socket,
+            device: identity.public().id(),
+            identity,
+            local: Local::new(&paths.control),
+            memory: Memory::default(),
+            configure: None,
+            clock: Arc::new(Clock::default()),
+            known: Known::default(),
+            claim: None,
+            reporter,
+            start: Instant::now(),
+            hub: 0,
+            backoff: Backoff::default(),
+            paused_until: 0,
+            said: String::new(),
+            answered_at: None,
+            told_answered: None,
+            changed: true,
+            status: Status::default(),
+            phase: Phase::Idle,
+            asking: Asking::default(),
+            confirmed: None,
+            fresh: None,
+            staged: None,
+            refused: None,
+            kept,
+        };
+        let mut damaged = false;
+        let memory = agent.kept.get("memory", &mut |_| damaged = true)?;
+        if damaged {
+            agent.say(
+                Level::Warning,
+                "the memory of failures is damaged, and begins anew",
+            )?;
+        }
+        agent.memory = memory.unwrap_or_default();
+        agent.known = Known::kept(&agent)?;
+        Ok(agent)
+    }
+
+    /// Serves until PID 1 closes.
+    pub(crate) fn serve(&mut self) -> Result<(), Error> {
+        loop {
+            match self.take_frames() {
+                Ok(()) => {}
+                Err(Ended::Closed) => return Ok(()),
+                Err(Ended::Failed(error)) => return Err(error),
+            }
+            let until = self.turn()?;
+            self.wait(until)?;
+        }
+    }
+
+    /// Seconds since the agent began.
+    pub(crate) fn seconds(&self) -> u64 {
+        self.start.elapsed().as_secs()
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Says something in PID 1's log.
+    pub(crate) fn say(&self, level: Level, text: &str) -> Result<(), Error> {
+        self.tell(&Report::Say { level, text })
+    }
+
+    pub(crate) fn tell(&self, report: &Report<'_>) -> Result<(), Error> {
+        match sock::send(self.socket, &report.encode(), &[]) {
+            Ok(_) => Ok(()),
+            // PID 1 is behind: it has other things to do than to read us.
+            Err(error) if matches!(error.errno, Errno::AGAIN | Errno::NOBUFS) => Ok(()),
+            Err(error) => Err(Error::Socket(error)),
+        }
+    }
+
+    /// Takes what PID 1 has sent, without waiting.
+    pub(crate) fn take_frames(&mut self) -> Result<(), Ended> {
+        loop {
+            let mut ready = [PollFd::new(&self.socket, PollFlags::IN)];
+            match poll(&mut ready, Some(&milliseconds(0))) {
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => {
+                    let error = kedge_sys::Error::new("poll", errno);
+                    return Err(Ended::Failed(Error::Socket(error)));
+                }
+            }
+            let length = match sock::pending(self.socket) {
+                Ok(0) => return Err(Ended::Closed),
+                Ok(length) => length.min(MAX_CONFIGURE),
+                Err(error) if error.errno == Errno::INTR => continue,
+                Err(error) if error.errno == Errno::CONNRESET => return Err(Ended::Closed),
+                Err(error) => return Err(Ended::Failed(Error::Socket(error))),
+            };
+            let mut frame = vec![0; length];
+            let received = sock::receive(self.socket, &mut frame)
+                .map_err(|error| Ended::Failed(Error::Socket(error)))?;
+            match Order::decode(frame.get(..received.bytes).unwrap_or_default()) {
+                Ok(Order::Configure(configure)) => self.configured(configure),
+                Ok(Order::Changed) => self.changed = true,
+                Err(_) => {
+                    let said = self.say(Level::Error, "PID 1 talks nonsense");
+                    said.map_err(Ended::Failed)?;
+                }
+            }
+        }
+    }
+
+    fn configured(&mut self, configure: Box<Configure>) {
+        if let Ok(product) = Product::parse(configure.product.as_bytes()) {
+            self.identity.product = product.product;
+            self.identity.board = product.board;
+        }
+        self.configure = Some(configure);
+        self.changed = true;
+        self.known.doubt();
+        self.asking = Asking::default();
+        self.hub = 0;
+        self.paused_until = 0;
+    }
+
+    /// Does what is due; until when to wait, milliseconds since the start.
+    fn turn(&mut self) -> Result<Option<u64>, Error> {
+        let now = self.now_ms();
+        if self.configure.is_none() {
+            return Ok(None);
+        }
+        let noted = self.look().and_then(|()| self.note(false));
+        if let Err(error) = noted {
+            self.failed(&error)?;
+        }
+        if now < self.paused_until {
+            return Ok(Some(self.paused_until));
+        }
+        match self.work() {
+            Ok(until) => {
+                self.backoff.reset();
+                self.said.clear();
+                Ok(until)
+            }
+            Err(error @ Error::Socket(_)) => Err(error),
+            Err(error) => {
+                self.failed(&error)?;
+                Ok(Some(self.paused_until))
+            }
+        }
+    }
+
+    /// Something failed: it is said, and tried again after a pause, with the next hub if this one was not reached.
+    fn failed(&mut self, error: &Error) -> Result<(), Error> {
+        let text = error.to_string();
+        if text != self.said {
+            self.say(Level::Warning, &text)?;
+            self.said = text;
+        }
+        self.asking.connection = None;
+        self.asking.until = None;
+        let refused = matches!(error.status(), Some(401 | 403));
+        if error.is_answer() {
+            if self.known.tls.is_some() {
+                self.answered()?;
+            }
+        } else {
+            self.hub = self.hub.saturating_add(1);
+        }
+        self.known.doubt();
+        let asked = error.retry_after();
+        let asked = if refused {
+            Some(asked.unwrap_or(0).max(REFUSED_DEVICE_S))
+        } else {
+            asked
+        };
+        let pause = self.backoff.fail(chance()?, asked);
+        self.paused_until = self.now_ms().saturating_add(pause);
+        let lost = self
+            .answered_at
+            .is_none_or(|at| self.seconds().saturating_sub(at) > LOST_S);
+        if lost && self.told_answered == Some(true) {
+            self.told_answered = Some(false);
+            self.tell(&Report::Hub { answered: false })?;
+        }
+        Ok(())
+    }
+
+    /// A hub has given an authenticated answer.
+    pub(crate) fn answered(&mut self) -> Result<(), Error> {
+        self.answered_at = Some(self.seconds());
+        self.told_answered = Some(true);
+        self.tell(&Report::Hub { answered: true })
+    }
+
+    /// Asks PID 1 how things stand, if they may have changed.
+    pub(crate) fn look(&mut self) -> Result<(), Error> {
+        if self.changed {
+            self.status = self.local.status()?;
+            self.changed = false;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn look_again(&mut self) -> Result<(), Error> {
+        self.changed = true;
+        self.look()
+    }
+
+    /// Keeps a report if something has changed.
+    pub(crate) fn note(&mut self, failure: bool) -> Result<(), Error> {
+        let now = self.seconds();
+        let telling = Telling {
+            phase: &self.phase,
+            stale: self
+                .fresh
+                .is_some_and(|(at, holds)| now > at.saturating_add(holds)),
+            time: self.clock.now().filter(|unix| *unix > 1_000_000_000),
+            failure,
+        };
+        self.reporter.note(
+            &self.kept,
+            &self.memory,
+            &self.local,
+            &self.status,
+            &telling,
+        )
+    }
+
+    pub(crate) fn root(&self) -> Result<Root, Error> {
+        let text = self.configure.as_ref().map_or("", |c| c.root.as_str());
+        Root::parse(text.as_bytes()).map_err(|source| Error::Document {
+            what: "the trust root",
+            source,
+        })
+    }
+
+    pub(crate) fn address(&self) -> Result<Option<Address>, Error> {
+        let hubs = self.configure.as_ref().map_or(&[][..], |c| &c.hubs);
+        let Some(index) = self.hub.checked_rem(hubs.len()) else {
+            return Ok(None);
+        };
+        hubs.get(index).map(|url| Address::parse(url)).transpose()
+    }
+
+    /// A connection over mutual TLS, for everything but the question that is held.
+    pub(crate) fn connect(&self, hub: &Address) -> Result<Connection<Stream>, Error> {
+        match &self.known.tls {
+            Some(config) => hub.connect(config),
+            None => Err(Error::Protocol {
+                doing: "connect",
+                what: "no certificate",
+            }),
+        }
+    }
+
+    /// All that is due; until when to wait.
+    fn work(&mut self) -> Result<Option<u64>, Error> {
+        let Some(hub) = self.address()? else {
+            return Ok(None);
+        };
+        let root = self.root()?;
+        if let Some(again) = self.get_ready(&hub, &root)? {
+            self.paused_until = self
+                .now_ms()
+                .saturating_add(u64::from(again).saturating_mul(1000));
+            return Ok(Some(self.paused_until));
+        }
+        self.hear()?;
+        let until = self.follow(&hub, &root)?;
+        self.report(&hub)?;
+        self.act()?;
+        self.refresh(&hub, &root)?;
+        let asked = self.ask(&hub)?;
+        Ok([until, Some(asked)].into_iter().flatten().min())
+    }
+
+    /// Does what is decided until nothing is left to do.
+    fn follow(&mut self, hub: &Address, root: &Root) -> Result<Option<u64>, Error> {
+        // Bounded: each kind of step leads on, and a hub that changes its mind is asked again in the next turn.
+        for _ in 0..16 {
+            self.look()?;
+            let step = self.decide();
+            match step {
+                Step::Rest(phase, until) => {
+                    let keeps = phase == Phase::Idle && self.phase == Phase::Committed;
+                    if !keeps {
+                        self.phase = phase;
+                    }
+                    self.note(false)?;
+                    return Ok(until.map(|seconds| seconds.saturating_mul(1000)));
+                }
+                Step::Confirm => self.confirm(hub, root)?,
+                Step::Fetch(target) => self.fetch(hub, target)?,
+                Step::Apply(target) => self.apply(target)?,
+                Step::Settle(phase, failed) => self.settle(phase, failed)?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn decide(&mut self) -> Step {
+        let now = self.seconds();
+        if self
+            .refused
+            .as_ref()
+            .is_some_and(|(_, _, until)| *until <= now)
+        {
+            self.refused = None;
+        }
+        let device: Device = self.status.device();
+        let desired = self
+            .asking
+            .state
+            .as_ref()
+            .and_then(|s| s.assignment.as_ref());
+        let opens = desired.and_then(|desired| desired.apply_in_s);
+        let opens = opens.map(|seconds| self.asking.at.saturating_add(u64::from(seconds)));
+        let closes = desired.and_then(|desired| desired.apply_within_s);
+        let closes = closes.map(|seconds| {
+            let opens = opens.unwrap_or(self.asking.at);
+            opens.saturating_add(u64::from(seconds))
+        });
+        decide(&View {
+            device: &device,
+            desired,
+            confirmed: self.confirmed,
+            staged: self.staged,
+            refused: self
+                .refused
+                .as_ref()
+                .map(|(target, reason, _)| (*target, reason.as_str())),
+            memory: &self.memory,
+            window: (opens, closes),
+            now,
+        })
+    }
+
+    pub(crate) fn desired_retry(&self) -> u32 {
+        let desired = self
+            .asking
+            .state
+            .as_ref()
+            .and_then(|s| s.assignment.as_ref());
+        desired.map_or(0, |desired| desired.retry)
+    }
+
+    pub(crate) fn rate(&self) -> Option<u64> {
+        let desired = self
+            .asking
+            .state
+            .as_ref()
+            .and_then(|s| s.assignment.as_ref());
+        desired.and_then(|desired| desired.rate)
+    }
+
+    fn report(&mut self, hub: &Address) -> Result<(), Error> {
+        if !self.reporter.is_waiting() {
+            return Ok(());
+        }
+        let mut connection = self.connect(hub)?;
+        self.reporter
+            .send(&self.kept, &mut self.memory, &mut connection)?;
+        self.answered()
+    }
+
+    /// Sends what has changed while something long goes on.
+    pub(crate) fn progress(&mut self, hub: &mut Connection<Stream>) -> Result<(), Error> {
+        self.note(false)?;
+        self.reporter.send(&self.kept, &mut self.memory, hub)
+    }
+
+    /// Waits for PID 1, for the hub's answer, and until a time.
+    fn wait(&mut self, until: Option<u64>) -> Result<(), Error> {
+        let left = until.map(|until| milliseconds(until.saturating_sub(self.now_ms())));
+        let held = self.asking.until.is_some();
+        let hub = self.asking.connection.as_mut().filter(|_| held);
+        let mut waiting = vec![PollFd::new(&self.socket, PollFlags::IN)];
+        if let Some(connection) = hub {
+            waiting.push(PollFd::new(connection.wait_on(), PollFlags::IN));
+        }
+        match poll(&mut waiting, left.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(Error::Socket(kedge_sys::Error::new("poll", errno))),
+        }
+    }
+}
+
+fn unnamed() -> kedge_revision::Name {
+    // A name that is one by its letters.
+    "unnamed".parse().unwrap_or_else(|_| unnamed())
+}
+
+pub(crate) fn milliseconds(time: u64) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(time / 1000).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(time % 1000 * 1_000_000).unwrap_or(0),
+    }
+}
+
+/// Any number.
+pub(crate) fn chance() -> Result<u64, Error> {
+    let bytes = random()?;
+    let first = bytes.first_chunk().copied().unwrap_or_default();
+    Ok(u64::from_le_bytes(first))
+}

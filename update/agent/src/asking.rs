@@ -1,0 +1,108 @@
+//! The question what to run: asked when it is time, held open by the hub, and answered in its own time.
+
+use crate::agent::{Agent, chance, milliseconds};
+use crate::error::Error;
+use crate::frames::Level;
+use crate::hub::{Address, Connection};
+use crate::schedule::{bounded, pause_ms};
+use crate::tls::Stream;
+use kedge_api::device::{Poll, State};
+use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
+
+/// The margin after which a held question counts as lost, seconds.
+const HELD_MARGIN_S: u64 = 30;
+/// Before the hub has said anything.
+const FIRST_POLL: Poll = Poll {
+    interval_s: 30,
+    hold_s: 0,
+    jitter_s: 5,
+};
+
+/// The question what to run.
+#[derive(Default)]
+pub(crate) struct Asking {
+    pub(crate) connection: Option<Connection<Stream>>,
+    /// When it was asked, and until when an answer is waited for; none: it is not.
+    pub(crate) until: Option<(u64, u64)>,
+    /// When to ask next.
+    next: u64,
+    pub(crate) etag: Option<String>,
+    pub(crate) state: Option<State>,
+    /// When the state came, seconds since the start.
+    pub(crate) at: u64,
+}
+
+impl Agent<'_> {
+    /// Asks what to run, if it is time and the question is not out; when to look again.
+    pub(crate) fn ask(&mut self, hub: &Address) -> Result<u64, Error> {
+        let now = self.now_ms();
+        if let Some((_, until)) = self.asking.until {
+            if now < until {
+                return Ok(until);
+            }
+            self.asking.until = None;
+            self.asking.connection = None;
+            return Err(Error::Connection {
+                doing: "ask what to run",
+                source: std::io::ErrorKind::TimedOut.into(),
+            });
+        }
+        if now < self.asking.next {
+            return Ok(self.asking.next);
+        }
+        let usable = self.asking.connection.take().filter(Connection::is_usable);
+        let mut connection = match usable {
+            Some(connection) => connection,
+            None => self.connect(hub)?,
+        };
+        let poll = self.poll_settings();
+        connection.ask_state(self.asking.etag.as_deref(), poll.hold_s)?;
+        self.asking.connection = Some(connection);
+        let hold = u64::from(poll.hold_s).saturating_add(HELD_MARGIN_S);
+        let until = now.saturating_add(hold.saturating_mul(1000));
+        self.asking.until = Some((now, until));
+        Ok(until)
+    }
+
+    fn poll_settings(&self) -> Poll {
+        self.asking
+            .state
+            .as_ref()
+            .map_or(FIRST_POLL, |state| bounded(state.poll))
+    }
+
+    /// Takes the answer to the question, if it is here.
+    pub(crate) fn hear(&mut self) -> Result<(), Error> {
+        let (Some(connection), Some((asked, _))) = (&mut self.asking.connection, self.asking.until)
+        else {
+            return Ok(());
+        };
+        let mut ready = [PollFd::new(connection.wait_on(), PollFlags::IN)];
+        if !matches!(poll(&mut ready, Some(&milliseconds(0))), Ok(count) if count > 0) {
+            return Ok(());
+        }
+        if !connection.has_answer("ask what to run")? {
+            return Ok(());
+        }
+        let answer = connection.state()?;
+        self.asking.until = None;
+        self.answered()?;
+        let now = self.now_ms();
+        let held = now.saturating_sub(asked) >= 1000;
+        if let Some((state, etag)) = answer {
+            let known = ["assignment", "actions"];
+            if let Some(word) = state.requires.iter().find(|w| !known.contains(&w.as_str())) {
+                let text = format!("the hub asks for {word}, which this agent does not know");
+                self.say(Level::Error, &text)?;
+            } else {
+                self.asking.state = Some(state);
+                self.asking.etag = etag;
+                self.asking.at = self.seconds();
+            }
+        }
+        let pause = pause_ms(self.poll_settings(), held, chance()?);
+        // What has just changed may change again soon.
+        self.asking.next = now.saturating_add(if held { pause } else { pause.min(2000) });
+        Ok(())
+    }
+}

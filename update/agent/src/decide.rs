@@ -1,0 +1,182 @@
+//! What to do next: decided from what the device runs, what the hub wants and what is remembered, and from nothing else.
+//!
+//! ```text
+//!                     ┌────────────────────────────────────────────────────────────────┐
+//!  asked ─▶ desired ──┤ runs already ─▶ idle        failed before, refused ─▶ rest     │
+//!                     └─▶ confirmed? ─no─▶ Confirm (signed, fresh)                      │
+//!                            └─yes─▶ staged? ─no─▶ Fetch ─▶ refused, or staged          │
+//!                                      └─yes─▶ window, lock, download only ─▶ waiting   │
+//!                                                └─▶ Apply ─▶ trying, judging (Follow)  │
+//!                                                              └─▶ Settle: committed ───┤
+//!                                                                     or rolled back ───┘
+//! ```
+//! There is no state beside that: an agent that is killed at any point, or a device whose power is cut, looks again and
+//! goes on. What has been tried is kept before PID 1 is asked to try it ([`Memory::trying`]).
+
+use crate::kept::{Failed, Memory};
+use kedge_api::device::{Desired, Phase, Wait};
+use kedge_revision::ObjectId;
+
+/// A revision with the counter of its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// The revision.
+    pub revision: ObjectId,
+    /// The counter; 0: none were given.
+    pub parameters: u64,
+}
+
+/// What PID 1 says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Device {
+    /// What the device returns to.
+    pub committed: Option<Target>,
+    /// A trial is recorded; true: it runs and is judged.
+    pub trial: Option<bool>,
+    /// The last trial that failed, and why.
+    pub failed: Option<(Target, String)>,
+    /// Nothing of a revision runs.
+    pub repair: bool,
+    /// Something else keeps PID 1 busy: an upload or copies.
+    pub busy: bool,
+}
+
+/// All that counts.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// What PID 1 says.
+    pub device: &'a Device,
+    /// What the hub wants.
+    pub desired: Option<&'a Desired>,
+    /// What a signed and fresh answer has assigned.
+    pub confirmed: Option<Target>,
+    /// What PID 1 lacks nothing of.
+    pub staged: Option<Target>,
+    /// What PID 1 would not take, and why.
+    pub refused: Option<(Target, &'a str)>,
+    /// What is remembered.
+    pub memory: &'a Memory,
+    /// When the window opens and closes, on the clock of `now`.
+    pub window: (Option<u64>, Option<u64>),
+    /// Seconds, of any clock that goes on.
+    pub now: u64,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing until something changes, or until this time.
+    Rest(Phase, Option<u64>),
+    /// Ask the hub for a signed and fresh assignment.
+    Confirm,
+    /// Bring it to PID 1.
+    Fetch(Target),
+    /// Keep that it is tried, and let PID 1 try it.
+    Apply(Target),
+    /// What was tried was judged: remember it, and tell.
+    Settle(Phase, Option<Failed>),
+}
+
+/// See the module.
+#[must_use]
+pub fn decide(view: &View<'_>) -> Step {
+    let device = view.device;
+    if let Some(judged) = device.trial {
+        let phase = if judged {
+            Phase::Judging
+        } else {
+            Phase::Trying
+        };
+        return Step::Rest(phase, None);
+    }
+    if let Some(tried) = view.memory.trying {
+        return settle(device, tried);
+    }
+    let idle = if device.repair {
+        Phase::Repair
+    } else {
+        Phase::Idle
+    };
+    let Some(desired) = view.desired else {
+        return Step::Rest(idle, None);
+    };
+    let target = Target {
+        revision: desired.revision,
+        parameters: desired.parameters,
+    };
+    if runs(device, target) {
+        return Step::Rest(idle, None);
+    }
+    if view
+        .memory
+        .has_failed(target.revision, target.parameters, desired.retry)
+    {
+        let reason = device
+            .failed
+            .as_ref()
+            .filter(|(failed, _)| *failed == target);
+        let reason = reason.map_or("failed before", |(_, reason)| reason.as_str());
+        let reason = reason.to_owned();
+        return Step::Rest(Phase::RolledBack { reason }, None);
+    }
+    if let Some((_, reason)) = view.refused.filter(|(refused, _)| *refused == target) {
+        let reason = reason.to_owned();
+        return Step::Rest(Phase::Refused { reason }, None);
+    }
+    if view.confirmed != Some(target) {
+        return Step::Confirm;
+    }
+    if device.busy {
+        return Step::Rest(Phase::Checking, None);
+    }
+    if view.staged != Some(target) {
+        return Step::Fetch(target);
+    }
+    match waits(view, desired) {
+        Some((for_what, until)) => Step::Rest(Phase::Waiting { for_what }, until),
+        None => Step::Apply(target),
+    }
+}
+
+/// Whether it is what the device returns to. Without values of the hub's the device keeps those that it has.
+fn runs(device: &Device, target: Target) -> bool {
+    device.committed.is_some_and(|committed| {
+        committed.revision == target.revision
+            && (target.parameters == 0 || committed.parameters == target.parameters)
+    })
+}
+
+/// What became of what was tried. Neither kept nor failed: it was never begun, as when the power was cut.
+fn settle(device: &Device, tried: Failed) -> Step {
+    let target = Target {
+        revision: tried.revision,
+        parameters: tried.parameters,
+    };
+    if runs(device, target) {
+        return Step::Settle(Phase::Committed, None);
+    }
+    match &device.failed {
+        Some((failed, reason)) if failed.revision == target.revision => {
+            let reason = reason.clone();
+            Step::Settle(Phase::RolledBack { reason }, Some(tried))
+        }
+        Some(_) | None => Step::Settle(Phase::Idle, None),
+    }
+}
+
+fn waits(view: &View<'_>, desired: &Desired) -> Option<(Wait, Option<u64>)> {
+    let (opens, closes) = view.window;
+    if desired.download_only {
+        Some((Wait::Apply, None))
+    } else if opens.is_some_and(|opens| view.now < opens) {
+        Some((Wait::Window, opens))
+    } else if closes.is_some_and(|closes| view.now >= closes) {
+        // The hub tells the next one.
+        Some((Wait::Window, None))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,296 @@
+//! Every way, every cut, and what must hold on all of them.
+
+use super::*;
+use proptest::prelude::*;
+
+const fn id(number: u8) -> ObjectId {
+    ObjectId::from_digest([number; 32])
+}
+
+const fn target(number: u8) -> Target {
+    Target {
+        revision: id(number),
+        parameters: 3,
+    }
+}
+
+fn desired(number: u8) -> Desired {
+    Desired {
+        revision: id(number),
+        parameters: 3,
+        retry: 0,
+        download_only: false,
+        apply_in_s: None,
+        apply_within_s: None,
+        rate: None,
+    }
+}
+
+/// A device with its agent, in small.
+#[derive(Debug, Clone, Default)]
+struct World {
+    device: Device,
+    desired: Option<Desired>,
+    confirmed: Option<Target>,
+    staged: Option<Target>,
+    refused: Option<Target>,
+    memory: Memory,
+    window: (Option<u64>, Option<u64>),
+    now: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            device: Device {
+                committed: Some(target(1)),
+                ..Device::default()
+            },
+            desired: Some(desired(2)),
+            ..Self::default()
+        }
+    }
+
+    fn step(&self) -> Step {
+        decide(&View {
+            device: &self.device,
+            desired: self.desired.as_ref(),
+            confirmed: self.confirmed,
+            staged: self.staged,
+            refused: self.refused.map(|target| (target, "below-floor")),
+            memory: &self.memory,
+            window: self.window,
+            now: self.now,
+        })
+    }
+
+    /// Does what was decided, as the agent does.
+    fn act(&mut self) -> Step {
+        let step = self.step();
+        match &step {
+            Step::Rest(..) => {}
+            Step::Confirm => {
+                self.confirmed = self.desired.as_ref().map(|desired| Target {
+                    revision: desired.revision,
+                    parameters: desired.parameters,
+                });
+            }
+            Step::Fetch(target) => self.staged = Some(*target),
+            Step::Apply(target) => {
+                self.memory.trying = Some(Failed {
+                    revision: target.revision,
+                    parameters: target.parameters,
+                    retry: self.desired.as_ref().map_or(0, |desired| desired.retry),
+                });
+                self.device.trial = Some(true);
+            }
+            Step::Settle(_, failed) => {
+                self.memory.trying = None;
+                if let Some(failed) = failed {
+                    self.memory.fail(*failed);
+                }
+            }
+        }
+        step
+    }
+
+    /// The trial is judged.
+    fn judge(&mut self, good: bool) {
+        let tried = self.memory.trying.unwrap();
+        let tried = Target {
+            revision: tried.revision,
+            parameters: tried.parameters,
+        };
+        self.device.trial = None;
+        if good {
+            self.device.committed = Some(tried);
+        } else {
+            self.device.failed = Some((tried, "crash-loop(web)".to_owned()));
+        }
+    }
+
+    /// The agent is killed: only what is kept is left.
+    fn kill(&mut self) {
+        self.confirmed = None;
+        self.staged = None;
+        self.refused = None;
+    }
+}
+
+#[test]
+fn the_way_of_a_good_revision() {
+    let mut world = World::new();
+    assert_eq!(world.act(), Step::Confirm);
+    assert_eq!(world.act(), Step::Fetch(target(2)));
+    assert_eq!(world.act(), Step::Apply(target(2)));
+    assert_eq!(world.act(), Step::Rest(Phase::Judging, None));
+    world.device.trial = Some(false);
+    assert_eq!(world.act(), Step::Rest(Phase::Trying, None));
+    world.judge(true);
+    assert_eq!(world.act(), Step::Settle(Phase::Committed, None));
+    assert_eq!(world.act(), Step::Rest(Phase::Idle, None));
+}
+
+#[test]
+fn a_bad_revision_is_tried_again_only_when_retry_is_raised() {
+    let mut world = World::new();
+    while world.device.trial.is_none() {
+        world.act();
+    }
+    world.judge(false);
+    let reason = "crash-loop(web)".to_owned();
+    assert!(
+        matches!(world.act(), Step::Settle(Phase::RolledBack { reason: why }, Some(_)) if why == reason)
+    );
+    assert_eq!(world.act(), Step::Rest(Phase::RolledBack { reason }, None));
+    world.kill();
+    assert!(matches!(
+        world.act(),
+        Step::Rest(Phase::RolledBack { .. }, None)
+    ));
+    if let Some(desired) = &mut world.desired {
+        desired.retry = 1;
+    }
+    assert_eq!(world.act(), Step::Confirm);
+}
+
+#[test]
+fn a_kill_or_a_power_cut_at_any_step_ends_well() {
+    for cut in 0..6 {
+        for lost_apply in [false, true] {
+            let mut world = World::new();
+            for _ in 0..cut {
+                world.act();
+            }
+            world.kill();
+            if lost_apply && world.device.trial.is_some() {
+                // PID 1 had not yet written down that it tries.
+                world.device.trial = None;
+            }
+            for _ in 0..8 {
+                world.act();
+                if world.device.trial.is_some() {
+                    world.judge(true);
+                }
+            }
+            assert_eq!(world.device.committed, Some(target(2)), "cut after {cut}");
+            assert_eq!(world.step(), Step::Rest(Phase::Idle, None));
+            assert_eq!(world.memory.trying, None);
+        }
+    }
+}
+
+#[test]
+fn what_waits_says_for_what() {
+    let staged = || {
+        let mut world = World::new();
+        world.act();
+        world.act();
+        world
+    };
+    let rests = |world: &World| {
+        if let Step::Rest(Phase::Waiting { for_what }, until) = world.step() {
+            Some((for_what, until))
+        } else {
+            None
+        }
+    };
+    let mut world = staged();
+    world.window = (Some(100), Some(200));
+    assert_eq!(rests(&world), Some((Wait::Window, Some(100))));
+    world.now = 100;
+    assert_eq!(world.step(), Step::Apply(target(2)));
+    world.now = 200;
+    assert_eq!(rests(&world), Some((Wait::Window, None)));
+    let mut world = staged();
+    if let Some(desired) = &mut world.desired {
+        desired.download_only = true;
+    }
+    assert_eq!(rests(&world), Some((Wait::Apply, None)));
+    let mut world = staged();
+    world.staged = None;
+    world.device.busy = true;
+    assert_eq!(world.step(), Step::Rest(Phase::Checking, None));
+    let mut world = World::new();
+    world.refused = Some(target(2));
+    assert!(matches!(world.step(), Step::Rest(Phase::Refused { .. }, _)));
+}
+
+#[test]
+fn nothing_desired_or_what_runs_is_rest() {
+    let mut world = World::new();
+    world.desired = None;
+    assert_eq!(world.step(), Step::Rest(Phase::Idle, None));
+    world.device.repair = true;
+    assert_eq!(world.step(), Step::Rest(Phase::Repair, None));
+    world.device.repair = false;
+    world.desired = Some(desired(1));
+    assert_eq!(world.step(), Step::Rest(Phase::Idle, None));
+    // Without values of the hub's the device's own stay; with others it is another target.
+    for (parameters, rests) in [(0, true), (3, true), (4, false)] {
+        if let Some(desired) = &mut world.desired {
+            desired.parameters = parameters;
+        }
+        assert_eq!(world.step() == Step::Rest(Phase::Idle, None), rests);
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Happens {
+    Act,
+    Kill,
+    Judge(bool),
+    Assign(u8),
+    Retry,
+}
+
+fn happens() -> impl Strategy<Value = Happens> {
+    prop_oneof![
+        4 => Just(Happens::Act),
+        1 => Just(Happens::Kill),
+        2 => any::<bool>().prop_map(Happens::Judge),
+        1 => (1_u8..4).prop_map(Happens::Assign),
+        1 => Just(Happens::Retry),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_failed_is_never_tried_again_by_itself(steps in proptest::collection::vec(happens(), 0..60)) {
+        let mut world = World::new();
+        let mut failed: Vec<(Target, u32)> = Vec::new();
+        for step in steps {
+            match step {
+                Happens::Act => {
+                    if let Step::Apply(target) = world.act() {
+                        let retry = world.desired.as_ref().map_or(0, |desired| desired.retry);
+                        prop_assert!(
+                            !failed.iter().any(|(other, raised)| *other == target && *raised >= retry),
+                            "{target:?} failed and is tried again"
+                        );
+                        prop_assert_eq!(world.confirmed, Some(target), "nobody has assigned it");
+                    }
+                }
+                Happens::Kill => world.kill(),
+                Happens::Judge(good) if world.device.trial.is_some() => {
+                    let tried = world.memory.trying.unwrap();
+                    world.judge(good);
+                    if !good {
+                        failed.push((Target { revision: tried.revision, parameters: tried.parameters }, tried.retry));
+                    }
+                }
+                Happens::Judge(_) => {}
+                Happens::Assign(number) => {
+                    let retry = world.desired.as_ref().map_or(0, |desired| desired.retry);
+                    world.desired = Some(Desired { retry, ..desired(number) });
+                    world.confirmed = None;
+                }
+                Happens::Retry => {
+                    if let Some(desired) = &mut world.desired {
+                        desired.retry += 1;
+                    }
+                }
+            }
+        }
+    }
+}

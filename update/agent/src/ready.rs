@@ -1,0 +1,250 @@
+//! From an address to a hub that is known and that knows the device: time, authority, certificate.
+//!
+//! ```text
+//! unjudged TLS ─▶ time (signed) ─▶ authority (signed) ─▶ judged TLS ─▶ enrolled ─▶ mutual TLS
+//! ```
+//! Each step believes only what the one before has made sure of; none believes the device's own clock.
+
+use crate::agent::Agent;
+use crate::error::Error;
+use crate::frames::{Level, Report};
+use crate::hub::{Address, judge_authority};
+use crate::kept::{Certificate, random};
+use crate::tls;
+use ed25519_dalek::SigningKey;
+use kedge_api::Signed;
+use kedge_api::device::Enrolled;
+use kedge_revision::enrolment::{Enrolment, Provision};
+use kedge_revision::fresh::{Fresh, Nonce};
+use kedge_revision::signing::{Kind, PublicKey, SignatureSet};
+use kedge_revision::{Name, Root};
+use rustls::client::ClientConfig;
+use std::sync::Arc;
+
+/// The floor of time rises by at most so much at once, seconds: a hub whose clock runs wild must not lock a device out of
+/// its own future.
+const MOST_AHEAD: u64 = 400 * 86_400;
+/// The floor is written when it has risen by so much, seconds.
+const WORTH_WRITING: u64 = 3600;
+
+/// What a device says of itself.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) key: SigningKey,
+    pub(crate) product: Name,
+    pub(crate) board: Name,
+}
+
+impl Identity {
+    /// Its public key, whose id is the device's.
+    pub(crate) fn public(&self) -> PublicKey {
+        PublicKey::from_bytes(self.key.verifying_key().to_bytes())
+    }
+
+    /// A request to be taken in.
+    fn enrolment(&self, root: u32, token: Option<String>) -> Result<Signed, Error> {
+        let nonce = Nonce::from_bytes(random()?);
+        let names = (self.product.clone(), self.board.clone());
+        let request = Enrolment::new(self.public(), names, root, nonce, token);
+        let not_made = |source| Error::Document {
+            what: "our own enrolment",
+            source,
+        };
+        let document = request.encode().map_err(not_made)?;
+        let mut signatures = SignatureSet::default();
+        signatures.sign(Kind::Enrolment, &document, &self.key);
+        Signed::new(&document, &signatures).ok_or(Error::Protocol {
+            doing: "enrol",
+            what: "our own request",
+        })
+    }
+}
+
+/// What is known of the hub that is asked.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// A fresh answer has told the time since the agent began.
+    timed: bool,
+    /// Its authority, from this or an earlier run.
+    authority: Option<Signed>,
+    certificate: Option<Certificate>,
+    /// Mutual TLS.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+}
+
+impl Known {
+    /// What an earlier run has kept.
+    pub(crate) fn kept(agent: &Agent<'_>) -> Result<Self, Error> {
+        let damaged = &mut |name: &str| {
+            let text = format!("{name} is damaged, and is had anew");
+            agent.say(Level::Warning, &text).ok();
+        };
+        Ok(Self {
+            authority: agent.kept.get("authority", damaged)?,
+            certificate: agent.kept.get("certificate", damaged)?,
+            ..Self::default()
+        })
+    }
+
+    /// The hub may be another one, or have another authority: all is asked again.
+    pub(crate) fn doubt(&mut self) {
+        self.timed = false;
+        self.tls = None;
+    }
+}
+
+impl Agent<'_> {
+    /// Gets to mutual TLS with the hub, or says when to go on: a device that waits for its claim asks again.
+    pub(crate) fn get_ready(&mut self, hub: &Address, root: &Root) -> Result<Option<u32>, Error> {
+        if !self.known.timed {
+            self.believe(hub, root)?;
+        }
+        if self.known.certificate.is_none() {
+            let waits = self.enrol(hub, root)?;
+            if waits.is_some() {
+                return Ok(waits);
+            }
+        }
+        if self.known.tls.is_none() {
+            let certificate = self.known.certificate.as_ref();
+            let der = certificate.and_then(|kept| unhex(&kept.certificate));
+            let own = der.as_deref().map(|der| (&self.identity.key, der));
+            let authority = self.authority(root)?;
+            self.known.tls = Some(tls::judged(&self.clock, &authority, own)?);
+        }
+        self.renew(hub, root)?;
+        Ok(None)
+    }
+
+    /// Learns the time and the authority.
+    fn believe(&mut self, hub: &Address, root: &Root) -> Result<(), Error> {
+        let mut unjudged = hub.connect(&tls::unjudged(&self.clock)?)?;
+        let fresh = unjudged.time(self.device, root)?;
+        self.take_time(&fresh)?;
+        let (_, signed) = unjudged.authority(root)?;
+        if self.known.authority.as_ref() != Some(&signed) {
+            // A certificate that another authority issued is none here.
+            self.kept.put("authority", &signed)?;
+            self.kept.forget("certificate")?;
+            self.known.certificate = None;
+            self.known.authority = Some(signed);
+        }
+        self.known.tls = None;
+        self.known.timed = true;
+        Ok(())
+    }
+
+    /// Takes the time of a fresh answer, unless it is before what is known to have passed.
+    pub(crate) fn take_time(&mut self, fresh: &Fresh) -> Result<(), Error> {
+        let unix = fresh.time.unix();
+        let floor = self.time_floor();
+        if unix < floor {
+            return Err(Error::Protocol {
+                doing: "ask for the time",
+                what: "a time before what is known to have passed",
+            });
+        }
+        self.clock.set(unix);
+        self.tell(&Report::Clock { unix })?;
+        let risen = unix.min(floor.saturating_add(MOST_AHEAD));
+        if risen >= self.memory.time_floor.saturating_add(WORTH_WRITING) {
+            self.memory.time_floor = risen;
+            self.kept.put("memory", &self.memory)?;
+        }
+        Ok(())
+    }
+
+    fn time_floor(&self) -> u64 {
+        let created = self.configure.as_ref().and_then(|c| c.created);
+        let created = created.map_or(0, kedge_revision::Timestamp::unix);
+        self.memory.time_floor.max(created)
+    }
+
+    fn authority(&self, root: &Root) -> Result<Vec<Vec<u8>>, Error> {
+        match &self.known.authority {
+            Some(signed) => Ok(judge_authority(signed, root)?.certificates()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Asks to be taken in; some: when to ask again.
+    fn enrol(&mut self, hub: &Address, root: &Root) -> Result<Option<u32>, Error> {
+        let provision = self.configure.as_ref().and_then(|c| c.provision.as_deref());
+        let token = match provision.map(|text| Provision::parse(text.as_bytes())) {
+            Some(Ok(provision)) => provision.token,
+            Some(Err(error)) => {
+                self.say(
+                    Level::Error,
+                    &format!("the provisioning is of no use: {error}"),
+                )?;
+                None
+            }
+            None => None,
+        };
+        let request = self.identity.enrolment(root.version, token)?;
+        let config = tls::judged(&self.clock, &self.authority(root)?, None)?;
+        let enrolled = hub.connect(&config)?.enrol(&request, false)?;
+        match enrolled {
+            Enrolled::Accepted { .. } => {
+                self.known.certificate = self.kept.keep_certificate(&enrolled)?;
+                self.say(Level::Notice, "a hub has taken this device in")?;
+                Ok(None)
+            }
+            Enrolled::Waiting {
+                claim,
+                retry_after_s,
+            } => {
+                // On the console, for whoever stands before it.
+                let clean: String = claim
+                    .chars()
+                    .filter(|c| c.is_ascii_lowercase() || *c == '-')
+                    .take(64)
+                    .collect();
+                if self.claim.as_deref() != Some(clean.as_str()) {
+                    self.say(
+                        Level::Notice,
+                        &format!("to take this device in: kedge claim {clean}"),
+                    )?;
+                    self.claim = Some(clean);
+                }
+                Ok(Some(retry_after_s.clamp(2, 600)))
+            }
+        }
+    }
+
+    /// Renews the certificate when half of its time is over.
+    fn renew(&mut self, hub: &Address, root: &Root) -> Result<(), Error> {
+        let due = self.known.certificate.as_ref().is_some_and(|kept| {
+            let now = self.clock.now().unwrap_or(0);
+            now >= kept.renew_after.unix()
+        });
+        let (true, Some(config)) = (due, self.known.tls.clone()) else {
+            return Ok(());
+        };
+        let request = self.identity.enrolment(root.version, None)?;
+        let enrolled = hub.connect(&config)?.enrol(&request, true)?;
+        if let Some(certificate) = self.kept.keep_certificate(&enrolled)? {
+            self.known.certificate = Some(certificate);
+            self.known.tls = None;
+            let certificate = self.known.certificate.as_ref();
+            let der = certificate.and_then(|kept| unhex(&kept.certificate));
+            let own = der.as_deref().map(|der| (&self.identity.key, der));
+            let authority = self.authority(root)?;
+            self.known.tls = Some(tls::judged(&self.clock, &authority, own)?);
+        }
+        Ok(())
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    let (pairs, rest) = digits.as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let nibble = |digit: u8| char::from(digit).to_digit(16);
+    pairs
+        .iter()
+        .map(|[high, low]| u8::try_from(nibble(*high)? << 4 | nibble(*low)?).ok())
+        .collect()
+}

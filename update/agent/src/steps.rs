@@ -1,0 +1,145 @@
+//! The steps that are decided, one by one: confirm, apply, settle, and what a hub asks for once.
+
+use crate::agent::Agent;
+use crate::decide::Target;
+use crate::error::Error;
+use crate::frames::Level;
+use crate::hub::Address;
+use crate::kept::Failed;
+use kedge_api::device::{ActionKind, Phase};
+use kedge_revision::Root;
+
+/// A refusal of PID 1's is asked again after so long, seconds: room may have been made.
+const REFUSED_S: u64 = 3600;
+/// A fresh answer is asked for at least so often, seconds.
+const FRESH_S: u64 = 6 * 3600;
+
+impl Agent<'_> {
+    pub(crate) fn confirm(&mut self, hub: &Address, root: &Root) -> Result<(), Error> {
+        let mut connection = self.connect(hub)?;
+        let fresh = connection.assignment(self.device, root)?;
+        self.answered()?;
+        self.take_time(&fresh)?;
+        self.fresh = Some((self.seconds(), u64::from(fresh.holds_s)));
+        let assigned = fresh.assignment.map(|assignment| Target {
+            revision: assignment.revision,
+            parameters: assignment.parameters,
+        });
+        let desired = self
+            .asking
+            .state
+            .as_ref()
+            .and_then(|s| s.assignment.as_ref());
+        let matches = desired.is_none_or(|desired| {
+            assigned.is_some_and(|assigned| {
+                assigned.revision == desired.revision && assigned.parameters == desired.parameters
+            })
+        });
+        if !matches {
+            // Changed between the two questions: the first is asked again.
+            self.asking.etag = None;
+            self.asking.state = None;
+        }
+        self.confirmed = assigned;
+        Ok(())
+    }
+
+    /// A fresh answer now and then, also when nothing changes: a hub that holds devices back must not go unnoticed.
+    pub(crate) fn refresh(&mut self, hub: &Address, root: &Root) -> Result<(), Error> {
+        let now = self.seconds();
+        let due = match self.fresh {
+            Some((at, _)) => now.saturating_sub(at) >= FRESH_S,
+            None => self.asking.state.is_some(),
+        };
+        if due {
+            self.confirm(hub, root)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps that a revision is tried, and lets PID 1 try it.
+    pub(crate) fn apply(&mut self, target: Target) -> Result<(), Error> {
+        self.memory.trying = Some(Failed {
+            revision: target.revision,
+            parameters: target.parameters,
+            retry: self.desired_retry(),
+        });
+        self.kept.put("memory", &self.memory)?;
+        let Target {
+            revision,
+            parameters,
+        } = target;
+        let hex = revision.hex();
+        let place = format!("/v1/update/apply?revision={hex}&parameters={parameters}");
+        let applied = self.local.post("let PID 1 try the revision", &place);
+        if let Err(error @ Error::Refused { .. }) = applied {
+            self.memory.trying = None;
+            self.kept.put("memory", &self.memory)?;
+            self.refuse(target, &error);
+            return Ok(());
+        }
+        applied?;
+        self.phase = Phase::Trying;
+        self.look_again()
+    }
+
+    /// PID 1 does not take it.
+    pub(crate) fn refuse(&mut self, target: Target, error: &Error) {
+        let until = self.seconds().saturating_add(REFUSED_S);
+        let reason = if let Error::Refused { detail, .. } = error {
+            detail.clone()
+        } else {
+            error.to_string()
+        };
+        self.refused = Some((target, reason, until));
+    }
+
+    pub(crate) fn settle(&mut self, phase: Phase, failed: Option<Failed>) -> Result<(), Error> {
+        self.memory.trying = None;
+        if let Some(failed) = failed {
+            self.memory.fail(failed);
+        }
+        let bad = matches!(phase, Phase::RolledBack { .. });
+        self.phase = phase;
+        // The report first: what is told twice is one report, what is forgotten is none.
+        self.note(bad)?;
+        self.kept.put("memory", &self.memory)
+    }
+
+    /// Does what the hub asks for once.
+    pub(crate) fn act(&mut self) -> Result<(), Error> {
+        let actions = self.asking.state.as_ref().map(|s| s.actions.clone());
+        for action in actions.unwrap_or_default() {
+            if action.id <= self.memory.action {
+                continue;
+            }
+            // Before it is done: a restart must not be done again after itself.
+            self.memory.action = action.id;
+            self.kept.put("memory", &self.memory)?;
+            match action.what {
+                ActionKind::Reboot => {
+                    self.say(Level::Notice, "a hub asks for a restart")?;
+                    self.note(false)?;
+                    self.local.post("restart", "/v1/reboot")?;
+                }
+                ActionKind::Identify => {
+                    self.say(Level::Notice, "this is the device that you look for")?;
+                }
+                ActionKind::CollectLogs => {
+                    let lines = self.local.log("kedge", 400, 48 * 1024)?;
+                    if let Some(hub) = self.address()? {
+                        self.connect(&hub)?.logs(&lines)?;
+                    }
+                }
+                ActionKind::Unknown => {
+                    self.say(
+                        Level::Warning,
+                        "a hub asks for something that this agent does not know",
+                    )?;
+                }
+            }
+            self.note(false)?;
+        }
+        Ok(())
+    }
+}
