@@ -12,11 +12,12 @@ use std::process::Command;
 const MOST_LINES: usize = 600;
 
 /// Which crates of ours each crate may name, in `[dependencies]`. `kedge-tests` may name all.
-const DIRECTION: [(&str, &[&str]); 12] = [
+const DIRECTION: [(&str, &[&str]); 13] = [
     ("kedge-revision", &[]),
     ("kedge-api", &["kedge-revision"]),
     ("kedge-sys", &[]),
     ("kedge-store", &["kedge-revision", "kedge-sys"]),
+    ("kedge-hub", &["kedge-api", "kedge-revision", "kedge-store"]),
     ("kedge-board-support", &["kedge-revision", "kedge-sys"]),
     ("kedge-container", &["kedge-revision", "kedge-sys"]),
     (
