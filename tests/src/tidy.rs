@@ -38,6 +38,7 @@ const DIRECTION: [(&str, &[&str]); 13] = [
     (
         "kedge-image-build",
         &[
+            "kedge-api",
             "kedge-board-support",
             "kedge-revision",
             "kedge-rootfs",
