@@ -21,6 +21,7 @@ const DIRECTION: [(&str, &[&str]); 13] = [
     ),
     ("kedge-sys", &[]),
     ("kedge-store", &["kedge-revision", "kedge-sys"]),
+    ("kedge-hub", &["kedge-api", "kedge-revision", "kedge-store"]),
     ("kedge-board-support", &["kedge-revision", "kedge-sys"]),
     ("kedge-container", &["kedge-revision", "kedge-sys"]),
     (

@@ -40,13 +40,18 @@
 //! | `GET /v1/claims`, `POST /v1/claims` [`operator::Claim`] | waiting devices; [`operator::Device`] |
 //! | `POST /v1/join-tokens` [`operator::NewJoinToken`], `GET`, `DELETE /v1/join-tokens/ID` | [`operator::JoinToken`] |
 //! | `POST /v1/tokens` [`operator::NewToken`], `GET`, `DELETE /v1/tokens/ID` | [`operator::Token`] |
-//! | `POST /v1/products` (a root document, [`Signed`]) | 201: the hub serves this product |
+//! | `POST /v1/products?product=NAME` (a root document, [`Signed`]) | 201: the hub serves this product |
 //! | `POST /v1/revisions` (the head of a bundle) | [`operator::Offer`]: what is missing |
 //! | `POST /v1/revisions/HEX/objects/HEX?offset=N` (tree, then bytes from N) | [`operator::Done`] |
 //! | `GET /v1/revisions` | [`operator::Page`] of [`operator::Revision`] |
 //! | `GET /v1/events?since=N&follow=1` | server-sent events of [`operator::Event`] |
 //! | `POST /v1/backup` | a `tar` of the database |
 //! | `GET /healthz`, `/metrics`, `/openapi.json` | |
+//!
+//! Ids in addresses are their 64 digits; `v1:` before those of an object or a revision is passed over. `ID` of a device
+//! may also be its first eight digits and more, or its tag `name`. A root does not say whose it is, hence `?product=`; a
+//! product's first root is believed as it is, the following ones follow it. `…/index` holds where each frame begins and
+//! where the last one ends: 64-bit numbers, little-endian, one more than there are frames.
 
 pub mod device;
 pub mod operator;

@@ -141,6 +141,12 @@ impl KeyId {
     pub const fn from_digest(digest: [u8; 32]) -> Self {
         Self(digest)
     }
+
+    /// The 32 bytes of the digest.
+    #[must_use]
+    pub const fn digest(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 impl fmt::Display for KeyId {

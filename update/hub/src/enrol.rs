@@ -1,0 +1,153 @@
+//! How a device comes in: by a join token, by its claim code, or because it is known already.
+
+use crate::claims::ASK_AGAIN_S;
+use crate::error::{Error, Refusal};
+use crate::fleet::{Change, Row};
+use crate::hub::Hub;
+use crate::writer::Step;
+use crate::{clock, events, rows, tokens};
+use axum::http::StatusCode;
+use kedge_api::Signed;
+use kedge_api::device::Enrolled;
+use kedge_api::operator::Claim;
+use kedge_revision::enrolment::Enrolment;
+use kedge_revision::id::hex;
+use kedge_revision::{KeyId, Name, PublicKey};
+use std::collections::BTreeMap;
+
+/// A device asks to be taken in.
+pub(crate) async fn enrol(hub: &Hub, signed: Signed) -> Result<Enrolled, Refusal> {
+    let request = judged(&signed)?;
+    served(hub, &request.product)?;
+    let id = request.key.id();
+    if let Some(device) = hub.fleet.device(id) {
+        let row = device.row();
+        if row.revoked {
+            return Err(revoked());
+        }
+        if row.product != request.product || row.board != request.board {
+            let (product, board) = (request.product, request.board);
+            hub.change_device(id, move |_, row| {
+                row.product = product;
+                row.board = board;
+                Ok(())
+            })
+            .await?;
+        }
+        return accepted(hub, &request.key);
+    }
+    let Some(token) = request.token.clone() else {
+        let code = hub.claims.wait(&request, clock::unix())?;
+        return match code {
+            Some(claim) => Ok(Enrolled::Waiting {
+                claim,
+                retry_after_s: ASK_AGAIN_S,
+            }),
+            None => Err(Refusal::busy(60, "too many devices wait to be claimed")),
+        };
+    };
+    let (key, product, board) = (request.key, request.product, request.board);
+    hub.writer
+        .run(move |step| {
+            // A request that was sent twice must not spend two uses.
+            if rows::device(step.database, id)?.is_some() {
+                return Ok(());
+            }
+            let tags = tokens::spend(step, &token, &product)?;
+            take_in(step, Row::new(key, product, board, clock::now()), tags)
+        })
+        .await?;
+    hub.claims.remove(id);
+    accepted(hub, &request.key)
+}
+
+fn judged(signed: &Signed) -> Result<Enrolment, Refusal> {
+    let refused = |error: kedge_revision::Error| Refusal::bad("enrolment", error.to_string());
+    let signatures = signed.signatures().map_err(refused)?;
+    Enrolment::verify(signed.document.as_bytes(), &signatures).map_err(refused)
+}
+
+/// Refuses a product of which the hub has no root.
+pub(crate) fn served(hub: &Hub, product: &Name) -> Result<(), Refusal> {
+    if hub.fleet.newest_root(product) > 0 {
+        return Ok(());
+    }
+    Err(Refusal::forbidden(
+        "product-unknown",
+        format!("the hub does not serve product {product}: an operator registers its root first"),
+    ))
+}
+
+pub(crate) fn revoked() -> Refusal {
+    Refusal::forbidden("revoked", "the device's certificate was revoked")
+}
+
+fn take_in(
+    step: &mut Step<'_>,
+    mut row: Row,
+    tags: BTreeMap<String, String>,
+) -> Result<(), Refusal> {
+    row.tags = tags;
+    rows::save(step.database, &row)?;
+    let text = format!("a device of product {} on {}", row.product, row.board);
+    events::add(step, Some(row.id), "enrolled", text)?;
+    step.change(Change::Device(Box::new(row)));
+    Ok(())
+}
+
+/// A certificate for a device that is known.
+pub(crate) fn accepted(hub: &Hub, key: &PublicKey) -> Result<Enrolled, Refusal> {
+    let issued = hub.identity.issue(key)?;
+    Ok(Enrolled::Accepted {
+        certificate: hex(&issued.der),
+        renew_after: issued.renew_after,
+    })
+}
+
+/// An operator types the words that a device shows.
+pub(crate) async fn claim(hub: &Hub, claim: Claim) -> Result<KeyId, Refusal> {
+    let unknown = || {
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            "claim-unknown",
+            "no device that waits shows these words; it shows new ones after the hub was restarted, or when it was \
+             silent for ten minutes",
+        )
+    };
+    let candidate = hub
+        .claims
+        .find(&claim.code, clock::unix())
+        .ok_or_else(unknown)?;
+    served(hub, &candidate.product)?;
+    let id = candidate.key.id();
+    hub.writer
+        .run(move |step| {
+            if rows::device(step.database, id)?.is_some() {
+                return Err(unknown());
+            }
+            let row = Row::new(
+                candidate.key,
+                candidate.product,
+                candidate.board,
+                clock::now(),
+            );
+            take_in(step, row, claim.tags)
+        })
+        .await?;
+    hub.claims.remove(id);
+    Ok(id)
+}
+
+/// A device that knows its certificate has it renewed, unless it was revoked.
+pub(crate) fn renew(hub: &Hub, row: &Row) -> Result<Enrolled, Refusal> {
+    if row.revoked {
+        return Err(revoked());
+    }
+    accepted(hub, &row.key)
+}
+
+impl From<kedge_revision::Error> for Refusal {
+    fn from(error: kedge_revision::Error) -> Self {
+        Error::Document(error).into()
+    }
+}

@@ -1,0 +1,121 @@
+//! Events as they happen: server-sent (WHATWG HTML, section 9.2).
+
+use super::device::parameter;
+use crate::error::Refusal;
+use crate::events;
+use crate::hub::{Hub, stopped};
+use crate::tokens::Operator;
+use axum::body::{Body, Bytes};
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Response;
+use http_body::Frame;
+use kedge_api::operator::Event;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Events that are read from the database at a time.
+const PAGE: u32 = 500;
+/// Pages on their way to a follower.
+const QUEUE: usize = 4;
+/// A silent connection is told that it lives, so that proxies keep it.
+const ALIVE: Duration = Duration::from_secs(20);
+
+/// `GET /v1/events?since=N&follow=1`
+pub(super) async fn events(
+    _: Operator,
+    State(hub): State<Arc<Hub>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let query = query.as_deref();
+    let follow = parameter(query, "follow").is_some_and(|value| value != "0");
+    // A browser that comes back says what it has seen.
+    let seen = headers
+        .get("last-event-id")
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
+    let since = seen.or_else(|| parameter(query, "since"));
+    let since = match since {
+        None => 0,
+        Some(text) => text
+            .parse()
+            .map_err(|_| Refusal::bad("since", "since is the number of an event"))?,
+    };
+    let (pages, queue) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        // It ends when its reader is gone, when the hub stops, or with what is there.
+        drop(tell(&hub, since, follow, &pages).await);
+    });
+    let kind = HeaderValue::from_static("text/event-stream");
+    let body = Body::new(Pages(queue));
+    Ok(super::answer::bytes(StatusCode::OK, kind, body))
+}
+
+/// The reader is gone, or the database.
+struct Gone;
+
+async fn tell(
+    hub: &Hub,
+    mut since: u64,
+    follow: bool,
+    pages: &mpsc::Sender<Bytes>,
+) -> Result<(), Gone> {
+    let mut stopping = hub.stopping.subscribe();
+    // Subscribed to before the database is read, so that nothing falls in between.
+    let mut news = hub.fleet.follow();
+    loop {
+        loop {
+            let read = move |database: &rusqlite::Connection| events::after(database, since, PAGE);
+            let page = hub.readers.read(read).await.map_err(|_| Gone)?;
+            let Some(last) = page.last() else { break };
+            since = last.seq;
+            send(pages, &page).await?;
+        }
+        if !follow {
+            return Ok(());
+        }
+        tokio::select! {
+            // Only that something came is looked at: whoever is slow reads the database and misses nothing.
+            event = news.recv() => {
+                drop(event);
+                while news.try_recv().is_ok() {}
+            }
+            () = tokio::time::sleep(ALIVE) => {
+                pages.send(Bytes::from_static(b":\n\n")).await.map_err(|_| Gone)?;
+            }
+            () = stopped(&mut stopping) => return Ok(()),
+        }
+    }
+}
+
+async fn send(pages: &mpsc::Sender<Bytes>, events: &[Event]) -> Result<(), Gone> {
+    let mut text = String::new();
+    for event in events {
+        let json = serde_json::to_string(event).map_err(|_| Gone)?;
+        let (seq, what) = (event.seq, &event.what);
+        text.push_str(&format!("id: {seq}\nevent: {what}\ndata: {json}\n\n"));
+    }
+    pages.send(text.into()).await.map_err(|_| Gone)
+}
+
+/// What a task sends, as a body.
+pub(super) struct Pages(pub(super) mpsc::Receiver<Bytes>);
+
+impl http_body::Body for Pages {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0
+            .poll_recv(context)
+            .map(|page| page.map(|page| Ok(Frame::data(page))))
+    }
+}

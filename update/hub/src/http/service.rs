@@ -1,0 +1,87 @@
+//! What the hub says of itself.
+
+use super::access::Anybody;
+use super::answer;
+use crate::error::Refusal;
+use crate::hub::Hub;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use kedge_api::operator;
+use kedge_revision::id::hex;
+use std::sync::Arc;
+
+type Answer = Result<Response, Refusal>;
+
+/// `GET /v1/hub`
+pub(super) async fn hub(_: Anybody, State(hub): State<Arc<Hub>>) -> Answer {
+    let told = operator::Hub {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        key: hub.identity.public(),
+        authority: hex(hub.identity.authority()),
+        mode: hub.mode,
+    };
+    answer::json(StatusCode::OK, &told)
+}
+
+/// `GET /healthz`: good as long as writes are answered.
+pub(super) async fn health(_: Anybody, State(hub): State<Arc<Hub>>) -> Answer {
+    hub.writer.run(|_| Ok(())).await?;
+    Ok(answer::text("ok\n".to_owned()))
+}
+
+/// `GET /metrics`: Prometheus' text format. Counts alone, nothing of any device.
+pub(super) async fn metrics(_: Anybody, State(hub): State<Arc<Hub>>) -> Answer {
+    let devices = hub.fleet.devices();
+    let online = devices.iter().filter(|device| device.is_online()).count();
+    let all = devices.len();
+    let known = &hub.metrics;
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let counters = [
+        ("kedge_devices", "gauge", count(all)),
+        ("kedge_devices_online", "gauge", count(online)),
+        (
+            "kedge_connections_open",
+            "gauge",
+            known.connections_open.get(),
+        ),
+        (
+            "kedge_connections_total",
+            "counter",
+            known.connections.get(),
+        ),
+        (
+            "kedge_handshakes_failed_total",
+            "counter",
+            known.handshakes_failed.get(),
+        ),
+        ("kedge_requests_total", "counter", known.requests.get()),
+        (
+            "kedge_requests_refused_total",
+            "counter",
+            known.refusals.get(),
+        ),
+        ("kedge_polls_total", "counter", known.polls.get()),
+        (
+            "kedge_polls_unchanged_total",
+            "counter",
+            known.polls_unchanged.get(),
+        ),
+        ("kedge_reports_total", "counter", known.reports.get()),
+        (
+            "kedge_bytes_served_total",
+            "counter",
+            known.bytes_served.get(),
+        ),
+        (
+            "kedge_bytes_taken_total",
+            "counter",
+            known.bytes_taken.get(),
+        ),
+    ];
+    let mut text = String::new();
+    for (name, kind, value) in counters {
+        text.push_str(&format!("# TYPE {name} {kind}\n{name} {value}\n"));
+    }
+    Ok(answer::text(text))
+}

@@ -1,0 +1,205 @@
+//! Who the hub is: its online key, its certificate authority, and the certificates that this issues.
+//!
+//! ```text
+//! keys/hub.key         seed of the ed25519 key that signs fresh answers and the authority
+//! keys/authority.key   key of the authority, P-256, PKCS #8
+//! keys/authority.der   its certificate
+//! ```
+//! All are for their owner's eyes alone and are made at the first start. The server's certificate is not kept: it is made
+//! anew at each start and while the hub runs, since devices know the authority and not the certificate.
+
+use crate::error::Error;
+use crate::{clock, random};
+use ed25519_dalek::SigningKey;
+use kedge_revision::signing::Kind;
+use kedge_revision::{PublicKey, SignatureSet, Timestamp};
+use kedge_store::durable;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData,
+    SerialNumber, SignatureAlgorithm, date_time_ymd,
+};
+use std::path::Path;
+use std::time::Duration;
+
+const DAY: u64 = 86_400;
+/// A clock that went back a little must not make a certificate that was just issued one of the future.
+const BACKDATED: u64 = DAY;
+/// The authority outlives devices; two may be listed while one replaces the other.
+const AUTHORITY_LASTS: u64 = 30 * 365 * DAY;
+/// Devices renew at half of it; one that was away longer renews with the expired one.
+const DEVICE_LASTS: u64 = 90 * DAY;
+/// Made anew long before: see [`SERVER_RENEWED`].
+const SERVER_LASTS: u64 = 90 * DAY;
+/// How often a running hub makes itself a new certificate.
+pub(crate) const SERVER_RENEWED: Duration = Duration::from_secs(30 * DAY);
+
+/// The hub's keys.
+pub(crate) struct Identity {
+    key: SigningKey,
+    issuer: Issuer<'static, KeyPair>,
+    authority: Vec<u8>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Identity").field(&self.public()).finish()
+    }
+}
+
+/// A certificate for a device.
+pub(crate) struct Issued {
+    pub(crate) der: Vec<u8>,
+    pub(crate) renew_after: Timestamp,
+}
+
+/// A certificate with its key, for the hub's own side of TLS.
+pub(crate) struct ServerCertificate {
+    pub(crate) der: Vec<u8>,
+    /// PKCS #8.
+    pub(crate) key: Vec<u8>,
+}
+
+impl Identity {
+    /// The keys in `data`, which are made if there are none.
+    pub(crate) fn open(data: &Path) -> Result<Self, Error> {
+        let directory = data.join("keys");
+        durable::make_directory(&directory)?;
+        durable::sweep(&directory)?;
+        let path = directory.join("hub.key");
+        let seed = kept(&path, || random::bytes::<32>().map(|seed| seed.to_vec()))?;
+        let seed = seed.try_into().map_err(|_| Error::Spoilt {
+            path,
+            why: "does not hold the 32 bytes of a key",
+        })?;
+        let key = SigningKey::from_bytes(&seed);
+        let pair = kept(&directory.join("authority.key"), || {
+            Ok(new_key()?.serialize_der())
+        })?;
+        let pair = KeyPair::try_from(pair).map_err(Error::Certificate)?;
+        let params = authority(&PublicKey::from_bytes(key.verifying_key().to_bytes()));
+        let certificate = kept(&directory.join("authority.der"), || {
+            let made = params.self_signed(&pair).map_err(Error::Certificate)?;
+            Ok(made.der().to_vec())
+        })?;
+        Ok(Self {
+            key,
+            issuer: Issuer::new(params, pair),
+            authority: certificate,
+        })
+    }
+
+    /// The online key.
+    pub(crate) fn public(&self) -> PublicKey {
+        PublicKey::from_bytes(self.key.verifying_key().to_bytes())
+    }
+
+    /// The authority's certificate, DER.
+    pub(crate) fn authority(&self) -> &[u8] {
+        &self.authority
+    }
+
+    /// Signs a document with the online key.
+    pub(crate) fn sign(&self, kind: Kind, document: &[u8]) -> SignatureSet {
+        let mut signatures = SignatureSet::default();
+        signatures.sign(kind, document, &self.key);
+        signatures
+    }
+
+    /// A certificate for a device's key.
+    pub(crate) fn issue(&self, key: &PublicKey) -> Result<Issued, Error> {
+        let now = clock::unix();
+        let mut params = params(&key.id().to_string(), now, DEVICE_LASTS)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let made = params
+            .signed_by(&DeviceKey(key), &self.issuer)
+            .map_err(Error::Certificate)?;
+        Ok(Issued {
+            der: made.der().to_vec(),
+            renew_after: Timestamp::from_unix(now + DEVICE_LASTS / 2),
+        })
+    }
+
+    /// A certificate for the hub under these names and addresses, with a new key.
+    pub(crate) fn server(&self, names: &[String]) -> Result<ServerCertificate, Error> {
+        let name = names.first().map_or("kedge-hub", String::as_str);
+        let mut params = params(name, clock::unix(), SERVER_LASTS)?;
+        params.subject_alt_names = CertificateParams::new(names)
+            .map_err(Error::Certificate)?
+            .subject_alt_names;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = new_key()?;
+        let made = params
+            .signed_by(&key, &self.issuer)
+            .map_err(Error::Certificate)?;
+        Ok(ServerCertificate {
+            der: made.der().to_vec(),
+            key: key.serialize_der(),
+        })
+    }
+}
+
+/// A key that only the device has the secret half of.
+struct DeviceKey<'a>(&'a PublicKey);
+
+impl PublicKeyData for DeviceKey<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ED25519
+    }
+}
+
+fn new_key() -> Result<KeyPair, Error> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Certificate)
+}
+
+/// What the authority's certificate says. Made anew at each start: certificates that it issues repeat its name.
+fn authority(key: &PublicKey) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    let id = key.id().to_string();
+    let name = format!("Kedge hub {}", id.get(..16).unwrap_or_default());
+    params.distinguished_name = named(&name);
+    hold(&mut params, clock::unix(), AUTHORITY_LASTS);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params
+}
+
+fn params(name: &str, now: u64, lasts: u64) -> Result<CertificateParams, Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named(name);
+    hold(&mut params, now, lasts);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    params.serial_number = Some(SerialNumber::from(random::bytes::<16>()?.to_vec()));
+    Ok(params)
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut named = DistinguishedName::new();
+    named.push(DnType::CommonName, name);
+    named
+}
+
+/// From a little before `now` until `lasts` seconds after it.
+fn hold(params: &mut CertificateParams, now: u64, lasts: u64) {
+    let epoch = date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + Duration::from_secs(now.saturating_sub(BACKDATED));
+    params.not_after = epoch + Duration::from_secs(now.saturating_add(lasts));
+}
+
+/// Reads a file; one that is not there is made first.
+fn kept(path: &Path, make: impl FnOnce() -> Result<Vec<u8>, Error>) -> Result<Vec<u8>, Error> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let bytes = make()?;
+            durable::write(path, &bytes)?;
+            Ok(bytes)
+        }
+        other => other.map_err(Error::file("read", path)),
+    }
+}

@@ -1,0 +1,49 @@
+//! The hub that a fleet of devices pulls its updates from.
+//!
+//! One process, one directory: an SQLite database, a content-addressed store of objects, and the hub's keys. What a device
+//! may run is not the hub's to decide: it chooses among revisions that the product's release keys signed, and devices
+//! judge them again.
+//!
+//! | module | does |
+//! |---|---|
+//! | `serve` | connections, their limits, the end |
+//! | `http` | requests and answers; who asks |
+//! | `hub` | everything that requests share |
+//! | `fleet` | the fleet in memory: what polls are answered from |
+//! | `writer`, `database`, `rows` | what must outlive a crash, written by one thread |
+//! | `identity`, `tls`, `certificate` | keys, the certificate authority, clients' certificates |
+//! | `enrol`, `claims`, `tokens` | who may come in |
+//! | `publish`, `objects` | products, revisions, uploads |
+//! | `assign`, `state`, `query`, `why`, `reports` | what is desired and told: pure, but for writing reports down |
+//!
+//! Not here: rollouts in waves, people with roles, a dashboard, other databases and object stores than these.
+
+mod assign;
+mod certificate;
+mod claims;
+mod clock;
+mod database;
+mod enrol;
+mod error;
+mod events;
+mod fleet;
+mod http;
+mod hub;
+mod identity;
+mod limits;
+mod metrics;
+mod objects;
+mod publish;
+mod query;
+mod random;
+mod reports;
+mod rows;
+mod serve;
+mod state;
+mod tls;
+mod tokens;
+mod why;
+mod writer;
+
+pub use error::Error;
+pub use serve::{Settings, run};

@@ -1,0 +1,124 @@
+//! `kedge-hub`: the command.
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kedge_hub::Settings;
+use kedge_revision::product::Mode as ProductMode;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// A hub that a fleet of Kedge devices pulls its updates from.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "First steps:\n  \
+    kedge-hub serve --data /var/lib/kedge-hub --name hub.example\n  \
+    Keep the token that the first start prints: operators need it.\n  \
+    Add the key that it prints to the hub role of the product's root, and register that root."
+)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the hub until SIGTERM or SIGINT.
+    Serve(Serve),
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The directory holds everything: the database, the objects, and in keys/ the hub's own keys. \
+    Whoever has those keys can choose which of the signed revisions devices run, so back them up like a secret.\n\
+    Devices know the hub by its own certificate authority; no public certificate is needed."
+)]
+struct Serve {
+    /// Where everything is kept; made at the first start.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Address and port; port 0 takes a free one and prints it.
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    listen: String,
+    /// Names and addresses under which devices and operators reach the hub, the first one its own.
+    #[arg(
+        long = "name",
+        value_name = "NAME[,NAME|IP…]",
+        value_delimiter = ',',
+        required = true
+    )]
+    names: Vec<String>,
+    /// Production refuses roots of development products.
+    #[arg(long, value_enum, default_value = "production")]
+    mode: Mode,
+    /// Most connections at a time; each device that polls holds one.
+    #[arg(long, default_value_t = 20_000)]
+    connections: usize,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Mode {
+    Production,
+    Development,
+}
+
+impl From<Mode> for ProductMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Production => Self::Production,
+            Mode::Development => Self::Development,
+        }
+    }
+}
+
+/// Lines on standard error, for whatever collects a service's output.
+struct Lines;
+
+impl log::Log for Lines {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let line = format!(
+                "{}: {}\n",
+                record.level().as_str().to_lowercase(),
+                record.args()
+            );
+            // There is nowhere to say that nothing can be said.
+            drop(std::io::stderr().write_all(line.as_bytes()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn main() -> Result<()> {
+    let command = Command::parse();
+    log::set_max_level(log::LevelFilter::Info);
+    log::set_logger(&Lines).map_err(|error| anyhow::anyhow!("{error}"))?;
+    match command.verb {
+        Verb::Serve(arguments) => serve(arguments),
+    }
+}
+
+fn serve(arguments: Serve) -> Result<()> {
+    let settings = Settings {
+        data: arguments.data,
+        listen: arguments.listen,
+        names: arguments.names,
+        mode: arguments.mode.into(),
+        connections: arguments.connections,
+    };
+    kedge_hub::run(&settings, |address, token| {
+        let mut lines = format!("listening on {address}\n");
+        if let Some(token) = token {
+            lines.push_str(&format!("first token: {token}\n"));
+        }
+        let mut out = std::io::stdout();
+        // Whoever started it without an output does not want to read it.
+        drop(out.write_all(lines.as_bytes()).and_then(|()| out.flush()));
+    })?;
+    Ok(())
+}

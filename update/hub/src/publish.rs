@@ -1,0 +1,277 @@
+//! Products and revisions: what is registered, and how it is judged.
+
+use crate::error::{Error, Refusal};
+use crate::fleet::{Change, Fleet, Known, Product, Revision};
+use crate::hub::Hub;
+use crate::rows::{signed, text, unsigned};
+use crate::{clock, events};
+use axum::http::StatusCode;
+use kedge_api::Signed;
+use kedge_revision::bundle::Head;
+use kedge_revision::product::Mode;
+use kedge_revision::revision::Policy;
+use kedge_revision::{
+    Envelope, Floor, Name, ObjectId, Root, SignatureSet, Timestamp, Verified, json,
+};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::sync::Arc;
+
+/// Takes roots and revisions into memory, at the start. They were judged before they were written.
+pub(crate) fn load(database: &Connection, fleet: &Fleet) -> Result<(), Error> {
+    let mut changes = Vec::new();
+    let mut statement = database
+        .prepare("SELECT product, document, signatures FROM roots ORDER BY product, version")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (document, signatures): (Vec<u8>, Vec<u8>) = (row.get(1)?, row.get(2)?);
+        let root = Root::parse(&document)?;
+        let signatures = SignatureSet::parse(&signatures)?;
+        if let Some(signed) = Signed::new(&document, &signatures) {
+            changes.push(Change::Root(text(row, 0)?, Known { root, signed }));
+        }
+    }
+    let mut statement =
+        database.prepare("SELECT id, document, signatures, published, complete FROM revisions")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let head = Head {
+            revision: row.get(1)?,
+            signatures: row.get(2)?,
+            parameters: None,
+        };
+        let cap = kedge_revision::revision::CAP;
+        let envelope: Envelope = json::parse("revision", cap, &head.revision)?;
+        let id = ObjectId::from_digest(row.get(0)?);
+        let published = Timestamp::from_unix(unsigned(row.get(3)?));
+        let revision = Revision::new(id, &envelope, head, published, row.get(4)?);
+        changes.push(Change::Revision(Arc::new(revision)));
+    }
+    fleet.apply(changes);
+    Ok(())
+}
+
+/// Registers a product's root: the first one on an operator's word, the following ones by the rules of rotation.
+pub(crate) async fn register(hub: &Hub, product: Name, document: Signed) -> Result<u32, Refusal> {
+    let refused = |error: kedge_revision::Error| Refusal::bad("root", error.to_string());
+    let signatures = document.signatures().map_err(refused)?;
+    let bytes = document.document.as_bytes();
+    let known = hub.fleet.product(&product, |known| known.newest().cloned());
+    let root = match known.flatten() {
+        None => first_root(bytes, &signatures).map_err(refused)?,
+        Some(newest) => {
+            let same = hub
+                .fleet
+                .product(&product, |known| is_known(known, &document))
+                .unwrap_or(false);
+            if same {
+                return Ok(newest.version);
+            }
+            newest.replace(bytes, &signatures).map_err(refused)?
+        }
+    };
+    if hub.mode == Mode::Production && root.mode == Mode::Development {
+        return Err(Refusal::forbidden(
+            "development-root",
+            "this is a production hub, and the root is a development one: make the product's keys for production, or \
+             run a hub with --mode development",
+        ));
+    }
+    if !root.roles.hub.keys.contains(&hub.identity.public().id()) {
+        return Err(Refusal::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "hub-not-named",
+            hub.key_advice(&product),
+        ));
+    }
+    if root.roles.hub.threshold != 1 {
+        return Err(Refusal::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "hub-threshold",
+            "the root's hub role needs more than one signature, and a hub has one key: set its threshold to 1",
+        ));
+    }
+    keep_root(hub, product, root, document).await
+}
+
+/// Whether exactly this document is one of the product's roots.
+fn is_known(product: &Product, document: &Signed) -> bool {
+    Root::parse(document.document.as_bytes()).is_ok_and(|root| {
+        let known = product.root(root.version);
+        known.is_some_and(|known| known.signed.document == document.document)
+    })
+}
+
+fn first_root(bytes: &[u8], signatures: &SignatureSet) -> Result<Root, kedge_revision::Error> {
+    let root = Root::parse(bytes)?;
+    root.verify_self(bytes, signatures)?;
+    Ok(root)
+}
+
+async fn keep_root(hub: &Hub, product: Name, root: Root, document: Signed) -> Result<u32, Refusal> {
+    let version = root.version;
+    hub.writer
+        .run(move |step| {
+            // Judged against what memory had; another one may have come in between.
+            let newest: Option<u32> = step.database.query_row(
+                "SELECT max(version) FROM roots WHERE product = ?1",
+                [product.as_str()],
+                |row| row.get(0),
+            )?;
+            if newest.is_some_and(|newest| newest + 1 != version) {
+                return Err(Refusal::conflict("root-version", "another root came first"));
+            }
+            step.database.execute(
+                "INSERT INTO roots (product, version, document, signatures, added) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    product.as_str(),
+                    version,
+                    document.document.as_bytes(),
+                    document.signatures.as_bytes(),
+                    signed(clock::unix())
+                ],
+            )?;
+            let words = format!("root {version} of product {product}");
+            events::add(step, None, "root", words)?;
+            let known = Known {
+                root,
+                signed: document,
+            };
+            step.change(Change::Root(product, known));
+            Ok(version)
+        })
+        .await
+}
+
+/// Judges the head of a bundle as a device would, by the product's newest root.
+pub(crate) fn judge(hub: &Hub, bytes: &[u8]) -> Result<(Verified, Head), Refusal> {
+    let refused = |error: kedge_revision::Error| Refusal::bad("revision", error.to_string());
+    let mut head = Head::parse(bytes).map_err(refused)?;
+    // Parameters are given to devices one by one, not to a revision.
+    head.parameters = None;
+    let signatures = SignatureSet::parse(&head.signatures).map_err(refused)?;
+    // Parsed before it is judged, to find out whose it says that it is; all is judged below.
+    let cap = kedge_revision::revision::CAP;
+    let claimed: Envelope = json::parse("revision", cap, &head.revision).map_err(refused)?;
+    let root = hub
+        .fleet
+        .product(&claimed.product, |product| product.newest().cloned())
+        .flatten();
+    let Some(root) = root else {
+        return Err(Refusal::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "product-unknown",
+            format!(
+                "the hub does not serve product {}: register its root first",
+                claimed.product
+            ),
+        ));
+    };
+    let product = kedge_revision::Product::new(claimed.product, claimed.board, root.mode);
+    let policy = Policy {
+        product: &product,
+        floor: Floor::default(),
+    };
+    let verified =
+        Verified::verify(&head.revision, &signatures, &root, &policy).map_err(refused)?;
+    Ok((verified, head))
+}
+
+/// Keeps a judged revision; it is told to devices once all its objects are there.
+pub(crate) async fn keep(
+    hub: &Hub,
+    verified: &Verified,
+    head: Head,
+    complete: bool,
+) -> Result<(), Refusal> {
+    let id = verified.id();
+    let envelope = verified.envelope();
+    let revision = Arc::new(Revision::new(id, envelope, head, clock::now(), complete));
+    hub.writer
+        .run(move |step| {
+            let known = step
+                .database
+                .query_row(
+                    "SELECT complete FROM revisions WHERE id = ?1",
+                    [id.digest()],
+                    |row| row.get::<_, bool>(0),
+                )
+                .optional()?;
+            match known {
+                // The same place must not be two revisions': devices would refuse one of them.
+                None => refuse_twin(step.database, &revision)?,
+                Some(true) => return Ok(()),
+                Some(false) if !complete => return Ok(()),
+                Some(false) => {}
+            }
+            step.database.execute(
+                "INSERT INTO revisions (id, product, document, signatures, published, complete) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET complete = ?6",
+                params![
+                    id.digest(),
+                    revision.product.as_str(),
+                    revision.head.revision,
+                    revision.head.signatures,
+                    signed(revision.published.unix()),
+                    complete
+                ],
+            )?;
+            if known.is_none() {
+                step.change(Change::Revision(Arc::clone(&revision)));
+            }
+            if complete {
+                step.change(Change::Complete(id));
+                published(step, &revision)?;
+            }
+            Ok(())
+        })
+        .await
+}
+
+fn published(step: &mut crate::writer::Step<'_>, revision: &Revision) -> Result<(), Refusal> {
+    let text = format!(
+        "revision {} ({}) of product {} for {}",
+        revision.version, revision.order, revision.product, revision.board
+    );
+    events::add(step, None, "published", text)
+}
+
+fn refuse_twin(database: &Connection, revision: &Revision) -> Result<(), Refusal> {
+    let mut statement = database.prepare("SELECT document FROM revisions WHERE product = ?1")?;
+    let mut rows = statement.query([revision.product.as_str()])?;
+    while let Some(row) = rows.next()? {
+        let document: Vec<u8> = row.get(0)?;
+        let cap = kedge_revision::revision::CAP;
+        let other: Envelope = json::parse("revision", cap, &document)?;
+        if other.board == revision.board && other.order() == revision.order {
+            return Err(Refusal::conflict(
+                "order-taken",
+                format!(
+                    "another revision of product {} for {} has the place {}: raise the counter",
+                    revision.product, revision.board, revision.order
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Marks a revision as complete, once its last object has come.
+pub(crate) async fn complete(hub: &Hub, revision: &Arc<Revision>) -> Result<(), Refusal> {
+    if revision.is_complete() {
+        return Ok(());
+    }
+    let revision = Arc::clone(revision);
+    hub.writer
+        .run(move |step| {
+            let changed = step.database.execute(
+                "UPDATE revisions SET complete = 1 WHERE id = ?1 AND complete = 0",
+                [revision.id.digest()],
+            )?;
+            if changed > 0 {
+                step.change(Change::Complete(revision.id));
+                published(step, &revision)?;
+            }
+            Ok(())
+        })
+        .await
+}

@@ -1,0 +1,130 @@
+//! One connection: TLS, then HTTP/1 until it ends.
+
+use super::watched::{Activity, LOOK, Watched};
+use crate::certificate::Certificate;
+use crate::http::Peer;
+use crate::hub::{Hub, stopped};
+use axum::Router;
+use axum::body::Body;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// A handshake must be done by then.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Longest head of a request, bytes.
+const HEAD: usize = 16 * 1024;
+
+/// Counts a connection as open.
+struct Open<'a>(&'a Hub);
+
+impl<'a> Open<'a> {
+    fn new(hub: &'a Hub) -> Self {
+        hub.metrics.connections.add(1);
+        hub.metrics.connections_open.up();
+        Self(hub)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.connections_open.down();
+    }
+}
+
+/// Serves a connection until it ends, or is over.
+pub(super) async fn serve(
+    hub: &Arc<Hub>,
+    acceptor: &TlsAcceptor,
+    router: Router,
+    stream: TcpStream,
+    address: SocketAddr,
+) {
+    let _open = Open::new(hub);
+    // Answers are written whole; waiting for more would only make them late.
+    if let Err(error) = stream.set_nodelay(true) {
+        log::debug!("{address}: {error}");
+    }
+    let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
+    let stream = match handshake {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            hub.metrics.handshakes_failed.add(1);
+            log::debug!("{address}: {error}");
+            return;
+        }
+        Err(_) => {
+            hub.metrics.handshakes_failed.add(1);
+            return;
+        }
+    };
+    let peer = Peer {
+        address: address.ip(),
+        certificate: certificate(&stream),
+    };
+    talk(hub, router, stream, peer).await;
+}
+
+fn certificate(stream: &TlsStream<TcpStream>) -> Option<Certificate> {
+    let certificates = stream.get_ref().1.peer_certificates()?;
+    Certificate::read(certificates.first()?)
+}
+
+async fn talk(hub: &Arc<Hub>, router: Router, stream: TlsStream<TcpStream>, peer: Peer) {
+    let activity = Arc::new(Activity::new());
+    let service = {
+        let (hub, activity) = (Arc::clone(hub), Arc::clone(&activity));
+        service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            let (hub, activity) = (Arc::clone(&hub), Arc::clone(&activity));
+            let mut router = router.clone();
+            activity.begin();
+            async move {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(peer);
+                let answer = tower_service::Service::call(&mut router, request).await;
+                activity.end();
+                hub.metrics.requests.add(1);
+                if let Ok(answer) = &answer
+                    && answer.status().is_client_error()
+                {
+                    hub.metrics.refusals.add(1);
+                }
+                answer
+            }
+        })
+    };
+    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(HEAD)
+        .serve_connection(io, service);
+    tokio::pin!(connection);
+    let mut stopping = hub.stopping.subscribe();
+    let mut told = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    log::debug!("{}: {error}", peer.address);
+                }
+                return;
+            }
+            () = stopped(&mut stopping), if !told => {
+                told = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep(LOOK) => {
+                if activity.is_over() {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Why a device does not run what it should: pure.
+
+use crate::fleet::{Revision, Row, Wanted};
+use crate::state::standing;
+use kedge_api::device::{Phase, Wait};
+use kedge_api::operator::Why;
+
+/// Looks at what is desired, what was told, and when.
+pub(crate) fn why(
+    row: &Row,
+    revision: Option<&Revision>,
+    online: bool,
+    seen_s: Option<u64>,
+    now: u64,
+) -> Why {
+    let mut steps = Vec::new();
+    let summary = judge(row, revision, now, &mut steps);
+    steps.push(match seen_s {
+        _ if online => "its poll is held right now".to_owned(),
+        Some(seconds) => format!("it was last heard of {seconds} s ago"),
+        None => "it was never heard of since it enrolled".to_owned(),
+    });
+    match summary {
+        Ok(summary) => Why {
+            up_to_date: true,
+            summary,
+            steps,
+        },
+        Err(summary) => Why {
+            up_to_date: false,
+            summary,
+            steps,
+        },
+    }
+}
+
+/// In a sentence: that all is well, or what is not.
+fn judge(
+    row: &Row,
+    revision: Option<&Revision>,
+    now: u64,
+    steps: &mut Vec<String>,
+) -> Result<String, String> {
+    if row.revoked {
+        return Err("its certificate was revoked, so it is told nothing".to_owned());
+    }
+    let wanted = row
+        .wanted
+        .as_ref()
+        .ok_or("no revision was assigned to it")?;
+    let name = revision.map_or_else(
+        || wanted.revision.to_string(),
+        |revision| format!("{} ({})", revision.version, revision.order),
+    );
+    steps.push(format!(
+        "it should run {name} with parameters {}",
+        row.parameters
+    ));
+    let Some(report) = &row.report else {
+        return Err("it has not reported anything yet".to_owned());
+    };
+    if let Some(running) = &report.running {
+        steps.push(format!(
+            "it says that it runs {} with parameters {}",
+            running.revision, running.parameters
+        ));
+        if running.revision == wanted.revision && running.parameters == row.parameters {
+            return trial(&report.phase);
+        }
+    }
+    if report.stale {
+        steps.push("it says that the hub's last signed answer no longer holds for it".to_owned());
+    }
+    if let Some(failed) = &report.failed
+        && failed.revision == wanted.revision
+        && failed.parameters == row.parameters
+    {
+        return Err(format!(
+            "it has tried it and gone back: {}; an operator's retry lets it try again",
+            failed.reason
+        ));
+    }
+    Err(phase(&report.phase, wanted, now))
+}
+
+fn trial(phase: &Phase) -> Result<String, String> {
+    if matches!(phase, Phase::Trying | Phase::Judging) {
+        return Err("it is trying it right now".to_owned());
+    }
+    Ok("it runs what it should".to_owned())
+}
+
+fn phase(phase: &Phase, wanted: &Wanted, now: u64) -> String {
+    match phase {
+        Phase::Idle | Phase::Committed | Phase::Unknown => {
+            "it has not taken the assignment up yet".to_owned()
+        }
+        Phase::Checking => "it judges the assignment".to_owned(),
+        Phase::Refused { reason } => format!("it refuses it: {reason}"),
+        Phase::Downloading { done, total } => {
+            format!("it downloads: {done} of {total} bytes are there")
+        }
+        Phase::Staged if wanted.download_only => {
+            "it has everything, and was told to download only; an operator's apply lets it go on"
+                .to_owned()
+        }
+        Phase::Staged => "it has everything and is about to try it".to_owned(),
+        Phase::Waiting { for_what } => match for_what {
+            Wait::Window => {
+                let opens = wanted
+                    .window
+                    .map_or(0, |window| standing(window, now).opens_in_s);
+                format!("it waits for its window, which opens in {opens} s")
+            }
+            Wait::Lock => "it waits for a container that holds the update lock".to_owned(),
+            Wait::Apply => "it waits for an operator's apply".to_owned(),
+            Wait::Reboot => "it waits for a boot".to_owned(),
+        },
+        Phase::Trying => "it begins the trial".to_owned(),
+        Phase::Judging => "it is being judged".to_owned(),
+        Phase::RolledBack { reason } => format!("it went back: {reason}"),
+        Phase::Repair => "it is in repair mode and waits to be mended".to_owned(),
+    }
+}

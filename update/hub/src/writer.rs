@@ -1,0 +1,148 @@
+//! The one writer: a thread that owns the database's only writing connection.
+//!
+//! ```text
+//! requests ──▶ queue ──▶ BEGIN, each job in a savepoint, COMMIT ──▶ memory changes ──▶ all are answered
+//! ```
+//! What waits while a commit is on its way to the disk becomes the next one: many requests share a sync, and none is
+//! answered before its own is there. Decisions that must not be made twice (a token's last use) are made in here, by what
+//! the database says; memory follows what was committed, in the same order.
+
+use crate::error::{Error, Refusal};
+use crate::fleet::{Change, Fleet};
+use rusqlite::{Connection, Transaction};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
+
+/// Jobs that may wait; further requests wait for a place.
+const QUEUE: usize = 1024;
+/// Most jobs of one commit: bounds what a crash or a full disk takes back.
+const BATCH: usize = 256;
+
+/// Told what became of the commit.
+type Answer = Box<dyn FnOnce(Result<(), Refusal>) + Send>;
+type Job = Box<dyn FnOnce(&mut Step<'_>) -> Answer + Send>;
+
+/// What a job works with.
+pub(crate) struct Step<'a> {
+    pub(crate) database: &'a Transaction<'a>,
+    /// What memory is to learn once the commit is there.
+    changes: Vec<Change>,
+}
+
+impl Step<'_> {
+    pub(crate) fn change(&mut self, change: Change) {
+        self.changes.push(change);
+    }
+
+    /// Runs one job's work; what it did is taken back if it fails.
+    fn attempt<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let before = self.changes.len();
+        self.database.execute_batch("SAVEPOINT job")?;
+        let result = work(self);
+        let end = if result.is_ok() {
+            "RELEASE job"
+        } else {
+            self.changes.truncate(before);
+            "ROLLBACK TO job; RELEASE job"
+        };
+        self.database.execute_batch(end)?;
+        result
+    }
+}
+
+/// Where requests leave their jobs.
+#[derive(Debug, Clone)]
+pub(crate) struct Writer {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Writer {
+    /// Starts the thread; it ends when the last [`Writer`] is gone and all jobs are done.
+    pub(crate) fn start(
+        connection: Connection,
+        fleet: Arc<Fleet>,
+    ) -> Result<(Self, JoinHandle<()>), Error> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || serve(connection, &fleet, queue))
+            .map_err(|source| Error::File {
+                doing: "start the thread of",
+                path: "the writer".into(),
+                source,
+            })?;
+        Ok((Self { jobs }, thread))
+    }
+
+    /// Has `work` done in the next commit; returns once that is on the disk, or was given up.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Step<'_>) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (sender, receiver) = oneshot::channel();
+        let job: Job = Box::new(move |step| {
+            let result = step.attempt(work);
+            Box::new(move |committed| {
+                // Nobody waits any more if the client went away: what was done stays done.
+                drop(sender.send(committed.and(result)));
+            })
+        });
+        let stopping = |()| Refusal::from(Error::Stopping);
+        self.jobs.send(job).await.map_err(|_| stopping(()))?;
+        receiver.await.map_err(|_| stopping(()))?
+    }
+}
+
+fn serve(mut connection: Connection, fleet: &Fleet, mut queue: mpsc::Receiver<Job>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while let Some(first) = queue.blocking_recv() {
+        batch.push(first);
+        while batch.len() < BATCH {
+            match queue.try_recv() {
+                Ok(job) => batch.push(job),
+                Err(_) => break,
+            }
+        }
+        let mut answers = Vec::with_capacity(batch.len());
+        let outcome = commit(&mut connection, &mut batch, &mut answers);
+        let committed = outcome.map(|changes| fleet.apply(changes));
+        // Jobs that never began are answered by the end of their channel.
+        batch.clear();
+        if let Err(refusal) = &committed {
+            log::error!(
+                "nothing of {} requests was written: {}",
+                answers.len(),
+                refusal.detail
+            );
+        }
+        for answer in answers {
+            answer(committed.clone());
+        }
+    }
+    let truncated = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+    if let Err(error) = truncated {
+        log::warn!("the write-ahead log stays as it is: {error}");
+    }
+}
+
+fn commit(
+    connection: &mut Connection,
+    batch: &mut Vec<Job>,
+    answers: &mut Vec<Answer>,
+) -> Result<Vec<Change>, Refusal> {
+    let transaction = connection.transaction()?;
+    let mut step = Step {
+        database: &transaction,
+        changes: Vec::new(),
+    };
+    for job in batch.drain(..) {
+        answers.push(job(&mut step));
+    }
+    let changes = step.changes;
+    transaction.commit()?;
+    Ok(changes)
+}

@@ -1,0 +1,15 @@
+//! The hub's binary on loopback, with real TLS: what devices and operators ask of it, and what it survives.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails"
+)]
+
+mod admission;
+mod client;
+mod first_path;
+mod survival;
+mod world;
