@@ -5,8 +5,8 @@
 
 use anyhow::{Context, Result};
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Writes a file under a temporary name beside `path` and renames it over it. Missing folders are made.
@@ -24,6 +24,28 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     let new = temporary(path);
     fs::write(&new, bytes).with_context(|| format!("cannot write {}", new.display()))?;
     fs::rename(&new, path).with_context(|| format!("cannot put {} in its place", path.display()))
+}
+
+/// As [`write`], with mode 0600: the file is never open to others, not even for the moment before a change of mode.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        make_folder(folder)?;
+    }
+    let new = temporary(path);
+    let put = || -> std::io::Result<()> {
+        let mut file = fs::File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    put().with_context(|| format!("cannot write {}", new.display()))?;
+    publish(&new, path)
 }
 
 /// [`write`], then mode 0755.

@@ -118,11 +118,13 @@ pub fn ask(socket: &Path, request: Request<'_>) -> Result<Vec<u8>> {
 
 /// A status code and the body's length, if it is known.
 #[derive(Debug, PartialEq, Eq)]
-struct Head {
-    status: u16,
+pub(crate) struct Head {
+    pub(crate) status: u16,
     length: Option<usize>,
     chunked: bool,
     id: Option<String>,
+    /// Seconds after which a busy peer wants to be asked again.
+    pub(crate) retry_after: Option<u64>,
 }
 
 /// Sends a request and returns the status; the answer's body goes to `take`.
@@ -283,6 +285,13 @@ fn answer(reader: &mut impl BufRead, id: &str) -> Result<Head> {
     }
 }
 
+/// The head of the answer that comes next.
+pub(crate) fn next_head(reader: &mut impl BufRead) -> Result<Head> {
+    let first = line(reader)?;
+    ensure!(first.starts_with("HTTP/1."), "what answers speaks no HTTP");
+    head(&first, reader)
+}
+
 fn head(first: &str, reader: &mut impl BufRead) -> Result<Head> {
     let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());
     let mut head = Head {
@@ -290,6 +299,7 @@ fn head(first: &str, reader: &mut impl BufRead) -> Result<Head> {
         length: None,
         chunked: false,
         id: None,
+        retry_after: None,
     };
     loop {
         let text = line(reader)?;
@@ -303,6 +313,7 @@ fn head(first: &str, reader: &mut impl BufRead) -> Result<Head> {
         match name.to_ascii_lowercase().as_str() {
             "content-length" => head.length = value.parse().ok(),
             "transfer-encoding" => head.chunked = value.eq_ignore_ascii_case("chunked"),
+            "retry-after" => head.retry_after = value.parse().ok(),
             "x-request-id" => head.id = Some(value.to_owned()),
             _ => {}
         }
@@ -321,7 +332,8 @@ fn line(reader: &mut impl BufRead) -> Result<String> {
         .to_owned())
 }
 
-fn body(reader: &mut impl BufRead, head: &Head, take: &mut Take<'_>) -> Result<()> {
+/// The body behind a head.
+pub(crate) fn body(reader: &mut impl BufRead, head: &Head, take: &mut Take<'_>) -> Result<()> {
     if head.chunked {
         return chunks(reader, take);
     }

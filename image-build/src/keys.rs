@@ -32,9 +32,7 @@ use ed25519_dalek::SigningKey;
 use kedge_revision::PublicKey;
 use kedge_revision::id::hex;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -171,7 +169,7 @@ pub fn write(path: &Path, role: &str, key: &SigningKey, protection: Protection<'
     }
     let text = Zeroizing::new(toml::to_string(&document).context("cannot write the key as TOML")?);
     let text = Zeroizing::new(format!("{}{}", header(&document), *text));
-    private_write(path, text.as_bytes())
+    files::write_private(path, text.as_bytes())
 }
 
 impl KeyFile {
@@ -369,25 +367,6 @@ fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>> {
     Ok(bytes)
 }
 
-/// As [`files::write`], but the file is never open to others, not even for the moment before a change of mode.
-fn private_write(path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        files::make_folder(folder)?;
-    }
-    let new = files::temporary(path);
-    let put = || -> std::io::Result<()> {
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    put().with_context(|| format!("cannot write {}", new.display()))?;
-    files::publish(&new, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -455,7 +434,7 @@ mod tests {
         let text = files::read_text(&path)
             .unwrap()
             .replace("role = \"release\"", "role = \"root\"");
-        private_write(&path, text.as_bytes()).unwrap();
+        files::write_private(&path, text.as_bytes()).unwrap();
         KeyFile::read(&path)
             .unwrap()
             .open(&with("four words are best"))
@@ -468,7 +447,7 @@ mod tests {
         let text = files::read_text(&path)
             .unwrap()
             .replace("memory-kib = 65536", "memory-kib = 4000000000");
-        private_write(&path, text.as_bytes()).unwrap();
+        files::write_private(&path, text.as_bytes()).unwrap();
         let error = KeyFile::read(&path)
             .unwrap()
             .open(&with("four words are best"))
@@ -487,7 +466,7 @@ mod tests {
         let text = files::read_text(&path)
             .unwrap()
             .replace(&secret, &format!("{secret}z"));
-        private_write(&path, text.as_bytes()).unwrap();
+        files::write_private(&path, text.as_bytes()).unwrap();
         let error = format!("{:?}", KeyFile::read(&path).unwrap_err());
         assert!(!error.contains(&secret), "{error}");
     }

@@ -56,6 +56,8 @@ pub struct VmConfig {
     pub disk_cache: DiskCache,
     /// How time passes in the guest.
     pub clock: Clock,
+    /// A provisioning for the device, a file that QEMU reads at each start.
+    pub provision: Option<PathBuf>,
     /// Kernel arguments after all others, for tests; only where the host plays the loader.
     pub arguments: String,
 }
@@ -73,6 +75,7 @@ impl VmConfig {
             console: Console::Events,
             disk_cache: DiskCache::WriteBack,
             clock: Clock::Wall,
+            provision: None,
             arguments: String::new(),
         }
     }

@@ -2,15 +2,23 @@
 //! library, and returns one result that prints as words or, with `--json`, as one object.
 
 mod add;
+mod assign;
 mod build;
 mod bundle;
 mod completions;
 mod composing;
 mod ctl;
+mod device;
+mod devices;
 mod disk;
+mod events;
+mod hub;
 mod inspect;
+mod join_token;
 mod key;
+mod login;
 mod new;
+mod publish;
 mod push;
 mod run;
 mod sign;
@@ -66,6 +74,17 @@ enum Verb {
     Verify(verify::Verify),
     Inspect(inspect::Inspect),
     Key(key::Key),
+    Login(login::Login),
+    Logout(login::Logout),
+    Publish(publish::Publish),
+    Assign(assign::AssignVerb),
+    Devices(devices::Devices),
+    Device(device::DeviceVerb),
+    Claim(devices::ClaimVerb),
+    Tag(devices::Tag),
+    Parameters(devices::Parameters),
+    JoinToken(join_token::JoinTokenVerb),
+    Events(events::Events),
     Completions(completions::Completions),
 }
 
@@ -163,6 +182,17 @@ fn dispatch(verb: Verb, scene: &Scene) -> Result<()> {
         Verb::Verify(verb) => verb.run(scene),
         Verb::Inspect(verb) => verb.run(scene),
         Verb::Key(verb) => verb.run(scene),
+        Verb::Login(verb) => verb.run(scene),
+        Verb::Logout(verb) => verb.run(scene),
+        Verb::Publish(verb) => verb.run(scene),
+        Verb::Assign(verb) => verb.run(scene),
+        Verb::Devices(verb) => verb.run(scene),
+        Verb::Device(verb) => verb.run(scene),
+        Verb::Claim(verb) => verb.run(scene),
+        Verb::Tag(verb) => verb.run(scene),
+        Verb::Parameters(verb) => verb.run(scene),
+        Verb::JoinToken(verb) => verb.run(scene),
+        Verb::Events(verb) => verb.run(scene),
         Verb::Completions(verb) => verb.run(scene),
     }
 }

@@ -39,6 +39,7 @@ const DIRECTION: [(&str, &[&str]); 13] = [
     (
         "kedge-image-build",
         &[
+            "kedge-api",
             "kedge-board-support",
             "kedge-revision",
             "kedge-rootfs",

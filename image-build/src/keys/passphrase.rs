@@ -1,10 +1,10 @@
 //! Where a passphrase comes from: a prompt on the terminal, a file, an open descriptor. Never an argument or the
 //! environment, which other processes can read.
 
+use crate::terminal;
 use anyhow::{Context, Result, bail, ensure};
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -95,6 +95,13 @@ impl Passphrase {
     }
 }
 
+fn ask(prompt: &str) -> Result<Zeroizing<String>> {
+    let line = terminal::hidden(prompt)
+        .context("cannot ask for a passphrase: use --passphrase-file or --passphrase-fd")?;
+    ensure!(!line.is_empty(), "the passphrase is empty");
+    Ok(line)
+}
+
 fn first_line(file: std::io::Result<File>, path: &Path) -> Result<Zeroizing<String>> {
     let file =
         file.with_context(|| format!("cannot read the passphrase from {}", path.display()))?;
@@ -110,48 +117,6 @@ fn first_line(file: std::io::Result<File>, path: &Path) -> Result<Zeroizing<Stri
         path.display()
     );
     Ok(line)
-}
-
-fn ask(prompt: &str) -> Result<Zeroizing<String>> {
-    let mut terminal = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/tty")
-        .context("there is no terminal to ask for a passphrase on: use --passphrase-file or --passphrase-fd")?;
-    terminal
-        .write_all(prompt.as_bytes())
-        .context("cannot write to the terminal")?;
-    let quiet = NoEcho::on(terminal.try_clone().context("cannot share the terminal")?)?;
-    let line = first_line(terminal.try_clone(), Path::new("the terminal"));
-    drop(quiet);
-    terminal
-        .write_all(b"\n")
-        .context("cannot write to the terminal")?;
-    line
-}
-
-/// Echo is off until this is dropped.
-struct NoEcho {
-    terminal: File,
-    before: rustix::termios::Termios,
-}
-
-impl NoEcho {
-    fn on(terminal: File) -> Result<Self> {
-        let before = tcgetattr(&terminal).context("cannot read the terminal's modes")?;
-        let mut modes = before.clone();
-        modes.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(&terminal, OptionalActions::Flush, &modes)
-            .context("cannot turn the terminal's echo off")?;
-        Ok(Self { terminal, before })
-    }
-}
-
-impl Drop for NoEcho {
-    fn drop(&mut self) {
-        // Nothing better can be done than to try; the next prompt of the shell shows whether it worked.
-        tcsetattr(&self.terminal, OptionalActions::Flush, &self.before).ok();
-    }
 }
 
 #[cfg(test)]

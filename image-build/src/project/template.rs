@@ -35,7 +35,7 @@ const SITE_NETWORK: &str = r#"
 
 /// `kedge.toml` of a new project.
 #[must_use]
-pub fn manifest(product: &Name, board: &Name, mode: Mode) -> String {
+pub fn manifest(product: &Name, board: &Name, mode: Mode, hub: Option<&str>) -> String {
     let qemu = board.as_str().starts_with("qemu-");
     let (mode, explained) = match mode {
         Mode::Development => (
@@ -48,6 +48,15 @@ pub fn manifest(product: &Name, board: &Name, mode: Mode) -> String {
         ),
     };
     let network = if qemu { QEMU_NETWORK } else { SITE_NETWORK };
+    let hubs = match hub {
+        Some(hub) => format!(
+            "{:<26} # asked for revisions; the trust root names its key",
+            list(&[hub.to_owned()])
+        ),
+        None => {
+            "[]                  # https://… of your hub; none: the device is on its own".to_owned()
+        }
+    };
     let nameservers = if qemu { "[\"10.0.2.3\"]" } else { "[]" };
     format!(
         r#"# A Kedge project. `kedge add IMAGE --name NAME` adds a container, `kedge build` makes a signed revision and a disk
@@ -82,7 +91,7 @@ change = "restart"
 # default = "unnamed"
 
 [configuration]
-hubs = []                  # https://… of your hub; none: the device is on its own
+hubs = {hubs}
 
 [configuration.network]
 nameservers = {nameservers}
@@ -290,7 +299,13 @@ mod tests {
             ("qemu-x86-64", Mode::Development),
             ("raspberry-pi", Mode::Production),
         ] {
-            let text = manifest(&"gateway".parse().unwrap(), &board.parse().unwrap(), mode);
+            let names = ("gateway".parse().unwrap(), board.parse().unwrap());
+            let hub = "https://hub.example:8443";
+            let text = manifest(&names.0, &names.1, mode, Some(hub));
+            let with: Manifest = toml::from_str(&text).unwrap();
+            assert_eq!(with.configuration.hubs, [hub]);
+            with.content(BTreeMap::new()).check().unwrap();
+            let text = manifest(&names.0, &names.1, mode, None);
             let manifest: Manifest = toml::from_str(&text).unwrap();
             assert_eq!(manifest.mode, mode);
             manifest.content(BTreeMap::new()).check().unwrap();

@@ -63,6 +63,11 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
 
     disk_and_network(&mut command, config, qemu);
     consoles(&mut command, config, qemu, &control);
+    if let Some(provision) = &config.provision {
+        // The device reads it where Linux shows it: /sys/firmware/qemu_fw_cfg.
+        let option = format!("name=opt/kedge/provision,file={}", quoted(provision));
+        command.args(["-fw_cfg", &option]);
+    }
     if let Some(watchdog) = &qemu.watchdog {
         command.args(["-device", watchdog, "-action", "watchdog=reset"]);
     }

@@ -1,6 +1,7 @@
 //! `kedge new`: a project folder with fresh keys and its trust root.
 
 use super::{PassphraseArguments, Scene};
+use crate::hub::{Address, Settings};
 use crate::keys::{self, Protection};
 use crate::project::template;
 use crate::{files, project};
@@ -9,7 +10,7 @@ use clap::Args;
 use ed25519_dalek::SigningKey;
 use kedge_revision::root::Roles;
 use kedge_revision::signing::Kind;
-use kedge_revision::{Mode, Name, Role, Root, SignatureSet};
+use kedge_revision::{Mode, Name, PublicKey, Role, Root, SignatureSet};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,13 @@ pub(super) struct New {
     /// Where to make the folder.
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
+    /// Let its devices trust this hub: its key goes into the trust root, its address into kedge.toml. It must be known by
+    /// `kedge login`.
+    #[arg(long, value_name = "HUB")]
+    hub: Option<String>,
+    /// The hub's address as devices reach it, where it is not the operator's.
+    #[arg(long, value_name = "URL", requires = "hub")]
+    device_hub: Option<Address>,
     #[command(flatten)]
     passphrase: PassphraseArguments,
 }
@@ -47,6 +55,15 @@ struct Made {
     root_key: String,
     release_key: String,
     encrypted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hub: Option<Trusted>,
+}
+
+/// A hub that the project's devices trust.
+#[derive(Debug, Clone, Serialize)]
+struct Trusted {
+    url: String,
+    key: PublicKey,
 }
 
 impl New {
@@ -61,10 +78,11 @@ impl New {
             folder.display()
         );
         kedge_board_support::boards::find(self.board.as_str())?;
+        let hub = self.trusted()?;
         let (root, release) = (keys::generate()?, keys::generate()?);
         let new = files::temporary(&folder);
         let made = self
-            .fill(&new, &root, &release)
+            .fill(&new, &root, &release, hub.as_ref())
             .and_then(|()| files::publish(&new, &folder));
         if let Err(error) = made {
             // The first error is the one to report.
@@ -79,9 +97,26 @@ impl New {
             root_key: keys::public(&root).id().to_string(),
             release_key: keys::public(&release).id().to_string(),
             encrypted: !self.no_passphrase,
+            hub,
         };
-        scene.output.result(self.words(&folder), &made);
+        scene
+            .output
+            .result(self.words(&folder, made.hub.as_ref()), &made);
         Ok(())
+    }
+
+    /// The hub that devices will trust: its key as `kedge login` pinned it, its address as devices reach it.
+    fn trusted(&self) -> Result<Option<Trusted>> {
+        let Some(name) = &self.hub else {
+            return Ok(None);
+        };
+        let settings = Settings::open()?;
+        let known = settings.hub(Some(name))?;
+        let device = self.device_hub.as_ref().map(Address::to_string);
+        Ok(Some(Trusted {
+            url: device.unwrap_or_else(|| known.url.clone()),
+            key: known.key,
+        }))
     }
 
     fn mode(&self) -> Mode {
@@ -92,7 +127,13 @@ impl New {
         }
     }
 
-    fn fill(&self, folder: &Path, root: &SigningKey, release: &SigningKey) -> Result<()> {
+    fn fill(
+        &self,
+        folder: &Path,
+        root: &SigningKey,
+        release: &SigningKey,
+        hub: Option<&Trusted>,
+    ) -> Result<()> {
         let passphrase = if self.no_passphrase {
             None
         } else {
@@ -103,7 +144,12 @@ impl New {
             .map_or(Protection::Plain, |text| Protection::Passphrase(text));
         files::write(
             &folder.join(project::MANIFEST),
-            template::manifest(&self.name, &self.board, self.mode()),
+            template::manifest(
+                &self.name,
+                &self.board,
+                self.mode(),
+                hub.map(|hub| hub.url.as_str()),
+            ),
         )?;
         files::write(&folder.join(".gitignore"), template::GITIGNORE)?;
         files::make_folder(&folder.join("containers"))?;
@@ -114,7 +160,8 @@ impl New {
             release,
             protection,
         )?;
-        let (document, signatures) = first_root(self.mode(), root, release)?;
+        let (document, signatures) =
+            first_root(self.mode(), root, release, hub.map(|hub| hub.key))?;
         files::write(&folder.join("roots/1.json"), document)?;
         files::write(&folder.join("roots/1.sig"), signatures)
     }
@@ -130,7 +177,7 @@ impl New {
         )
     }
 
-    fn words(&self, folder: &Path) -> String {
+    fn words(&self, folder: &Path, hub: Option<&Trusted>) -> String {
         let care = match (self.no_passphrase, self.production) {
             (true, _) => {
                 "Its keys in keys/ have NO passphrase: for development only. Protect them with `kedge key passphrase`."
@@ -140,8 +187,15 @@ impl New {
             }
             (false, false) => "Its keys are in keys/, under your passphrase.",
         };
+        let (trusts, last) = match hub {
+            Some(hub) => (
+                format!("Its devices trust the hub {}.\n", hub.url),
+                "\n  kedge publish",
+            ),
+            None => (String::new(), ""),
+        };
         format!(
-            "Made the project {} for {} in {}.\n{care}\nNext:\n  cd {}\n  kedge add IMAGE --name NAME\n  kedge build",
+            "Made the project {} for {} in {}.\n{care}\n{trusts}Next:\n  cd {}\n  kedge add IMAGE --name NAME\n  kedge build{last}",
             self.name,
             self.board,
             folder.display(),
@@ -150,10 +204,16 @@ impl New {
     }
 }
 
-/// The first root: one root key, one release key, no hub.
-fn first_root(mode: Mode, root: &SigningKey, release: &SigningKey) -> Result<(Vec<u8>, Vec<u8>)> {
-    let publics = [keys::public(root), keys::public(release)];
-    let [root_id, release_id] = publics.map(|key| key.id());
+/// The first root: one root key, one release key, and the hub's if there is one.
+fn first_root(
+    mode: Mode,
+    root: &SigningKey,
+    release: &SigningKey,
+    hub: Option<PublicKey>,
+) -> Result<(Vec<u8>, Vec<u8>)> {
+    let mut publics = vec![keys::public(root), keys::public(release)];
+    publics.extend(hub);
+    let (root_id, release_id) = (keys::public(root).id(), keys::public(release).id());
     if root_id == release_id {
         bail!("the two fresh keys are equal: the random source of this machine cannot be trusted");
     }
@@ -165,8 +225,8 @@ fn first_root(mode: Mode, root: &SigningKey, release: &SigningKey) -> Result<(Ve
         root: role(root_id),
         release: role(release_id),
         hub: Role {
-            keys: Vec::new(),
-            threshold: 0,
+            keys: hub.iter().map(PublicKey::id).collect(),
+            threshold: u32::from(hub.is_some()),
         },
     };
     let document = Root::new(1, mode, &publics, roles)
@@ -194,6 +254,8 @@ mod tests {
             production,
             no_passphrase: !production,
             path: Some(folder.join("gateway")),
+            hub: None,
+            device_hub: None,
             passphrase: PassphraseArguments {
                 passphrase_file,
                 passphrase_fd: None,
@@ -219,6 +281,16 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(again.contains("exists already"), "{again}");
+    }
+
+    #[test]
+    fn a_hub_that_is_trusted_signs_with_its_role() {
+        let (root, release) = (keys::generate().unwrap(), keys::generate().unwrap());
+        let hub = keys::public(&keys::generate().unwrap());
+        let (document, _) = first_root(Mode::Production, &root, &release, Some(hub)).unwrap();
+        let root = Root::parse(&document).unwrap();
+        assert_eq!(root.roles.hub.keys, [hub.id()]);
+        assert_eq!(root.roles.hub.threshold, 1);
     }
 
     #[test]

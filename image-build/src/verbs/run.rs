@@ -7,6 +7,7 @@ use crate::qemu::{Console, Ending, Event, Forward, Vm, VmConfig};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use kedge_board_support::boards;
+use kedge_revision::enrolment::Provision;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,9 @@ pub(super) struct Run {
     /// Keep what the device writes, and go on with what an earlier --keep left.
     #[arg(long)]
     keep: bool,
+    /// Give the device this provisioning, as `kedge join-token new --out` writes it: it joins the hub at its first start.
+    #[arg(long, value_name = "FILE")]
+    provision: Option<PathBuf>,
     /// End after so many seconds, for scripts; the exit status is then 1.
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -46,6 +50,7 @@ impl Run {
                 image.display()
             );
         }
+        self.check_provision()?;
         let disk = self.disk(scene, &project, &image)?;
         let config = self.config(scene, &project, &disk)?;
         let result = self.watch(scene, config);
@@ -54,6 +59,17 @@ impl Run {
                 .with_context(|| format!("cannot remove {}", disk.display()))?;
         }
         result
+    }
+
+    /// A device passes over a provisioning that it cannot read; its user had better know at once.
+    fn check_provision(&self) -> Result<()> {
+        let Some(path) = &self.provision else {
+            return Ok(());
+        };
+        let bytes = crate::files::read(path)?;
+        Provision::parse(&bytes)
+            .with_context(|| format!("{} is no provisioning", path.display()))?;
+        Ok(())
     }
 
     /// The copy that the device writes to.
@@ -99,6 +115,7 @@ impl Run {
         let mut config = VmConfig::new(board, disk, &ctl::run_folder(project)?);
         config.forwards.clone_from(&self.port);
         config.memory = self.memory;
+        config.provision.clone_from(&self.provision);
         let terminal = std::io::stdin().is_terminal()
             && std::io::stdout().is_terminal()
             && !scene.output.is_json();
