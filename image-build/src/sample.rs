@@ -118,16 +118,21 @@ pub enum Edition {
     First,
     /// One that says "It holds, edition 2." and so on.
     Number(u32),
+    /// The same with a file of [`Edition::LARGE`] bytes beside it that no compression makes smaller.
+    Large(u32),
     /// A configuration with a mistake, at which nginx ends: what a bad day brings.
     Broken,
 }
 
 impl Edition {
+    /// See [`Edition::Large`].
+    pub const LARGE: u64 = 6 * 1024 * 1024;
+
     /// A file of the image in this edition.
     fn text(self, text: &str) -> String {
         match self {
             Self::First => text.to_owned(),
-            Self::Number(number) => {
+            Self::Number(number) | Self::Large(number) => {
                 text.replace("It holds.", &format!("It holds, edition {number}."))
             }
             Self::Broken => text.replace("listen 80;", "lisen 80;"),
@@ -153,7 +158,7 @@ fn image(recipe: &Recipe, architecture: Architecture, edition: Edition) -> Resul
         .collect();
     let key = key(recipe, &contents, &packages);
     let layout = Cache::open()?.entry("oci", &key, |folder| {
-        let own = own_layer(&contents)?;
+        let own = own_layer(&contents, edition)?;
         let mut first =
             File::open(&packages).with_context(|| format!("cannot open {}", packages.display()))?;
         let image = LayoutImage {
@@ -210,7 +215,7 @@ fn process(recipe: &Recipe) -> ImageProcess {
 }
 
 /// A tar of our own files; folders above them are those of the layer below.
-fn own_layer(contents: &[(&str, String)]) -> Result<Vec<u8>> {
+fn own_layer(contents: &[(&str, String)], edition: Edition) -> Result<Vec<u8>> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, text) in contents {
         let mut header = tar::Header::new_gnu();
@@ -221,7 +226,29 @@ fn own_layer(contents: &[(&str, String)]) -> Result<Vec<u8>> {
         header.set_size(u64::try_from(text.len())?);
         builder.append_data(&mut header, path, text.as_bytes())?;
     }
+    if let Edition::Large(_) = edition {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(STAMP);
+        header.set_size(Edition::LARGE);
+        builder.append_data(&mut header, "srv/www/large", noise().as_slice())?;
+    }
     Ok(builder.into_inner()?)
+}
+
+/// The same bytes each time, which look like none (xorshift64, Marsaglia 2003).
+fn noise() -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut bytes = Vec::new();
+    for _ in 0..Edition::LARGE / 8 {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes
 }
 
 /// Makes an OCI layout of one static program in `folder`, for measuring: nothing but the folders that a container needs.
@@ -299,6 +326,7 @@ mod tests {
             Edition::First,
             Edition::Number(2),
             Edition::Number(3),
+            Edition::Large(4),
             Edition::Broken,
         ];
         let keys: std::collections::BTreeSet<_> = editions
@@ -310,7 +338,7 @@ mod tests {
 
     #[test]
     fn our_layer_has_our_files() {
-        let bytes = own_layer(&[("etc/a", "x".to_owned())]).unwrap();
+        let bytes = own_layer(&[("etc/a", "x".to_owned())], Edition::First).unwrap();
         let mut archive = tar::Archive::new(bytes.as_slice());
         let names: Vec<_> = archive
             .entries()

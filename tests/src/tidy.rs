@@ -49,7 +49,12 @@ const DIRECTION: [(&str, &[&str]); 13] = [
     // The demonstration assembles images and looks at disks, as image-build does.
     (
         "xtask",
-        &["kedge-board-support", "kedge-image-build", "kedge-rootfs"],
+        &[
+            "kedge-api",
+            "kedge-board-support",
+            "kedge-image-build",
+            "kedge-rootfs",
+        ],
     ),
     ("kedge-probe", &["kedge-sys"]),
     (

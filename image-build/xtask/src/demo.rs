@@ -1,21 +1,26 @@
 //! `demo`: the whole of it in a few minutes, on this machine.
 //!
-//! A project is made with `kedge` as its users do, real software is added, built and signed; the image boots in QEMU and
-//! is treated badly: a process is ended, the device is rebooted, its power is cut, and it is given a good update and a bad
-//! one. Each step is a line of a timeline and
+//! A hub is started, a project is made with `kedge` as its users do, real software is added, built and signed; the image
+//! boots in QEMU, enrols, and is treated badly: a process is ended, the device is rebooted, its power is cut; it pulls a
+//! good revision and a bad one, and one whose download and trial are cut short; its hub goes away and comes back. Each step is a line of a timeline and
 //! is judged; the exit status says whether all held.
 
+mod fleet;
+mod hub;
 mod update;
 
 use crate::device::{Device, console_tail, container, fetch, free_port};
 use crate::image::Kernel;
+use crate::kedge::Kedge;
 use crate::project::{self, BOARD, Built};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use hub::Hub;
 use kedge_image_build::qemu::{Ending, Forward};
 use kedge_image_build::{output::Output, progress};
 use serde_json::Value;
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// An emulated device with three real services, on a busy machine.
@@ -23,7 +28,7 @@ const BOOT: Duration = Duration::from_secs(240);
 /// What takes a moment.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Build a device from real software, boot it in QEMU, break it, and watch it hold.
+/// Start a hub, build a device from real software, boot it in QEMU, update it, break it, and watch it hold.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Needs no root (packages that are missing are installed with sudo). Ends with PASS or FAIL."
@@ -81,7 +86,15 @@ fn play(arguments: &Arguments, timeline: &Timeline, folder: &std::path::Path) ->
     timeline.event(format_args!(
         "platform {BOARD} with kernel {kernel} is there"
     ));
-    let built = project::sample(BOARD, &folder.join("gateway"), &platform, update::WINDOW)?;
+    let hub = Hub::start(folder)?;
+    timeline.event(format_args!("a hub listens on {}", hub.url()));
+    let token = hub.token().to_string_lossy();
+    let gateway = folder.join("gateway");
+    let settings = folder.join("settings");
+    Kedge::at(&gateway, &settings).ask(&["login", &hub.url(), "--token-file", &token, "--yes"])?;
+    let trusts = ["--hub", &hub.url(), "--device-hub", &hub.device_url()];
+    let kedge = Kedge::new_project_with(&gateway, BOARD, &settings, &trusts)?;
+    let built = project::sample(BOARD, kedge, &platform, update::WINDOW)?;
     timeline.event(format_args!(
         "signed revision {} and disk image, {} MB",
         built.short_revision(),
@@ -92,15 +105,28 @@ fn play(arguments: &Arguments, timeline: &Timeline, folder: &std::path::Path) ->
         Some(port) => port,
         None => free_port()?,
     };
-    let scene = Scene {
+    let provision = folder.join("provision.json");
+    let out = provision.to_string_lossy();
+    let device_hub = hub.device_url();
+    let words = ["join-token", "new", "--hub-for-devices", &device_hub];
+    // A hub takes in devices of products that it knows.
+    let published = update::publish_first(&built)?;
+    timeline.event(format_args!("version 1 published: {published} at the hub"));
+    built.kedge.ask(&[&words[..], &["--out", &out]].concat())?;
+    let mut scene = Scene {
         timeline,
         built: &built,
+        hub,
+        provision,
         port,
         echo: arguments.console,
     };
-    let device = scene.boot()?;
+    let mut device = scene.boot()?;
+    scene.meet(&mut device)?;
     let mut device = scene.break_it(device)?;
-    scene.update_it(&mut device)?;
+    scene.pull(&mut device)?;
+    let mut device = scene.cut(device)?;
+    scene.alone(&mut device)?;
     if arguments.keep {
         return scene.stay(device);
     }
@@ -111,6 +137,9 @@ fn play(arguments: &Arguments, timeline: &Timeline, folder: &std::path::Path) ->
 struct Scene<'a> {
     timeline: &'a Timeline,
     built: &'a Built,
+    hub: Hub,
+    /// What the device is given to enrol with.
+    provision: PathBuf,
     port: u16,
     echo: bool,
 }
@@ -125,6 +154,7 @@ struct Seen {
 impl Scene<'_> {
     fn boot(&self) -> Result<Device> {
         let mut config = self.built.machine();
+        config.provision = Some(self.provision.clone());
         config.forwards = vec![Forward {
             host: self.port,
             guest: 80,
@@ -302,7 +332,7 @@ struct Timeline {
 impl Timeline {
     fn begin() -> Self {
         progress::say(
-            "Kedge: a device of real software, built, booted, broken. Timeline in seconds.",
+            "Kedge: a hub and a device of real software, built, booted, updated, broken. Timeline in seconds.",
         );
         Self {
             start: Instant::now(),

@@ -21,6 +21,8 @@ pub(crate) fn is_called() -> bool {
 #[derive(Debug, Clone)]
 pub(crate) struct Kedge {
     project: PathBuf,
+    /// Where its user's settings are; those of whoever runs us if absent.
+    settings: Option<PathBuf>,
 }
 
 impl Kedge {
@@ -28,12 +30,47 @@ impl Kedge {
     pub(crate) fn new_project(folder: &Path, board: &str) -> Result<Self> {
         let kedge = Self {
             project: folder.to_owned(),
+            settings: None,
         };
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let mut command = program()?;
-        command.args(["--json", "new", &name, "--board", board, "--no-passphrase"]);
-        answer(command.arg("--path").arg(folder))?;
+        kedge.make(board, &[])?;
         Ok(kedge)
+    }
+
+    /// `kedge` for a project that may not be there yet, of a user with settings of their own.
+    pub(crate) fn at(folder: &Path, settings: &Path) -> Self {
+        Self {
+            project: folder.to_owned(),
+            settings: Some(settings.to_owned()),
+        }
+    }
+
+    /// As [`Kedge::new_project`], for that user, with further words for `kedge new`.
+    pub(crate) fn new_project_with(
+        folder: &Path,
+        board: &str,
+        settings: &Path,
+        more: &[&str],
+    ) -> Result<Self> {
+        let kedge = Self::at(folder, settings);
+        kedge.make(board, more)?;
+        Ok(kedge)
+    }
+
+    fn make(&self, board: &str, more: &[&str]) -> Result<()> {
+        let name = self.project.file_name().unwrap_or_default();
+        let mut command = self.bare()?;
+        command.args(["--json", "new", &name.to_string_lossy(), "--board", board]);
+        command.arg("--no-passphrase").args(more);
+        answer(command.arg("--path").arg(&self.project)).map(drop)
+    }
+
+    /// The command, without a project.
+    fn bare(&self) -> Result<Command> {
+        let mut command = program()?;
+        if let Some(settings) = &self.settings {
+            command.env("XDG_CONFIG_HOME", settings);
+        }
+        Ok(command)
     }
 
     /// The project's folder.
@@ -55,28 +92,6 @@ impl Kedge {
     /// As [`Kedge::ask`].
     pub(crate) fn ask_lines(&self, words: &[&str]) -> Result<Vec<Value>> {
         answer(self.command()?.arg("--json").args(words))
-    }
-
-    /// Runs a verb whose bad ending is an answer, too: whether it ended well, and its last result.
-    ///
-    /// # Errors
-    /// It cannot be started, or answers nothing.
-    pub(crate) fn outcome(&self, words: &[&str]) -> Result<(bool, Value)> {
-        let mut command = self.command()?;
-        command.arg("--json").args(words);
-        let done = command
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .context("cannot start kedge")?;
-        let text = String::from_utf8_lossy(&done.stdout);
-        let last = text
-            .lines()
-            .rev()
-            .find_map(|line| serde_json::from_str(line).ok());
-        let last =
-            last.with_context(|| format!("`{}` answers nothing", process::line(&command)))?;
-        Ok((done.status.success(), last))
     }
 
     /// Runs a verb on our terminal.
@@ -105,7 +120,7 @@ impl Kedge {
     }
 
     fn command(&self) -> Result<Command> {
-        let mut command = program()?;
+        let mut command = self.bare()?;
         command.arg("--project").arg(&self.project);
         Ok(command)
     }

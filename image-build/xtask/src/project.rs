@@ -52,10 +52,9 @@ pub(crate) struct Built {
 ///
 /// # Errors
 /// An image cannot be made, or a verb fails.
-pub(crate) fn sample(board: &str, folder: &Path, platform: &Path, window: &str) -> Result<Built> {
+pub(crate) fn sample(board: &str, kedge: Kedge, platform: &Path, window: &str) -> Result<Built> {
     let found = boards::find(board)?;
     let images = sample::images(found.architecture)?;
-    let kedge = Kedge::new_project(folder, board)?;
     for image in &images {
         let place = format!("oci:{}", image.layout.display());
         let mut words = vec!["add", &place, "--name", image.name];

@@ -1,6 +1,7 @@
 //! `run BOARD`: the sample product in QEMU, to look around.
 
 use crate::image::Kernel;
+use crate::kedge::Kedge;
 use crate::project;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -29,7 +30,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .prefix("kedge-run-")
         .tempdir()
         .context("cannot make a temporary folder")?;
-    let built = project::sample(board, &folder.path().join("gateway"), &platform, "60s")?;
+    let built = {
+        let kedge = Kedge::new_project(&folder.path().join("gateway"), board)?;
+        project::sample(board, kedge, &platform, "60s")?
+    };
     built.kedge.leave_link()?;
     let forward = format!("{}:80", arguments.port);
     progress::say(format_args!(

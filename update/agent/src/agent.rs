@@ -36,6 +36,8 @@ pub struct Paths {
 const LOST_S: u64 = 3600;
 /// What a hub gets that is not to be asked for a while: it has refused the device, seconds.
 const REFUSED_DEVICE_S: u32 = 600;
+/// The same, where it has refused to take the device in.
+const REFUSED_ENROLMENT_S: u32 = 60;
 
 /// See the module.
 pub(crate) struct Agent<'a> {
@@ -260,10 +262,17 @@ impl<'a> Agent<'a> {
         } else {
             self.hub = self.hub.saturating_add(1);
         }
+        let enrolled = self.known.tls.is_some();
         self.known.doubt();
+        if let Error::Refused { kind, .. } = error {
+            self.refused_by_hub(kind)?;
+        }
         let asked = error.retry_after();
-        let asked = if refused {
+        // Whoever is not taken in may be in a minute: a person is at work on it.
+        let asked = if refused && enrolled {
             Some(asked.unwrap_or(0).max(REFUSED_DEVICE_S))
+        } else if refused {
+            Some(asked.unwrap_or(0).max(REFUSED_ENROLMENT_S))
         } else {
             asked
         };

@@ -90,6 +90,10 @@ pub fn decide(view: &View<'_>) -> Step {
         return Step::Rest(phase, None);
     }
     if let Some(tried) = view.memory.trying {
+        // A slot is written before its trial is recorded: what is not yet tried is not yet judged.
+        if device.busy {
+            return Step::Rest(Phase::Trying, None);
+        }
         return settle(device, tried);
     }
     let idle = if device.repair {

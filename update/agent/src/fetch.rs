@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const MOST_OFFERS: u32 = 256;
 /// Largest tree: of an object of 64 GiB.
 const MAX_TREE: u64 = 1 << 30;
+/// The least that a transfer may bring in a minute, bytes: a hub that sends a byte now and then holds up everything else.
+const LEAST: u64 = 16 * 1024;
 /// Progress is told at most so often.
 const TELL: Duration = Duration::from_secs(5);
 
@@ -137,6 +139,7 @@ impl Agent<'_> {
         drop(tree);
         let mut rate = Rate::new(self.rate());
         let mut pieces = 0_u32;
+        let (mut minute, mut brought) = (Instant::now(), 0_u64);
         connection.object(id, have, size, &mut |piece| {
             pieces = pieces.wrapping_add(1);
             // A device that goes down must not wait for the network.
@@ -151,6 +154,16 @@ impl Agent<'_> {
                     }
                     Err(Ended::Failed(error)) => return Err(error),
                 }
+            }
+            brought = brought.saturating_add(u64::try_from(piece.len()).unwrap_or(0));
+            if minute.elapsed() >= Duration::from_secs(60) {
+                if brought < LEAST {
+                    return Err(Error::Connection {
+                        doing: "fetch an object",
+                        source: std::io::ErrorKind::TimedOut.into(),
+                    });
+                }
+                (minute, brought) = (Instant::now(), 0);
             }
             upload.send(piece)?;
             rate.took(piece.len());

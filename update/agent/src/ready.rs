@@ -116,6 +116,24 @@ impl Agent<'_> {
         Ok(None)
     }
 
+    /// What a refusal of the hub's means for the certificate: one that has run out is renewed, one of a device that the
+    /// hub does not know (it was restored from an older copy, or is another) is of no use.
+    pub(crate) fn refused_by_hub(&mut self, kind: &str) -> Result<(), Error> {
+        match kind {
+            "certificate-expired" => {
+                if let Some(kept) = &mut self.known.certificate {
+                    kept.renew_after = kedge_revision::Timestamp::from_unix(0);
+                }
+            }
+            "device-unknown" => {
+                self.kept.forget("certificate")?;
+                self.known.certificate = None;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Learns the time and the authority.
     fn believe(&mut self, hub: &Address, root: &Root) -> Result<(), Error> {
         let mut unjudged = hub.connect(&tls::unjudged(&self.clock)?)?;

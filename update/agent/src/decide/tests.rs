@@ -181,6 +181,18 @@ fn a_kill_or_a_power_cut_at_any_step_ends_well() {
 }
 
 #[test]
+fn what_is_being_written_is_not_yet_judged() {
+    let mut world = World::new();
+    while world.device.trial.is_none() {
+        world.act();
+    }
+    world.device.trial = None;
+    world.device.busy = true;
+    assert_eq!(world.act(), Step::Rest(Phase::Trying, None));
+    assert!(world.memory.trying.is_some());
+}
+
+#[test]
 fn what_waits_says_for_what() {
     let staged = || {
         let mut world = World::new();
