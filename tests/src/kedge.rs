@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 pub struct Kedge {
     program: PathBuf,
     folder: PathBuf,
+    variables: Vec<(&'static str, PathBuf)>,
 }
 
 impl Kedge {
@@ -19,7 +20,15 @@ impl Kedge {
         Self {
             program: program.into(),
             folder: folder.to_owned(),
+            variables: Vec::new(),
         }
+    }
+
+    /// With a variable of the environment that is a path.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: &Path) -> Self {
+        self.variables.push((name, value.to_owned()));
+        self
     }
 
     /// Makes the project for a board, with keys that have no passphrase.
@@ -116,7 +125,11 @@ impl Kedge {
     }
 
     fn command(&self) -> Command {
-        Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        for (name, value) in &self.variables {
+            command.env(name, value);
+        }
+        command
     }
 
     fn answer(&self, command: &mut Command) -> Result<Value> {

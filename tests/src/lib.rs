@@ -7,6 +7,7 @@
 //! | [`disk`] | copies of its image, and faults on them |
 //! | [`guest`] | a device in QEMU: console, control interface, deadlines |
 //! | [`http`] | one exchange |
+//! | [`hub`] | a hub in a process of its own |
 //! | [`updates`] | a device that takes updates, played |
 //! | `tidy` | rules of the house; unit tests of their own |
 //!
@@ -16,6 +17,7 @@
 pub mod disk;
 pub mod guest;
 pub mod http;
+pub mod hub;
 pub mod kedge;
 pub mod product;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::process::Command;
 const MOST_LINES: usize = 600;
 
 /// Which crates of ours each crate may name, in `[dependencies]`. `kedge-tests` may name all.
-const DIRECTION: [(&str, &[&str]); 13] = [
+const DIRECTION: [(&str, &[&str]); 14] = [
     ("kedge-revision", &[]),
     ("kedge-api", &["kedge-revision"]),
     (
@@ -63,6 +63,7 @@ const DIRECTION: [(&str, &[&str]); 13] = [
             "kedge-agent",
             "kedge-board-support",
             "kedge-container",
+            "kedge-hub",
             "kedge-image-build",
             "kedge-init",
             "kedge-revision",

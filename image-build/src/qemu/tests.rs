@@ -169,8 +169,10 @@ fn the_command_line_is_that_of_the_board() {
         host: 8080,
         guest: 80,
     });
+    config.provision = Some("/p,1.json".into());
     let line = words(&config);
     for part in [
+        "-fw_cfg name=opt/kedge/provision,file=/p,,1.json",
         "-M q35,memory-backend=ram -cpu qemu64 -m 256",
         "-object memory-backend-file,id=ram,size=256M,share=on,mem-path=/m,,1",
         "-kernel k -initrd i -append quiet",

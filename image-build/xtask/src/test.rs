@@ -16,7 +16,7 @@ const BOARD: &str = "qemu-x86-64";
 #[command(after_help = "Tiers, in this order:\n  \
     unit  functions and documents, beside the code; needs nothing\n  \
     fuzz  parsers of untrusted bytes, a fixed number of inputs; needs a C++ compiler\n  \
-    host  image tools and the command `kedge`; downloads them once\n  \
+    host  image tools, the command `kedge` and the hub; downloads tools once\n  \
     root  namespaces and mounts; needs root\n  \
     vm    boots in QEMU; needs the machines, which are installed, and the boards' platforms, which are made\n\n\
     One test: cargo xtask test vm --filter boots")]
@@ -81,7 +81,10 @@ fn selections(tier: Tier) -> &'static [&'static [&'static str]] {
             &["--package", "kedge-revision", "--test", "documents"],
         ],
         Tier::Fuzz => &[],
-        Tier::Host => &[&["--package", "kedge-tests", "--test", "host"]],
+        Tier::Host => &[
+            &["--package", "kedge-tests", "--test", "host"],
+            &["--package", "kedge-hub", "--test", "hub"],
+        ],
         // The container engine's own are among them: tests/tests/root/main.rs.
         Tier::Root => &[&["--package", "kedge-tests", "--test", "root"]],
         Tier::Vm => &[&["--package", "kedge-tests", "--test", "vm"]],

@@ -2,6 +2,7 @@
 
 mod command;
 mod documents;
+mod fleet;
 mod layers;
 mod slots;
 mod updates;

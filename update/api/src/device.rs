@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Asks for a fresh answer: the time, or the assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Ask {
     /// The device that asks.
     pub device: KeyId,
@@ -21,6 +22,7 @@ pub struct Ask {
     rename_all_fields = "kebab-case",
     tag = "state"
 )]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Enrolled {
     /// Taken in (200).
     Accepted {
@@ -41,6 +43,7 @@ pub enum Enrolled {
 /// `GET /v1/device/state`: what is desired of a device. Hints alone: an assignment counts once it is signed and fresh.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct State {
     /// Words that a device must know to go on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -61,6 +64,7 @@ pub struct State {
 /// A revision that a device should run, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Desired {
     /// The revision.
     pub revision: ObjectId,
@@ -86,6 +90,7 @@ pub struct Desired {
 /// How a device asks for its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Poll {
     /// Seconds between two questions.
     pub interval_s: u32,
@@ -98,6 +103,7 @@ pub struct Poll {
 /// Something to do once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Action {
     /// Counts up for each device.
     pub id: u64,
@@ -124,6 +130,7 @@ pub enum ActionKind {
 /// `PUT /v1/device/report`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Reports {
     /// In the order in which they were made; those whose number is known already are passed over.
     pub reports: Vec<Report>,
@@ -139,6 +146,7 @@ impl Reports {
 /// The answer to reports: everything up to this number is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Acknowledged {
     /// Sequence number.
     pub seq: u64,
@@ -147,6 +155,7 @@ pub struct Acknowledged {
 /// What a device says of itself, when something has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Report {
     /// Counts up by one with each report of a device, over boots.
     pub seq: u64,
@@ -196,6 +205,7 @@ impl Report {
 /// A revision with its parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Target {
     /// The revision.
     pub revision: ObjectId,
@@ -277,6 +287,7 @@ pub enum Wait {
 /// A trial that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Failed {
     /// The revision.
     pub revision: ObjectId,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 /// `GET /v1/hub`: what anybody may know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Hub {
     /// The hub's version.
     pub version: String,
@@ -22,6 +23,7 @@ pub struct Hub {
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Page<T> {
     /// What is listed.
     pub items: Vec<T>,
@@ -37,6 +39,7 @@ const fn none() -> Option<String> {
 /// A device as the hub knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Device {
     /// Its id.
     pub id: KeyId,
@@ -96,6 +99,7 @@ pub struct Device {
 /// Why a device does not run what it should.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Why {
     /// Whether it does.
     pub up_to_date: bool,
@@ -108,6 +112,7 @@ pub struct Why {
 /// `POST /v1/devices/ID/actions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ActionRequest {
     /// What.
     pub what: OperatorAction,
@@ -116,6 +121,7 @@ pub struct ActionRequest {
 /// What an operator may have a device do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum OperatorAction {
     /// See [`ActionKind::Reboot`].
     Reboot,
@@ -147,6 +153,7 @@ impl OperatorAction {
 /// `PUT /v1/devices/ID/parameters`: values by name; those that are not named keep theirs, null takes one away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ParameterValues {
     /// The values.
     pub values: BTreeMap<Name, Option<String>>,
@@ -155,6 +162,7 @@ pub struct ParameterValues {
 /// The answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ParametersSet {
     /// The counter of the values that the device gets now.
     pub counter: u64,
@@ -163,6 +171,7 @@ pub struct ParametersSet {
 /// `POST /v1/assignments`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Assign {
     /// Which devices: `id=…` or any query.
     pub query: String,
@@ -185,6 +194,7 @@ pub struct Assign {
 /// A daily window in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Window {
     /// Seconds after midnight at which it opens, below 86,400.
     pub opens_s: u32,
@@ -195,6 +205,7 @@ pub struct Window {
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Assigned {
     /// Devices that were assigned it.
     pub devices: Vec<KeyId>,
@@ -205,6 +216,7 @@ pub struct Assigned {
 /// `POST /v1/claims`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Claim {
     /// The three words that the device shows.
     pub code: String,
@@ -216,6 +228,7 @@ pub struct Claim {
 /// A device that waits to be claimed. Its code is not told: whoever claims it has seen it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Waiting {
     /// Its id.
     pub id: KeyId,
@@ -230,6 +243,7 @@ pub struct Waiting {
 /// `POST /v1/join-tokens`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct NewJoinToken {
     /// Only for devices of this product; absent: any that the hub serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -246,6 +260,7 @@ pub struct NewJoinToken {
 /// A join token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct JoinToken {
     /// Its name at the hub, which is no secret.
     pub id: String,
@@ -264,6 +279,7 @@ pub struct JoinToken {
 /// `POST /v1/tokens`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct NewToken {
     /// Whose, as its owner calls it.
     pub name: String,
@@ -275,6 +291,7 @@ pub struct NewToken {
 /// An operator's token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Token {
     /// Its name at the hub, which is no secret.
     pub id: String,
@@ -291,6 +308,7 @@ pub struct Token {
 /// The answer to the head of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Offer {
     /// The revision.
     pub revision: ObjectId,
@@ -301,6 +319,7 @@ pub struct Offer {
 /// An object that is missing at a hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Missing {
     /// Which.
     pub id: ObjectId,
@@ -313,6 +332,7 @@ pub struct Missing {
 /// The answer to a part of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Done {
     /// Bytes of it that are there and good.
     pub done: u64,
@@ -323,6 +343,7 @@ pub struct Done {
 /// A published revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Revision {
     /// Its id.
     pub id: ObjectId,
@@ -349,6 +370,7 @@ pub struct Revision {
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Event {
     /// Counts up.
     pub seq: u64,

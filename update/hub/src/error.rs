@@ -260,6 +260,12 @@ impl From<Error> for Refusal {
     }
 }
 
+impl From<kedge_store::Error> for Refusal {
+    fn from(error: kedge_store::Error) -> Self {
+        Error::Store(error).into()
+    }
+}
+
 impl From<rusqlite::Error> for Refusal {
     fn from(error: rusqlite::Error) -> Self {
         Error::Database(error).into()

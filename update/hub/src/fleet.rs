@@ -6,7 +6,7 @@
 mod device;
 mod product;
 
-pub(crate) use device::{Device, Row, Summary, Wanted};
+pub(crate) use device::{Device, Presence, Row, Summary, Wanted};
 pub(crate) use product::{Known, Product, Revision};
 
 use kedge_api::operator::Event;

@@ -9,7 +9,9 @@ mod device;
 mod devices;
 mod download;
 mod events;
+mod idempotency;
 mod lists;
+mod logs;
 mod people;
 mod publishing;
 mod service;
@@ -20,6 +22,7 @@ use crate::error::Refusal;
 use crate::hub::Hub;
 use axum::Router;
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{any, delete, get, post, put};
 use std::sync::Arc;
 
@@ -27,10 +30,11 @@ use std::sync::Arc;
 pub(crate) fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .merge(device_routes())
-        .merge(operator_routes())
+        .merge(operator_routes(&hub))
         .route("/v1/hub", get(service::hub))
         .route("/healthz", get(service::health))
         .route("/metrics", get(service::metrics))
+        .route("/openapi.json", get(service::openapi))
         .fallback(any(absent))
         .method_not_allowed_fallback(wrong_method)
         .with_state(hub)
@@ -45,6 +49,7 @@ fn device_routes() -> Router<Arc<Hub>> {
         .route("/v1/device/state", get(device::state))
         .route("/v1/device/assignment", post(device::assignment))
         .route("/v1/device/report", put(device::report))
+        .route("/v1/device/logs", post(logs::take))
         .route("/v1/roots/{version}", get(device::root))
         .route("/v1/revisions/{revision}/head", get(device::head))
         .route("/v1/objects/{object}", get(download::object))
@@ -53,10 +58,12 @@ fn device_routes() -> Router<Arc<Hub>> {
         .route("/v1/objects/{object}/index", get(download::index))
 }
 
-fn operator_routes() -> Router<Arc<Hub>> {
+fn operator_routes(hub: &Arc<Hub>) -> Router<Arc<Hub>> {
+    let once = from_fn_with_state(Arc::clone(hub), idempotency::once);
     Router::new()
         .route("/v1/devices", get(devices::list))
         .route("/v1/devices/{device}", get(devices::one))
+        .route("/v1/devices/{device}/logs", get(logs::show))
         .route("/v1/devices/{device}/why", get(devices::why))
         .route("/v1/devices/{device}/actions", post(devices::action))
         .route("/v1/devices/{device}/tags", put(devices::tags))
@@ -72,6 +79,8 @@ fn operator_routes() -> Router<Arc<Hub>> {
         .route("/v1/tokens", get(people::tokens).post(people::new_token))
         .route("/v1/tokens/{token}", delete(people::end_token))
         .route("/v1/products", post(publishing::product))
+        // What stands below is answered once by itself, or is no change.
+        .route_layer(once)
         .route(
             "/v1/revisions",
             get(publishing::list).post(publishing::offer),
@@ -81,6 +90,7 @@ fn operator_routes() -> Router<Arc<Hub>> {
             post(publishing::upload),
         )
         .route("/v1/events", get(events::events))
+        .route("/v1/backup", post(service::backup))
 }
 
 async fn absent() -> Refusal {

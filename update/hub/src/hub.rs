@@ -1,23 +1,25 @@
 //! The hub as a whole: what every request is given.
 
+use crate::answers::Answers;
 use crate::claims::Claims;
 use crate::database::{self, Readers};
 use crate::error::{Error, Refusal};
 use crate::fleet::{Change, Fleet};
 use crate::identity::Identity;
 use crate::limits::Limits;
+use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::rows::{self, signed};
 use crate::tokens::{self, Tokens};
 use crate::writer::{Step, Writer};
-use crate::{clock, events, publish};
+use crate::{backup, clock, events, publish};
 use kedge_api::operator::NewToken;
 use kedge_revision::product::Mode;
 use kedge_revision::{KeyId, Name};
 use kedge_store::durable;
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::watch;
@@ -30,7 +32,10 @@ pub(crate) struct Hub {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) writer: Writer,
     pub(crate) readers: Arc<Readers>,
+    pub(crate) data: PathBuf,
     pub(crate) objects: Objects,
+    pub(crate) logs: Logs,
+    pub(crate) answers: Answers,
     pub(crate) tokens: Tokens,
     pub(crate) claims: Claims,
     pub(crate) limits: Limits,
@@ -79,11 +84,12 @@ impl Hub {
     pub(crate) fn open(data: &Path, mode: Mode) -> Result<Opened, Error> {
         durable::make_directory(data)?;
         let lock = lock(data)?;
+        backup::sweep(data)?;
         let database = database::open(data)?;
         let identity = Identity::open(data)?;
         let objects = Objects::open(data)?;
         let fleet = Arc::new(Fleet::default());
-        publish::load(&database, &fleet)?;
+        publish::load(&database, &fleet, &objects)?;
         rows::each_device(&database, |row, seen| fleet.load(row, seen))?;
         let first_token = first_token(&database)?;
         let (writer, thread) = Writer::start(database, Arc::clone(&fleet))?;
@@ -93,7 +99,10 @@ impl Hub {
             fleet,
             writer,
             readers: Arc::new(Readers::new(data)),
+            data: data.to_path_buf(),
             objects,
+            logs: Logs::new(data),
+            answers: Answers::default(),
             tokens: Tokens::default(),
             claims: Claims::default(),
             limits: Limits::default(),
@@ -186,4 +195,27 @@ fn first_token(database: &rusqlite::Connection) -> Result<Option<String>, Error>
         "the first operator's token was made",
     )?;
     Ok(Some(made.token))
+}
+
+/// Makes a new operator's token on the machine itself, while the hub runs or not: for whoever has lost theirs.
+///
+/// # Errors
+/// There is no hub in `data`, or its database refuses.
+pub fn new_token(data: &Path, name: &str) -> Result<String, Error> {
+    if !database::path(data).is_file() {
+        return Err(Error::Spoilt {
+            path: data.to_path_buf(),
+            why: "holds no hub: `kedge-hub serve` makes one",
+        });
+    }
+    let database = database::open(data)?;
+    let made = tokens::make()?;
+    let new = NewToken {
+        name: name.to_owned(),
+        lasts_s: None,
+    };
+    tokens::insert(&database, &made, &new)?;
+    let text = format!("a token for {name} was made on the hub's machine");
+    events::insert_at(&database, clock::now(), None, "token", &text)?;
+    Ok(made.token)
 }

@@ -14,11 +14,14 @@
 //! | `identity`, `tls`, `certificate` | keys, the certificate authority, clients' certificates |
 //! | `enrol`, `claims`, `tokens` | who may come in |
 //! | `publish`, `objects` | products, revisions, uploads |
+//! | `logs`, `events`, `backup` | what devices wrote, what happened, all of it in one file |
 //! | `assign`, `state`, `query`, `why`, `reports` | what is desired and told: pure, but for writing reports down |
 //!
 //! Not here: rollouts in waves, people with roles, a dashboard, other databases and object stores than these.
 
+mod answers;
 mod assign;
+mod backup;
 mod certificate;
 mod claims;
 mod clock;
@@ -31,8 +34,10 @@ mod http;
 mod hub;
 mod identity;
 mod limits;
+mod logs;
 mod metrics;
 mod objects;
+mod openapi;
 mod publish;
 mod query;
 mod random;
@@ -45,5 +50,7 @@ mod tokens;
 mod why;
 mod writer;
 
+pub use backup::{Contents, backup, restore};
 pub use error::Error;
+pub use hub::new_token;
 pub use serve::{Settings, run};

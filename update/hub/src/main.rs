@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use kedge_hub::Settings;
+use kedge_hub::{Contents, Settings};
 use kedge_revision::product::Mode as ProductMode;
 use std::io::Write;
 use std::path::PathBuf;
@@ -25,6 +25,52 @@ struct Command {
 enum Verb {
     /// Run the hub until SIGTERM or SIGINT.
     Serve(Serve),
+    /// Write everything into one file; the hub may run meanwhile.
+    Backup(Backup),
+    /// Make the hub of a backup in a new directory.
+    Restore(Restore),
+    /// Operators' tokens, made on this machine.
+    Token(Token),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "The file holds the hub's keys and devices' secrets: keep it like them.")]
+struct Backup {
+    /// The hub's directory.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Leave the objects out: revisions are published again after a restore.
+    #[arg(long)]
+    without_objects: bool,
+    /// Where to write it; replaced whole or not at all.
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Restore {
+    /// The new hub's directory, which is empty or not there.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// A backup of this or an older version.
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Token {
+    #[command(subcommand)]
+    verb: TokenVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenVerb {
+    /// Make a token and print it: for whoever has lost theirs. The hub may run meanwhile.
+    New {
+        /// The hub's directory.
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// Whose it is.
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +146,22 @@ fn main() -> Result<()> {
     log::set_logger(&Lines).map_err(|error| anyhow::anyhow!("{error}"))?;
     match command.verb {
         Verb::Serve(arguments) => serve(arguments),
+        Verb::Backup(arguments) => {
+            let contents = if arguments.without_objects {
+                Contents::WithoutObjects
+            } else {
+                Contents::Everything
+            };
+            Ok(kedge_hub::backup(
+                &arguments.data,
+                &arguments.file,
+                contents,
+            )?)
+        }
+        Verb::Restore(arguments) => Ok(kedge_hub::restore(&arguments.file, &arguments.data)?),
+        Verb::Token(Token {
+            verb: TokenVerb::New { data, name },
+        }) => say(&format!("{}\n", kedge_hub::new_token(&data, &name)?)),
     }
 }
 
@@ -116,9 +178,15 @@ fn serve(arguments: Serve) -> Result<()> {
         if let Some(token) = token {
             lines.push_str(&format!("first token: {token}\n"));
         }
-        let mut out = std::io::stdout();
         // Whoever started it without an output does not want to read it.
-        drop(out.write_all(lines.as_bytes()).and_then(|()| out.flush()));
+        drop(say(&lines));
     })?;
+    Ok(())
+}
+
+fn say(lines: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(lines.as_bytes())?;
+    out.flush()?;
     Ok(())
 }

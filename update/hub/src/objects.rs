@@ -35,6 +35,8 @@ pub(crate) struct Objects {
     store: Store,
     /// Objects that are being uploaded: each by one request at a time, since both would write the same file.
     busy: Arc<Mutex<BTreeSet<ObjectId>>>,
+    /// One thread at a time makes trees, and one frames.
+    making: Arc<[Mutex<()>; 2]>,
 }
 
 /// An object that nobody else uploads meanwhile.
@@ -79,6 +81,7 @@ impl Objects {
         Ok(Self {
             store,
             busy: Arc::default(),
+            making: Arc::default(),
         })
     }
 
@@ -168,15 +171,41 @@ impl Objects {
         })
     }
 
+    /// Brings what has come of an object to the disk: it is about to be acknowledged.
+    fn sync_part(&self, id: ObjectId) -> Result<(), Error> {
+        let name = format!("{}.part", id.hex());
+        let path = self.store.data().join("staging").join(name);
+        match File::open(&path) {
+            Ok(file) => Ok(durable::sync(&file, &path)?),
+            // Nothing has come: not even the tree.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::file("open", &path)(error)),
+        }
+    }
+
     /// Makes what lies beside an object, where it is missing.
     pub(crate) fn complete(&self, id: ObjectId, size: u64) -> Result<(), Error> {
-        let tree = self.path_beside(id, Beside::Tree);
-        if std::fs::metadata(&tree).map_or(u64::MAX, |file| file.len()) != tree_size(size) {
-            let sealed = staging::measure_file(&self.path(id))?;
-            durable::write(&tree, &sealed.tree)?;
-        }
+        self.complete_tree(id, size)?;
+        let [_, frames] = &*self.making;
+        let _one_at_a_time = frames.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.path_beside(id, Beside::Index).is_file() {
             self.compress(id)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the tree of an object, if it is missing: without it nobody can fetch the object.
+    pub(crate) fn complete_tree(&self, id: ObjectId, size: u64) -> Result<(), Error> {
+        let tree = self.path_beside(id, Beside::Tree);
+        let is_there = || std::fs::metadata(&tree).is_ok_and(|file| file.len() == tree_size(size));
+        if is_there() {
+            return Ok(());
+        }
+        let [trees, _] = &*self.making;
+        let _one_at_a_time = trees.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_there() {
+            let sealed = staging::measure_file(&self.path(id))?;
+            durable::write(&tree, &sealed.tree)?;
         }
         Ok(())
     }
@@ -255,8 +284,10 @@ impl Upload {
         let size = self.object.size;
         if let Some(arrival) = self.arrival {
             if !arrival.is_complete() {
+                let done = arrival.done();
+                self.objects.sync_part(self.id)?;
                 return Ok(Done {
-                    done: arrival.done(),
+                    done,
                     complete: false,
                 });
             }

@@ -3,6 +3,7 @@
 use crate::error::{Error, Refusal};
 use crate::fleet::{Change, Fleet, Known, Product, Revision};
 use crate::hub::Hub;
+use crate::objects::Objects;
 use crate::rows::{signed, text, unsigned};
 use crate::{clock, events};
 use axum::http::StatusCode;
@@ -16,8 +17,9 @@ use kedge_revision::{
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::Arc;
 
-/// Takes roots and revisions into memory, at the start. They were judged before they were written.
-pub(crate) fn load(database: &Connection, fleet: &Fleet) -> Result<(), Error> {
+/// Takes roots and revisions into memory, at the start. They were judged before they were written. A revision whose
+/// objects are gone, as after a backup without them was restored, is not complete any more.
+pub(crate) fn load(database: &Connection, fleet: &Fleet, objects: &Objects) -> Result<(), Error> {
     let mut changes = Vec::new();
     let mut statement = database
         .prepare("SELECT product, document, signatures FROM roots ORDER BY product, version")?;
@@ -43,10 +45,17 @@ pub(crate) fn load(database: &Connection, fleet: &Fleet) -> Result<(), Error> {
         let envelope: Envelope = json::parse("revision", cap, &head.revision)?;
         let id = ObjectId::from_digest(row.get(0)?);
         let published = Timestamp::from_unix(unsigned(row.get(3)?));
-        let revision = Revision::new(id, &envelope, head, published, row.get(4)?);
+        let complete = row.get::<_, bool>(4)? && objects.has_all(&envelope.objects);
+        let revision = Revision::new(id, &envelope, head, published, complete);
         changes.push(Change::Revision(Arc::new(revision)));
     }
     fleet.apply(changes);
+    for revision in fleet.revisions() {
+        database.execute(
+            "UPDATE revisions SET complete = ?2 WHERE id = ?1 AND complete != ?2",
+            params![revision.id.digest(), revision.is_complete()],
+        )?;
+    }
     Ok(())
 }
 

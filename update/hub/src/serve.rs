@@ -1,12 +1,12 @@
 //! The hub as a server: connections, their limits, what happens from time to time, and the end.
 
+mod chores;
 mod connection;
 mod watched;
 
-use crate::error::{Chain, Error};
+use crate::error::Error;
 use crate::hub::{Hub, Opened, stopped};
-use crate::identity::SERVER_RENEWED;
-use crate::{clock, events, http, tls};
+use crate::{http, tls};
 use kedge_revision::product::Mode;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,8 +32,6 @@ pub struct Settings {
     pub connections: usize,
 }
 
-/// How often it is written down when devices were last heard of: what a crash may forget.
-const FLUSH: Duration = Duration::from_secs(60);
 /// Connections get so long to end by themselves.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -53,6 +51,7 @@ pub fn run(
             path: "the hub".into(),
             source,
         })?;
+    raise_descriptors();
     let opened = Hub::open(&settings.data, settings.mode)?;
     let Opened {
         hub,
@@ -98,7 +97,11 @@ async fn serve(
         TlsAcceptor::from(Arc::new(config)),
         settings.connections,
     ));
-    let chores = tokio::spawn(chores(Arc::clone(hub), current, settings.names.clone()));
+    let chores = tokio::spawn(chores::run(
+        Arc::clone(hub),
+        current,
+        settings.names.clone(),
+    ));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -157,32 +160,12 @@ async fn accept(hub: Arc<Hub>, listener: TcpListener, acceptor: TlsAcceptor, mos
     drop(places.acquire_many(all).await);
 }
 
-/// What happens from time to time.
-async fn chores(hub: Arc<Hub>, current: Arc<tls::Current>, names: Vec<String>) {
-    let mut minute = tokio::time::interval(FLUSH);
-    let mut flushed = clock::unix();
-    let mut renewed = tokio::time::Instant::now();
-    loop {
-        minute.tick().await;
-        let now = clock::unix();
-        match hub.flush_seen(flushed).await {
-            // The second that is not over yet is looked at again.
-            Ok(_) => flushed = now,
-            Err(refusal) => log::warn!("{}", refusal.detail),
-        }
-        let pruned = hub.writer.run(|step| Ok(events::prune(step.database)?));
-        if let Err(refusal) = pruned.await {
-            log::warn!("{}", refusal.detail);
-        }
-        if renewed.elapsed() >= SERVER_RENEWED {
-            match hub
-                .identity
-                .server(&names)
-                .and_then(|new| current.replace(new))
-            {
-                Ok(()) => renewed = tokio::time::Instant::now(),
-                Err(error) => log::error!("{}", Chain(&error)),
-            }
-        }
+/// Each connection takes a descriptor; most systems give a program 1024 unless it asks for more.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("the number of connections stays as limited as it was: {error}");
     }
 }

@@ -40,6 +40,10 @@ impl Step<'_> {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
+        // A full disk makes SQLite take back the whole transaction; what came behind would be a commit of its own.
+        if self.database.is_autocommit() {
+            return Err(Error::Stopping.into());
+        }
         let before = self.changes.len();
         self.database.execute_batch("SAVEPOINT job")?;
         let result = work(self);
@@ -49,7 +53,11 @@ impl Step<'_> {
             self.changes.truncate(before);
             "ROLLBACK TO job; RELEASE job"
         };
-        self.database.execute_batch(end)?;
+        let ended = self.database.execute_batch(end);
+        // Where the transaction is gone, so is the savepoint: the job's own error says why.
+        if result.is_ok() {
+            ended?;
+        }
         result
     }
 }
@@ -88,7 +96,7 @@ impl Writer {
             let result = step.attempt(work);
             Box::new(move |committed| {
                 // Nobody waits any more if the client went away: what was done stays done.
-                drop(sender.send(committed.and(result)));
+                drop(sender.send(result.and_then(|value| committed.map(|()| value))));
             })
         });
         let stopping = |()| Refusal::from(Error::Stopping);
@@ -143,6 +151,71 @@ fn commit(
         answers.push(job(&mut step));
     }
     let changes = step.changes;
+    if transaction.is_autocommit() {
+        return Err(Error::Database(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL),
+            None,
+        ))
+        .into());
+    }
     transaction.commit()?;
     Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database;
+
+    #[tokio::test]
+    async fn a_job_that_fails_takes_back_its_own_and_nothing_else() {
+        let data = tempfile::tempdir().unwrap();
+        let connection = database::open(data.path()).unwrap();
+        let (writer, thread) = Writer::start(connection, Arc::default()).unwrap();
+        let insert = |step: &mut Step<'_>, what: &str| {
+            crate::events::add(step, None, "test", what).unwrap();
+        };
+        let good = writer.run(move |step| {
+            insert(step, "good");
+            Ok(())
+        });
+        let bad = writer.run(move |step| {
+            insert(step, "bad");
+            Err::<(), _>(Refusal::bad("test", "no"))
+        });
+        let (good, bad) = tokio::join!(good, bad);
+        good.unwrap();
+        assert_eq!(bad.unwrap_err().kind, "test");
+        drop(writer);
+        thread.join().unwrap();
+        let connection = database::open(data.path()).unwrap();
+        let events = crate::events::after(&connection, 0, 10).unwrap();
+        let texts: Vec<_> = events.iter().map(|event| event.text.as_str()).collect();
+        assert_eq!(texts, ["good"]);
+    }
+
+    #[tokio::test]
+    async fn what_waits_shares_a_commit_and_keeps_its_order() {
+        let data = tempfile::tempdir().unwrap();
+        let connection = database::open(data.path()).unwrap();
+        let (writer, thread) = Writer::start(connection, Arc::default()).unwrap();
+        let tasks: Vec<_> = (0..500)
+            .map(|number| {
+                let writer = writer.clone();
+                tokio::spawn(async move {
+                    let text = number.to_string();
+                    let add = move |step: &mut Step<'_>| crate::events::add(step, None, "n", text);
+                    writer.run(add).await.unwrap();
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        drop(writer);
+        thread.join().unwrap();
+        let connection = database::open(data.path()).unwrap();
+        let events = crate::events::after(&connection, 0, 1000).unwrap();
+        assert!(events.is_sorted_by_key(|event| event.seq) && events.len() == 500);
+    }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// How much a device trusts whoever stands before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Mode {
     /// Control from the host and a rescue console are open; its trust root says so and a production hub refuses it.
     Development,

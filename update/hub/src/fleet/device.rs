@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -151,6 +151,13 @@ impl Row {
     }
 }
 
+/// Whether a device is heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Online,
+    Silent,
+}
+
 /// A device.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -162,6 +169,7 @@ pub(crate) struct Device {
     held: AtomicU32,
     /// When it was last heard of, seconds since 1970; 0: never.
     seen: AtomicU64,
+    presence: Mutex<Option<Presence>>,
 }
 
 impl Device {
@@ -173,6 +181,7 @@ impl Device {
             changed: Notify::new(),
             held: AtomicU32::new(0),
             seen: AtomicU64::new(seen),
+            presence: Mutex::new(None),
         }
     }
 
@@ -226,6 +235,22 @@ impl Device {
 
     pub(crate) fn is_online(&self) -> bool {
         self.held.load(Ordering::Relaxed) > 0
+    }
+
+    /// Looks whether it has come or gone since it was last looked at. The first look of a hub that was started tells
+    /// nothing: all would seem to come.
+    pub(crate) fn look(&self, now: u64, silent_after: u64) -> Option<Presence> {
+        let heard = self.is_online() || now.saturating_sub(self.seen()) < silent_after;
+        let presence = if heard {
+            Presence::Online
+        } else {
+            Presence::Silent
+        };
+        let mut known = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.replace(presence);
+        before
+            .filter(|before| *before != presence)
+            .map(|_| presence)
     }
 
     /// Counts a poll as held for as long as the answer lives.
@@ -282,6 +307,22 @@ mod tests {
         for bad in ["", "2", "2.", ".4", "a.b", "-1.2"] {
             assert_eq!(floor(bad), Floor::default(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_device_that_falls_silent_is_told_once_and_comes_back_once() {
+        let device = Device::new(row(), 1000);
+        assert_eq!(device.look(1010, 300), None);
+        assert_eq!(device.look(1299, 300), None);
+        assert_eq!(device.look(1300, 300), Some(Presence::Silent));
+        assert_eq!(device.look(9000, 300), None);
+        device.hear(9001);
+        assert_eq!(device.look(9002, 300), Some(Presence::Online));
+        let held = Arc::new(device);
+        let hold = held.hold();
+        assert_eq!(held.look(99_000, 300), None);
+        drop(hold);
+        assert_eq!(held.look(99_000, 300), Some(Presence::Silent));
     }
 
     #[test]

@@ -19,12 +19,15 @@ use tokio::task::JoinHandle;
 pub(super) const REQUEST: usize = 256 * 1024;
 /// A body that is read whole must have come by then.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of a body that is too large that are still taken.
+const DRAINED: usize = 2 << 20;
 /// Bytes of a file that are read at a time. Two of them are in memory for each download.
 const PIECE: u64 = 128 * 1024;
 
 /// Reads a body of at most `cap` bytes.
 pub(super) async fn read(body: Body, cap: usize) -> Result<Bytes, Refusal> {
     if http_body::Body::size_hint(&body).lower() > u64::try_from(cap).unwrap_or(u64::MAX) {
+        drain(body).await;
         return Err(Refusal::too_large(cap));
     }
     let collected = tokio::time::timeout(PATIENCE, Limited::new(body, cap).collect());
@@ -40,6 +43,23 @@ pub(super) async fn read(body: Body, cap: usize) -> Result<Bytes, Refusal> {
     }
 }
 
+/// Takes a body that nobody wants, up to a bound: many clients read no answer before they have sent everything, and a
+/// connection that is closed under them takes the answer along.
+async fn drain(mut body: Body) {
+    let draining = async {
+        let mut left = DRAINED;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(length) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+        }
+    };
+    // Slow ones lose their answer.
+    drop(tokio::time::timeout(Duration::from_secs(5), draining).await);
+}
+
 /// A message of a device: fields that are not known are passed over.
 pub(super) async fn lenient<T: DeserializeOwned>(body: Body, cap: usize) -> Result<T, Refusal> {
     let bytes = read(body, cap).await?;
@@ -52,7 +72,8 @@ pub(super) async fn strict<T: DeserializeOwned>(body: Body) -> Result<T, Refusal
     let mut unknown = None;
     let mut reader = serde_json::Deserializer::from_slice(&bytes);
     let value = serde_ignored::deserialize(&mut reader, |path| {
-        unknown.get_or_insert_with(|| path.to_string());
+        // A field that may be absent has a `?` in its path.
+        unknown.get_or_insert_with(|| path.to_string().replace(".?", ""));
     });
     let value = value.and_then(|value| reader.end().map(|()| value));
     let value = value.map_err(|error| Refusal::bad("json", error.to_string()))?;

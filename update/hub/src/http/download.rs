@@ -13,6 +13,7 @@ use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_T
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use kedge_revision::ObjectId;
+use kedge_revision::revision::Object;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub(super) async fn object(
     Path(object): Path<String>,
     headers: HeaderMap,
 ) -> Answer {
-    let id = assigned(&hub, &device, &object)?;
+    let (id, _) = assigned(&hub, &device, &object)?;
     file(&hub, hub.objects.path(id), id, &headers).await
 }
 
@@ -67,25 +68,30 @@ async fn beside(
     what: Beside,
     headers: &HeaderMap,
 ) -> Answer {
-    let id = assigned(hub, device, object)?;
+    let (id, object) = assigned(hub, device, object)?;
+    if what == Beside::Tree {
+        let objects = hub.objects.clone();
+        let made = tokio::task::spawn_blocking(move || objects.complete_tree(id, object.size));
+        made.await.map_err(|_| Error::Stopping)??;
+    }
     file(hub, hub.objects.path_beside(id, what), id, headers).await
 }
 
 /// An object, if a revision that the device was assigned names it.
-fn assigned(hub: &Hub, device: &Device, object: &str) -> Result<ObjectId, Refusal> {
+fn assigned(hub: &Hub, device: &Device, object: &str) -> Result<(ObjectId, Object), Refusal> {
     let id = id(object)?;
     let row = device.row();
-    let named = row.assigned.iter().any(|revision| {
-        let revision = hub.fleet.revision(*revision);
-        revision.is_some_and(|revision| revision.objects.contains_key(&id))
+    let named = row.assigned.iter().find_map(|revision| {
+        let revision = hub.fleet.revision(*revision)?;
+        revision.objects.get(&id).copied()
     });
-    if named {
-        return Ok(id);
-    }
-    Err(Refusal::forbidden(
-        "not-assigned",
-        "no revision that the device was assigned names this object",
-    ))
+    let object = named.ok_or_else(|| {
+        Refusal::forbidden(
+            "not-assigned",
+            "no revision that the device was assigned names this object",
+        )
+    })?;
+    Ok((id, object))
 }
 
 async fn file(hub: &Hub, path: PathBuf, id: ObjectId, headers: &HeaderMap) -> Answer {

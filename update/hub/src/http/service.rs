@@ -2,13 +2,20 @@
 
 use super::access::Anybody;
 use super::answer;
-use crate::error::Refusal;
+use super::body::FileBody;
+use crate::backup::{self, Contents};
+use crate::error::{Error, Refusal};
 use crate::hub::Hub;
+use crate::tokens::Operator;
+use crate::{events, openapi, random};
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use kedge_api::operator;
 use kedge_revision::id::hex;
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 type Answer = Result<Response, Refusal>;
@@ -84,4 +91,37 @@ pub(super) async fn metrics(_: Anybody, State(hub): State<Arc<Hub>>) -> Answer {
         text.push_str(&format!("# TYPE {name} {kind}\n{name} {value}\n"));
     }
     Ok(answer::text(text))
+}
+
+/// `GET /openapi.json`
+pub(super) async fn openapi(_: Anybody) -> Answer {
+    answer::json(StatusCode::OK, &openapi::document())
+}
+
+/// `POST /v1/backup`: the database without the hub's keys: whoever has a token does not get those over the network.
+pub(super) async fn backup(operator: Operator, State(hub): State<Arc<Hub>>) -> Answer {
+    let name = operator.name;
+    hub.writer
+        .run(move |step| events::add(step, None, "backup", format!("{name} took a backup")))
+        .await?;
+    let data = hub.data.clone();
+    let made = tokio::task::spawn_blocking(move || snapshot(&data)).await;
+    let (file, length) = made.map_err(|_| Error::Stopping)??;
+    let kind = HeaderValue::from_static("application/x-tar");
+    let body = Body::new(FileBody::new(file, 0, length));
+    Ok(answer::bytes(StatusCode::OK, kind, body))
+}
+
+/// A backup in a file that has no name any more: it is gone once it was sent.
+fn snapshot(data: &Path) -> Result<(File, u64), Error> {
+    let path = data.join(format!("backup-{}.tar", random::digits::<8>()?));
+    backup::backup(data, &path, Contents::DatabaseAlone)?;
+    let opened = File::open(&path).map_err(Error::file("open", &path));
+    kedge_store::durable::remove(&path)?;
+    let file = opened?;
+    let length = file
+        .metadata()
+        .map_err(Error::file("look at", &path))?
+        .len();
+    Ok((file, length))
 }

@@ -6,6 +6,11 @@ use crate::http::Peer;
 use crate::hub::{Hub, stopped};
 use axum::Router;
 use axum::body::Body;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,6 +25,29 @@ use tokio_rustls::server::TlsStream;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Longest head of a request, bytes.
 const HEAD: usize = 16 * 1024;
+
+/// A body of at most so many bytes is taken before the request is judged: a refusal then need not end the connection.
+const SMALL: usize = 16 * 1024;
+/// By then it must have come.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A request with its body in memory, if that is small; and whether it is.
+async fn gathered(request: hyper::Request<Incoming>) -> (hyper::Request<Body>, bool) {
+    let length = request.body().size_hint().exact();
+    let most = u64::try_from(SMALL).unwrap_or(u64::MAX);
+    if length.is_none_or(|length| length > most) {
+        return (request.map(Body::new), false);
+    }
+    let (parts, body) = request.into_parts();
+    match tokio::time::timeout(PATIENCE, body.collect()).await {
+        Ok(Ok(body)) => {
+            let body = Body::from(body.to_bytes());
+            (hyper::Request::from_parts(parts, body), true)
+        }
+        // It did not come: what is there is no request, and is refused as such.
+        Ok(Err(_)) | Err(_) => (hyper::Request::from_parts(parts, Body::empty()), false),
+    }
+}
 
 /// Counts a connection as open.
 struct Open<'a>(&'a Hub);
@@ -80,14 +108,22 @@ async fn talk(hub: &Arc<Hub>, router: Router, stream: TlsStream<TcpStream>, peer
     let activity = Arc::new(Activity::new());
     let service = {
         let (hub, activity) = (Arc::clone(hub), Arc::clone(&activity));
-        service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        service_fn(move |request: hyper::Request<Incoming>| {
             let (hub, activity) = (Arc::clone(&hub), Arc::clone(&activity));
             let mut router = router.clone();
             activity.begin();
             async move {
-                let mut request = request.map(Body::new);
+                let (mut request, whole) = gathered(request).await;
                 request.extensions_mut().insert(peer);
-                let answer = tower_service::Service::call(&mut router, request).await;
+                let mut answer = tower_service::Service::call(&mut router, request).await;
+                if let Ok(answer) = &mut answer
+                    && !whole
+                    && !answer.status().is_success()
+                {
+                    // What was not read of the body would be taken for the next request.
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(CONNECTION, close);
+                }
                 activity.end();
                 hub.metrics.requests.add(1);
                 if let Ok(answer) = &answer

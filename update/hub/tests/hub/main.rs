@@ -11,5 +11,8 @@
 mod admission;
 mod client;
 mod first_path;
+mod operators;
+mod polls;
+mod publishing;
 mod survival;
 mod world;

@@ -104,6 +104,11 @@ impl Server {
         Client::new(self.address, tls(Some(&self.authority), Some(credentials)))
     }
 
+    #[allow(dead_code, reason = "the measurement looks at the process")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// As a power cut ends it.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

@@ -1,0 +1,246 @@
+//! Backups: all that a hub is, in one file, taken while it runs.
+//!
+//! A tar (POSIX.1-1988, ustar) of `hub.db`, then `keys/…`, then the objects as they are named in the data directory; trees
+//! and frames are made anew. It holds the hub's keys and devices' secrets, and is for its owner's eyes alone. Restoring
+//! goes into an empty directory, takes nothing but these names, judges every object by its name, and refuses the database
+//! of a newer hub.
+
+use crate::database;
+use crate::error::Error;
+use kedge_revision::ObjectId;
+use kedge_store::{Store, durable, staging};
+use rusqlite::{Connection, OpenFlags};
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+
+/// Files of the directory `keys`.
+const KEYS: [&str; 3] = ["hub.key", "authority.key", "authority.der"];
+
+/// What a backup holds beside the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    /// Keys and objects.
+    Everything,
+    /// Keys; objects are uploaded again.
+    WithoutObjects,
+    /// Nothing.
+    DatabaseAlone,
+}
+
+/// Writes a backup of the hub in `data`, whole or not at all. The hub may run meanwhile.
+///
+/// # Errors
+/// [`Error::File`], [`Error::Database`].
+pub fn backup(data: &Path, file: &Path, contents: Contents) -> Result<(), Error> {
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    let written = write(data, &new, contents).and_then(|()| Ok(durable::rename(&new, file)?));
+    if written.is_err() {
+        // The error that counts is the first one.
+        drop(std::fs::remove_file(&new));
+    }
+    written
+}
+
+fn write(data: &Path, path: &Path, contents: Contents) -> Result<(), Error> {
+    let file = File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::file("create", path))?;
+    let mut tar = tar::Builder::new(BufWriter::with_capacity(256 * 1024, file));
+    tar.mode(tar::HeaderMode::Deterministic);
+    let mut add = |from: &Path, name: &str| {
+        tar.append_path_with_name(from, name)
+            .map_err(Error::file("back up", from))
+    };
+    let snapshot = snapshot(data)?;
+    let added = add(&snapshot, "hub.db");
+    durable::remove(&snapshot)?;
+    added?;
+    if contents != Contents::DatabaseAlone {
+        for name in KEYS {
+            add(&data.join("keys").join(name), &format!("keys/{name}"))?;
+        }
+    }
+    if contents == Contents::Everything {
+        let store = Store::at(data);
+        for id in store.objects()? {
+            add(&store.object_path(id), &object_name(id))?;
+        }
+    }
+    let buffer = tar.into_inner().map_err(Error::file("write", path))?;
+    let file = buffer
+        .into_inner()
+        .map_err(|error| Error::file("write", path)(error.into_error()))?;
+    durable::sync(&file, path)?;
+    Ok(())
+}
+
+/// A copy of the database at one moment, beside it; the caller removes it.
+fn snapshot(data: &Path) -> Result<PathBuf, Error> {
+    let digits = crate::random::digits::<8>()?;
+    let path = data.join(format!("backup-{digits}.db"));
+    // For the owner alone from its first byte on; SQLite takes an empty file for none.
+    durable::write(&path, b"")?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let database = Connection::open_with_flags(database::path(data), flags)?;
+    database.busy_timeout(std::time::Duration::from_secs(30))?;
+    database.execute("VACUUM INTO ?1", [path.to_string_lossy()])?;
+    Ok(path)
+}
+
+/// Removes snapshots that a crash left; those of the last hour may be somebody's who is at it.
+pub(crate) fn sweep(data: &Path) -> Result<(), Error> {
+    for name in kedge_store::names(data)? {
+        let path = data.join(&name);
+        let changed = std::fs::metadata(&path).and_then(|file| file.modified());
+        let old =
+            changed.is_ok_and(|time| time.elapsed().is_ok_and(|elapsed| elapsed.as_secs() > 3600));
+        if name.starts_with("backup-") && old {
+            durable::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn object_name(id: ObjectId) -> String {
+    let hex = id.hex();
+    format!("objects/v1/{}/{hex}", hex.get(..2).unwrap_or_default())
+}
+
+/// Makes the hub of a backup in `data`, which must be empty or absent.
+///
+/// # Errors
+/// [`Error::File`]; [`Error::Spoilt`] for what is no backup or is damaged; [`Error::NewerDatabase`].
+pub fn restore(file: &Path, data: &Path) -> Result<(), Error> {
+    if data.exists() && !kedge_store::names(data)?.is_empty() {
+        return Err(Error::Spoilt {
+            path: data.to_path_buf(),
+            why: "is not empty: a backup is restored into a new directory",
+        });
+    }
+    durable::make_directory(data)?;
+    let _lock = crate::hub::lock(data)?;
+    let unpacked = unpack(file, data);
+    if unpacked.is_err() {
+        // Half a hub would start as a new one, with other keys.
+        for name in ["hub.db", "hub.db.new", "keys", "objects"] {
+            let path = data.join(name);
+            drop(std::fs::remove_file(&path));
+            drop(durable::remove_tree(&path));
+        }
+    }
+    unpacked
+}
+
+fn unpack(file: &Path, data: &Path) -> Result<(), Error> {
+    let spoilt = |why| Error::Spoilt {
+        path: file.to_path_buf(),
+        why,
+    };
+    let source = File::open(file).map_err(Error::file("open", file))?;
+    let mut archive = tar::Archive::new(std::io::BufReader::with_capacity(256 * 1024, source));
+    let entries = archive.entries().map_err(Error::file("read", file))?;
+    for entry in entries {
+        let mut entry = entry.map_err(Error::file("read", file))?;
+        let path = entry.path().map_err(Error::file("read", file))?;
+        let (name, id) = known(&path).ok_or_else(|| spoilt("holds what no backup does"))?;
+        if !entry.header().entry_type().is_file() {
+            return Err(spoilt("holds something that is no file"));
+        }
+        let target = data.join(&name);
+        place(&mut entry, &target)?;
+        if let Some(id) = id
+            && staging::measure_file(&target)?.id != id
+        {
+            return Err(spoilt("holds an object that is damaged"));
+        }
+    }
+    for name in KEYS.map(|name| format!("keys/{name}")) {
+        if !data.join(name).is_file() {
+            return Err(spoilt(
+                "has no keys: without them devices would not know the hub; `kedge-hub backup` writes them",
+            ));
+        }
+    }
+    let path = database::path(data);
+    if !path.is_file() {
+        return Err(spoilt("has no database"));
+    }
+    let database = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    database::refuse_newer(&database)?;
+    Ok(())
+}
+
+/// A name that a backup may hold, and the object that it names.
+fn known(path: &Path) -> Option<(String, Option<ObjectId>)> {
+    let mut parts = Vec::new();
+    for part in path.components() {
+        let Component::Normal(part) = part else {
+            return None;
+        };
+        parts.push(part.to_str()?);
+    }
+    let name = parts.join("/");
+    match parts.as_slice() {
+        ["hub.db"] => Some((name, None)),
+        ["keys", key] if KEYS.contains(key) => Some((name, None)),
+        ["objects", "v1", _, hex] => {
+            let id = format!("v1:{hex}").parse().ok()?;
+            (object_name(id) == name).then_some((name, Some(id)))
+        }
+        _ => None,
+    }
+}
+
+fn place(from: &mut impl Read, target: &Path) -> Result<(), Error> {
+    if let Some(directory) = target.parent() {
+        durable::make_directory(directory)?;
+    }
+    let mut new = target.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    let mut file = File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&new)
+        .map_err(Error::file("create", &new))?;
+    std::io::copy(from, &mut file).map_err(Error::file("write", &new))?;
+    file.flush().map_err(Error::file("write", &new))?;
+    durable::sync(&file, &new)?;
+    durable::rename(&new, target)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_unpacked_but_what_a_backup_holds() {
+        let hex = "ab".repeat(32);
+        let object = format!("objects/v1/ab/{hex}");
+        for good in ["hub.db", "keys/hub.key", object.as_str()] {
+            assert!(known(Path::new(good)).is_some(), "{good}");
+        }
+        for bad in [
+            "../hub.db",
+            "/etc/passwd",
+            "keys/../hub.db",
+            "keys/other",
+            "objects/v1/cd/abab",
+            &format!("objects/v1/cd/{hex}"),
+            "lock",
+        ] {
+            assert!(known(Path::new(bad)).is_none(), "{bad}");
+        }
+    }
+}
