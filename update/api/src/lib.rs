@@ -51,7 +51,8 @@
 //! Ids in addresses are their 64 digits; `v1:` before those of an object or a revision is passed over. `ID` of a device
 //! may also be its first eight digits and more, or its tag `name`. A root does not say whose it is, hence `?product=`; a
 //! product's first root is believed as it is, the following ones follow it. `…/index` holds where each frame begins and
-//! where the last one ends: 64-bit numbers, little-endian, one more than there are frames.
+//! where the last one ends: 64-bit numbers, little-endian, one more than there are frames. Logs that are followed have an
+//! empty line now and then, which only says that the connection lives.
 
 pub mod device;
 pub mod operator;

@@ -120,3 +120,59 @@ fn time(from: &mut &[u8]) -> Option<u64> {
     }
     Some(stamp.parse::<kedge_revision::Timestamp>().ok()?.unix())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::identity::Identity;
+    use ed25519_dalek::SigningKey;
+    use proptest::prelude::*;
+
+    fn issued() -> (Vec<u8>, PublicKey) {
+        let data = tempfile::tempdir().unwrap();
+        let identity = Identity::open(data.path()).unwrap();
+        let key = SigningKey::from_bytes(&[5; 32]).verifying_key();
+        let key = PublicKey::from_bytes(key.to_bytes());
+        (identity.issue(&key).unwrap().der, key)
+    }
+
+    thread_local! {
+        static DER: Vec<u8> = issued().0;
+    }
+
+    #[test]
+    fn what_the_hub_issues_is_read_and_no_part_of_it() {
+        let (der, key) = issued();
+        let read = Certificate::read(&der).unwrap();
+        assert_eq!(read.device(), Some(key.id()));
+        let now = clock::unix();
+        assert!(read.not_before < now && now < read.not_after);
+        for end in 0..der.len() {
+            assert_eq!(Certificate::read(&der[..end]), None, "{end}");
+        }
+    }
+
+    #[test]
+    fn another_kind_of_key_makes_no_device() {
+        let data = tempfile::tempdir().unwrap();
+        let identity = Identity::open(data.path()).unwrap();
+        let server = identity.server(&["hub.test".to_owned()]).unwrap();
+        assert_eq!(Certificate::read(&server.der).unwrap().device(), None);
+        // The authority lasts beyond 2049, from where on times are written otherwise.
+        let authority = Certificate::read(identity.authority()).unwrap();
+        assert!(authority.not_after > clock::unix() + 29 * 365 * 86_400);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_the_reader(at in 0_usize..400, byte: u8, noise: Vec<u8>) {
+            let mut der = DER.with(Clone::clone);
+            if let Some(place) = der.get_mut(at) {
+                *place = byte;
+            }
+            let both = [der, noise].map(|bytes| Certificate::read(&bytes));
+            prop_assert_eq!(both.len(), 2);
+        }
+    }
+}

@@ -203,3 +203,36 @@ fn kept(path: &Path, make: impl FnOnce() -> Result<Vec<u8>, Error>) -> Result<Ve
         other => other.map_err(Error::file("read", path)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn keys_stay_and_are_their_owners_alone() {
+        let data = tempfile::tempdir().unwrap();
+        let first = Identity::open(data.path()).unwrap();
+        let again = Identity::open(data.path()).unwrap();
+        assert_eq!(first.public(), again.public());
+        assert_eq!(first.authority(), again.authority());
+        for name in ["hub.key", "authority.key", "authority.der"] {
+            let path = data.path().join("keys").join(name);
+            let mode = std::fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_torn_is_not_replaced() {
+        let data = tempfile::tempdir().unwrap();
+        Identity::open(data.path()).unwrap();
+        let path = data.path().join("keys/hub.key");
+        durable::write(&path, b"short").unwrap();
+        assert!(matches!(
+            Identity::open(data.path()),
+            Err(Error::Spoilt { .. })
+        ));
+        assert_eq!(std::fs::read(&path).unwrap(), b"short");
+    }
+}

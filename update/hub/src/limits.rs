@@ -2,7 +2,7 @@
 //!
 //! A bucket an address, of [`BURST`] requests that fill up again at [`PER_SECOND`]; a whole site behind one address may
 //! come back at once after a power cut. Addresses are forgotten once their bucket is full, and no more than [`ADDRESSES`]
-//! are kept: beyond that, all others share one.
+//! are kept: beyond that, all others share one. Connections without a certificate are limited for each address, too.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -32,10 +32,34 @@ impl Bucket {
     }
 }
 
+/// Connections of an address that do not say whose they are: operators' tools, and devices that come.
+const GUESTS: u32 = 256;
+
 /// All buckets.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     buckets: Mutex<Buckets>,
+    guests: Mutex<HashMap<IpAddr, u32>>,
+}
+
+/// A connection that is counted for its address.
+#[derive(Debug)]
+pub(crate) struct Guest<'a> {
+    limits: &'a Limits,
+    address: IpAddr,
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        let guests = &self.limits.guests;
+        let mut guests = guests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = guests.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                guests.remove(&self.address);
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +85,21 @@ impl Buckets {
 }
 
 impl Limits {
+    /// A place for a connection without a certificate; none if its address has too many.
+    pub(crate) fn guest(&self, address: IpAddr) -> Option<Guest<'_>> {
+        let address = network(address);
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = guests.entry(address).or_default();
+        if *count >= GUESTS {
+            return None;
+        }
+        *count += 1;
+        Some(Guest {
+            limits: self,
+            address,
+        })
+    }
+
     /// Takes `cost` requests from an address's bucket; false if it has not that many.
     pub(crate) fn take(&self, address: IpAddr, cost: f64, now: Instant) -> bool {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,6 +152,20 @@ mod tests {
             .filter(|_| limits.take(address, 1.0, later))
             .count();
         assert_eq!(taken, 20);
+    }
+
+    #[test]
+    fn an_address_has_so_many_guests_and_no_more() {
+        let limits = Limits::default();
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let guests: Vec<_> = (0..GUESTS)
+            .map(|_| limits.guest(address).unwrap())
+            .collect();
+        assert!(limits.guest(address).is_none());
+        assert!(limits.guest(IpAddr::V4(Ipv4Addr::BROADCAST)).is_some());
+        drop(guests);
+        assert!(limits.guests.lock().unwrap().is_empty());
+        assert!(limits.guest(address).is_some());
     }
 
     #[test]

@@ -96,7 +96,15 @@ pub(super) async fn serve(
         address: address.ip(),
         certificate: certificate(&stream),
     };
+    let guest = match peer.certificate {
+        Some(_) => None,
+        None => match hub.limits.guest(peer.address) {
+            None => return,
+            guest => guest,
+        },
+    };
     talk(hub, router, stream, peer).await;
+    drop(guest);
 }
 
 fn certificate(stream: &TlsStream<TcpStream>) -> Option<Certificate> {
