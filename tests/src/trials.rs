@@ -9,6 +9,7 @@ use crate::kedge::Kedge;
 use crate::product::{self, BOARD};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
+use kedge_image_build::platform::Platform;
 use kedge_image_build::{files, process, toolchain};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -201,22 +202,36 @@ impl Project {
         files::write(&path, text)
     }
 
+    /// Sets for how long a trial's goals must hold.
+    ///
+    /// # Errors
+    /// As [`Project::edit`].
+    pub fn window(&self, window: &str) -> Result<()> {
+        self.set_line("window = ", &format!("window = {window:?}"))
+    }
+
+    /// Sets how many boots a trial may take without a verdict.
+    ///
+    /// # Errors
+    /// As [`Project::edit`].
+    pub fn tries(&self, tries: u8) -> Result<()> {
+        self.set_line("tries = ", &format!("tries = {tries}"))
+    }
+
+    fn set_line(&self, start: &str, new: &str) -> Result<()> {
+        let path = self.file("kedge.toml");
+        let text = files::read_text(&path)?;
+        let line = text.lines().find(|line| line.starts_with(start));
+        let line = line.with_context(|| format!("no {start:?} in kedge.toml"))?;
+        files::write(&path, edit(&text, line, new)?)
+    }
+
     /// Sets the kernel's arguments.
     ///
     /// # Errors
     /// As [`Project::edit`].
     pub fn kernel_arguments(&self, arguments: &str) -> Result<()> {
-        let path = self.file("kedge.toml");
-        let text = files::read_text(&path)?;
-        let line = text
-            .lines()
-            .find(|line| line.starts_with("arguments = "))
-            .context("no kernel arguments in kedge.toml")?
-            .to_owned();
-        files::write(
-            &path,
-            edit(&text, &line, &format!("arguments = {arguments:?}"))?,
-        )
+        self.set_line("arguments = ", &format!("arguments = {arguments:?}"))
     }
 
     /// From now on the project's initramfs has another program as its `/init`.
@@ -241,6 +256,16 @@ impl Project {
     #[must_use]
     pub fn platform(&self) -> &Path {
         &self.platform
+    }
+
+    /// Whether this driver is a module of the platform's kernel, and not built into it.
+    ///
+    /// # Errors
+    /// The platform cannot be read.
+    pub fn has_module(&self, name: &str) -> Result<bool> {
+        let modules = Platform::load(&self.platform)?.modules;
+        let file = format!("modules/{name}.ko");
+        Ok(modules.contains(&file))
     }
 
     /// Writes the project as a bundle.
