@@ -4,12 +4,42 @@ use crate::built_trials;
 use anyhow::{Context, Result, ensure};
 use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
-use kedge_tests::trials::{Project, committed, failure, update};
+use kedge_tests::trials::{Project, committed, failure, pid, update};
 use serde_json::Value;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(60);
 
+/// All containers reach their goals: that the store takes no write any more is what ends the trial.
+#[test]
+fn vm_a_store_that_turns_read_only_is_a_reason_of_its_own() -> Result<()> {
+    let (project, disk) = built_trials()?;
+    // The volume is whole, and what lies in it has no inode: whoever looks at it makes the kernel find damage.
+    disk.debugfs(
+        "mkdir /volumes/reader\nmkdir /volumes/reader/keep\nmkdir /volumes/reader/keep/hurt\n\
+         clri /volumes/reader/keep/hurt\n",
+    )?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("the trial fails, and says why", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        let before = committed(guest)?;
+        let keeper = pid(guest, "keeper")?;
+        let volume = "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\n";
+        project.set("reader", "app", "started", &["read", "/keep/hurt"], volume)?;
+        let pushed = project.push(guest, &[])?;
+        ensure!(!pushed.committed, "{}", pushed.said);
+        let reason = failure(guest)?;
+        ensure!(reason == "storage", "the reason is {reason}");
+        ensure!(committed(guest)? == before, "something else is committed");
+        ensure!(pid(guest, "keeper")? == keeper, "keeper is another process");
+        ensure!(guest.boots() == 1, "the device was restarted");
+        Ok(())
+    });
+    checks.finish(&mut guest)
+}
+
+/// The damage is where the trial's own container needs it.
 #[test]
 fn vm_a_store_that_turns_read_only_ends_a_trial() -> Result<()> {
     let (project, disk) = built_trials()?;
