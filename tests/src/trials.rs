@@ -115,16 +115,18 @@ fn make(program: &str) -> Result<Made> {
     let platform = product::platform(BOARD)?;
     let words = ["build", "--platform", &platform.display().to_string()];
     let built = kedge.ask(&words)?;
-    let image = built
-        .pointer("/image/path")
-        .and_then(Value::as_str)
-        .context("kedge build names no image")?;
     Ok(Made {
-        image: folder.join(image),
+        image: folder.join(image_of(&built)?),
         folder,
         layer,
         platform,
     })
+}
+
+/// The image that `kedge build` has made, as it says.
+fn image_of(built: &Value) -> Result<&str> {
+    let path = built.pointer("/image/path").and_then(Value::as_str);
+    path.context("kedge build names no image")
 }
 
 /// What comes behind `[process]` of the container that shows its site.
@@ -266,6 +268,29 @@ impl Project {
         let modules = Platform::load(&self.platform)?.modules;
         let file = format!("modules/{name}.ko");
         Ok(modules.contains(&file))
+    }
+
+    /// Takes a folder in as a layer, without a container of it.
+    ///
+    /// # Errors
+    /// As `kedge add`.
+    pub fn layer_of(&self, folder: &Path) -> Result<String> {
+        let image = format!("dir:{}", folder.display());
+        let words = ["add", &image, "--name", "spare", "--command", "/none"];
+        let layer = product::layer(&self.kedge.ask(&words)?)?;
+        let written = self.file("containers/spare.toml");
+        std::fs::remove_file(written).context("kedge add wrote no container")?;
+        Ok(layer)
+    }
+
+    /// Builds the project as it is now; a disk of its image.
+    ///
+    /// # Errors
+    /// As `kedge build`.
+    pub fn build(&self) -> Result<Disk> {
+        let platform = self.platform.display().to_string();
+        let built = self.kedge.ask(&["build", "--platform", &platform])?;
+        Disk::copy_of(&self.file(image_of(&built)?))
     }
 
     /// Writes the project as a bundle.
