@@ -9,6 +9,7 @@ mod life;
 mod live;
 mod mend;
 mod slots;
+mod unjudged;
 
 use anyhow::Result;
 use kedge_tests::disk::Disk;
