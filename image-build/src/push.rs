@@ -139,7 +139,7 @@ pub fn push(
         Verdict::Begun
     } else {
         let limit = longest_trial(payload);
-        watch::watch(device, &target, &before.update, limit, news)?
+        watch::watch(device, &target, &before.update, outcome.change, limit, news)?
     };
     Ok(outcome)
 }

@@ -236,10 +236,22 @@ impl Disk {
     /// # Errors
     /// The disk cannot be read or written.
     pub fn set_unsettled(&self, boots: u32) -> Result<()> {
+        self.change_state(|state| state.unsettled = boots)
+    }
+
+    /// Raises the floor to this counter of the first root, as if the device had committed a revision that says so.
+    ///
+    /// # Errors
+    /// The disk cannot be read or written.
+    pub fn set_floor(&self, counter: u64) -> Result<()> {
+        self.change_state(|state| state.floor = Floor { root: 1, counter })
+    }
+
+    fn change_state(&self, change: impl FnOnce(&mut State)) -> Result<()> {
         let base = self.partition("bootenv")?.offset;
         let (mut record, found) = Bootenv::open_at(self.file()?, base)?;
         let mut state = found.state().cloned().context("the state record is lost")?;
-        state.unsettled = boots;
+        change(&mut state);
         record.write_state_both(&state)?;
         Ok(())
     }

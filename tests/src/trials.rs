@@ -9,6 +9,7 @@ use crate::kedge::Kedge;
 use crate::product::{self, BOARD};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
+use kedge_image_build::platform::Platform;
 use kedge_image_build::{files, process, toolchain};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -114,16 +115,18 @@ fn make(program: &str) -> Result<Made> {
     let platform = product::platform(BOARD)?;
     let words = ["build", "--platform", &platform.display().to_string()];
     let built = kedge.ask(&words)?;
-    let image = built
-        .pointer("/image/path")
-        .and_then(Value::as_str)
-        .context("kedge build names no image")?;
     Ok(Made {
-        image: folder.join(image),
+        image: folder.join(image_of(&built)?),
         folder,
         layer,
         platform,
     })
+}
+
+/// The image that `kedge build` has made, as it says.
+fn image_of(built: &Value) -> Result<&str> {
+    let path = built.pointer("/image/path").and_then(Value::as_str);
+    path.context("kedge build names no image")
 }
 
 /// What comes behind `[process]` of the container that shows its site.
@@ -201,22 +204,36 @@ impl Project {
         files::write(&path, text)
     }
 
+    /// Sets for how long a trial's goals must hold.
+    ///
+    /// # Errors
+    /// As [`Project::edit`].
+    pub fn window(&self, window: &str) -> Result<()> {
+        self.set_line("window = ", &format!("window = {window:?}"))
+    }
+
+    /// Sets how many boots a trial may take without a verdict.
+    ///
+    /// # Errors
+    /// As [`Project::edit`].
+    pub fn tries(&self, tries: u8) -> Result<()> {
+        self.set_line("tries = ", &format!("tries = {tries}"))
+    }
+
+    fn set_line(&self, start: &str, new: &str) -> Result<()> {
+        let path = self.file("kedge.toml");
+        let text = files::read_text(&path)?;
+        let line = text.lines().find(|line| line.starts_with(start));
+        let line = line.with_context(|| format!("no {start:?} in kedge.toml"))?;
+        files::write(&path, edit(&text, line, new)?)
+    }
+
     /// Sets the kernel's arguments.
     ///
     /// # Errors
     /// As [`Project::edit`].
     pub fn kernel_arguments(&self, arguments: &str) -> Result<()> {
-        let path = self.file("kedge.toml");
-        let text = files::read_text(&path)?;
-        let line = text
-            .lines()
-            .find(|line| line.starts_with("arguments = "))
-            .context("no kernel arguments in kedge.toml")?
-            .to_owned();
-        files::write(
-            &path,
-            edit(&text, &line, &format!("arguments = {arguments:?}"))?,
-        )
+        self.set_line("arguments = ", &format!("arguments = {arguments:?}"))
     }
 
     /// From now on the project's initramfs has another program as its `/init`.
@@ -241,6 +258,39 @@ impl Project {
     #[must_use]
     pub fn platform(&self) -> &Path {
         &self.platform
+    }
+
+    /// Whether this driver is a module of the platform's kernel, and not built into it.
+    ///
+    /// # Errors
+    /// The platform cannot be read.
+    pub fn has_module(&self, name: &str) -> Result<bool> {
+        let modules = Platform::load(&self.platform)?.modules;
+        let file = format!("modules/{name}.ko");
+        Ok(modules.contains(&file))
+    }
+
+    /// Takes a folder in as a layer, without a container of it.
+    ///
+    /// # Errors
+    /// As `kedge add`.
+    pub fn layer_of(&self, folder: &Path) -> Result<String> {
+        let image = format!("dir:{}", folder.display());
+        let words = ["add", &image, "--name", "spare", "--command", "/none"];
+        let layer = product::layer(&self.kedge.ask(&words)?)?;
+        let written = self.file("containers/spare.toml");
+        std::fs::remove_file(written).context("kedge add wrote no container")?;
+        Ok(layer)
+    }
+
+    /// Builds the project as it is now; a disk of its image.
+    ///
+    /// # Errors
+    /// As `kedge build`.
+    pub fn build(&self) -> Result<Disk> {
+        let platform = self.platform.display().to_string();
+        let built = self.kedge.ask(&["build", "--platform", &platform])?;
+        Disk::copy_of(&self.file(image_of(&built)?))
     }
 
     /// Writes the project as a bundle.

@@ -1,7 +1,7 @@
 //! Waiting for a verdict: the device reboots while it tries, so it falls silent and comes back, and nothing is waited for
 //! without a bound.
 
-use super::device::Device;
+use super::device::{Change, Device};
 use super::status::{Stand, Status, Target, Update};
 use super::{News, Verdict};
 use anyhow::{Result, bail};
@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 const MOST_ABSENT: u32 = 10;
 
 /// Waits for the verdict on `target`, at most `limit`. `before` is what the device said of updates before it was told to
-/// apply it: the same failure may stand there from an earlier trial.
+/// apply it: the same failure may stand there from an earlier trial. `change` is what the trial costs, if that is known.
 pub(super) fn watch(
     device: &Device,
     target: &Target,
     before: &Update,
+    change: Option<Change>,
     limit: Duration,
     news: &mut dyn FnMut(News<'_>),
 ) -> Result<Verdict> {
@@ -26,10 +27,12 @@ pub(super) fn watch(
     };
     let (start, mut heard) = (Instant::now(), Instant::now());
     let mut shown = String::new();
+    let mut unanswered = 0_u32;
     loop {
         let words = match device.status::<Status>() {
             Ok(status) => {
                 heard = Instant::now();
+                unanswered = 0;
                 let stand = Stand::of(&status.update, target);
                 let words = words(&stand, &status);
                 if let Some(verdict) = watch.judge(stand) {
@@ -37,7 +40,10 @@ pub(super) fn watch(
                 }
                 words
             }
-            Err(_) => "the device is silent: it boots".to_owned(),
+            Err(_) => {
+                unanswered = unanswered.saturating_add(1);
+                silence(change, unanswered).unwrap_or(&shown).to_owned()
+            }
         };
         if words != shown {
             news(News::Trial(&words));
@@ -57,6 +63,18 @@ pub(super) fn watch(
             );
         }
         std::thread::sleep(device.waits().pause);
+    }
+}
+
+/// What a device's silence means, once so many questions in a row had no answer; none: nothing yet. One whose trial takes
+/// no boot is busy, or its port is, and a failed trial that it cannot undo makes it boot all the same.
+const fn silence(change: Option<Change>, unanswered: u32) -> Option<&'static str> {
+    match change {
+        Some(Change::Reboot | Change::Slot) => Some("the device is silent: it boots"),
+        Some(Change::Nothing | Change::Restart | Change::Other) | None if unanswered > 1 => {
+            Some("the device does not answer: it is busy, or boots")
+        }
+        Some(Change::Nothing | Change::Restart | Change::Other) | None => None,
     }
 }
 
@@ -142,6 +160,20 @@ mod tests {
             assert_eq!(watch.judge(failed("panic")), None);
         }
         assert_eq!(watch.judge(failed("panic")), rolled_back("panic"));
+    }
+
+    #[test]
+    fn a_port_that_is_slow_once_is_no_boot() {
+        for live in [Some(Change::Restart), Some(Change::Other), None] {
+            assert_eq!(silence(live, 1), None);
+            assert!(silence(live, 2).is_some_and(|words| words.contains("busy")));
+        }
+        for boots in [Change::Reboot, Change::Slot] {
+            assert_eq!(
+                silence(Some(boots), 1),
+                Some("the device is silent: it boots")
+            );
+        }
     }
 
     #[test]

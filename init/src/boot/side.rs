@@ -3,7 +3,7 @@
 use super::{Boot, DATA, Identity, Roots, Values, objects, partitions, trust};
 use crate::change::Running;
 use crate::error::Error;
-use crate::helpers::stage::COMPLETE;
+use crate::helpers::stage::{COMPLETE, envelope_of};
 use kedge_board_support::control::Decision;
 use kedge_board_support::record::Slot;
 use kedge_board_support::record::state::Target;
@@ -93,21 +93,20 @@ impl Boot {
     }
 
     /// Whether a revision needs another kernel, initramfs or arguments than the committed slot holds.
-    ///
-    /// # Errors
-    /// As [`Boot::read_document`], of the committed revision.
-    pub fn needs_slot(&self, new: &Verified) -> Result<bool, Error> {
+    #[must_use]
+    pub fn needs_slot(&self, new: &Verified) -> bool {
         let boot = &new.envelope().boot;
         if let Some(running) = &self.revision {
-            return Ok(running.envelope().boot != *boot);
+            return running.envelope().boot != *boot;
         }
         let Some(control) = &self.control else {
-            return Ok(true);
+            return true;
         };
+        // Of a committed revision that is lost nobody knows what its slot holds: a whole slot mends it. The stage helper
+        // asks for what boots by the same rule.
         let committed = control.state().committed.revision;
-        // Of a committed revision that cannot be read nobody knows what its slot holds: a whole slot mends it.
-        let committed = self.read_judged(committed, trust::Judges::Any);
-        Ok(committed.map_or(true, |committed| committed.envelope().boot != *boot))
+        let committed = envelope_of(&Store::at(Path::new(DATA)), committed);
+        committed.is_none_or(|committed| committed.boot != *boot)
     }
 
     /// The content of the committed revision, while another one is on trial.

@@ -247,7 +247,7 @@ impl Driver {
             target,
         };
         // Kernel and init of the trial may know more than we do: then its own init judges its content.
-        if self.boot.needs_slot(&verified)? {
+        if self.boot.needs_slot(&verified) {
             target.slot = state.committed.slot.other();
             offer.target = target;
             return Ok(offer);

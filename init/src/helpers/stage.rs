@@ -38,6 +38,7 @@ mod trust;
 pub use frames::{Body, Ids, MAX_DATA, MAX_FRAME, Report, Request, WINDOW};
 pub use head::Head;
 pub use snapshot::COMPLETE;
+pub use trust::envelope_of;
 
 use super::{Error, confine};
 use body::{Incoming, Whole};

@@ -4,10 +4,10 @@
 //! It never decides whether what it sees is right: that is the tests' work, on the host.
 
 mod facts;
+mod modules;
 mod serve;
 mod waits;
 
-use kedge_sys::module;
 use kedge_sys::watchdog::Watchdog;
 use std::fs;
 use std::io::{self, Write};
@@ -69,6 +69,7 @@ fn main() -> ExitCode {
         "threads" => threads(),
         "stubborn" => waits::stubborn(),
         "hang" => hang(),
+        "leave" => return leave(),
         "polite" => return polite(&arguments),
         "serve" => return serve::run(number(&arguments, 1)),
         other => {
@@ -173,14 +174,11 @@ fn flood(lines: u64) {
     say("flood over");
 }
 
-/// As `/init` of a machine that hangs: starts the hardware watchdog, by `/watchdog.ko` where the kernel has no driver of
-/// its own, and does not feed it.
+/// As `/init` of a machine that hangs: starts the hardware watchdog and does not feed it.
 fn hang() {
     use kedge_sys::rustix::mount::{MountFlags, mount};
     let started = || -> io::Result<Watchdog> {
-        if let Ok(image) = fs::read("/watchdog.ko") {
-            module::load_image(&image, c"").map_err(io::Error::other)?;
-        }
+        modules::load()?;
         mount("dev", "/dev", "devtmpfs", MountFlags::empty(), None)?;
         let watchdog = Watchdog::open(Path::new("/dev/watchdog")).map_err(io::Error::other)?;
         watchdog.set_timeout(4).map_err(io::Error::other)?;
@@ -195,6 +193,14 @@ fn hang() {
         }
         Err(error) => say(&format!("cannot start the watchdog: {error}")),
     }
+}
+
+/// As `/init` of a machine: ends once the kernel has its modules, and the kernel panics.
+fn leave() -> ExitCode {
+    if let Err(error) = modules::load() {
+        say(&format!("cannot load modules: {error}"));
+    }
+    ExitCode::FAILURE
 }
 
 /// Waits for the signal of the given number, writes a file, and ends well.

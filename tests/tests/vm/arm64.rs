@@ -234,7 +234,8 @@ fn hanging() -> Result<Vec<u8>> {
     let modules = Platform::load(&product.platform)?.modules;
     if let Some(driver) = modules.iter().find(|name| name.contains("i6300esb")) {
         let driver = files::read(&product.platform.join(driver))?;
-        archive.file("watchdog.ko", 0o644, driver)?;
+        archive.file("modules/list", 0o644, b"i6300esb.ko\n".to_vec())?;
+        archive.file("modules/i6300esb.ko", 0o644, driver)?;
     }
     Ok(archive.compressed()?)
 }

@@ -56,6 +56,11 @@ fn vm_trials_without_a_reboot() -> Result<()> {
     checks.run("an operator rolls back", &mut guest, |guest| {
         operator(&project, guest)
     });
+    checks.run(
+        "an operator rolls back before the trial's containers came",
+        &mut guest,
+        |guest| while_retiring(&project, guest),
+    );
     checks.run("parameters are tried", &mut guest, |guest| {
         parameters(&project, guest)
     });
@@ -155,6 +160,39 @@ fn operator(project: &Project, guest: &mut Guest) -> Result<()> {
     })?;
     ensure!(committed(guest)? == before, "something else is committed");
     guest.wait_for_state("app", "running", SOON).map(drop)
+}
+
+/// The container that is exchanged hears no signal, so that it is surely still there when the trial is given up.
+fn while_retiring(project: &Project, guest: &mut Guest) -> Result<()> {
+    let grace = "stop-grace = \"20s\"\n";
+    project.app("started", &["stubborn"], grace)?;
+    let pushed = project.push(guest, &[])?;
+    ensure!(pushed.committed, "{}", pushed.said);
+    let before = committed(guest)?;
+    let boots = guest.boots();
+    let (keeper, app) = (pid(guest, "keeper")?, pid(guest, "app")?);
+    project.app("started", &["stubborn", "unwanted"], grace)?;
+    let pushed = project.push(guest, &["--detach"])?;
+    ensure!(pushed.committed, "{}", pushed.said);
+    let stopping = update(guest)?;
+    let phase = stopping.pointer("/staging/phase").and_then(Value::as_str);
+    ensure!(phase == Some("stopping what changes"), "{stopping}");
+    guest.post("/v1/update/rollback")?;
+    let over = update(guest)?;
+    ensure!(over.get("trial").is_none(), "a trial is left: {over}");
+    ensure!(failure(guest)? == "operator", "{over}");
+    ensure!(committed(guest)? == before, "something else is committed");
+    guest.wait("the exchange is over", JUDGED, |guest| {
+        Ok(update(guest)?.get("staging").is_none().then_some(()))
+    })?;
+    guest.wait_for_state("app", "running", SOON)?;
+    ensure!(pid(guest, "app")? != app, "app was not stopped");
+    ensure!(pid(guest, "keeper")? == keeper, "keeper is another process");
+    ensure!(guest.boots() == boots, "the device was restarted");
+    // What was given up is none of what runs: the next trial finds nothing in its way.
+    let status = guest.status()?;
+    ensure!(text(&status, "trial") == "committed", "{status}");
+    Ok(())
 }
 
 /// The site that the newest process of `site` has shown.

@@ -1,5 +1,6 @@
 //! The tier `vm`: devices in QEMU. Each test is one machine with many checks on it, since a boot costs seconds.
 
+mod apply;
 mod arm64;
 mod cuts;
 mod faults;
@@ -8,6 +9,7 @@ mod life;
 mod live;
 mod mend;
 mod slots;
+mod unjudged;
 
 use anyhow::Result;
 use kedge_tests::disk::Disk;

@@ -2,12 +2,44 @@
 
 use crate::built_trials;
 use anyhow::{Context, Result, ensure};
+use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
-use kedge_tests::trials::{committed, failure, update};
+use kedge_tests::trials::{Project, committed, failure, pid, update};
+use serde_json::Value;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(60);
 
+/// All containers reach their goals: that the store takes no write any more is what ends the trial.
+#[test]
+fn vm_a_store_that_turns_read_only_is_a_reason_of_its_own() -> Result<()> {
+    let (project, disk) = built_trials()?;
+    // The volume is whole, and what lies in it has no inode: whoever looks at it makes the kernel find damage.
+    disk.debugfs(
+        "mkdir /volumes/reader\nmkdir /volumes/reader/keep\nmkdir /volumes/reader/keep/hurt\n\
+         clri /volumes/reader/keep/hurt\n",
+    )?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("the trial fails, and says why", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        let before = committed(guest)?;
+        let keeper = pid(guest, "keeper")?;
+        let volume = "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\n";
+        project.set("reader", "app", "started", &["read", "/keep/hurt"], volume)?;
+        let pushed = project.push(guest, &[])?;
+        ensure!(!pushed.committed, "{}", pushed.said);
+        let reason = failure(guest)?;
+        ensure!(reason == "storage", "the reason is {reason}");
+        ensure!(committed(guest)? == before, "something else is committed");
+        ensure!(pid(guest, "keeper")? == keeper, "keeper is another process");
+        ensure!(guest.boots() == 1, "the device was restarted");
+        Ok(())
+    });
+    checks.finish(&mut guest)
+}
+
+/// The damage is where the trial's own container needs it.
 #[test]
 fn vm_a_store_that_turns_read_only_ends_a_trial() -> Result<()> {
     let (project, disk) = built_trials()?;
@@ -62,4 +94,53 @@ fn vm_a_device_that_never_settles_can_be_mended() -> Result<()> {
         Ok(())
     });
     checks.finish(&mut guest)
+}
+
+/// As a device is that was set back to its factory revision after the floor has risen.
+#[test]
+fn vm_a_revision_below_the_floor_can_be_mended() -> Result<()> {
+    let (project, disk) = built_trials()?;
+    // The image's revision has counter 1, what is pushed next has 2.
+    disk.set_floor(2)?;
+    let update = mended(&project, &disk, "below the device's floor", "a")?;
+    ensure!(text(&update, "floor") == "1.2", "{update}");
+    Ok(())
+}
+
+/// Nobody can say what its slot holds: the whole of the other one is sent.
+#[test]
+fn vm_a_revision_that_is_lost_can_be_mended() -> Result<()> {
+    let (project, disk) = built_trials()?;
+    let folder = disk.revision_folder()?;
+    disk.replace(&format!("{folder}/revision.json"), b"{}")?;
+    mended(&project, &disk, "revision.json", "b").map(drop)
+}
+
+/// The device is in repair mode and says why; a push ends that, and it runs from this slot. What it says of updates then.
+fn mended(project: &Project, disk: &Disk, why: &str, slot: &str) -> Result<Value> {
+    let mut guest = Guest::start(disk, &[])?;
+    let mut checks = Checks::default();
+    let mut after = Value::Null;
+    checks.run("repair mode, which says why", &mut guest, |guest| {
+        let status = guest.wait_for_control(BOOT)?;
+        let phase = text(&status, "phase");
+        ensure!(phase.starts_with("repair"), "phase: {phase}");
+        ensure!(phase.contains(why), "phase: {phase}");
+        let containers = status.get("containers").and_then(|list| list.as_array());
+        ensure!(containers.context("no containers")?.is_empty(), "{status}");
+        Ok(())
+    });
+    checks.run("an update mends it", &mut guest, |guest| {
+        project.app("started", &["sleep", "mended"], "")?;
+        let pushed = project.push(guest, &[])?;
+        ensure!(pushed.committed, "{}", pushed.said);
+        guest.wait_for_state("app", "running", SOON)?;
+        let status = guest.status()?;
+        ensure!(text(&status, "phase") == "running", "{status}");
+        ensure!(text(&status, "slot") == slot, "{status}");
+        after = update(guest)?;
+        Ok(())
+    });
+    checks.finish(&mut guest)?;
+    Ok(after)
 }

@@ -11,7 +11,7 @@ use super::keep::Keep;
 use super::refused::Refused;
 use super::trust::Trust;
 use kedge_revision::parameters::Parameters;
-use kedge_revision::revision::{Boot, Object, ObjectKind};
+use kedge_revision::revision::{Boot, Envelope, Object, ObjectKind};
 use kedge_revision::{Content, ObjectId, Verified};
 use kedge_store::space::Space;
 use kedge_store::{Error, Staging, Store};
@@ -71,17 +71,19 @@ pub(super) fn take(
     let head = Head::parse(bytes).map_err(|why| Refused::new(400, why))?;
     let verified = trust.verify(head.revision, head.signatures)?;
     let envelope = verified.envelope();
-    let committed = trust.committed(store)?;
-    if envelope.order() == committed.order() && verified.id() != trust.committed {
+    let committed = trust.committed(store);
+    let same = |committed: &Envelope| committed.order() == envelope.order();
+    if committed.as_ref().is_some_and(same) && verified.id() != trust.committed {
         return Err(Refused::conflict(format_args!(
             "another revision {} is committed",
             envelope.order()
         )));
     }
-    let content = content(&verified, &committed.boot)?;
+    let boot = committed.as_ref().map(|committed| &committed.boot);
+    let content = content(&verified, boot)?;
     let parameters = parameters(head.parameters, content.as_ref())?;
 
-    let missing = missing(store, &verified, &committed.boot)?;
+    let missing = missing(store, &verified, boot)?;
     let copies = content.as_ref().map_or(0, copies);
     let needed = store
         .needed(missing.iter().map(|missing| (missing.id, missing.object)))
@@ -113,10 +115,13 @@ pub(super) fn take(
 }
 
 /// The content, if the initramfs that runs is the one that is to run it; absent: only the new one may know it.
-fn content(verified: &Verified, running: &Boot) -> Result<Option<Content>, Refused> {
+fn content(verified: &Verified, running: Option<&Boot>) -> Result<Option<Content>, Refused> {
+    let initramfs = verified.envelope().boot.initramfs;
     match verified.content() {
         Ok(content) => Ok(Some(content)),
-        Err(error) if verified.envelope().boot.initramfs == running.initramfs => Err(error.into()),
+        Err(error) if running.is_some_and(|running| running.initramfs == initramfs) => {
+            Err(error.into())
+        }
         Err(_) => Ok(None),
     }
 }
@@ -139,10 +144,14 @@ fn parameters(bytes: Option<&[u8]>, content: Option<&Content>) -> Result<Option<
 }
 
 /// What the revision needs and the store lacks, with the bytes of it that are there. A slot is written as a whole:
-/// what boots is needed if any of it differs, and else is in the slot already.
-fn missing(store: &Store, verified: &Verified, running: &Boot) -> Result<Vec<Missing>, Refused> {
+/// what boots is needed if any of it differs or nobody knows, and else is in the slot already.
+fn missing(
+    store: &Store,
+    verified: &Verified,
+    running: Option<&Boot>,
+) -> Result<Vec<Missing>, Refused> {
     let envelope = verified.envelope();
-    let slot = envelope.boot != *running;
+    let slot = running != Some(&envelope.boot);
     let mut missing = Vec::new();
     for (id, object) in store.missing(envelope) {
         if slot || object.kind == ObjectKind::Layer {

@@ -260,6 +260,31 @@ fn the_floor_holds() {
     take(4).unwrap();
 }
 
+/// Nobody knows what its slot holds, so that another one must be written: an update is what mends such a device.
+#[test]
+fn a_committed_revision_that_is_lost_does_not_stop_an_update() {
+    let device = Device::new();
+    let committed = device.put(1, &[], "factory\n");
+    let path = device.store.revision_directory(committed);
+    let document = path.join("revision.json");
+    let (_, head) = device.offer(draft(2, &[]), None);
+    let keep = Keep::default();
+    let needed = || {
+        let trust = device.trust(committed, 0);
+        let (offer, _) = offer::take(&device.store, &trust, &keep, &head).unwrap();
+        offer.missing.len()
+    };
+    assert_eq!(needed(), 0);
+    // Signatures say who may run it, not what it is.
+    std::fs::remove_file(path.join("revision.sig")).unwrap();
+    kedge_store::durable::write(&path.join("revision.sig"), b"{}").unwrap();
+    assert_eq!(needed(), 0);
+    kedge_store::durable::write(&document, b"{}").unwrap();
+    assert_eq!(needed(), 2);
+    std::fs::remove_file(&document).unwrap();
+    assert_eq!(needed(), 2);
+}
+
 #[test]
 fn malformed_and_too_long_heads_are_refused() {
     let device = Device::new();

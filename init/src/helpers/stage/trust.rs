@@ -4,7 +4,7 @@ use super::super::FrameError;
 use super::refused::Refused;
 use kedge_revision::revision::Envelope;
 use kedge_revision::{
-    Floor, ObjectId, Policy, Product, Root, SignatureSet, Verified, json, revision,
+    Floor, ObjectId, Policy, Product, Root, SignatureSet, Verified, json, revision, verity,
 };
 use kedge_store::Store;
 
@@ -53,9 +53,21 @@ impl Trust {
         self.verify(&document, &signatures)
     }
 
-    /// The committed revision's envelope. PID 1 judged it, by the root that it names; here its name is enough.
-    pub(super) fn committed(&self, store: &Store) -> Result<Envelope, Refused> {
-        let (document, _) = store.revision(self.committed)?;
-        Ok(json::parse("revision", revision::CAP, &document)?)
+    /// The committed revision's envelope; see [`envelope_of`].
+    pub(super) fn committed(&self, store: &Store) -> Option<Envelope> {
+        envelope_of(store, self.committed)
     }
+}
+
+/// What a revision that this device has committed says beside its content; none if its document is lost or another one.
+///
+/// Its name is enough, since it names these bytes: PID 1 judged them when they were tried. What may not run any more,
+/// because it is below the floor or lacks a signature, still tells what its slot holds.
+#[must_use]
+pub fn envelope_of(store: &Store, id: ObjectId) -> Option<Envelope> {
+    let (document, _) = store.revision(id).ok()?;
+    if verity::digest(&document) != id {
+        return None;
+    }
+    json::parse("revision", revision::CAP, &document).ok()
 }
