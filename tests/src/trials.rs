@@ -17,8 +17,9 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Seconds for which a trial's goals must hold: the least that there is.
-pub const WINDOW: u64 = 5;
+/// Seconds for which a trial's goals must hold. The least that there is, 5, was too few on a machine under load: a goal
+/// that comes later than the window is missed.
+pub const WINDOW: u64 = 10;
 /// How long a trial without a boot may take until its verdict: one and a half windows, on a machine that is busy.
 pub const JUDGED: Duration = Duration::from_secs(60);
 
