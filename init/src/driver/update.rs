@@ -39,6 +39,8 @@ pub(crate) struct Update {
     pub(super) before: Option<Box<Side>>,
     /// Bytes of bodies since the last offer.
     pub(crate) received: u64,
+    /// A body is on its way.
+    pub(crate) receiving: bool,
     /// When an exchange has taken too long.
     pub(crate) limit: Option<u64>,
 }
@@ -93,7 +95,7 @@ impl Update {
     /// What is being done, in words; none: nothing.
     pub(crate) fn phase(&self) -> Option<&'static str> {
         match &self.step {
-            Step::Idle => None,
+            Step::Idle => self.receiving.then_some("receiving"),
             Step::WritingSlot(target, _) => Some(match target.slot {
                 Slot::A => "writing slot a",
                 Slot::B => "writing slot b",

@@ -63,6 +63,7 @@ impl Driver {
             }
             return;
         }
+        self.update.receiving = true;
         self.upload = Some(Upload {
             client,
             generation: self.clients.generation(client),
@@ -113,6 +114,7 @@ impl Driver {
             let connection = self.clients.connection(upload.client);
             let Some(connection) = connection.filter(|c| alive && c.is_asking()) else {
                 self.upload = None;
+                self.update.receiving = false;
                 // An answer that is on its way must not go to the next client: the helper ends, and what it has
                 // verified stays.
                 self.close_stage();
@@ -155,6 +157,7 @@ impl Driver {
         let Some(upload) = self.upload.take() else {
             return;
         };
+        self.update.receiving = false;
         if self.clients.generation(upload.client) != upload.generation {
             return;
         }

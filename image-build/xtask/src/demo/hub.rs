@@ -106,7 +106,9 @@ impl Hub {
     pub(super) fn device(&self) -> Result<Device> {
         let mut devices: Vec<Device> = self.client.list("/v1/devices", "")?;
         ensure!(devices.len() < 2, "the hub knows {} devices", devices.len());
-        devices.pop().context("the hub knows no device")
+        let listed = devices.pop().context("the hub knows no device")?;
+        // A list leaves out containers and logs.
+        self.client.get(&format!("/v1/devices/{}", listed.id))
     }
 
     /// What has happened, as the hub tells it, the newest last.
