@@ -83,7 +83,8 @@ impl Scene<'_> {
             reason.unwrap_or_default()
         ));
         let log = known.container_log.map(|log| log.text);
-        for line in log.unwrap_or_default().lines().rev().take(2) {
+        let log = log.unwrap_or_default();
+        for line in log.lines().filter(|line| line.contains("emerg")).take(1) {
             self.timeline.more(line);
         }
         device.until_goals(BOOT)?;

@@ -3,20 +3,35 @@
 //! `size.image` is what the disk image occupies: kernel, initramfs and an empty store; its holes are free.
 
 use super::{Figure, subject};
-use anyhow::Result;
+use crate::project::BOARD;
+use anyhow::{Context, Result};
+use kedge_board_support::boards;
+use kedge_image_build::toolchain;
 use std::path::Path;
 
 pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
     let folder = subject::fast_folder()?;
     let built = subject::build(folder.path(), platform, 1)?;
     Ok(vec![
-        // The device binary is built without TLS as long as nothing on the device speaks it.
+        Figure::bytes(
+            "size.device-binary",
+            built.size("device-binary")?,
+            Some(2_000_000),
+        ),
         Figure::bytes(
             "size.device-binary-without-tls",
-            built.size("device-binary")?,
+            without_tls()?,
             Some(700_000),
         ),
         Figure::bytes("size.initramfs", built.size("initramfs")?, Some(1_000_000)),
         Figure::bytes("size.image", built.image_bytes, None),
     ])
+}
+
+/// What is left of the device binary when nobody talks to a hub.
+fn without_tls() -> Result<u64> {
+    let binary = toolchain::build_device(&boards::find(BOARD)?, &[])?;
+    let size =
+        std::fs::metadata(&binary).with_context(|| format!("cannot see {}", binary.display()));
+    Ok(size?.len())
 }
