@@ -38,6 +38,13 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
         "warnings",
     ];
     check("lints", cargo()?.args(clippy));
+    // The workspace builds PID 1 without its agent, which the device has.
+    let agent = ["--package", "kedge-init", "--features", "agent"];
+    let [verb, quiet, _, rest @ ..] = clippy;
+    check(
+        "lints of the device",
+        cargo()?.args([verb, quiet]).args(agent).args(rest),
+    );
     check(
         "dependencies",
         cargo_deny()?.args([

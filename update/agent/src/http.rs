@@ -237,7 +237,9 @@ impl<S: Read + Write> Http<S> {
             what: "a body that is too long",
         };
         let mut total = 0_u64;
-        if head.chunked {
+        if matches!(head.status, 204 | 304) {
+            // Whatever length it tells is that of a body which does not come (RFC 9112, 6.3).
+        } else if head.chunked {
             loop {
                 let size = self.chunk_size(doing)?;
                 total = total.saturating_add(size);
@@ -255,7 +257,7 @@ impl<S: Read + Write> Http<S> {
                 return Err(over);
             }
             self.take(doing, length, sink)?;
-        } else if head.status != 204 && head.status != 304 {
+        } else {
             return Err(Error::Protocol {
                 doing,
                 what: "a body without an end",

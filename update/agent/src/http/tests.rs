@@ -73,6 +73,16 @@ fn bodies_with_a_length_and_in_chunks_and_one_after_the_other() {
 }
 
 #[test]
+fn an_answer_that_nothing_has_changed_has_no_body_whatever_length_it_tells() {
+    let two = "HTTP/1.1 304 Not Modified\r\ncontent-length: 500\r\n\r\n\
+               HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    let mut http = http(two, 5);
+    let (head, body) = http.ask(&ASK, &[], 100).unwrap();
+    assert_eq!((head.status, body.len()), (304, 0));
+    assert_eq!(http.ask(&ASK, &[], 100).unwrap().1, b"ok");
+}
+
+#[test]
 fn a_refusal_says_why_and_when_to_ask_again() {
     let body =
         r#"{"status":403,"type":"token-spent","title":"Forbidden","detail":"this token was used"}"#;
