@@ -305,8 +305,22 @@ impl Disk {
     /// # Errors
     /// As [`Disk::debugfs`].
     pub fn replace(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.replay()?;
         self.debugfs(&format!("rm {path}\n"))?;
         self.write(path, bytes)
+    }
+
+    /// Replays the data partition's journal: what is changed before that, the next mount would undo.
+    fn replay(&self) -> Result<()> {
+        let data = self.partition("data")?;
+        let place = format!("{}?offset={}", self.path.display(), data.offset);
+        let mut command = tools::e2fsck()?.command();
+        let replay = command.args(["-p", "-E", "journal_only"]).arg(place);
+        ensure!(
+            replay.status().context("cannot start e2fsck")?.code() <= Some(1),
+            "the journal cannot be replayed"
+        );
+        Ok(())
     }
 
     /// Puts a file into the data partition where there is none.
