@@ -23,6 +23,8 @@ const NET: u16 = 1;
 pub(crate) const STAGE: u16 = 2;
 /// Index of the agent, which runs where there is a hub to ask.
 pub(super) const AGENT: u16 = 3;
+/// Frames that are taken of one helper at a time: the agent talks to the network, and may be somebody else's.
+const MOST_FRAMES: usize = 64;
 /// Longest frame from a helper that always runs.
 const MOST: usize = 4096;
 /// How long the stage helper stays when nothing is asked of it, milliseconds.
@@ -388,7 +390,8 @@ impl Driver {
             return self.stage_says();
         }
         let mut buffer = [0_u8; MOST];
-        loop {
+        // Bounded: what is left wakes the loop again, after everybody else has had a turn.
+        for _ in 0..MOST_FRAMES {
             let Some(running) = self
                 .helpers
                 .get(index)

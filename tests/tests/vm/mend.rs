@@ -23,6 +23,8 @@ fn vm_a_store_that_turns_read_only_is_a_reason_of_its_own() -> Result<()> {
     let mut checks = Checks::default();
     checks.run("the trial fails, and says why", &mut guest, |guest| {
         guest.wait_for_control(BOOT)?;
+        // It answers before the last group has begun.
+        guest.wait_for_state("keeper", "running", BOOT)?;
         let before = committed(guest)?;
         let keeper = pid(guest, "keeper")?;
         let volume = "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\n";
