@@ -160,17 +160,19 @@ fn reboot(project: &Project, guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-/// Whether the history has the text of a panic that says so.
-fn told(guest: &Guest, words: &str) -> Result<()> {
-    let events = history(guest)?;
-    let told = events
-        .iter()
-        .any(|event| text(event, "event") == "panic" && text(event, "text").contains(words));
-    ensure!(told, "the history has no panic with {words:?}");
-    Ok(())
+/// The history has the text of a panic that says so, at the latest when the device had the time to keep it: events reach
+/// the disk some time after they happen.
+fn told(guest: &mut Guest, words: &str) -> Result<()> {
+    let what = format!("the history has a panic with {words:?}");
+    let told = guest.wait(&what, BOOT, |guest| {
+        let told = history(guest)?
+            .iter()
+            .any(|event| text(event, "event") == "panic" && text(event, "text").contains(words));
+        Ok(told.then_some(()))
+    });
+    told.with_context(|| format!("the history is {:?}", history(guest)))
 }
 
-/// Whether this panic leaves its text depends on the kernel: a driver that is a module comes with `/init`, too late.
 fn panics(project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
     let boots = guest.boots();
     project.kernel_arguments("rdinit=/nowhere")?;
