@@ -150,6 +150,39 @@ impl Source {
         Ok(text)
     }
 
+    /// The text with one value replaced, which may lie in tables; where its own table begins, if it is not there.
+    ///
+    /// # Errors
+    /// [`Mistake`] if the text is no TOML, or has no such table.
+    pub fn with_value(&self, keys: &[&str], value: &str) -> Result<String, Box<Mistake>> {
+        let mistake = |span, message: String| Box::new(self.at(span, message, None));
+        let parsed = DeTable::parse(&self.text)
+            .map_err(|error| mistake(error.span(), error.message().to_owned()))?;
+        let mut text = self.text.clone();
+        if let Some(span) = exactly(parsed.get_ref(), keys) {
+            text.replace_range(span, value);
+            return Ok(text);
+        }
+        let table = keys.split_last().filter(|(_, tables)| !tables.is_empty());
+        let place = table.and_then(|(last, tables)| {
+            let header = format!("[{}]", tables.join("."));
+            let mut lines = self.text.split_inclusive('\n');
+            let before = lines
+                .by_ref()
+                .take_while(|line| line.trim() != header)
+                .map(str::len)
+                .sum::<usize>();
+            let place = before.checked_add(header.len())?;
+            (self.text.get(before..place)? == header).then_some((*last, place))
+        });
+        let (last, place) = place.ok_or_else(|| {
+            let text = format!("there is no place for `{}`: write it there", keys.join("."));
+            mistake(None, text)
+        })?;
+        text.insert_str(place, &format!("\n{last} = {value}"));
+        Ok(text)
+    }
+
     fn at(&self, span: Option<Range<usize>>, message: String, help: Option<String>) -> Mistake {
         let place = span.as_ref().map(|span| position(&self.text, span.start));
         let excerpt = span.zip(place).map(|(span, (line, column))| {
@@ -211,6 +244,20 @@ fn find(table: &DeTable<'_>, keys: &[&str]) -> Option<Range<usize>> {
         | DeValue::Array(_) => value.span(),
     };
     Some(here)
+}
+
+/// The place of the value of exactly these keys.
+fn exactly(table: &DeTable<'_>, keys: &[&str]) -> Option<Range<usize>> {
+    let (first, rest) = keys.split_first()?;
+    let (_, value) = table.iter().find(|(key, _)| key.get_ref() == *first)?;
+    if rest.is_empty() {
+        return Some(value.span());
+    }
+    if let DeValue::Table(inner) = value.get_ref() {
+        exactly(inner, rest)
+    } else {
+        None
+    }
 }
 
 /// "did you mean", from the list of expected words that serde puts into its message.
@@ -323,6 +370,24 @@ mod tests {
             new,
             "image = \"x\"\n# kept\ngroup = \"app\" # too\ncapabilities = []\n"
         );
+    }
+
+    #[test]
+    fn a_value_in_a_table_is_replaced_or_added() {
+        let with = |text: &str| source(text).with_value(&["net", "hubs"], "[1]");
+        assert_eq!(
+            with("a = 1\n[net]\nhubs = [\n] # none\n").unwrap(),
+            "a = 1\n[net]\nhubs = [1] # none\n"
+        );
+        assert_eq!(with("net.hubs = []\n").unwrap(), "net.hubs = [1]\n");
+        assert_eq!(
+            with("[net] \nb = 2\n[net.c]\n").unwrap(),
+            "[net]\nhubs = [1] \nb = 2\n[net.c]\n"
+        );
+        for text in ["a = 1\n", "[net.c]\n", "net = 3\n", "net.b = 3\n"] {
+            let error = with(text).unwrap_err().to_string();
+            assert!(error.contains("`net.hubs`"), "{error}");
+        }
     }
 
     #[test]

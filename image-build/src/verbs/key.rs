@@ -1,4 +1,6 @@
-//! `kedge key`: list, make and protect signing keys.
+//! `kedge key`: list, make and protect signing keys, and say which hub's key devices trust.
+
+mod trust_hub;
 
 use super::{PassphraseArguments, Scene};
 use crate::files;
@@ -9,6 +11,7 @@ use clap::{Args, Subcommand};
 use kedge_revision::{KeyId, Name, PublicKey, Root};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use trust_hub::TrustHub;
 
 /// List, make and protect signing keys.
 #[derive(Debug, Args)]
@@ -31,6 +34,7 @@ enum Action {
         #[command(flatten)]
         passphrase: PassphraseArguments,
     },
+    TrustHub(TrustHub),
     /// Change, or set, the passphrase of a key file.
     Passphrase {
         /// The key file.
@@ -63,6 +67,7 @@ impl Key {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
         match &self.action {
             Action::List => list(scene),
+            Action::TrustHub(verb) => verb.run(scene),
             Action::New {
                 role,
                 no_passphrase,
