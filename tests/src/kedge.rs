@@ -2,8 +2,11 @@
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 /// `kedge` in one project.
 #[derive(Debug, Clone)]
@@ -124,6 +127,36 @@ impl Kedge {
         serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))
     }
 
+    /// Starts a verb that goes on, and reads what it says.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn follow(&self, words: &[&str]) -> Result<Following> {
+        let mut command = self.command();
+        command.arg("--project").arg(&self.folder).arg("--json");
+        let mut child = command
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.program.display()))?;
+        let out = child.stdout.take().context("the verb has no output")?;
+        let (sender, lines) = std::sync::mpsc::channel();
+        // It ends with the verb.
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Following {
+            child,
+            lines,
+            seen: Vec::new(),
+        })
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         for (name, value) in &self.variables {
@@ -144,6 +177,57 @@ impl Kedge {
             );
         }
         serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))
+    }
+}
+
+/// A verb that goes on; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Following {
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Following {
+    /// Waits for a line that contains `text`, among those that came already too.
+    ///
+    /// # Errors
+    /// It does not come in time, or the verb ends before.
+    pub fn expect(&mut self, text: &str, patience: Duration) -> Result<String> {
+        self.expect_more(text, 0, patience)
+    }
+
+    /// How many of the lines that have come contain `text`.
+    #[must_use]
+    pub fn count(&self, text: &str) -> usize {
+        self.seen.iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits for one more line that contains `text` than there were.
+    ///
+    /// # Errors
+    /// As [`Following::expect`].
+    pub fn expect_more(&mut self, text: &str, were: usize, patience: Duration) -> Result<String> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut found = self.seen.iter().filter(|line| line.contains(text));
+            if let Some(line) = found.nth(were) {
+                return Ok(line.clone());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).with_context(|| {
+                format!("{text:?} did not come in {patience:?}, but {:?}", self.seen)
+            })?;
+            self.seen.push(line);
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        // It is gone either way.
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 

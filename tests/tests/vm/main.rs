@@ -4,6 +4,7 @@ mod apply;
 mod arm64;
 mod cuts;
 mod faults;
+mod fleet;
 mod hangs;
 mod life;
 mod live;

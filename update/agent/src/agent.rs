@@ -10,6 +10,7 @@ use crate::frames::{Configure, Level, MAX_CONFIGURE, Order, Report};
 use crate::hub::{Address, Connection};
 use crate::kept::{Kept, Memory, random};
 use crate::local::{Local, Status};
+use crate::logging::Logging;
 use crate::ready::{Identity, Known};
 use crate::report::{Reporter, Telling};
 use crate::schedule::Backoff;
@@ -73,6 +74,7 @@ pub(crate) struct Agent<'a> {
     pub(crate) fresh: Option<(u64, u64)>,
     pub(crate) staged: Option<Target>,
     pub(crate) refused: Option<(Target, String, u64)>,
+    pub(crate) logging: Logging,
 }
 
 /// What ends the loop.
@@ -121,6 +123,7 @@ impl<'a> Agent<'a> {
             fresh: None,
             staged: None,
             refused: None,
+            logging: Logging::default(),
             kept,
         };
         let mut damaged = false;
@@ -374,7 +377,8 @@ impl<'a> Agent<'a> {
         self.act()?;
         self.refresh(&hub, &root)?;
         let asked = self.ask(&hub)?;
-        Ok([until, Some(asked)].into_iter().flatten().min())
+        let logs = self.stream_logs(&hub)?;
+        Ok([until, Some(asked), logs].into_iter().flatten().min())
     }
 
     /// Does what is decided until nothing is left to do.
@@ -469,7 +473,11 @@ impl<'a> Agent<'a> {
     /// Sends what has changed while something long goes on.
     pub(crate) fn progress(&mut self, hub: &mut Connection<Stream>) -> Result<(), Error> {
         self.note(false)?;
-        self.reporter.send(&self.kept, &mut self.memory, hub)
+        self.reporter.send(&self.kept, &mut self.memory, hub)?;
+        match self.address()? {
+            Some(address) => self.stream_logs(&address).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Waits for PID 1, for the hub's answer, and until a time.

@@ -37,6 +37,8 @@ pub mod kept;
 #[cfg(feature = "client")]
 pub mod local;
 #[cfg(feature = "client")]
+mod logging;
+#[cfg(feature = "client")]
 mod ready;
 #[cfg(feature = "client")]
 pub mod report;

@@ -337,12 +337,23 @@ impl Local {
         })
     }
 
-    /// The last lines that a source has said, JSON each, at most `most` bytes of them.
+    /// Lines of the log, JSON each, from a number on, or all: whole ones, at most `most` bytes of them, the oldest first;
+    /// only the `last` ones, if that is told. And whether that were all.
     ///
     /// # Errors
     /// As [`Local::status`].
-    pub fn log(&self, source: &str, lines: u32, most: usize) -> Result<Vec<u8>, Error> {
-        let target = format!("/v1/logs?container={source}&limit={lines}");
+    pub fn lines(
+        &self,
+        since: Option<u64>,
+        last: Option<u32>,
+        most: usize,
+    ) -> Result<(Vec<u8>, bool), Error> {
+        let pairs = [
+            since.map(|since| format!("since={since}")),
+            last.map(|last| format!("limit={last}")),
+        ];
+        let pairs: Vec<String> = pairs.into_iter().flatten().collect();
+        let target = format!("/v1/logs?{}", pairs.join("&"));
         let request = Request {
             doing: "ask for the log",
             method: "GET",
@@ -350,10 +361,29 @@ impl Local {
             fields: "",
             length: 0,
         };
-        let mut body = self.ask(&request, MAX_LOG)?;
-        let over = body.len().saturating_sub(most);
-        body.drain(..over);
-        Ok(body)
+        let mut http = self.connect(request.doing)?;
+        http.send(&request)?;
+        let head = http.head(&request)?;
+        let mut lines = Vec::new();
+        let mut full = false;
+        let read = http.body(&request, &head, u64::MAX, &mut |part| {
+            lines.extend_from_slice(part);
+            full = lines.len() > most;
+            // The connection ends with this: nothing more of it is read.
+            let enough = Error::Protocol {
+                doing: "ask for the log",
+                what: "more than is wanted",
+            };
+            if full { Err(enough) } else { Ok(()) }
+        });
+        if !full {
+            read?;
+        }
+        let end = lines.len().min(most);
+        let whole = lines.get(..end).unwrap_or_default();
+        let newline = whole.iter().rposition(|byte| *byte == b'\n');
+        lines.truncate(newline.map_or(0, |at| at.saturating_add(1)));
+        Ok((lines, !full))
     }
 
     /// The end of what a source has said, as text of at most [`api::Report::TAIL`] bytes; empty if it has said nothing.
@@ -363,7 +393,15 @@ impl Local {
         struct Line {
             text: String,
         }
-        let Ok(lines) = self.log(source, 64, usize::MAX) else {
+        let target = format!("/v1/logs?container={source}&limit=64");
+        let request = Request {
+            doing: "ask for the log",
+            method: "GET",
+            target: &target,
+            fields: "",
+            length: 0,
+        };
+        let Ok(lines) = self.ask(&request, MAX_LOG) else {
             return String::new();
         };
         let mut texts = Vec::new();

@@ -126,9 +126,8 @@ impl Agent<'_> {
                     self.say(Level::Notice, "this is the device that you look for")?;
                 }
                 ActionKind::CollectLogs => {
-                    let lines = self.local.log("kedge", 400, 48 * 1024)?;
                     if let Some(hub) = self.address()? {
-                        self.connect(&hub)?.logs(&lines)?;
+                        self.collect_logs(&hub)?;
                     }
                 }
                 ActionKind::Unknown => {

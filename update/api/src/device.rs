@@ -59,6 +59,15 @@ pub struct State {
     /// The version of the newest root that the hub has for the device's product.
     #[serde(default)]
     pub root: u32,
+    /// Somebody looks on: logs are to be sent as they come, until an answer says otherwise.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub logs: bool,
+}
+
+// serde hands a reference to it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// A revision that a device should run, and when.

@@ -225,16 +225,16 @@ fn judged(compressed: &[u8]) -> Result<Vec<u8>, Refusal> {
     }
 }
 
-/// Only the lines of a container.
-pub(crate) fn of_container(lines: &[u8], container: &str) -> Vec<u8> {
+/// Only the lines of a source: a container, `kernel`, `kedge`.
+pub(crate) fn of_source(lines: &[u8], source: &str) -> Vec<u8> {
     #[derive(Deserialize)]
     struct Line {
         #[serde(default)]
-        container: String,
+        source: String,
     }
     let mut kept = Vec::new();
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
-        if serde_json::from_slice::<Line>(line).is_ok_and(|line| line.container == container) {
+        if serde_json::from_slice::<Line>(line).is_ok_and(|line| line.source == source) {
             kept.extend_from_slice(line);
         }
     }
@@ -314,11 +314,8 @@ mod tests {
     }
 
     #[test]
-    fn one_containers_lines_are_picked() {
-        let lines = b"{\"container\":\"web\",\"n\":1}\n{\"n\":2}\n{\"container\":\"db\"}\n";
-        assert_eq!(
-            of_container(lines, "web"),
-            b"{\"container\":\"web\",\"n\":1}\n"
-        );
+    fn one_sources_lines_are_picked() {
+        let lines = b"{\"source\":\"web\",\"n\":1}\n{\"n\":2}\n{\"source\":\"db\"}\n";
+        assert_eq!(of_source(lines, "web"), b"{\"source\":\"web\",\"n\":1}\n");
     }
 }

@@ -46,8 +46,8 @@ pub(crate) fn standing(window: Window, now: u64) -> Standing {
     }
 }
 
-/// The answer to a poll.
-pub(crate) fn state(row: &Row, root: u32, now: u64) -> State {
+/// The answer to a poll; `logs`: somebody looks on.
+pub(crate) fn state(row: &Row, root: u32, now: u64, logs: bool) -> State {
     let assignment = row.wanted.as_ref().map(|wanted| {
         let window = wanted.window.map(|window| standing(window, now));
         Desired {
@@ -66,15 +66,17 @@ pub(crate) fn state(row: &Row, root: u32, now: u64) -> State {
         actions: row.actions.clone(),
         poll: POLL,
         root,
+        logs,
     }
 }
 
 /// The name of that answer: another one once anything in it is, but for the seconds that pass.
-pub(crate) fn etag(row: &Row, tag: &str, root: u32, now: u64) -> String {
+pub(crate) fn etag(row: &Row, tag: &str, root: u32, now: u64, logs: bool) -> String {
     let window = row.wanted.as_ref().and_then(|wanted| wanted.window);
     let number = window.map_or(0, |window| standing(window, now).number);
     let poll = POLL.interval_s ^ POLL.hold_s << 8 ^ POLL.jitter_s << 16;
-    format!("\"{tag}-{root}-{poll:x}-{number:x}\"")
+    let logs = u8::from(logs);
+    format!("\"{tag}-{root}-{poll:x}-{number:x}-{logs}\"")
 }
 
 #[cfg(test)]

@@ -170,6 +170,20 @@ pub(crate) struct Device {
     /// When it was last heard of, seconds since 1970; 0: never.
     seen: AtomicU64,
     presence: Mutex<Option<Presence>>,
+    /// Operators who look at its logs as they come.
+    watching: AtomicU32,
+}
+
+/// An operator who looks on; it ends with this value.
+#[derive(Debug)]
+pub(crate) struct Watching(Arc<Device>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        if self.0.watching.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.wake();
+        }
+    }
 }
 
 impl Device {
@@ -182,6 +196,7 @@ impl Device {
             held: AtomicU32::new(0),
             seen: AtomicU64::new(seen),
             presence: Mutex::new(None),
+            watching: AtomicU32::new(0),
         }
     }
 
@@ -213,6 +228,18 @@ impl Device {
         if !same {
             self.wake();
         }
+    }
+
+    /// Somebody looks at its logs as they come: its poll tells it to send them.
+    pub(crate) fn watch(self: &Arc<Self>) -> Watching {
+        if self.watching.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.wake();
+        }
+        Watching(Arc::clone(self))
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watching.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn wake(&self) {

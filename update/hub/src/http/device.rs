@@ -3,7 +3,7 @@
 use super::access::{Anybody, Known, MayRenew};
 use super::{answer, body};
 use crate::error::Refusal;
-use crate::fleet::{Device, Revision, Row};
+use crate::fleet::{Device, Revision};
 use crate::hub::Hub;
 use crate::rows::signed;
 use crate::{assign, clock, enrol, reports, state};
@@ -12,7 +12,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
-use kedge_api::device::{Acknowledged, Ask, Enrolled, Reports};
+use kedge_api::device::{Acknowledged, Ask, Enrolled, Reports, State as Told};
 use kedge_revision::authority::Authority;
 use kedge_revision::fresh::{Assignment, Fresh};
 use kedge_revision::parameters::Parameters;
@@ -86,11 +86,13 @@ pub(super) async fn state(
             return Err(enrol::revoked());
         }
         let (root, now) = (hub.fleet.newest_root(&row.product), clock::unix());
-        let etag = state::etag(&row, &tag, root, now);
+        let logs = device.is_watched();
+        let etag = state::etag(&row, &tag, root, now, logs);
         let unchanged = has == Some(etag.as_str());
         let over = *stopping.borrow_and_update() || Instant::now() >= deadline;
         if !unchanged || over {
-            return told(&hub, &row, root, now, &etag, unchanged);
+            let state = (!unchanged).then(|| state::state(&row, root, now, logs));
+            return told(&hub, state.as_ref(), &etag);
         }
         let _held = device.hold();
         tokio::select! {
@@ -102,12 +104,13 @@ pub(super) async fn state(
     }
 }
 
-fn told(hub: &Hub, row: &Row, root: u32, now: u64, etag: &str, unchanged: bool) -> Answer {
-    let mut response = if unchanged {
+/// The answer to a poll; without a state: what the device has is right.
+fn told(hub: &Hub, state: Option<&Told>, etag: &str) -> Answer {
+    let mut response = if let Some(state) = state {
+        answer::json(StatusCode::OK, state)?
+    } else {
         hub.metrics.polls_unchanged.add(1);
         answer::none(StatusCode::NOT_MODIFIED)
-    } else {
-        answer::json(StatusCode::OK, &state::state(row, root, now))?
     };
     if let Ok(value) = HeaderValue::from_str(etag) {
         response.headers_mut().insert(ETAG, value);

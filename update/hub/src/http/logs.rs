@@ -40,12 +40,15 @@ pub(super) async fn show(
     Path(device): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Answer {
-    let id = devices::find(&hub, &device)?.id();
+    let device = devices::find(&hub, &device)?;
     let query = query.as_deref();
     let container = parameter(query, "container").filter(|name| !name.is_empty());
     let follow = parameter(query, "follow").is_some_and(|value| value != "0");
     let (pages, queue) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
+        let id = device.id();
+        // The device is asked to send for as long as somebody reads.
+        let _watching = follow.then(|| device.watch());
         // It ends when its reader is gone, when the hub stops, or with what is there.
         drop(tell(&hub, id, container.as_deref(), follow, &pages).await);
     });
@@ -74,7 +77,7 @@ async fn tell(
             let Some((lines, next)) = page else { break };
             place = next;
             let lines = match container {
-                Some(container) => logs::of_container(&lines, container),
+                Some(container) => logs::of_source(&lines, container),
                 None => lines,
             };
             if !lines.is_empty() {
@@ -86,6 +89,7 @@ async fn tell(
         }
         tokio::select! {
             () = grown(&mut news, device) => {}
+            () = pages.closed() => return Ok(()),
             () = tokio::time::sleep(ALIVE) => {
                 pages.send(Bytes::from_static(b"\n")).await.map_err(|_| Gone)?;
             }

@@ -360,8 +360,7 @@ fn a_repeated_request_with_its_key_changes_nothing_twice() {
 fn logs_are_kept_for_a_device_and_read_by_container() {
     let world = World::new();
     let device = world.device(1);
-    let lines =
-        "{\"container\":\"web\",\"text\":\"hello\"}\n{\"container\":\"db\",\"text\":\"x\"}\n";
+    let lines = "{\"source\":\"web\",\"text\":\"hello\"}\n{\"source\":\"db\",\"text\":\"x\"}\n";
     let body = zstd::bulk::compress(lines.as_bytes(), 3).unwrap();
     let post = |body: &[u8]| {
         device
@@ -391,4 +390,36 @@ fn logs_are_kept_for_a_device_and_read_by_container() {
         assert_eq!(String::from_utf8(chunk).unwrap(), web);
         post(&body).is(204);
     }
+}
+
+#[test]
+fn a_device_is_told_whether_somebody_looks_at_its_logs() {
+    let world = World::new();
+    let device = world.device(1);
+    let state = |has: &str| {
+        let headers = [("if-none-match", has), ("prefer", "wait=30")];
+        device
+            .client
+            .ask("GET", "/v1/device/state", &headers, &[])
+            .unwrap()
+            .is(200)
+    };
+    let before = state("");
+    assert!(!before.json::<State>().logs);
+    let operator = &world.operator;
+    let mut stream = operator.connect().unwrap();
+    let follow = path(&device, "/logs?follow=1");
+    std::thread::scope(|scope| {
+        // Held until somebody looks on.
+        let held = scope.spawn(|| state(&before.headers["etag"]));
+        operator
+            .send(stream.get_mut(), "GET", &follow, &[], &[])
+            .unwrap();
+        receive_head(&mut stream).unwrap().is(200);
+        let during = held.join().unwrap();
+        assert!(during.json::<State>().logs);
+        let held = scope.spawn(move || state(&during.headers["etag"]));
+        drop(stream);
+        assert!(!held.join().unwrap().json::<State>().logs);
+    });
 }

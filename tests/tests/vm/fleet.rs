@@ -1,0 +1,234 @@
+//! A device and its hub: taken in by its claim, updated, told what to do, asked what it said.
+//!
+//! The project exists before its hub does, as with anybody who tries Kedge alone first.
+
+use crate::built_trials;
+use anyhow::{Context, Result, ensure};
+use kedge_tests::guest::{BOOT, Checks, Guest, text};
+use kedge_tests::hub::Hub;
+use kedge_tests::kedge::{Following, Kedge};
+use kedge_tests::trials::{JUDGED, Project, committed, failure, pid};
+use serde_json::Value;
+use std::time::Duration;
+
+const HUB: &str = env!("CARGO_BIN_EXE_test-hub");
+/// How long a device may take to hear of something, try it and tell: pauses of its agent, and a trial.
+const HEARD: Duration = Duration::from_secs(240);
+/// The device's name at the hub.
+const NAME: &str = "hall-1";
+
+/// A hub that an operator has logged in to, and that the project's devices trust from now on.
+fn hub(project: &mut Project, folder: &std::path::Path) -> Result<Hub> {
+    let hub = Hub::start(HUB, folder)?;
+    project.kedge = project.kedge.clone().with("XDG_CONFIG_HOME", folder);
+    let kedge = &project.kedge;
+    kedge.ask(&["login", hub.url(), "--token-file", &hub.token(), "--yes"])?;
+    let (_, port) = hub.url().rsplit_once(':').context("a hub without a port")?;
+    // QEMU's user network leads this address to the machine's loopback.
+    let devices = format!("https://10.0.2.2:{port}");
+    let trusted = kedge.ask(&["key", "trust-hub", "--device-hub", &devices])?;
+    ensure!(trusted.get("root") == Some(&2.into()), "{trusted}");
+    let again = kedge.ask(&["key", "trust-hub", "--device-hub", &devices])?;
+    ensure!(again.get("changed") == Some(&false.into()), "{again}");
+    Ok(hub)
+}
+
+/// What the hub knows of the device.
+fn known(kedge: &Kedge) -> Result<Value> {
+    kedge.ask(&["device", "show", NAME])
+}
+
+/// Waits until what the hub knows is as it is wanted.
+fn at_hub(
+    guest: &Guest,
+    kedge: &Kedge,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Result<Value> {
+    guest.wait(what, HEARD, |_| {
+        let known = known(kedge)?;
+        ensure!(wanted(&known), "the hub knows {known}");
+        Ok(Some(known))
+    })
+}
+
+fn runs(known: &Value, revision: &str) -> bool {
+    known.pointer("/committed/revision").and_then(Value::as_str) == Some(revision)
+}
+
+/// Publishes the project, for the one device; the revision's id.
+fn publish(project: &Project) -> Result<String> {
+    let platform = project.platform().display().to_string();
+    let query = format!("name={NAME}");
+    let words = ["publish", "--platform", &platform, "--assign", &query];
+    let published = project.kedge.ask(&words)?;
+    Ok(text(&published, "revision").to_owned())
+}
+
+/// The claim stands on the console; an operator types it.
+fn claimed(guest: &mut Guest, kedge: &Kedge) -> Result<()> {
+    let line = guest.expect("kedge claim ", BOOT)?;
+    let (_, claim) = line.split_once("kedge claim ").context("no claim")?;
+    let (said, _) = kedge.refuse(&["claim", "wrong-wrong-wrong"])?;
+    ensure!(said.contains("claim"), "{said}");
+    let tag = format!("name={NAME}");
+    let words: Vec<&str> = claim.trim().split('-').collect();
+    kedge.ask(&[&["claim"], &words[..], &["--tag", &tag]].concat())?;
+    at_hub(guest, kedge, "the device has reported", |known| {
+        known.get("phase").is_some()
+    })?;
+    Ok(())
+}
+
+fn updated(guest: &Guest, project: &Project) -> Result<()> {
+    let keeper = pid(guest, "keeper")?;
+    project.app("started", &["sleep", "from the hub"], "")?;
+    let revision = publish(project)?;
+    at_hub(
+        guest,
+        &project.kedge,
+        "the hub's revision is committed",
+        |known| runs(known, &revision),
+    )?;
+    ensure!(committed(guest)? == revision, "the device knows better");
+    ensure!(pid(guest, "keeper")? == keeper, "keeper is another process");
+    Ok(())
+}
+
+/// What the hub sets is tried like a revision.
+fn parameters(guest: &Guest, kedge: &Kedge) -> Result<()> {
+    let (said, _) = kedge.refuse(&["parameters", NAME, "site=a name that is much too long"])?;
+    ensure!(said.contains("site"), "{said}");
+    kedge.ask(&["parameters", NAME, "site=berlin"])?;
+    guest.wait_for_log("site", "SITE=berlin", HEARD)?;
+    at_hub(guest, kedge, "the parameters are committed", |known| {
+        known.pointer("/committed/parameters") == Some(&1.into())
+    })?;
+    Ok(())
+}
+
+/// Logs come when they are asked for.
+fn logs(guest: &Guest, kedge: &Kedge) -> Result<()> {
+    kedge.ask(&["device", "collect-logs", NAME])?;
+    guest.wait("the hub has the logs", HEARD, |_| {
+        let (said, _) = kedge.try_ask(&["device", "logs", NAME, "site"])?;
+        let line = said.lines().find(|line| line.contains("SITE=berlin"));
+        Ok(line.map(str::to_owned))
+    })?;
+    let (said, _) = kedge.try_ask(&["device", "logs", NAME, "kedge"])?;
+    for line in said.lines() {
+        let entry: Value = serde_json::from_str(line).context("a line of the logs")?;
+        ensure!(text(&entry, "source") == "kedge", "{entry}");
+    }
+    ensure!(said.contains("keeper: running"), "{said}");
+    Ok(())
+}
+
+/// Whoever looks on sees what comes, without asking for it.
+fn watched(guest: &Guest, kedge: &Kedge) -> Result<()> {
+    let mut looking = kedge.follow(&["device", "logs", NAME, "site", "--follow"])?;
+    looking.expect("SITE=berlin", HEARD)?;
+    let mut seen = looking.count("SITE=berlin");
+    for _ in 0..2 {
+        guest.post("/v1/containers/site/restart")?;
+        looking.expect_more("SITE=berlin", seen, HEARD)?;
+        seen = looking.count("SITE=berlin");
+    }
+    Ok(())
+}
+
+/// A bad revision goes, and is not tried again until somebody asks for it.
+fn failed_and_retried(guest: &Guest, project: &Project) -> Result<()> {
+    let before = committed(guest)?;
+    project.app("finished", &["finish", "3"], "")?;
+    let bad = publish(project)?;
+    let known = at_hub(
+        guest,
+        &project.kedge,
+        "the hub knows of the failure",
+        |known| known.pointer("/failed/revision").and_then(Value::as_str) == Some(&bad),
+    )?;
+    let reason = known.pointer("/failed/reason").and_then(Value::as_str);
+    ensure!(reason == Some(&failure(guest)?), "{known}");
+    ensure!(committed(guest)? == before, "another revision is committed");
+    let why = project.kedge.ask(&["device", "why", NAME])?;
+    ensure!(text(&why, "summary").contains("exit"), "{why}");
+    let begun = |guest: &Guest| -> Result<usize> {
+        let history = guest.control("GET", "/v1/history")?.body;
+        Ok(history.matches("\"event\":\"trial-begun\"").count())
+    };
+    let trials = begun(guest)?;
+    project.kedge.ask(&["device", "retry", NAME])?;
+    guest.wait("it is tried again", HEARD, |guest| {
+        Ok((begun(guest)? > trials).then_some(()))
+    })
+}
+
+/// What an operator asks a device to do.
+fn asked(guest: &mut Guest, project: &Project) -> Result<()> {
+    let kedge = &project.kedge;
+    kedge.ask(&["device", "identify", NAME])?;
+    guest.wait_for_log("kedge", "the device that you look for", HEARD)?;
+    guest.wait("the trial is over", JUDGED, |guest| {
+        let update = kedge_tests::trials::update(guest)?;
+        Ok(update.get("trial").is_none().then_some(()))
+    })?;
+    let boots = guest.boots();
+    kedge.ask(&["device", "reboot", NAME])?;
+    guest.wait_for_boot(boots + 1, HEARD)?;
+    guest.wait_for_control(BOOT)?;
+    project.app("started", &["sleep", "another"], "")?;
+    let revision = publish(project)?;
+    at_hub(guest, kedge, "one more is committed", |known| {
+        runs(known, &revision)
+    })?;
+    Ok(())
+}
+
+#[test]
+fn vm_a_device_and_its_hub() -> Result<()> {
+    let (mut project, _) = built_trials()?;
+    let folder = tempfile::tempdir()?;
+    let hub = hub(&mut project, folder.path())?;
+    let disk = project.build()?;
+    let mut events = project.kedge.follow(&["events", "--follow"])?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    let kedge = project.kedge.clone();
+    checks.run("it is taken in by its claim", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        claimed(guest, &kedge)
+    });
+    checks.run("a revision is pulled", &mut guest, |guest| {
+        updated(guest, &project)
+    });
+    checks.run("parameters are tried", &mut guest, |guest| {
+        parameters(guest, &kedge)
+    });
+    checks.run("logs are collected", &mut guest, |guest| {
+        logs(guest, &kedge)
+    });
+    checks.run("logs come while somebody looks on", &mut guest, |guest| {
+        watched(guest, &kedge)
+    });
+    checks.run(
+        "a failure is told, and tried again when asked",
+        &mut guest,
+        |guest| failed_and_retried(guest, &project),
+    );
+    checks.run("it does what it is asked", &mut guest, |guest| {
+        asked(guest, &project)
+    });
+    checks.run("whoever follows has heard of all", &mut guest, |_| {
+        heard(&mut events)
+    });
+    drop(hub);
+    checks.finish(&mut guest)
+}
+
+fn heard(events: &mut Following) -> Result<()> {
+    for what in ["enrolled", "assigned", "committed", "rolled-back"] {
+        events.expect(&format!("\"what\":\"{what}\""), HEARD)?;
+    }
+    Ok(())
+}
