@@ -440,6 +440,12 @@ impl Checks {
         }
     }
 
+    /// Whether none has failed yet.
+    #[must_use]
+    pub const fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+
     /// All passed, or an error with every failure and the end of the console.
     ///
     /// # Errors

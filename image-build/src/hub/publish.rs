@@ -183,21 +183,29 @@ fn offered(
     }
 }
 
-/// Makes roots known; those that the hub has already it passes over.
+/// Makes roots known, the oldest first; those that the hub has already it passes over.
+///
+/// Roots from before the first one that names the hub are refused, and not missed: what counts is the newest.
 ///
 /// # Errors
-/// The hub refuses one, for instance since it does not name the hub's key.
+/// The hub refuses the newest, for instance since it does not name the hub's key: with the refusal that began it.
 pub fn register(client: &Client, product: &Name, roots: &[Signed]) -> Result<()> {
+    let mut refused = None;
     for root in roots {
-        client
-            .tell("POST", &format!("/v1/products?product={product}"), root)
-            .with_context(|| {
-                format!(
-                    "the hub does not take the root of {product}\nhelp: a new project gets the hub's key with `kedge new NAME --hub`"
-                )
-            })?;
+        match client.tell("POST", &format!("/v1/products?product={product}"), root) {
+            Ok(()) => refused = None,
+            Err(error) if error.downcast_ref::<Refused>().is_some() => {
+                refused = refused.or(Some(error));
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(())
+    let Some(error) = refused else {
+        return Ok(());
+    };
+    Err(error.context(format!(
+        "the hub does not take the root of {product}\nhelp: a project gets the hub's key with `kedge key trust-hub`, a new one with `kedge new NAME --hub`"
+    )))
 }
 
 /// Sends all that an offer lacks.
