@@ -236,6 +236,10 @@ pub struct ProcessStatus<'a> {
     pub pid: u32,
     /// Its proportional set size, bytes (`Pss` of `/proc/PID/smaps_rollup`, proc(5)).
     pub pss: u64,
+    /// What it may do, as the kernel says: `Uid`, `CapPrm`, `NoNewPrivs` and `Seccomp` of `/proc/PID/status`, and its
+    /// root directory.
+    #[serde(default, borrow)]
+    pub confinement: Cow<'a, str>,
 }
 
 /// `GET /v1/logs`.

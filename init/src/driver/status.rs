@@ -188,7 +188,27 @@ fn process((name, pid): (&'static str, u32)) -> Option<ProcessStatus<'static>> {
         name: name.into(),
         pid,
         pss: bytes(&text, "Pss")?,
+        confinement: confinement(pid).into(),
     })
+}
+
+/// What the kernel says that a process may do.
+fn confinement(pid: u32) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mut text = String::new();
+    for line in status.lines() {
+        let mut words = line.split_whitespace();
+        if let Some(key @ ("Uid:" | "CapPrm:" | "NoNewPrivs:" | "Seccomp:")) = words.next() {
+            text.push_str(key);
+            text.push_str(words.next().unwrap_or_default());
+            text.push(' ');
+        }
+    }
+    if let Ok(root) = std::fs::read_link(format!("/proc/{pid}/root")) {
+        text.push_str("Root:");
+        text.push_str(&root.to_string_lossy());
+    }
+    text
 }
 
 fn memory() -> Memory {

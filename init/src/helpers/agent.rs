@@ -1,7 +1,10 @@
 //! The agent's process: what it may see and do, before it becomes the agent.
 //!
 //! It sees a directory of its own, and nothing else of the device: PID 1's socket, the names of the network, and the
-//! files that it keeps. It has a user of its own and no capability. What it brings is verified behind the socket.
+//! files that it keeps. It has a user of its own and no capability, and makes no system call that it does not need
+//! (`filter`). What it brings is verified behind the socket.
+
+mod filter;
 
 use super::net::RESOLV_CONF;
 use super::{Error, hold};
@@ -14,6 +17,7 @@ use kedge_sys::privilege::{
 use kedge_sys::process::unshare;
 use kedge_sys::rustix::fs::{Gid, Mode, Uid, chmod, chown};
 use kedge_sys::rustix::process::{chdir, chroot};
+use kedge_sys::seccomp;
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -98,7 +102,8 @@ fn leave() -> Result<(), Error> {
     set_groups(&[]).map_err(Error::Privilege)?;
     set_group(USER).map_err(Error::Privilege)?;
     set_user(USER).map_err(Error::Privilege)?;
-    hold(CapabilitySet::empty())
+    hold(CapabilitySet::empty())?;
+    seccomp::load(&filter::FILTER, seccomp::Options::default()).map_err(Error::Privilege)
 }
 
 /// Name servers as the net helper writes them: the same file by another name, since it is written in place.
