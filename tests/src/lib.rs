@@ -15,6 +15,7 @@
 //! What a test needs and does not find fails it, with how to get it; nothing is skipped.
 
 pub mod disk;
+pub mod fleet;
 pub mod guest;
 pub mod http;
 pub mod hub;

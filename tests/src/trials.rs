@@ -29,7 +29,7 @@ pub struct Project {
     /// The host command in it.
     pub kedge: Kedge,
     /// Removed with it.
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
     layer: String,
     platform: PathBuf,
 }
@@ -63,7 +63,7 @@ pub fn project(kedge: &str) -> Result<(Project, Disk)> {
     )?;
     let project = Project {
         kedge: Kedge::new(kedge, &copy),
-        _folder: folder,
+        _folder: Some(folder),
         layer: made.layer.clone(),
         platform: made.platform.clone(),
     };
@@ -71,14 +71,20 @@ pub fn project(kedge: &str) -> Result<(Project, Disk)> {
 }
 
 fn make(program: &str) -> Result<Made> {
+    let folder = product::folder(BOARD)?.join("trials");
+    let kedge = Kedge::new(program, &folder);
+    kedge.create("trials", BOARD)?;
+    fill(&kedge)
+}
+
+/// Fills a new project with the containers, and builds it.
+fn fill(kedge: &Kedge) -> Result<Made> {
+    let folder = kedge.folder().to_owned();
     let probe = toolchain::build_program(&boards::find(BOARD)?, "kedge-probe", "probe")
         .context("cannot build the program in the containers")?;
     let place = product::folder(BOARD)?;
     let source = place.join("trial-files");
     product::root_file_system(&source, &probe)?;
-    let folder = place.join("trials");
-    let kedge = Kedge::new(program, &folder);
-    kedge.create("trials", BOARD)?;
     let image = format!("dir:{}", source.display());
     let words = [
         "add",
@@ -167,6 +173,21 @@ pub struct Pushed {
 }
 
 impl Project {
+    /// A new and empty project with the containers of the trials, and its device's disk.
+    ///
+    /// # Errors
+    /// It cannot be built.
+    pub fn fill(kedge: Kedge) -> Result<(Self, Disk)> {
+        let made = fill(&kedge)?;
+        let project = Self {
+            kedge,
+            _folder: None,
+            layer: made.layer,
+            platform: made.platform,
+        };
+        Ok((project, Disk::copy_of(&made.image)?))
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.kedge.folder().join(name)
     }

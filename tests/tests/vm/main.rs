@@ -1,5 +1,6 @@
 //! The tier `vm`: devices in QEMU. Each test is one machine with many checks on it, since a boot costs seconds.
 
+mod agent;
 mod apply;
 mod arm64;
 mod cuts;
@@ -29,6 +30,12 @@ fn built_for(board: &str) -> Result<Product> {
 /// A disk of its own for one test.
 fn fresh_disk() -> Result<Disk> {
     Disk::copy_of(&built()?.image)
+}
+
+/// A hub, a project that trusts it, and its device's disk.
+fn built_fleet() -> Result<(kedge_tests::fleet::Fleet, Disk)> {
+    let hub = env!("CARGO_BIN_EXE_test-hub");
+    kedge_tests::fleet::Fleet::new(env!("CARGO_BIN_EXE_kedge"), hub)
 }
 
 /// A project of one test's own and its device's disk.

@@ -1,0 +1,146 @@
+//! A hub and a device that trusts it: what a test of updates over the network begins with.
+
+use crate::disk::Disk;
+use crate::guest::{Guest, text};
+use crate::hub::Hub;
+use crate::kedge::Kedge;
+use crate::product::BOARD;
+use crate::trials::Project;
+use anyhow::{Context, Result, ensure};
+use kedge_board_support::boards;
+use kedge_image_build::qemu::VmConfig;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a device may take to do what a hub wants: it asks every few seconds, and a trial has its window.
+pub const PULLED: Duration = Duration::from_secs(180);
+
+/// A hub, the project of its devices, and what a device joins it with.
+#[derive(Debug)]
+pub struct Fleet {
+    /// The project, whose trust root names the hub.
+    pub project: Project,
+    /// The hub.
+    pub hub: Hub,
+    /// The provisioning: the hub's address for devices, and a token.
+    pub provision: PathBuf,
+    /// Removed with it.
+    _folder: tempfile::TempDir,
+}
+
+impl Fleet {
+    /// Starts a hub, makes a project that trusts it, and publishes its first revision; with the disk of a device.
+    /// `kedge` and `hub` are the paths of the programs.
+    ///
+    /// # Errors
+    /// Something of it does not work.
+    pub fn new(kedge: &str, hub: &str) -> Result<(Self, Disk)> {
+        let folder = tempfile::Builder::new().prefix("kedge-fleet-").tempdir()?;
+        let hub = Hub::start(hub, folder.path())?;
+        let kedge = Kedge::new(kedge, &folder.path().join("project"))
+            .with("XDG_CONFIG_HOME", &folder.path().join("config"));
+        let token = hub.token();
+        kedge.ask(&["login", hub.url(), "--token-file", &token, "--yes"])?;
+        let (_, port) = hub.url().rsplit_once(':').context("a hub has a port")?;
+        let for_devices = format!("https://10.0.2.2:{port}");
+        let path = kedge.folder().display().to_string();
+        kedge.ask(&[
+            "new",
+            "fleet",
+            "--board",
+            BOARD,
+            "--no-passphrase",
+            "--path",
+            &path,
+            "--hub",
+            "127.0.0.1",
+            "--device-hub",
+            &for_devices,
+        ])?;
+        let (project, disk) = Project::fill(kedge)?;
+        let fleet = Self {
+            provision: folder.path().join("provision.json"),
+            project,
+            hub,
+            _folder: folder,
+        };
+        // A hub takes in devices of products that it knows.
+        fleet.publish(&[])?;
+        let out = fleet.provision.display().to_string();
+        let words = ["join-token", "new", "--hub-for-devices", &for_devices];
+        let kedge = &fleet.project.kedge;
+        kedge.ask(&[&words[..], &["--uses", "9", "--out", &out]].concat())?;
+        Ok((fleet, disk))
+    }
+
+    /// Starts the device, provisioned.
+    ///
+    /// # Errors
+    /// QEMU cannot be started.
+    pub fn start(&self, disk: &Disk) -> Result<Guest> {
+        let mut config = self.machine(disk)?;
+        config.provision = Some(self.provision.clone());
+        Guest::with(config)
+    }
+
+    /// The machine of a device that is not provisioned.
+    ///
+    /// # Errors
+    /// There is no such board.
+    pub fn machine(&self, disk: &Disk) -> Result<VmConfig> {
+        let board = boards::find(BOARD)?;
+        Ok(VmConfig::new(board, disk.path(), &disk.folder().join("vm")))
+    }
+
+    /// Publishes the project as it is now; its revision.
+    ///
+    /// # Errors
+    /// As `kedge publish`.
+    pub fn publish(&self, more: &[&str]) -> Result<String> {
+        let platform = self.project.platform().display().to_string();
+        let words = ["publish", "--platform", &platform];
+        let published = self.project.kedge.ask(&[&words[..], more].concat())?;
+        let revision = text(&published, "revision");
+        ensure!(!revision.is_empty(), "{published}");
+        Ok(revision.to_owned())
+    }
+
+    /// What the hub knows of the one device.
+    ///
+    /// # Errors
+    /// It knows none, or more.
+    pub fn device(&self) -> Result<Value> {
+        let known = self.project.kedge.ask(&["devices"])?;
+        let devices = known.get("devices").and_then(Value::as_array);
+        match devices.map(Vec::as_slice) {
+            Some([one]) => Ok(one.clone()),
+            _ => anyhow::bail!("not one device: {known}"),
+        }
+    }
+
+    /// Waits until what the hub knows of the device is right.
+    ///
+    /// # Errors
+    /// It is not in time.
+    pub fn wait<T>(
+        &self,
+        guest: &Guest,
+        what: &str,
+        check: impl Fn(&Value) -> Option<T>,
+    ) -> Result<T> {
+        let told = guest.wait(what, PULLED, |_| Ok(check(&self.device()?)));
+        told.with_context(|| format!("the hub knows: {:?}", self.device()))
+    }
+
+    /// Waits until the hub knows that a revision is committed, and the device is at rest.
+    ///
+    /// # Errors
+    /// It is not in time.
+    pub fn wait_for_commit(&self, guest: &Guest, revision: &str) -> Result<()> {
+        self.wait(guest, "the revision is committed", |device| {
+            let committed = device.get("committed")?;
+            (text(committed, "revision") == revision).then_some(())
+        })
+    }
+}
