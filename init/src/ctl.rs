@@ -12,7 +12,7 @@ mod show;
 pub use arguments::{Arguments, Ask, USAGE, UsageError};
 pub use client::{Body, Client, ClientError};
 
-use crate::control::{Action, Status};
+use crate::control::Action;
 use crate::log::LogLine;
 use std::ffi::OsString;
 use std::io::Write;
@@ -53,8 +53,8 @@ fn perform(arguments: &Arguments, out: &mut impl Write) -> Result<(), ClientErro
                 body.push(b'\n');
                 return out.write_all(&body).map_err(ClientError::Output);
             }
-            let status: Status<'_> =
-                serde_json::from_slice(&body).map_err(|_| ClientError::Protocol("status"))?;
+            let status =
+                kedge_revision::json::read(&body).map_err(|_| ClientError::Protocol("status"))?;
             show::status(out, &status).map_err(ClientError::Output)
         }
         Ask::Logs {
@@ -102,7 +102,7 @@ fn logs(out: &mut impl Write, chunk: &[u8]) -> Result<(), ClientError> {
             continue;
         }
         let line: LogLine<'_> =
-            serde_json::from_slice(line).map_err(|_| ClientError::Protocol("log line"))?;
+            kedge_revision::json::read(line).map_err(|_| ClientError::Protocol("log line"))?;
         show::line(out, &line).map_err(ClientError::Output)?;
     }
     out.flush().map_err(ClientError::Output)

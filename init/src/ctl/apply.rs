@@ -58,7 +58,7 @@ pub(super) fn apply<S: Read + Write>(
     loop {
         let answer = bundle.send(client, "/v1/update/offer", [(0, bundle.head), (0, 0)])?;
         let offer: Offer =
-            serde_json::from_slice(&answer).map_err(|_| ClientError::Protocol("offer"))?;
+            kedge_revision::json::read(&answer).map_err(|_| ClientError::Protocol("offer"))?;
         for missing in &offer.missing {
             bundle.object(client, missing)?;
         }

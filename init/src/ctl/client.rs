@@ -171,7 +171,7 @@ impl<S: Read + Write> Client<S> {
             body.extend_from_slice(part);
             Ok(())
         })?;
-        let problem = serde_json::from_slice::<Problem<'_>>(&body);
+        let problem = kedge_revision::json::read::<Problem<'_>>(&body);
         Err(ClientError::Refused {
             status: answer.status,
             detail: problem.map_or_else(|_| "refused".to_owned(), |p| p.detail.into_owned()),

@@ -180,7 +180,7 @@ impl Driver {
 
     /// The helper's answer to an offer with what the revision would change: that takes what runs, which it does not know.
     fn with_change(&self, body: &[u8]) -> Option<Vec<u8>> {
-        let offered: Offered = serde_json::from_slice(body).ok()?;
+        let offered: Offered = kedge_revision::json::read(body).ok()?;
         let change = self.preview(offered.revision, offered.parameters)?;
         let rest = body.strip_prefix(b"{")?;
         let mut answer = format!("{{\"change\":\"{change}\",").into_bytes();

@@ -236,7 +236,7 @@ impl<'a> Stage<'a> {
     }
 
     fn snapshot(&self, revision: ObjectId, volumes: &str) -> Result<&'static str, Refused> {
-        let volumes: Vec<(Name, Name)> = serde_json::from_slice(volumes.as_bytes())
+        let volumes: Vec<(Name, Name)> = kedge_revision::json::read(volumes.as_bytes())
             .map_err(|error| Refused::new(400, format_args!("list of volumes: {error}")))?;
         let trust = self.trust.as_ref().ok_or_else(unconfigured)?;
         // Content that only a newer init knows declares no bounds to this one: then the space is the bound.

@@ -14,7 +14,7 @@
 //! What takes more than a word (status, logs, offers, objects) goes over the control interface.
 
 use core::fmt;
-use kedge_revision::Timestamp;
+use kedge_revision::{Timestamp, json};
 use serde::{Deserialize, Serialize};
 
 /// Largest frame from PID 1, bytes: a root of 16 KiB and a provisioning of 64 KiB, escaped.
@@ -86,7 +86,7 @@ impl Order {
     /// [`FrameError`].
     pub fn decode(frame: &[u8]) -> Result<Self, FrameError> {
         match frame.split_first() {
-            Some((1, json)) => serde_json::from_slice(json)
+            Some((1, json)) => json::read(json)
                 .map(|configure| Self::Configure(Box::new(configure)))
                 .map_err(|_| FrameError),
             Some((2, [])) => Ok(Self::Changed),

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Peer};
 use kedge_api::Problem;
+use kedge_revision::json;
 use std::io::{self, Read, Write};
 
 /// Largest head of an answer, bytes.
@@ -205,7 +206,7 @@ impl<S: Read + Write> Http<S> {
         if let Err(error) = read {
             return error;
         }
-        let problem = serde_json::from_slice::<Problem>(&body).ok();
+        let problem = json::read::<Problem>(&body).ok();
         let (kind, detail) = problem.map_or_else(
             || (String::new(), "refused".to_owned()),
             |problem| (problem.kind, problem.detail),

@@ -8,7 +8,7 @@ use kedge_api::Signed;
 use kedge_api::device::{Acknowledged, Ask, Enrolled, Reports, State};
 use kedge_revision::authority::Authority;
 use kedge_revision::fresh::{Fresh, Nonce};
-use kedge_revision::{KeyId, ObjectId, Root};
+use kedge_revision::{KeyId, ObjectId, Root, json};
 use rustls::client::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -172,7 +172,7 @@ impl<S: Read + Write> Connection<S> {
             ..request
         };
         let (_, answer) = self.http.ask(&request, &body, MAX_MESSAGE)?;
-        serde_json::from_slice(&answer).map_err(|source| Error::Message { what, source })
+        json::read(&answer).map_err(|source| Error::Message { what, source })
     }
 
     /// Asks for a fresh answer and judges it.
@@ -267,7 +267,7 @@ impl<S: Read + Write> Connection<S> {
         if head.status == 304 {
             return Ok(None);
         }
-        let state = serde_json::from_slice(&body).map_err(|source| Error::Message {
+        let state = json::read(&body).map_err(|source| Error::Message {
             what: "the state",
             source,
         })?;

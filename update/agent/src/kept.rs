@@ -15,7 +15,7 @@ use crate::error::Error;
 use core::fmt::Debug;
 use ed25519_dalek::SigningKey;
 use kedge_api::device::{Enrolled, Report};
-use kedge_revision::{ObjectId, Timestamp};
+use kedge_revision::{ObjectId, Timestamp, json};
 use kedge_store::durable;
 use kedge_sys::rustix::rand::{GetRandomFlags, getrandom};
 use serde::de::DeserializeOwned;
@@ -148,7 +148,7 @@ impl Kept {
         let Some(bytes) = read(&self.directory.join(name))? else {
             return Ok(None);
         };
-        let value = unsummed(&bytes).and_then(|json| serde_json::from_slice(json).ok());
+        let value = unsummed(&bytes).and_then(|json| json::read(json).ok());
         if value.is_none() {
             damaged(name);
         }

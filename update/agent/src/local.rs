@@ -4,7 +4,7 @@ use crate::decide::{Device, Target};
 use crate::error::{Error, Peer};
 use crate::http::{Http, Request};
 use kedge_api::device::{self as api, Failed};
-use kedge_revision::ObjectId;
+use kedge_revision::{ObjectId, json};
 use serde::Deserialize;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -287,7 +287,7 @@ impl Local {
             length: 0,
         };
         let body = self.ask(&request, MAX_STATUS)?;
-        serde_json::from_slice(&body).map_err(|source| Error::Message {
+        json::read(&body).map_err(|source| Error::Message {
             what: "the status",
             source,
         })
@@ -331,7 +331,7 @@ impl Local {
             length: u64::try_from(head.len()).unwrap_or(0),
         })?;
         upload.send(head)?;
-        serde_json::from_slice(&upload.finish()?).map_err(|source| Error::Message {
+        json::read(&upload.finish()?).map_err(|source| Error::Message {
             what: "the answer to the offer",
             source,
         })
@@ -407,7 +407,7 @@ impl Local {
         let mut texts = Vec::new();
         let mut left = api::Report::TAIL;
         for line in lines.split(|byte| *byte == b'\n').rev() {
-            let Ok(Line { text }) = serde_json::from_slice(line) else {
+            let Ok(Line { text }) = json::read(line) else {
                 continue;
             };
             match left.checked_sub(text.len().saturating_add(1)) {

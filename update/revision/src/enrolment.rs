@@ -71,7 +71,7 @@ impl Provision {
                 cap: Self::CAP,
             });
         }
-        let provision: Self = serde_json::from_slice(bytes).map_err(|source| Error::Json {
+        let provision: Self = crate::json::read(bytes).map_err(|source| Error::Json {
             kind: "provision",
             source,
         })?;

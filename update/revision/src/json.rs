@@ -4,8 +4,10 @@
 //! comparison refuses repeated keys, nulls, white space, alternative escapes and number forms
 //! together. It is a check and not a dependency: signatures are over the bytes as they are.
 
+mod objects;
+
 use crate::error::Error;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Parses `bytes` as a canonical document.
 ///
@@ -23,7 +25,7 @@ pub fn parse<T: DeserializeOwned + Serialize>(
             cap,
         });
     }
-    let value: T = serde_json::from_slice(bytes).map_err(|source| Error::Json { kind, source })?;
+    let value: T = read(bytes).map_err(|source| Error::Json { kind, source })?;
     let mut canonical = Compare {
         rest: bytes,
         offset: 0,
@@ -37,6 +39,18 @@ pub fn parse<T: DeserializeOwned + Serialize>(
             offset: canonical.offset,
         })
     }
+}
+
+/// Parses JSON in any form: what is not signed. Everything that a device parses comes through here, since each way to parse
+/// a type is code of its own.
+///
+/// # Errors
+/// It is no JSON of the type.
+pub fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, serde_json::Error> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = T::deserialize(objects::Objects(&mut json))?;
+    json.end()?;
+    Ok(value)
 }
 
 /// The canonical bytes of a document.

@@ -227,7 +227,7 @@ fn whole(text: &[u8]) -> &[u8] {
 
 /// A line's numbers, if it is one.
 fn head(line: &[u8]) -> Option<Head> {
-    serde_json::from_slice(line).ok()
+    kedge_revision::json::read(line).ok()
 }
 
 /// What a line has before and after the kernel's name of its boot, which only tells boots apart here.

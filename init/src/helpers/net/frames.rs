@@ -25,7 +25,7 @@ pub fn configure(configuration: &NetworkConfiguration) -> Option<Vec<u8>> {
 /// [`FrameError`].
 pub fn decode_configure(frame: &[u8]) -> Result<NetworkConfiguration, FrameError> {
     let json = frame.strip_prefix(&[1]).ok_or(FrameError)?;
-    serde_json::from_slice(json).map_err(|_| FrameError)
+    kedge_revision::json::read(json).map_err(|_| FrameError)
 }
 
 /// To PID 1.
