@@ -37,8 +37,8 @@ mod route;
 mod stream;
 
 pub use api::{
-    Action, Command, ContainerState, ContainerStatus, Exit, FailureStatus, LogQuery, Memory,
-    MissingGoal, ProcessStatus, RevisionStatus, StagingStatus, Status, TargetStatus, Trial,
+    Action, Command, ContainerState, ContainerStatus, Exit, FailureStatus, LockStatus, LogQuery,
+    Memory, MissingGoal, ProcessStatus, RevisionStatus, StagingStatus, Status, TargetStatus, Trial,
     UpdateStatus, Upload,
 };
 pub use connection::{Call, Connection, Transport};

@@ -13,6 +13,7 @@ mod console;
 mod ending;
 mod events;
 mod helpers;
+mod locking;
 mod notify;
 mod perform;
 mod poller;
@@ -425,6 +426,7 @@ impl Driver {
             self.helpers.deadline(),
             self.watchdog.deadline(),
             self.update.limit,
+            self.update.locks.deadline(),
             self.stage_idle_at(),
             self.upload_until(),
             self.trial_deadline(),

@@ -10,6 +10,7 @@
 //! | [`control`] | the control API, without I/O |
 //! | [`ctl`] | its client |
 //! | [`evidence`] | why the last run ended |
+//! | [`lock`] | decides: whether containers hold updates back; pure |
 //! | [`history`] | what happened to the device, until the disk helper has kept it |
 //! | [`log`] | the bounded ring of what containers and kernel say |
 //! | [`helpers`] | processes that may block: `disk`, `net`, `stage`, `agent` |
@@ -29,6 +30,7 @@ pub mod helpers;
 pub mod history;
 pub mod judge;
 pub mod last_resort;
+pub mod lock;
 pub mod log;
 pub mod machine;
 

@@ -133,7 +133,17 @@ impl Fleet {
         told.with_context(|| format!("the hub knows: {:?}", self.device()))
     }
 
-    /// Waits until the hub knows that a revision is committed, and the device is at rest.
+    /// Waits until the hub has taken the device in and heard of it.
+    ///
+    /// # Errors
+    /// It has not in time.
+    pub fn wait_for_enrolment(&self, guest: &Guest) -> Result<()> {
+        self.wait(guest, "the device has enrolled", |device| {
+            (device.get("report")?.as_u64()? > 0).then_some(())
+        })
+    }
+
+    /// Waits until the hub knows that a revision is committed.
     ///
     /// # Errors
     /// It is not in time.

@@ -216,6 +216,16 @@ impl Project {
         files::write(&self.file(&format!("containers/{name}.toml")), text)
     }
 
+    /// Gives a container a role, and with it a control socket.
+    ///
+    /// # Errors
+    /// It has no file.
+    pub fn grant(&self, name: &str, role: &str) -> Result<()> {
+        let path = self.file(&format!("containers/{name}.toml"));
+        let text = files::read_text(&path)?;
+        files::write(&path, format!("roles = [{role:?}]\n{text}"))
+    }
+
     /// Changes a place of `kedge.toml`.
     ///
     /// # Errors

@@ -43,6 +43,18 @@ pub struct Update {
     pub unsettled: Option<u64>,
     /// What is arriving.
     pub staging: Option<Staging>,
+    /// Containers that hold updates back.
+    pub locks: Vec<Lock>,
+}
+
+/// A container that holds updates back.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Lock {
+    /// Its name.
+    pub container: String,
+    /// Until when, milliseconds since the boot.
+    pub until_ms: u64,
 }
 
 /// A revision with its parameters, where it is.

@@ -99,6 +99,20 @@ pub struct UpdateStatus<'a> {
     /// What is being staged.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub staging: Option<StagingStatus<'a>>,
+    /// Containers that hold updates back.
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    pub locks: Vec<LockStatus<'a>>,
+}
+
+/// A container that holds updates back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LockStatus<'a> {
+    /// Its name.
+    #[serde(borrow)]
+    pub container: Cow<'a, str>,
+    /// Until when, milliseconds since the boot.
+    pub until_ms: u64,
 }
 
 /// A revision with its parameters and slot.
@@ -275,7 +289,16 @@ pub enum Command {
         revision: ObjectId,
         /// The counter of its parameters; 0: none were given.
         parameters: u64,
+        /// Whatever containers hold back.
+        now: bool,
     },
+    /// Try nothing for a while: a container asks.
+    Lock {
+        /// For how long.
+        seconds: u32,
+    },
+    /// Hold nothing back any more.
+    Unlock,
     /// End the trial that runs: its verdict is bad.
     RollBack,
 }

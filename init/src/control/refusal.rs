@@ -23,12 +23,14 @@ pub enum Refusal {
     HeadTooLarge,
     /// Not HTTP/1.1.
     Version,
+    /// A container holds updates back.
+    Locked,
     /// It cannot be done now: why.
     Unavailable(&'static str),
 }
 
 impl Refusal {
-    /// The status code (RFC 9110; 431: RFC 6585).
+    /// The status code (RFC 9110; 423: RFC 4918, 431: RFC 6585).
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
@@ -38,6 +40,7 @@ impl Refusal {
             Self::Method => 405,
             Self::Conflict(_) => 409,
             Self::BodyTooLarge => 413,
+            Self::Locked => 423,
             Self::HeadTooLarge => 431,
             Self::Unavailable(_) => 503,
             Self::Version => 505,
@@ -54,6 +57,7 @@ impl Refusal {
             Self::Method => "Method Not Allowed",
             Self::Conflict(_) => "Conflict",
             Self::BodyTooLarge => "Content Too Large",
+            Self::Locked => "Locked",
             Self::HeadTooLarge => "Request Header Fields Too Large",
             Self::Unavailable(_) => "Service Unavailable",
             Self::Version => "HTTP Version Not Supported",
@@ -68,7 +72,8 @@ impl Refusal {
             | Self::NotFound(detail)
             | Self::Conflict(detail)
             | Self::Unavailable(detail) => detail,
-            Self::Forbidden => "this needs the role operate",
+            Self::Forbidden => "the role of this socket does not allow it",
+            Self::Locked => "a container holds updates back",
             Self::Method => "this takes another method",
             Self::BodyTooLarge => "the body is over 4096 bytes",
             Self::HeadTooLarge => "the head is over 4096 bytes",

@@ -7,6 +7,8 @@ use kedge_revision::container::ControlRole;
 pub enum Role {
     /// Nothing else.
     Observe,
+    /// To hold updates back, where it is a container that asks.
+    Lock,
     /// To bring and try revisions, and to restart the device: the agent, which talks to the network.
     Update,
     /// Everything.
@@ -17,6 +19,7 @@ impl From<ControlRole> for Role {
     fn from(role: ControlRole) -> Self {
         match role {
             ControlRole::Observe => Self::Observe,
+            ControlRole::Lock => Self::Lock,
             ControlRole::Operate => Self::Operate,
         }
     }

@@ -21,6 +21,8 @@ pub(super) fn route(head: &Head<'_>, role: Role) -> Result<Call, Refusal> {
         "update/offer" => (upload(head, Upload::Offer), Method::Post),
         "update/rollback" => (Call::Command(Command::RollBack), Method::Post),
         "update/apply" => (Call::Command(apply(head)?), Method::Post),
+        "update/lock" => (Call::Command(lock(head)?), Method::Post),
+        "update/unlock" => (Call::Command(Command::Unlock), Method::Post),
         other => match other.strip_prefix("update/objects/") {
             Some(hex) => {
                 let id = object(hex).ok_or(nothing)?;
@@ -36,10 +38,15 @@ pub(super) fn route(head: &Head<'_>, role: Role) -> Result<Call, Refusal> {
     if head.method != method {
         return Err(Refusal::Method);
     }
+    let locks = matches!(path, "update/lock" | "update/unlock");
     match (method, role) {
         (Method::Get, _) | (_, Role::Operate) => Ok(call),
+        (_, Role::Lock) if locks => Ok(call),
+        (_, Role::Update) if locks => Err(Refusal::Forbidden),
         (_, Role::Update) if path.starts_with("update/") || path == "reboot" => Ok(call),
-        (Method::Post | Method::Other, Role::Observe | Role::Update) => Err(Refusal::Forbidden),
+        (Method::Post | Method::Other, Role::Observe | Role::Lock | Role::Update) => {
+            Err(Refusal::Forbidden)
+        }
     }
 }
 
@@ -64,12 +71,23 @@ fn value<'a>(head: &Head<'a>, only: &str) -> Result<Option<&'a str>, Refusal> {
     }
 }
 
+fn lock(head: &Head<'_>) -> Result<Command, Refusal> {
+    let needed = Refusal::Malformed("seconds are needed");
+    let seconds = number(value(head, "seconds")?.ok_or(needed)?)?;
+    if seconds == 0 {
+        return Err(needed);
+    }
+    let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+    Ok(Command::Lock { seconds })
+}
+
 fn apply(head: &Head<'_>) -> Result<Command, Refusal> {
-    let (mut revision, mut parameters) = (None, 0);
+    let (mut revision, mut parameters, mut now) = (None, 0, false);
     for pair in head.query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
             Some(("revision", hex)) => revision = object(hex),
             Some(("parameters", text)) => parameters = number(text)?,
+            Some(("now", text)) => now = number(text)? == 1,
             Some(_) | None => return Err(Refusal::Malformed("the query has an unknown key")),
         }
     }
@@ -77,6 +95,7 @@ fn apply(head: &Head<'_>) -> Result<Command, Refusal> {
     Ok(Command::Apply {
         revision,
         parameters,
+        now,
     })
 }
 
@@ -166,7 +185,8 @@ mod tests {
             ),
             Ok(Call::Command(Command::Apply {
                 revision: id,
-                parameters: 7
+                parameters: 7,
+                now: false
             }))
         );
         assert_eq!(ask("POST /v1/update/offer", Observe), Err(403));
@@ -189,6 +209,42 @@ mod tests {
             "/v1/containers/../start",
         ] {
             assert_eq!(ask(&format!("POST {path}"), Operate), Err(404), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_lock_is_for_those_who_may() {
+        use Role::{Observe, Operate, Update};
+        let hex = "ab".repeat(32);
+        let revision = format!("v1:{hex}").parse().unwrap();
+        assert_eq!(
+            ask(
+                &format!("POST /v1/update/apply?revision={hex}&now=1"),
+                Update
+            ),
+            Ok(Call::Command(Command::Apply {
+                revision,
+                parameters: 0,
+                now: true
+            }))
+        );
+        let held = Ok(Call::Command(Command::Lock { seconds: 60 }));
+        assert_eq!(ask("POST /v1/update/lock?seconds=60", Role::Lock), held);
+        assert_eq!(ask("POST /v1/update/lock?seconds=60", Operate), held);
+        assert!(ask("POST /v1/update/unlock", Role::Lock).is_ok());
+        for role in [Observe, Update] {
+            assert_eq!(ask("POST /v1/update/lock?seconds=60", role), Err(403));
+            assert_eq!(ask("POST /v1/update/unlock", role), Err(403));
+        }
+        for path in ["update/apply?revision=1", "update/rollback", "reboot"] {
+            let held = ask(&format!("POST /v1/{path}"), Role::Lock);
+            assert!(matches!(held, Err(400 | 403)), "{path}: {held:?}");
+        }
+        for bad in ["", "?seconds=0", "?seconds=-1", "?hours=1", "?seconds="] {
+            assert_eq!(
+                ask(&format!("POST /v1/update/lock{bad}"), Operate),
+                Err(400)
+            );
         }
     }
 

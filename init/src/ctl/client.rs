@@ -379,6 +379,6 @@ mod tests {
             Err(ClientError::Refused { status: 403, .. })
         ));
         let text = error.unwrap_err().to_string();
-        assert_eq!(text, "this needs the role operate (403)");
+        assert_eq!(text, "the role of this socket does not allow it (403)");
     }
 }

@@ -1,7 +1,7 @@
 //! Status and logs for a person.
 
 use crate::control::{
-    ContainerState, ContainerStatus, Exit, Memory, MissingGoal, RevisionStatus, Trial,
+    ContainerState, ContainerStatus, Exit, LockStatus, Memory, MissingGoal, RevisionStatus, Trial,
 };
 use crate::log::{LogLine, Stream};
 use kedge_revision::Mode;
@@ -32,6 +32,14 @@ pub(super) struct Shown<'a> {
     #[serde(borrow)]
     containers: Vec<ContainerStatus<'a>>,
     memory: Memory,
+    #[serde(borrow, default)]
+    update: Option<Update<'a>>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+struct Update<'a> {
+    #[serde(borrow, default)]
+    locks: Vec<LockStatus<'a>>,
 }
 
 /// The status on a screen.
@@ -66,6 +74,14 @@ pub(super) fn status(out: &mut impl Write, status: &Shown<'_>) -> Result<()> {
     writeln!(out, "up        {}", duration(status.uptime_ms))?;
     let (total, available) = (status.memory.total >> 20, status.memory.available >> 20);
     writeln!(out, "memory    {available} of {total} MiB available")?;
+    for lock in status.update.iter().flat_map(|update| &update.locks) {
+        let left = duration(lock.until_ms.saturating_sub(status.uptime_ms));
+        writeln!(
+            out,
+            "locked    {} holds updates back for {left}",
+            lock.container
+        )?;
+    }
     for missing in &status.goals_missing {
         let goal = match missing.goal {
             Goal::Started => "started",
@@ -157,7 +173,15 @@ pub(super) fn line(out: &mut impl Write, line: &LogLine<'_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::Status;
+    use crate::control::{Status, TargetStatus, UpdateStatus};
+
+    fn target() -> TargetStatus<'static> {
+        TargetStatus {
+            revision: "v1:0".into(),
+            parameters: 0,
+            slot: "a".into(),
+        }
+    }
 
     fn example() -> Status<'static> {
         Status {
@@ -173,7 +197,19 @@ mod tests {
             boot_id: "x".into(),
             uptime_ms: 3_725_000,
             trial: Trial::Trying { tries_left: 2 },
-            update: None,
+            update: Some(UpdateStatus {
+                committed: target(),
+                trial: None,
+                failed: None,
+                floor: "1.40".into(),
+                unsettled: 0,
+                watchdog_resets: 0,
+                staging: None,
+                locks: vec![LockStatus {
+                    container: "web".into(),
+                    until_ms: 3_730_000,
+                }],
+            }),
             goals_missing: vec![MissingGoal {
                 container: "web".into(),
                 goal: Goal::Ready,
@@ -211,6 +247,7 @@ slot      b, on trial, 2 tries left
 phase     running
 up        1h02m
 memory    40 of 64 MiB available
+locked    web holds updates back for 5.0s
 missing   web is not ready: its check failed 3 times
 
 CONTAINER            GROUP        STATE         PID RESTARTS     SINCE  LAST EXIT

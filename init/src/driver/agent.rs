@@ -223,6 +223,9 @@ impl Driver {
             }));
         }
         add(u64::from(self.update.is_busy()));
+        for (_, until) in self.update.locks.held() {
+            add(until);
+        }
         sum
     }
 

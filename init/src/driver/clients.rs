@@ -46,6 +46,8 @@ impl Listener {
 struct Client {
     fd: OwnedFd,
     connection: Connection,
+    /// Whose socket it came by: index of the listener.
+    listener: u16,
     /// What the poller was last asked for.
     interest: (bool, bool),
     /// Tells it from others that had its slot: an answer that comes late must not go to another client.
@@ -83,7 +85,7 @@ impl ClientId {
 
 impl Clients {
     /// Takes every client that waits at a listener.
-    pub(crate) fn accept(&mut self, listener: &Listener, poller: &Poller) {
+    pub(crate) fn accept(&mut self, by: u16, listener: &Listener, poller: &Poller) {
         // Bounded: whoever connects without end takes turns with everyone else.
         for _ in 0..MOST_ACCEPTED {
             let Ok(Some(fd)) = sock::accept(&listener.socket) else {
@@ -101,6 +103,7 @@ impl Clients {
             self.accepted = self.accepted.wrapping_add(1);
             let client = Client {
                 fd,
+                listener: by,
                 connection: Connection::new(listener.role, Transport::Socket),
                 interest: (true, false),
                 generation: self.accepted,
@@ -114,7 +117,7 @@ impl Clients {
     fn free_slot(&mut self, role: Role) -> Option<u16> {
         let others = |taken: usize| match role {
             Role::Update => taken < MAX_CONNECTIONS.saturating_add(AGENT_CONNECTIONS),
-            Role::Observe | Role::Operate => taken < MAX_CONNECTIONS,
+            Role::Observe | Role::Lock | Role::Operate => taken < MAX_CONNECTIONS,
         };
         let taken = self.slots.iter().flatten().count();
         if !others(taken) {
@@ -135,6 +138,7 @@ impl Clients {
         poller.watch_edges(&fd, Token::Port)?;
         self.port = Some(Client {
             fd,
+            listener: 0,
             connection: Connection::new(Role::Operate, Transport::Serial),
             interest: (true, false),
             generation: 0,
@@ -152,6 +156,11 @@ impl Clients {
     /// The connection of a client that asked something.
     pub(crate) fn connection(&mut self, id: ClientId) -> Option<&mut Connection> {
         self.get(id).map(|client| &mut client.connection)
+    }
+
+    /// Whose socket a client came by: index of its listener.
+    pub(crate) fn listener(&mut self, id: ClientId) -> Option<u16> {
+        self.get(id).map(|client| client.listener)
     }
 
     /// Which of the clients that had this place it is; a port's changes with each client of the host.
@@ -344,7 +353,7 @@ mod tests {
         let listener = Listener::bind(&path, Role::Operate, 0o600).unwrap();
         let stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
         let mut clients = Clients::default();
-        clients.accept(&listener, &poller);
+        clients.accept(0, &listener, &poller);
         let id = ClientId::Slot(0);
         let client = clients.get(id).unwrap();
         drop(stream);

@@ -10,6 +10,7 @@ use crate::driver::poller::{Ready, Token};
 use crate::driver::status::status;
 use crate::driver::unit::{Running, Unit};
 use crate::driver::update::Refused;
+use crate::lock::Event as Lock;
 use crate::log::Stream;
 use crate::machine::{Command, Event, Halt};
 use kedge_container::Report;
@@ -126,7 +127,7 @@ impl Driver {
                 .and_then(|unit| unit.listener.as_ref()),
         };
         if let Some(listener) = listener {
-            self.clients.accept(listener, &self.poller);
+            self.clients.accept(index, listener, &self.poller);
         }
     }
 
@@ -204,6 +205,10 @@ impl Driver {
         self.poller.forget(&running.pidfd);
         if let Some(report) = report {
             self.poller.forget(&report);
+        }
+        if let Some(unit) = self.units.get(id.index()) {
+            let now = now_ms();
+            self.update.locks.step(&unit.name, Lock::Ended, now);
         }
         if self.killed_for_memory(id) {
             self.step(Event::Oom(id));
@@ -298,7 +303,7 @@ impl Driver {
 
     /// Answers one call; what ends the device is done after its answer was written.
     fn answer(&mut self, client: ClientId, call: Call) -> Option<Halt> {
-        let command = match call {
+        match call {
             Call::Status => {
                 let status = status(
                     &self.boot,
@@ -308,26 +313,27 @@ impl Driver {
                     now_ms(),
                 );
                 self.clients.connection(client)?.answer_status(&status);
-                return None;
             }
             Call::History => {
                 self.ask_history(client);
-                return None;
             }
             Call::Upload { what, length } => {
                 self.upload_begins(client, what, length);
                 self.upload_pump();
-                return None;
             }
             Call::Logs(query) => {
                 let journal = &self.journal;
                 self.clients
                     .connection(client)?
                     .answer_logs(&query, journal);
-                return None;
             }
-            Call::Command(command) => command,
-        };
+            Call::Command(command) => return self.command(client, command),
+        }
+        None
+    }
+
+    /// Does what one asks for.
+    fn command(&mut self, client: ClientId, command: Asked) -> Option<Halt> {
         let (ending, event) = match command {
             Asked::Reboot => (Some(Halt::Reboot), None),
             Asked::PowerOff => (Some(Halt::PowerOff), None),
@@ -340,9 +346,23 @@ impl Driver {
                 }
                 return None;
             }
+            Asked::Lock { seconds } => {
+                self.lock(client, Lock::Take(seconds));
+                return None;
+            }
+            Asked::Unlock => {
+                self.lock(client, Lock::LetGo);
+                return None;
+            }
+            Asked::Apply { now: false, .. } if self.is_locked_for(client) => {
+                let connection = self.clients.connection(client)?;
+                connection.answer_refused(Refusal::Locked);
+                return None;
+            }
             Asked::Apply {
                 revision,
                 parameters,
+                now: _,
             } => {
                 let (status, kind, body) = applied_answer(self.apply(revision, parameters));
                 let connection = self.clients.connection(client)?;

@@ -2,8 +2,8 @@
 
 use crate::boot::Boot;
 use crate::control::{
-    ContainerState, ContainerStatus, Exit, FailureStatus, Memory, MissingGoal, ProcessStatus,
-    RevisionStatus, StagingStatus, Status, TargetStatus, Trial, UpdateStatus,
+    ContainerState, ContainerStatus, Exit, FailureStatus, LockStatus, Memory, MissingGoal,
+    ProcessStatus, RevisionStatus, StagingStatus, Status, TargetStatus, Trial, UpdateStatus,
 };
 use crate::driver::update::Update;
 use crate::machine::{Ending, Machine, State, WaitsFor};
@@ -92,6 +92,14 @@ fn update_status<'a>(control: &'a Control, update: &'a Update) -> UpdateStatus<'
             phase: phase.into(),
             received: update.received,
         }),
+        locks: update
+            .locks
+            .held()
+            .map(|(name, until_ms)| LockStatus {
+                container: name.as_str().into(),
+                until_ms,
+            })
+            .collect(),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::driver::trial::note;
 use crate::error::Error;
 use crate::helpers::stage::Request;
 use crate::history::Kind;
+use crate::lock::Locks;
 use crate::log::Stream;
 use crate::machine::{Event, Halt};
 use kedge_board_support::control::{Decision, How, Next, Write};
@@ -43,6 +44,8 @@ pub(crate) struct Update {
     pub(crate) receiving: bool,
     /// When an exchange has taken too long.
     pub(crate) limit: Option<u64>,
+    /// Which containers hold updates back.
+    pub(crate) locks: Locks,
 }
 
 /// One step of the way.
@@ -369,6 +372,7 @@ impl Driver {
 
     /// Each turn: goes on where what was waited for has come.
     pub(super) fn update_turn(&mut self, now: u64) {
+        self.update.locks.pass(now);
         if self.machine.halting().is_some() {
             self.update.limit = None;
             return;

@@ -10,8 +10,8 @@ mod waits;
 
 use kedge_sys::watchdog::Watchdog;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::net::UnixDatagram;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         "stubborn" => waits::stubborn(),
         "hang" => hang(),
         "leave" => return leave(),
+        "lock" => lock(number(&arguments, 1)),
         "polite" => return polite(&arguments),
         "serve" => return serve::run(number(&arguments, 1)),
         other => {
@@ -93,6 +94,27 @@ fn notify(milliseconds: u64) {
     match sent {
         Ok(_) => say("said READY=1"),
         Err(error) => say(&format!("cannot say READY=1: {error}")),
+    }
+}
+
+/// Holds updates back for so many seconds, as a program does that is at work: `lock STATUS BODY`.
+fn lock(seconds: u64) {
+    let asked = || -> io::Result<String> {
+        let path = std::env::var("KEDGE_CONTROL").map_err(io::Error::other)?;
+        let mut stream = UnixStream::connect(path)?;
+        write!(
+            stream,
+            "POST /v1/update/lock?seconds={seconds} HTTP/1.1\r\nconnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let status = answer.split(' ').nth(1).unwrap_or_default();
+        let body = answer.rsplit("\r\n").next().unwrap_or_default();
+        Ok(format!("lock {status} {body}"))
+    };
+    match asked() {
+        Ok(text) => say(&text),
+        Err(error) => say(&format!("lock error {error}")),
     }
 }
 

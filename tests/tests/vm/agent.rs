@@ -2,7 +2,9 @@
 
 use crate::built_fleet;
 use anyhow::{Context, Result, ensure};
-use kedge_tests::guest::{BOOT, Checks, text};
+use kedge_tests::fleet::Fleet;
+use kedge_tests::guest::{BOOT, Checks, Guest, text};
+use kedge_tests::trials::update;
 use serde_json::Value;
 
 #[test]
@@ -56,4 +58,75 @@ fn vm_a_confined_agent_brings_an_update() -> Result<()> {
         },
     );
     checks.finish(&mut guest)
+}
+
+/// A container holds updates back: until an operator says apply, and until it ends.
+#[test]
+fn vm_a_container_holds_updates_back() -> Result<()> {
+    let (fleet, _) = built_fleet()?;
+    let project = &fleet.project;
+    project.set("press", "app", "started", &["lock", "3600"], "")?;
+    project.grant("press", "lock")?;
+    let disk = project.build()?;
+    let mut guest = fleet.start(&disk)?;
+    let mut checks = Checks::default();
+    checks.run("it takes the lock", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        guest.wait_for_log("press", "lock 200 {\"seconds\":3", BOOT)?;
+        ensure!(locks(guest)? == ["press"]);
+        fleet.wait_for_enrolment(guest)
+    });
+    checks.run(
+        "the update waits for it, and the hub knows",
+        &mut guest,
+        |guest| {
+            project.app("started", &["sleep", "second"], "")?;
+            fleet.publish(&["--assign", "all"])?;
+            wait_for_lock(&fleet, guest)?;
+            let device = fleet.device()?;
+            let why = project.kedge.ask(&["device", "why", text(&device, "id")])?;
+            ensure!(why.to_string().contains("update lock"), "{why}");
+            let update = update(guest)?;
+            ensure!(update.get("trial").is_none(), "{update}");
+            Ok(())
+        },
+    );
+    checks.run("an operator's apply overrides it", &mut guest, |guest| {
+        let device = fleet.device()?;
+        project
+            .kedge
+            .ask(&["device", "apply", text(&device, "id")])?;
+        let desired = device.pointer("/desired/revision");
+        let desired = desired.and_then(Value::as_str).context("nothing desired")?;
+        fleet.wait_for_commit(guest, desired)?;
+        ensure!(locks(guest)? == ["press"], "the lock has gone");
+        Ok(())
+    });
+    checks.run("the next one waits until it ends", &mut guest, |guest| {
+        project.set("press", "app", "started", &["sleep"], "")?;
+        let revision = fleet.publish(&["--assign", "all"])?;
+        wait_for_lock(&fleet, guest)?;
+        guest.post("/v1/containers/press/stop")?;
+        fleet.wait_for_commit(guest, &revision)?;
+        ensure!(locks(guest)?.is_empty());
+        Ok(())
+    });
+    checks.finish(&mut guest)
+}
+
+/// Which containers hold updates back.
+fn locks(guest: &Guest) -> Result<Vec<String>> {
+    let update = update(guest)?;
+    let locks = update.get("locks").and_then(Value::as_array);
+    let names = locks.into_iter().flatten();
+    Ok(names
+        .map(|lock| text(lock, "container").to_owned())
+        .collect())
+}
+
+fn wait_for_lock(fleet: &Fleet, guest: &Guest) -> Result<()> {
+    fleet.wait(guest, "the device waits for the lock", |device| {
+        let phase = device.get("phase")?;
+        (text(phase, "name") == "waiting" && text(phase, "for-what") == "lock").then_some(())
+    })
 }

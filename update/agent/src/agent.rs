@@ -15,7 +15,7 @@ use crate::ready::{Identity, Known};
 use crate::report::{Reporter, Telling};
 use crate::schedule::Backoff;
 use crate::tls::{Clock, Stream};
-use kedge_api::device::Phase;
+use kedge_api::device::{Desired, Phase};
 use kedge_revision::{KeyId, Product, Root};
 use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 use kedge_sys::{Errno, sock};
@@ -415,11 +415,7 @@ impl<'a> Agent<'a> {
             self.refused = None;
         }
         let device: Device = self.status.device();
-        let desired = self
-            .asking
-            .state
-            .as_ref()
-            .and_then(|s| s.assignment.as_ref());
+        let desired = self.desired();
         let opens = desired.and_then(|desired| desired.apply_in_s);
         let opens = opens.map(|seconds| self.asking.at.saturating_add(u64::from(seconds)));
         let closes = desired.and_then(|desired| desired.apply_within_s);
@@ -442,22 +438,17 @@ impl<'a> Agent<'a> {
         })
     }
 
+    /// What the hub wants.
+    pub(crate) fn desired(&self) -> Option<&Desired> {
+        self.asking.state.as_ref()?.assignment.as_ref()
+    }
+
     pub(crate) fn desired_retry(&self) -> u32 {
-        let desired = self
-            .asking
-            .state
-            .as_ref()
-            .and_then(|s| s.assignment.as_ref());
-        desired.map_or(0, |desired| desired.retry)
+        self.desired().map_or(0, |desired| desired.retry)
     }
 
     pub(crate) fn rate(&self) -> Option<u64> {
-        let desired = self
-            .asking
-            .state
-            .as_ref()
-            .and_then(|s| s.assignment.as_ref());
-        desired.and_then(|desired| desired.rate)
+        self.desired()?.rate
     }
 
     fn report(&mut self, hub: &Address) -> Result<(), Error> {

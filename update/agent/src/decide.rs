@@ -39,6 +39,8 @@ pub struct Device {
     pub repair: bool,
     /// Something else keeps PID 1 busy: an upload or copies.
     pub busy: bool,
+    /// A container holds the update lock.
+    pub locked: bool,
 }
 
 /// All that counts.
@@ -177,6 +179,9 @@ fn waits(view: &View<'_>, desired: &Desired) -> Option<(Wait, Option<u64>)> {
     } else if closes.is_some_and(|closes| view.now >= closes) {
         // The hub tells the next one.
         Some((Wait::Window, None))
+    } else if view.device.locked && !desired.now {
+        // PID 1 says when that has changed.
+        Some((Wait::Lock, closes))
     } else {
         None
     }

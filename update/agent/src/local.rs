@@ -59,7 +59,13 @@ struct Update {
     floor: String,
     #[serde(default)]
     staging: Option<Staging>,
+    #[serde(default)]
+    locks: Vec<Lock>,
 }
+
+/// A container that holds updates back; which one is nobody's business here.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Lock {}
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 struct Named {
@@ -128,6 +134,7 @@ impl Status {
             busy: staging.is_some_and(|staging| {
                 !staging.phase.is_empty() && !staging.phase.starts_with("receiving")
             }),
+            locked: update.is_some_and(|update| !update.locks.is_empty()),
         }
     }
 
@@ -435,13 +442,14 @@ mod tests {
             "update":{{"committed":{{"revision":"v1:{one}","parameters":3,"slot":"a"}},
             "trial":{{"revision":"v1:{two}","parameters":4,"slot":"b"}},
             "failed":{{"revision":"v1:{one}","parameters":1,"reason":"operator"}},"floor":"1.2","unsettled":0,
-            "watchdog-resets":0}},"goals-missing":[],
+            "watchdog-resets":0,"locks":[{{"container":"web","until-ms":9}}]}},"goals-missing":[],
             "containers":[{{"name":"web","group":"app","state":"running","pid":7,"ready":true,"restarts":1,"since-ms":4}}],
             "memory":{{"total":1,"available":1}}}}"#
         );
         let status: Status = serde_json::from_str(&json).unwrap();
         let device = status.device();
         assert_eq!(device.committed.map(|target| target.parameters), Some(3));
+        assert!(device.locked);
         assert_eq!(
             (device.trial, device.repair, device.busy),
             (Some(true), false, false)

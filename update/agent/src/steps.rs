@@ -25,12 +25,7 @@ impl Agent<'_> {
             revision: assignment.revision,
             parameters: assignment.parameters,
         });
-        let desired = self
-            .asking
-            .state
-            .as_ref()
-            .and_then(|s| s.assignment.as_ref());
-        let matches = desired.is_none_or(|desired| {
+        let matches = self.desired().is_none_or(|desired| {
             assigned.is_some_and(|assigned| {
                 assigned.revision == desired.revision && assigned.parameters == desired.parameters
             })
@@ -70,11 +65,16 @@ impl Agent<'_> {
             parameters,
         } = target;
         let hex = revision.hex();
-        let place = format!("/v1/update/apply?revision={hex}&parameters={parameters}");
+        let now = u8::from(self.desired().is_some_and(|desired| desired.now));
+        let place = format!("/v1/update/apply?revision={hex}&parameters={parameters}&now={now}");
         let applied = self.local.post("let PID 1 try the revision", &place);
         if let Err(error @ Error::Refused { .. }) = applied {
             self.memory.trying = None;
             self.kept.put("memory", &self.memory)?;
+            if error.status() == Some(423) {
+                // A container was quicker with its lock: the status tells of it.
+                return self.look_again();
+            }
             self.refuse(target, &error);
             return Ok(());
         }

@@ -85,6 +85,9 @@ pub struct Desired {
     /// Whether to fetch everything and not try it yet.
     #[serde(default)]
     pub download_only: bool,
+    /// Whether not to wait for containers that hold updates back: an operator said apply.
+    #[serde(default)]
+    pub now: bool,
     /// Not before so many seconds from this answer on: windows are relative, for a device without a clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apply_in_s: Option<u32>,

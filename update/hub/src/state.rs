@@ -55,6 +55,7 @@ pub(crate) fn state(row: &Row, root: u32, now: u64, logs: bool) -> State {
             parameters: row.parameters,
             retry: wanted.retry,
             download_only: wanted.download_only,
+            now: wanted.now,
             apply_in_s: window.map(|window| window.opens_in_s),
             apply_within_s: window.map(|window| window.lasts_s),
             rate: wanted.rate,

@@ -332,6 +332,8 @@ pub enum Capability {
 pub enum ControlRole {
     /// Read status and logs.
     Observe,
+    /// Also hold updates back for a while.
+    Lock,
     /// Also start, stop and restart containers, reboot and power off.
     Operate,
 }

@@ -121,6 +121,12 @@ fn update(status: &Value) -> Vec<String> {
             human(staging.total)
         ));
     }
+    for lock in &update.locks {
+        let name = super::clean(&lock.container);
+        let now = status.get("uptime-ms").and_then(Value::as_u64);
+        let left = lock.until_ms.saturating_sub(now.unwrap_or(0)) / 1000;
+        lines.push(format!("locked    {name} holds updates back for {left} s"));
+    }
     if let Some(unsettled) = update.unsettled.filter(|count| *count > 0) {
         lines.push(format!(
             "unsettled {unsettled} boots in a row have not come to rest"
@@ -166,6 +172,7 @@ mod tests {
         let two = ObjectId::from_digest([0x22; 32]);
         let status = serde_json::json!({
             "slot": "b",
+            "uptime-ms": 30_000,
             "trial": {"trying": {"tries-left": 2}},
             "update": {
                 "committed": {"revision": one, "parameters": 3, "slot": "a"},
@@ -173,6 +180,7 @@ mod tests {
                 "failed": {"revision": two, "parameters": 4, "reason": "goal-missed(web, ready)\u{1b}[2J"},
                 "floor": "1.40",
                 "unsettled": 1,
+                "locks": [{"container": "press", "until-ms": 90_000}],
                 "staging": {"revision": two, "done": 1_000_000, "total": 4_000_000},
             }
         });
@@ -184,6 +192,7 @@ mod tests {
             "failed    v1:2222222222222222 with parameters 4: goal-missed(web, ready)\u{fffd}[2J",
             "arriving  v1:2222222222222222, 1.0 MB of 4.0 MB",
             "unsettled 1 boots in a row",
+            "locked    press holds updates back for 60 s",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

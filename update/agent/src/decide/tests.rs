@@ -16,6 +16,7 @@ const fn target(number: u8) -> Target {
 
 fn desired(number: u8) -> Desired {
     Desired {
+        now: false,
         revision: id(number),
         parameters: 3,
         retry: 0,
@@ -219,6 +220,22 @@ fn what_waits_says_for_what() {
         desired.download_only = true;
     }
     assert_eq!(rests(&world), Some((Wait::Apply, None)));
+    let mut world = staged();
+    world.device.locked = true;
+    assert_eq!(rests(&world), Some((Wait::Lock, None)));
+    world.window = (Some(0), Some(200));
+    assert_eq!(rests(&world), Some((Wait::Lock, Some(200))));
+    world.now = 200;
+    assert_eq!(rests(&world), Some((Wait::Window, None)));
+    world.window = (None, None);
+    world.device.locked = false;
+    assert_eq!(world.step(), Step::Apply(target(2)));
+    // An operator's word.
+    world.device.locked = true;
+    if let Some(desired) = &mut world.desired {
+        desired.now = true;
+    }
+    assert_eq!(world.step(), Step::Apply(target(2)));
     let mut world = staged();
     world.staged = None;
     world.device.busy = true;

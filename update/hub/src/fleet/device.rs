@@ -21,6 +21,9 @@ pub(crate) struct Wanted {
     pub(crate) retry: u32,
     #[serde(default)]
     pub(crate) download_only: bool,
+    /// An operator said apply: no lock of a container counts.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) now: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) window: Option<Window>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -317,6 +320,7 @@ mod tests {
             revision: ObjectId::from_digest([byte; 32]),
             retry: 0,
             download_only: false,
+            now: false,
             window: None,
             rate: None,
         }

@@ -205,6 +205,7 @@ fn desire(row: &mut Row, what: OperatorAction, previous: Option<&Revision>) -> R
             revision: previous.id,
             retry: 0,
             download_only: false,
+            now: false,
             window: None,
             rate: None,
         });
@@ -217,6 +218,7 @@ fn desire(row: &mut Row, what: OperatorAction, previous: Option<&Revision>) -> R
     if what == OperatorAction::Apply {
         wanted.download_only = false;
         wanted.window = None;
+        wanted.now = true;
     } else {
         wanted.retry = wanted.retry.saturating_add(1);
     }
@@ -428,6 +430,7 @@ fn assign_all(
             revision: revision.id,
             retry: same.map_or(0, |wanted| wanted.retry),
             download_only: request.download_only,
+            now: false,
             window: request.window,
             rate: request.rate,
         });

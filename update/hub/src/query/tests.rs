@@ -16,6 +16,7 @@ fn row() -> Row {
         revision: ObjectId::from_digest([0xbb; 32]),
         retry: 0,
         download_only: false,
+        now: false,
         window: None,
         rate: None,
     });
