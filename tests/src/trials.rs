@@ -178,7 +178,10 @@ impl Project {
     /// # Errors
     /// It cannot be built.
     pub fn fill(kedge: Kedge) -> Result<(Self, Disk)> {
+        // One at a time: all build the same program.
+        let one = MADE.lock().unwrap_or_else(PoisonError::into_inner);
         let made = fill(&kedge)?;
+        drop(one);
         let project = Self {
             kedge,
             _folder: None,
@@ -214,6 +217,16 @@ impl Project {
     ) -> Result<()> {
         let text = container_with(&self.layer, group, goal, arguments, rest);
         files::write(&self.file(&format!("containers/{name}.toml")), text)
+    }
+
+    /// Lays a layer of [`Project::layer_of`] over those of a container.
+    ///
+    /// # Errors
+    /// It has no file.
+    pub fn lay(&self, name: &str, layer: &str) -> Result<()> {
+        let path = self.file(&format!("containers/{name}.toml"));
+        let text = files::read_text(&path)?;
+        files::write(&path, edit(&text, "\"]\n", &format!("\", {layer:?}]\n"))?)
     }
 
     /// Gives a container a role, and with it a control socket.

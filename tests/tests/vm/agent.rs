@@ -2,7 +2,7 @@
 
 use crate::built_fleet;
 use anyhow::{Context, Result, ensure};
-use kedge_tests::fleet::Fleet;
+use kedge_tests::fleet::{Fleet, PULLED};
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::trials::update;
 use serde_json::Value;
@@ -55,6 +55,68 @@ fn vm_a_confined_agent_brings_an_update() -> Result<()> {
                 .collect();
             ensure!(refused.is_empty(), "{refused:?}");
             Ok(())
+        },
+    );
+    checks.finish(&mut guest)
+}
+
+/// Bytes of text that become about a third when they are packed.
+const LARGE: u64 = 8 << 20;
+
+/// What is packed travels packed, and what is there after a cut does not travel again.
+#[test]
+fn vm_frames_travel_and_a_cut_costs_one_of_them() -> Result<()> {
+    let (fleet, disk) = built_fleet()?;
+    let mut guest = fleet.start(&disk)?;
+    let mut checks = Checks::default();
+    let mut revision = String::new();
+    checks.run("half of it comes", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        fleet.wait_for_enrolment(guest)?;
+        let folder = tempfile::tempdir()?;
+        let mut text = String::new();
+        let mut state = 1_u64;
+        while text.len() < usize::try_from(LARGE)? {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            text.push_str(&format!(
+                "a line of a file with the number {:08x}\n",
+                state >> 32
+            ));
+        }
+        kedge_image_build::files::write(&folder.path().join("large"), text)?;
+        let layer = fleet.project.layer_of(folder.path())?;
+        fleet.project.lay("app", &layer)?;
+        revision = fleet.publish(&[])?;
+        let words = ["assign", "all", &revision, "--rate", "150KiB"];
+        fleet.project.kedge.ask(&words)?;
+        guest.wait("half of it is here", PULLED, |guest| {
+            let received = update(guest)?.pointer("/staging/received").cloned();
+            Ok(received.and_then(|r| r.as_u64()).filter(|r| *r > LARGE / 2))
+        })?;
+        Ok(())
+    });
+    guest.cut_power()?;
+    checks.finish(&mut guest)?;
+    let mut guest = fleet.start(&disk)?;
+    let mut checks = Checks::default();
+    checks.run(
+        "the rest comes, in a third of its bytes",
+        &mut guest,
+        |guest| {
+            guest.wait_for_control(BOOT)?;
+            let line = guest.wait_for_log("kedge", " came as ", PULLED)?.text;
+            let number = |before: &str| {
+                let (_, rest) = line.split_once(before)?;
+                rest.split(' ').next()?.parse::<u64>().ok()
+            };
+            let (bytes, wire) = (number("agent: "), number("came as "));
+            let (bytes, wire) = bytes.zip(wire).context(line.clone())?;
+            ensure!(bytes < LARGE * 3 / 4, "nothing was kept: {line}");
+            // A frame that is there in part comes whole.
+            ensure!(wire < bytes / 2 + 512 * 1024, "it was not packed: {line}");
+            fleet.wait_for_commit(guest, &revision)
         },
     );
     checks.finish(&mut guest)

@@ -73,6 +73,10 @@ pub(crate) struct Agent<'a> {
     /// When the last fresh answer came, seconds since the start, and for how long it holds.
     pub(crate) fresh: Option<(u64, u64)>,
     pub(crate) staged: Option<Target>,
+    /// Bytes of objects that have come over the network, since it was said last.
+    pub(crate) wire: u64,
+    /// Frames of a hub were damaged: objects come as they are.
+    pub(crate) plain: bool,
     pub(crate) refused: Option<(Target, String, u64)>,
     pub(crate) logging: Logging,
 }
@@ -122,6 +126,8 @@ impl<'a> Agent<'a> {
             confirmed: None,
             fresh: None,
             staged: None,
+            wire: 0,
+            plain: false,
             refused: None,
             logging: Logging::default(),
             kept,

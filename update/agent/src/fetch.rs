@@ -1,14 +1,18 @@
 //! A revision on its way from a hub to PID 1: the head first, then what of its objects is missing.
 //!
+//! Objects come in frames of zstd where the hub has such and they are smaller; what is fetched begins at a frame's border.
+//!
 //! The agent judges none of it: PID 1's helper does, block by block, and keeps what was good over a cut.
 
 use crate::agent::{Agent, Ended};
 use crate::decide::Target;
-use crate::error::Error;
+use crate::error::{Error, Peer};
+use crate::frames::Level;
 use crate::http::Request;
-use crate::hub::{Address, Connection};
-use crate::local::Missing;
+use crate::hub::{Address, Connection, Form};
+use crate::local::{Missing, Upload};
 use crate::tls::Stream;
+use crate::unpack::{Damaged, Frame};
 use kedge_api::device::Phase;
 use kedge_revision::verity;
 use std::time::{Duration, Instant};
@@ -19,37 +23,57 @@ const MOST_OFFERS: u32 = 256;
 const MAX_TREE: u64 = 1 << 30;
 /// The least that a transfer may bring in a minute, bytes: a hub that sends a byte now and then holds up everything else.
 const LEAST: u64 = 16 * 1024;
+/// What is smaller than that is not worth the question for its index, bytes.
+const WORTH_PACKING: u64 = 32 * 1024;
+/// Bytes of an object in one frame.
+const FRAME: u64 = 1 << 20;
 /// Progress is told at most so often.
 const TELL: Duration = Duration::from_secs(5);
 
-/// Keeps a transfer below a rate.
-struct Rate {
+/// What of an object has come over the network: kept below a rate, and above one.
+struct Transfer {
     limit: Option<u64>,
     start: Instant,
     bytes: u64,
+    pieces: u32,
+    /// Since when is counted what must come in a minute, and how much had come then.
+    minute: (Instant, u64),
 }
 
-impl Rate {
+impl Transfer {
     fn new(limit: Option<u64>) -> Self {
+        let now = Instant::now();
         Self {
             limit: limit.map(|limit| limit.max(1024)),
-            start: Instant::now(),
+            start: now,
             bytes: 0,
+            pieces: 0,
+            minute: (now, 0),
         }
     }
 
-    /// So many bytes have come: waits as long as they should have taken.
-    fn took(&mut self, bytes: usize) {
-        let Some(limit) = self.limit else {
-            return;
-        };
+    /// So many bytes have come: waits as long as they should have taken. Whether it is time to look at something else.
+    fn took(&mut self, bytes: usize) -> Result<bool, Error> {
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(0));
-        let due = self.bytes.saturating_mul(1000) / limit;
-        let due = Duration::from_millis(due);
-        let ahead = due.saturating_sub(self.start.elapsed());
-        if ahead > Duration::from_millis(20) {
-            std::thread::sleep(ahead.min(Duration::from_secs(1)));
+        self.pieces = self.pieces.wrapping_add(1);
+        let (since, before) = self.minute;
+        if since.elapsed() >= Duration::from_secs(60) {
+            if self.bytes.saturating_sub(before) < LEAST {
+                return Err(Error::Connection {
+                    doing: "fetch an object",
+                    source: std::io::ErrorKind::TimedOut.into(),
+                });
+            }
+            self.minute = (Instant::now(), self.bytes);
         }
+        if let Some(limit) = self.limit {
+            let due = Duration::from_millis(self.bytes.saturating_mul(1000) / limit);
+            let ahead = due.saturating_sub(self.start.elapsed());
+            if ahead > Duration::from_millis(20) {
+                std::thread::sleep(ahead.min(Duration::from_secs(1)));
+            }
+        }
+        Ok(self.pieces.is_multiple_of(16))
     }
 }
 
@@ -82,6 +106,11 @@ impl Agent<'_> {
                 });
             }
             if offer.missing.is_empty() {
+                if done > 0 {
+                    let wire = core::mem::take(&mut self.wire);
+                    let text = format!("{done} bytes of {} came as {wire}", target.revision);
+                    self.say(Level::Notice, &text)?;
+                }
                 self.staged = Some(target);
                 self.phase = Phase::Staged;
                 return Ok(());
@@ -137,38 +166,119 @@ impl Agent<'_> {
         })?;
         upload.send(&tree)?;
         drop(tree);
-        let mut rate = Rate::new(self.rate());
-        let mut pieces = 0_u32;
-        let (mut minute, mut brought) = (Instant::now(), 0_u64);
-        connection.object(id, have, size, &mut |piece| {
-            pieces = pieces.wrapping_add(1);
-            // A device that goes down must not wait for the network.
-            if pieces.is_multiple_of(16) {
-                match self.take_frames() {
-                    Ok(()) => {}
-                    Err(Ended::Closed) => {
-                        return Err(Error::Connection {
-                            doing: "hand an object to PID 1",
-                            source: std::io::ErrorKind::Interrupted.into(),
-                        });
-                    }
-                    Err(Ended::Failed(error)) => return Err(error),
+        let mut transfer = Transfer::new(self.rate());
+        let fetched = match self.packed(connection, missing)? {
+            Some(index) => self.frames(connection, missing, &index, &mut upload, &mut transfer),
+            None => connection.object(id, Form::Plain, (have, size), &mut |piece| {
+                self.piece(&mut transfer, piece.len())?;
+                upload.send(piece)
+            }),
+        };
+        self.wire = self.wire.saturating_add(transfer.bytes);
+        fetched?;
+        upload.finish().map(drop)
+    }
+
+    /// Where an object's frames are, if they are what is best fetched.
+    fn packed(
+        &self,
+        connection: &mut Connection<Stream>,
+        missing: &Missing,
+    ) -> Result<Option<Vec<u64>>, Error> {
+        let left = missing.size.saturating_sub(missing.have);
+        if left < WORTH_PACKING || self.plain {
+            return Ok(None);
+        }
+        let index = connection.index(missing.id, missing.size.div_ceil(FRAME))?;
+        Ok(index.filter(|index| {
+            let first = usize::try_from(missing.have / FRAME).unwrap_or(usize::MAX);
+            match (index.get(first), index.last()) {
+                (Some(from), Some(to)) => to.saturating_sub(*from) < left,
+                _ => false,
+            }
+        }))
+    }
+
+    /// Brings what is missing of an object in frames, from the one on that holds the first byte.
+    fn frames(
+        &mut self,
+        connection: &mut Connection<Stream>,
+        missing: &Missing,
+        index: &[u64],
+        upload: &mut Upload<'_>,
+        transfer: &mut Transfer,
+    ) -> Result<(), Error> {
+        let Missing { id, size, have } = *missing;
+        let first = have / FRAME;
+        let place = |number: u64| usize::try_from(number).ok().and_then(|n| index.get(n));
+        let (Some(from), Some(to)) = (place(first), index.last()) else {
+            return Ok(());
+        };
+        let length =
+            |begin: u64| usize::try_from(size.saturating_sub(begin).min(FRAME)).unwrap_or(0);
+        let mut begin = first.saturating_mul(FRAME);
+        let mut frame = Frame::new(length(begin));
+        // Of the first frame, what is there already.
+        let mut sent = usize::try_from(have.saturating_sub(begin)).unwrap_or(0);
+        let mut unpack = |piece: &[u8]| -> Result<(), Error> {
+            self.piece(transfer, piece.len())?;
+            let mut rest = piece;
+            while !rest.is_empty() {
+                rest = frame.take(rest).map_err(damaged)?;
+                if let Some(new) = frame.out().get(sent..).filter(|new| !new.is_empty()) {
+                    upload.send(new)?;
+                    sent = frame.out().len();
+                }
+                if frame.is_done() {
+                    begin = begin.saturating_add(FRAME);
+                    frame.again(length(begin));
+                    sent = 0;
                 }
             }
-            brought = brought.saturating_add(u64::try_from(piece.len()).unwrap_or(0));
-            if minute.elapsed() >= Duration::from_secs(60) {
-                if brought < LEAST {
+            Ok(())
+        };
+        let fetched = connection.object(id, Form::Frames, (*from, *to), &mut unpack);
+        // What cannot be unpacked, or is something else then, may be whole in its other form.
+        if fetched.as_ref().is_err_and(is_damage) && !self.plain {
+            self.plain = true;
+            self.say(
+                Level::Warning,
+                "frames of a hub are damaged: objects come as they are",
+            )?;
+        }
+        fetched
+    }
+
+    /// A piece has come: keeps to the rate, and looks after PID 1 meanwhile.
+    fn piece(&mut self, transfer: &mut Transfer, bytes: usize) -> Result<(), Error> {
+        // A device that goes down must not wait for the network.
+        if transfer.took(bytes)? {
+            match self.take_frames() {
+                Ok(()) => {}
+                Err(Ended::Closed) => {
                     return Err(Error::Connection {
-                        doing: "fetch an object",
-                        source: std::io::ErrorKind::TimedOut.into(),
+                        doing: "hand an object to PID 1",
+                        source: std::io::ErrorKind::Interrupted.into(),
                     });
                 }
-                (minute, brought) = (Instant::now(), 0);
+                Err(Ended::Failed(error)) => return Err(error),
             }
-            upload.send(piece)?;
-            rate.took(piece.len());
-            Ok(())
-        })?;
-        upload.finish().map(drop)
+        }
+        Ok(())
+    }
+}
+
+/// Whether what came was wrong, and not that nothing came.
+const fn is_damage(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Protocol { .. } | Error::Refused { by: Peer::Init, .. }
+    )
+}
+
+const fn damaged(damaged: Damaged) -> Error {
+    Error::Protocol {
+        doing: "unpack an object",
+        what: damaged.0,
     }
 }

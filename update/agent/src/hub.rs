@@ -104,6 +104,15 @@ impl Address {
     }
 }
 
+/// As what an object travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As it is.
+    Plain,
+    /// In frames of zstd, each of a MiB.
+    Frames,
+}
+
 /// A connection to a hub.
 #[derive(Debug)]
 pub struct Connection<S = Stream> {
@@ -296,18 +305,51 @@ impl<S: Read + Write> Connection<S> {
         Ok(body)
     }
 
-    /// An object's bytes from `from` on, `size` in all, in pieces.
+    /// Where each of an object's frames begins and the last one ends; none: the hub has no frames of it.
+    ///
+    /// # Errors
+    /// Whatever befalls a question.
+    pub fn index(&mut self, id: ObjectId, frames: u64) -> Result<Option<Vec<u64>>, Error> {
+        let target = format!("/v1/objects/{}/index", id.hex());
+        let doing = "fetch an index";
+        let length = frames.saturating_add(1).saturating_mul(8);
+        let request = question(doing, "GET", &target);
+        let bytes = match self.http.ask(&request, &[], length) {
+            Ok((_, bytes)) => bytes,
+            Err(Error::Refused { status: 404, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (places, rest) = bytes.as_chunks::<8>();
+        let places: Vec<u64> = places
+            .iter()
+            .map(|place| u64::from_le_bytes(*place))
+            .collect();
+        let rises = places.is_sorted() && places.first() == Some(&0);
+        if !rest.is_empty() || u64::try_from(bytes.len()) != Ok(length) || !rises {
+            return Err(Error::Protocol {
+                doing,
+                what: "no index of the object",
+            });
+        }
+        Ok(Some(places))
+    }
+
+    /// An object's bytes, or its frames', from one place to another, in pieces.
     ///
     /// # Errors
     /// Whatever befalls a question, and what `sink` says.
     pub fn object(
         &mut self,
         id: ObjectId,
-        from: u64,
-        size: u64,
+        what: Form,
+        (from, to): (u64, u64),
         sink: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let target = format!("/v1/objects/{}", id.hex());
+        let frames = match what {
+            Form::Plain => "",
+            Form::Frames => "/frames",
+        };
+        let target = format!("/v1/objects/{}{frames}", id.hex());
         let fields = format!("range: bytes={from}-\r\n");
         let doing = "fetch an object";
         let request = Request {
@@ -316,7 +358,7 @@ impl<S: Read + Write> Connection<S> {
         };
         self.http.send(&request)?;
         let head: Head = self.http.head(&request)?;
-        let left = size.saturating_sub(from);
+        let left = to.saturating_sub(from);
         let right = if from > 0 { 206 } else { 200 };
         if head.status != right || head.length != Some(left) {
             return Err(Error::Protocol {

@@ -13,6 +13,7 @@
 //! | `fetch` | a revision on its way |
 //! | [`report`] | what a hub is told |
 //! | [`hub`], [`local`], [`http`], [`tls`] | the two that it talks to, and how |
+//! | [`unpack`] | frames of zstd |
 //! | [`kept`] | what it keeps over boots |
 //!
 //! What is not here: judging revisions and objects, which PID 1's helper does; names of interfaces and addresses.
@@ -48,6 +49,8 @@ pub mod schedule;
 mod steps;
 #[cfg(feature = "client")]
 pub mod tls;
+#[cfg(feature = "client")]
+pub mod unpack;
 
 #[cfg(feature = "client")]
 pub use agent::Paths;
