@@ -9,7 +9,7 @@ use kedge_tests::hub::Hub;
 use kedge_tests::kedge::{Following, Kedge};
 use kedge_tests::trials::{JUDGED, Project, committed, failure, pid};
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const HUB: &str = env!("CARGO_BIN_EXE_test-hub");
 /// How long a device may take to hear of something, try it and tell: pauses of its agent, and a trial.
@@ -182,6 +182,35 @@ fn asked(guest: &mut Guest, project: &Project) -> Result<()> {
     at_hub(guest, kedge, "one more is committed", |known| {
         runs(known, &revision)
     })?;
+    Ok(())
+}
+
+/// As a newcomer does it: a token, `kedge run`, and the device is there.
+#[test]
+fn vm_a_device_that_kedge_run_provisions() -> Result<()> {
+    let (mut project, _) = built_trials()?;
+    let folder = tempfile::tempdir()?;
+    let _hub = hub(&mut project, folder.path())?;
+    let kedge = &project.kedge;
+    let platform = project.platform().display().to_string();
+    kedge.ask(&["publish", "--platform", &platform])?;
+    kedge.ask(&["build", "--platform", &platform])?;
+    let path = folder.path().join("provision.json").display().to_string();
+    let tag = format!("name={NAME}");
+    let words = ["join-token", "new", "--uses", "1", "--for", "1h"];
+    kedge.ask(&[&words[..], &["--tag", &tag, "--out", &path]].concat())?;
+    let mut device = kedge.follow(&["run", "--provision", &path])?;
+    device.expect("a hub has taken this device in", HEARD)?;
+    let end = Instant::now() + HEARD;
+    while known(kedge)?.get("phase").is_none() {
+        ensure!(Instant::now() < end, "it has not reported");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let waiting = kedge.ask(&["devices", "--waiting"])?;
+    let waiting = waiting.get("waiting").and_then(Value::as_array);
+    ensure!(waiting.is_some_and(Vec::is_empty), "it waits for a claim");
+    kedge.ask(&["ctl", "poweroff"])?;
+    device.expect("powered-off", HEARD)?;
     Ok(())
 }
 
