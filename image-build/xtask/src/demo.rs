@@ -6,16 +6,16 @@
 //! is judged; the exit status says whether all held.
 
 mod fleet;
-mod hub;
 mod update;
 
 use crate::device::{Device, console_tail, container, fetch, free_port};
+use crate::hub::Hub;
 use crate::image::Kernel;
 use crate::kedge::Kedge;
 use crate::project::{self, BOARD, Built};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use hub::Hub;
+
 use kedge_image_build::qemu::{Ending, Forward};
 use kedge_image_build::{output::Output, progress};
 use serde_json::Value;

@@ -7,6 +7,7 @@ mod cargo;
 mod demo;
 mod device;
 mod fuzz;
+mod hub;
 mod image;
 mod kedge;
 mod lint;

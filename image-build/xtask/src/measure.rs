@@ -3,6 +3,7 @@
 //! One JSON object a line with `--json` (`{"name", "value", "unit", "goal": {"max"}, "board"}`), a table otherwise. It
 //! exits 0 whether or not a goal is met: it tells, tests judge. The methods are in the modules.
 
+mod agent;
 mod boot;
 mod memory;
 mod size;

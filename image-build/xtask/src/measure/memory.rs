@@ -3,9 +3,9 @@
 //!
 //! PID 1 tells the figures of itself and its helpers in the status of development products. They are read ten seconds
 //! after all goals are met, with one container and with five; containers' own processes are not counted, nor is what the
-//! kernel keeps for itself. `memory.smallest-m` is QEMU's smallest `-m` with which one container reaches its goal.
+//! kernel keeps for itself. What the agent adds, [`super::agent`] measures. `memory.smallest-m` is QEMU's smallest `-m` with which one container reaches its goal.
 
-use super::{Figure, note, subject};
+use super::{Figure, agent, note, subject};
 use crate::device::{Device, list};
 use crate::project::{Built, copy_disk};
 use anyhow::{Context, Result, bail};
@@ -14,11 +14,11 @@ use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 /// A device without enough memory may hang; one with enough is up in ten seconds.
 const VERDICT: Duration = Duration::from_secs(60);
 /// Helpers end their first work meanwhile: growing the file system, writing logs.
-const SETTLE: Duration = Duration::from_secs(10);
+pub(super) const SETTLE: Duration = Duration::from_secs(10);
 /// Least and most MiB that are tried: the kernel alone needs more than the first.
 const LEAST: u32 = 12;
 const MOST: u32 = 128;
@@ -35,20 +35,24 @@ pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
     })?;
     let smallest = smallest(&one, folder.path())?;
     let further = with_five.system.saturating_sub(with_one.system) / 4;
-    Ok(vec![
+    let with_agent =
+        agent::measure(platform, folder.path()).with_context(|| subject::console(folder.path()))?;
+    let mut figures = vec![
         Figure::bytes("memory.pid1", with_one.pid1, Some(350_000)),
         Figure::bytes("memory.system-1", with_one.system, Some(1_500_000)),
         Figure::bytes("memory.system-5", with_five.system, Some(1_660_000)),
         Figure::bytes("memory.per-container", further, Some(40_000)),
         Figure::mebibytes("memory.smallest-m", smallest, 32),
-    ])
+    ];
+    figures.extend(with_agent);
+    Ok(figures)
 }
 
 /// PSS in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Resident {
-    pid1: u64,
-    system: u64,
+pub(super) struct Resident {
+    pub(super) pid1: u64,
+    pub(super) system: u64,
 }
 
 fn resident(built: &Built, folder: &Path) -> Result<Resident> {
@@ -66,7 +70,7 @@ fn resident(built: &Built, folder: &Path) -> Result<Resident> {
     Ok(resident)
 }
 
-fn read(status: &Value) -> Result<Resident> {
+pub(super) fn read(status: &Value) -> Result<Resident> {
     let pss = |process: &Value| process.get("pss").and_then(Value::as_u64);
     let name = |process: &Value| process.get("name").and_then(Value::as_str) == Some("init");
     let pid1 = list(status, "processes")

@@ -1,4 +1,4 @@
-//! A hub for the demonstration: the real program, on a port of this machine, with a folder of its own.
+//! A hub for the demonstration and for measures: the real program, on a port of this machine, with a folder of its own.
 
 use crate::cargo::cargo;
 use crate::device::free_port;
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A hub, and an operator's way to it.
 #[derive(Debug)]
-pub(super) struct Hub {
+pub(crate) struct Hub {
     program: PathBuf,
     folder: PathBuf,
     port: u16,
@@ -39,7 +39,7 @@ impl Drop for Hub {
 
 impl Hub {
     /// Builds the program, starts it in a new folder, and learns its key and its first token.
-    pub(super) fn start(folder: &Path) -> Result<Self> {
+    pub(crate) fn start(folder: &Path) -> Result<Self> {
         let program = build()?;
         let folder = folder.join("hub");
         files::make_folder(&folder)?;
@@ -62,22 +62,22 @@ impl Hub {
     }
 
     /// Its address for operators.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
 
     /// Its address for devices.
-    pub(super) fn device_url(&self) -> String {
+    pub(crate) fn device_url(&self) -> String {
         format!("https://10.0.2.2:{}", self.port)
     }
 
     /// The file with its first token.
-    pub(super) fn token(&self) -> &Path {
+    pub(crate) fn token(&self) -> &Path {
         &self.token
     }
 
     /// Asks it to end, as a service manager does.
-    pub(super) fn stop(&mut self) -> Result<()> {
+    pub(crate) fn stop(&mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else {
             return Ok(());
         };
@@ -95,7 +95,7 @@ impl Hub {
     }
 
     /// Starts it again on what it has.
-    pub(super) fn start_again(&mut self) -> Result<()> {
+    pub(crate) fn start_again(&mut self) -> Result<()> {
         let (child, token) = launch(&self.program, &self.folder, self.port)?;
         self.child = Some(child);
         ensure!(token.is_none(), "a second start printed a token");
@@ -103,7 +103,7 @@ impl Hub {
     }
 
     /// The device that the hub knows, once there is one.
-    pub(super) fn device(&self) -> Result<Device> {
+    pub(crate) fn device(&self) -> Result<Device> {
         let mut devices: Vec<Device> = self.client.list("/v1/devices", "")?;
         ensure!(devices.len() < 2, "the hub knows {} devices", devices.len());
         let listed = devices.pop().context("the hub knows no device")?;
@@ -112,7 +112,7 @@ impl Hub {
     }
 
     /// What has happened, as the hub tells it, the newest last.
-    pub(super) fn events(&self) -> Result<Vec<Event>> {
+    pub(crate) fn events(&self) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         let mut take = |line: &[u8]| {
             if let Some(json) = line.strip_prefix(b"data:") {
