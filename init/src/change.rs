@@ -150,7 +150,8 @@ fn exchange(old: &Running<'_>, new: &Running<'_>) -> Exchange {
 
 /// Whether a container may go on as it is.
 fn same(container: &Container, other: &Container, old: &Running<'_>, new: &Running<'_>) -> bool {
-    let mut used = container.process.parameters.values();
+    let process = &container.process;
+    let mut used = process.parameters.values().chain(&process.secrets);
     container == other && used.all(|name| old.parameters.get(name) == new.parameters.get(name))
 }
 

@@ -8,6 +8,7 @@ use crate::product::BOARD;
 use crate::trials::Project;
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
+use kedge_image_build::files;
 use kedge_image_build::qemu::VmConfig;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -25,8 +26,7 @@ pub struct Fleet {
     pub hub: Hub,
     /// The provisioning: the hub's address for devices, and a token.
     pub provision: PathBuf,
-    /// Removed with it.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Fleet {
@@ -63,7 +63,7 @@ impl Fleet {
             provision: folder.path().join("provision.json"),
             project,
             hub,
-            _folder: folder,
+            folder,
         };
         // A hub takes in devices of products that it knows.
         fleet.publish(&[])?;
@@ -72,6 +72,38 @@ impl Fleet {
         let kedge = &fleet.project.kedge;
         kedge.ask(&[&words[..], &["--uses", "9", "--out", &out]].concat())?;
         Ok((fleet, disk))
+    }
+
+    /// Files of the hub in which these bytes are.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn hub_files_with(&self, bytes: &[u8]) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.folder.path().join("data")];
+        while let Some(folder) = folders.pop() {
+            for path in files::list(&folder)? {
+                if path.is_dir() {
+                    folders.push(path);
+                } else if files::read(&path)?
+                    .windows(bytes.len())
+                    .any(|part| part == bytes)
+                {
+                    found.push(path);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Writes a file in the fleet's folder; its path.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> Result<String> {
+        let path = self.folder.path().join(name);
+        files::write(&path, text)?;
+        Ok(path.display().to_string())
     }
 
     /// Starts the device, provisioned.

@@ -86,6 +86,9 @@ pub struct ProcessText {
     /// Environment variables filled from parameters.
     #[serde(default)]
     pub parameters: BTreeMap<String, Name>,
+    /// Secret parameters that it reads as files.
+    #[serde(default)]
+    pub secrets: Vec<Name>,
 }
 
 /// `[health]`: exactly one of `notify`, `command`, `http` and `tcp`.
@@ -275,6 +278,7 @@ impl ContainerText {
             stop_signal: text.stop_signal.number,
             stop_grace_ms: text.stop_grace.ms,
             parameters: text.parameters.clone(),
+            secrets: sorted(&text.secrets),
         })
     }
 }

@@ -326,6 +326,7 @@ mod tests {
             stop_signal: 3,
             stop_grace_ms: 10_000,
             parameters: BTreeMap::new(),
+            secrets: Vec::new(),
         };
         let new = NewContainer {
             image: "oci:images/web".into(),

@@ -284,6 +284,7 @@ impl Add {
             stop_signal: stop.number,
             stop_grace_ms: 10_000,
             parameters: std::collections::BTreeMap::new(),
+            secrets: Vec::new(),
         })
     }
 

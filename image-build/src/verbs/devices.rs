@@ -8,7 +8,7 @@ use crate::hub::escaped;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use kedge_api::operator::{Claim, Device, ParameterValues, ParametersSet, Waiting};
-use kedge_revision::Name;
+use kedge_revision::{Name, sealed};
 use std::collections::BTreeMap;
 use std::path::Path;
 use zeroize::Zeroizing;
@@ -81,7 +81,8 @@ pub(super) struct Parameters {
     /// Values, as site-name=berlin.
     #[arg(value_name = "NAME=VALUE", value_parser = pair)]
     values: Vec<(String, String)>,
-    /// Take a value from a file, without the line break at its end. May be given again.
+    /// Take a value from a file, without the line break at its end, and seal it: only the device can read it. This is how
+    /// secrets are given. May be given again.
     #[arg(long, value_name = "NAME=FILE", value_parser = pair)]
     secret_file: Vec<(String, String)>,
     /// Take a value away, so that the default holds. May be given again.
@@ -219,15 +220,16 @@ impl Tag {
 
 impl Parameters {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
-        let values = ParameterValues {
-            values: self.all()?,
-        };
+        let client = self.hub.client()?;
+        let mut values = self.all()?;
+        self.seal(&mut values, || client.get(&device::path(&self.device)))?;
+        let values = ParameterValues { values };
         ensure!(
             !values.values.is_empty(),
             "there is nothing to set\nhelp: kedge parameters DEVICE NAME=VALUE"
         );
         let target = format!("{}/parameters", device::path(&self.device));
-        let set: ParametersSet = self.hub.client()?.send("PUT", &target, &values)?;
+        let set: ParametersSet = client.send("PUT", &target, &values)?;
         let names: Vec<&str> = values.values.keys().map(Name::as_str).collect();
         let text = format!(
             "{} gets parameters {}: {}",
@@ -236,6 +238,34 @@ impl Parameters {
             names.join(", ")
         );
         scene.output.result(text, &set);
+        Ok(())
+    }
+
+    /// Seals what came from files for the device that gets it: the hub cannot read it.
+    fn seal(
+        &self,
+        values: &mut BTreeMap<Name, Option<String>>,
+        device: impl FnOnce() -> Result<Device>,
+    ) -> Result<()> {
+        if self.secret_file.is_empty() {
+            return Ok(());
+        }
+        let device = device()?;
+        ensure!(
+            device.key.id() == device.id,
+            "the hub tells a key of {} that is another's: its digest is not the device's id",
+            device.id
+        );
+        for (name, _) in &self.secret_file {
+            let name = parameter(name)?;
+            if let Some(Some(value)) = values.get_mut(&name) {
+                let value_was = Zeroizing::new(core::mem::take(value));
+                let mut chance = [0; 32];
+                getrandom::fill(&mut chance)
+                    .map_err(|error| anyhow::anyhow!("no random bytes: {error}"))?;
+                *value = sealed::seal(device.key, &name, &value_was, chance)?;
+            }
+        }
         Ok(())
     }
 

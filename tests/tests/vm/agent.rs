@@ -4,7 +4,7 @@ use crate::built_fleet;
 use anyhow::{Context, Result, ensure};
 use kedge_tests::fleet::{Fleet, PULLED};
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
-use kedge_tests::trials::update;
+use kedge_tests::trials::{pid, update};
 use serde_json::Value;
 
 #[test]
@@ -171,6 +171,78 @@ fn vm_a_container_holds_updates_back() -> Result<()> {
         guest.post("/v1/containers/press/stop")?;
         fleet.wait_for_commit(guest, &revision)?;
         ensure!(locks(guest)?.is_empty());
+        Ok(())
+    });
+    checks.finish(&mut guest)
+}
+
+/// From the operator's file to the container's, and in clear nowhere between.
+#[test]
+fn vm_a_secret_reaches_its_container_and_nobody_else() -> Result<()> {
+    let (fleet, disk) = built_fleet()?;
+    let project = &fleet.project;
+    let mut guest = fleet.start(&disk)?;
+    let mut checks = Checks::default();
+    let give = |value: &str| {
+        let path = fleet.write("password", &format!("{value}\n"))?;
+        let device = fleet.device()?;
+        let file = format!("password={path}");
+        let words = ["parameters", text(&device, "id"), "--secret-file", &file];
+        project.kedge.ask(&words)
+    };
+    let arrives = |guest: &Guest, value: &str| {
+        let backwards: String = value.chars().rev().collect();
+        guest.wait_for_log("app", &format!("password {backwards}"), PULLED)
+    };
+    checks.run(
+        "it comes with the revision that declares it",
+        &mut guest,
+        |guest| {
+            guest.wait_for_control(BOOT)?;
+            fleet.wait_for_enrolment(guest)?;
+            give("correct-horse")?;
+            let declared =
+                "\n[parameters.password]\ntype = \"string\"\nsecret = true\n\n[parameters.site]";
+            project.edit("\n[parameters.site]", declared)?;
+            let read = ["reverse", "/dev/kedge/secrets/password"];
+            project.app("started", &read, "secrets = [\"password\"]\n")?;
+            let revision = fleet.publish(&["--assign", "all"])?;
+            arrives(guest, "correct-horse")?;
+            fleet.wait_for_commit(guest, &revision)
+        },
+    );
+    checks.run(
+        "another value is another trial of its container",
+        &mut guest,
+        |guest| {
+            let keeper = pid(guest, "keeper")?;
+            give("battery-staple")?;
+            arrives(guest, "battery-staple")?;
+            ensure!(pid(guest, "keeper")? == keeper, "keeper was restarted");
+            Ok(())
+        },
+    );
+    checks.run("in clear it is refused, and nowhere", &mut guest, |guest| {
+        let device = fleet.device()?;
+        let words = ["parameters", text(&device, "id"), "password=in-clear"];
+        let (said, _) = project.kedge.refuse(&words)?;
+        ensure!(
+            said.contains("sealed") && !said.contains("in-clear"),
+            "{said}"
+        );
+        let (events, _) = project.kedge.try_ask(&["events"])?;
+        let logs = guest.logs("kedge")?;
+        let status = guest.status()?.to_string();
+        let shown = project
+            .kedge
+            .ask(&["device", "show", text(&device, "id")])?;
+        for value in ["correct-horse", "battery-staple", "in-clear"] {
+            let held = fleet.hub_files_with(value.as_bytes())?;
+            ensure!(held.is_empty(), "{value} is in {held:?}");
+            ensure!(!events.contains(value) && !status.contains(value));
+            ensure!(!shown.to_string().contains(value));
+            ensure!(!logs.iter().any(|line| line.text.contains(value)));
+        }
         Ok(())
     });
     checks.finish(&mut guest)

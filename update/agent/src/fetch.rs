@@ -11,6 +11,7 @@ use crate::frames::Level;
 use crate::http::Request;
 use crate::hub::{Address, Connection, Form};
 use crate::local::{Missing, Upload};
+use crate::secrets::opened;
 use crate::tls::Stream;
 use crate::unpack::{Damaged, Frame};
 use kedge_api::device::Phase;
@@ -84,6 +85,14 @@ impl Agent<'_> {
         let mut connection = self.connect(hub)?;
         let head = connection.revision(target.revision, target.parameters)?;
         self.answered()?;
+        let head = match opened(head, &self.identity.key) {
+            Ok(head) => head,
+            Err(source) => {
+                let what = "the device's parameters";
+                self.refuse(target, &Error::Document { what, source });
+                return Ok(());
+            }
+        };
         let mut done = 0_u64;
         let mut told = Instant::now();
         for _ in 0..MOST_OFFERS {

@@ -13,6 +13,7 @@
 //! | `fetch` | a revision on its way |
 //! | [`report`] | what a hub is told |
 //! | [`hub`], [`local`], [`http`], [`tls`] | the two that it talks to, and how |
+//! | [`secrets`] | values that were sealed for the device |
 //! | [`unpack`] | frames of zstd |
 //! | [`kept`] | what it keeps over boots |
 //!
@@ -45,6 +46,8 @@ mod ready;
 pub mod report;
 #[cfg(feature = "client")]
 pub mod schedule;
+#[cfg(feature = "client")]
+pub mod secrets;
 #[cfg(feature = "client")]
 mod steps;
 #[cfg(feature = "client")]

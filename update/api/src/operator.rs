@@ -43,6 +43,8 @@ const fn none() -> Option<String> {
 pub struct Device {
     /// Its id.
     pub id: KeyId,
+    /// Its key, whose digest its id is: what is sealed for that, nobody else reads.
+    pub key: PublicKey,
     /// Its product.
     pub product: Name,
     /// Its board.

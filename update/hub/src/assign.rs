@@ -56,7 +56,7 @@ pub(crate) fn fitting(
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     Parameters::new(0, kept.clone())
-        .check(declared)
+        .check_sealed(declared)
         .map_err(|error| error.to_string())?;
     Ok(kept)
 }

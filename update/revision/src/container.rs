@@ -72,6 +72,9 @@ pub struct Process {
     /// Environment variables filled from parameters that are not secret: variable → parameter.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, Name>,
+    /// Secret parameters that it reads as `/dev/kedge/secrets/<parameter>`, files for its user alone; sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<Name>,
 }
 
 /// Ids inside the container, 0 to 65535.
@@ -434,6 +437,7 @@ impl Process {
         if !(1..=64).contains(&self.stop_signal) {
             return Err(Error::invalid(at("stop-signal"), "is not 1 to 64"));
         }
+        check_sorted(&self.secrets, &at("secrets"))?;
         check_sorted(&self.user.groups, &at("user.groups"))?;
         check_path(&self.working_directory, &at("working-directory"))
     }

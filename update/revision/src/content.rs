@@ -178,6 +178,14 @@ impl Content {
                 ));
             }
         }
+        for secret in &container.process.secrets {
+            if !self.parameters.get(secret).is_some_and(|p| p.secret) {
+                return Err(Error::invalid(
+                    format!("{field}.process.secrets"),
+                    "names a parameter that is not declared, or is no secret",
+                ));
+            }
+        }
         let mut paths: Vec<_> = container
             .volumes
             .values()

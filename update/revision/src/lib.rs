@@ -17,6 +17,7 @@
 //! | [`definition`] | what a container's data is kept under |
 //! | [`bundle`] | a revision with its objects in one file |
 //! | [`parameters`] | the values that differ between devices |
+//! | [`sealed`] | secrets that only one device can read |
 //! | [`fresh`] | the hub's signed answer |
 //! | [`authority`] | which certificates a hub is to be known by |
 //! | [`enrolment`] | a device's request to be taken in, and what it was provisioned with |
@@ -40,6 +41,7 @@ pub mod parameters;
 pub mod product;
 pub mod revision;
 pub mod root;
+pub mod sealed;
 pub mod signing;
 pub mod time;
 pub mod verity;

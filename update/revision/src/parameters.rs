@@ -7,6 +7,7 @@ use crate::configuration::Prefix;
 use crate::error::Error;
 use crate::id::Name;
 use crate::json;
+use crate::sealed;
 use core::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -49,13 +50,16 @@ impl Parameter {
     /// Longest text of a value, bytes.
     pub const MAX_LENGTH: u32 = 4096;
 
+    fn longest(&self) -> usize {
+        usize::try_from(self.max_length.unwrap_or(1024)).unwrap_or(usize::MAX)
+    }
+
     /// Whether `value` may be given to this parameter.
     ///
     /// # Errors
     /// [`Error::Invalid`] with `field`, never with the value: it may be a secret.
     pub fn accepts(&self, value: &str, field: &str) -> Result<(), Error> {
-        let longest = usize::try_from(self.max_length.unwrap_or(1024)).unwrap_or(usize::MAX);
-        if value.len() > longest {
+        if value.len() > self.longest() {
             return Err(Error::invalid(field, "is longer than the parameter allows"));
         }
         let (good, why) = match self.kind {
@@ -159,19 +163,60 @@ impl Parameters {
         json::encode("parameters", self)
     }
 
-    /// Whether every value is declared and of its type.
+    /// Whether every value is declared and of its type: on a device, which has opened its secrets.
     ///
     /// # Errors
     /// [`Error::Invalid`] with the parameter's name.
     pub fn check(&self, declared: &BTreeMap<Name, Parameter>) -> Result<(), Error> {
+        self.each(declared, |parameter, value, field| {
+            if parameter.secret && sealed::is_sealed(value) {
+                return Err(Error::invalid(field, "is still sealed"));
+            }
+            parameter.accepts(value, field)
+        })
+    }
+
+    /// The same at a hub, where secrets are sealed: of what is in them only the length is known.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the parameter's name, also for a secret that is not sealed.
+    pub fn check_sealed(&self, declared: &BTreeMap<Name, Parameter>) -> Result<(), Error> {
+        self.each(declared, |parameter, value, field| {
+            if parameter.secret {
+                sealed::check(value, parameter.longest(), field)
+            } else {
+                parameter.accepts(value, field)
+            }
+        })
+    }
+
+    fn each(
+        &self,
+        declared: &BTreeMap<Name, Parameter>,
+        judge: impl Fn(&Parameter, &str, &str) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         for (name, value) in &self.values {
             let field = format!("parameters.{name}");
             match declared.get(name) {
-                Some(parameter) => parameter.accepts(value, &field)?,
+                Some(parameter) => judge(parameter, value, &field)?,
                 None => return Err(Error::invalid(field, "is not declared by the revision")),
             }
         }
         Ok(())
+    }
+
+    /// With its sealed values opened by the device's key.
+    ///
+    /// # Errors
+    /// As [`sealed::open`].
+    #[cfg(feature = "seal")]
+    pub fn open(mut self, device: &ed25519_dalek::SigningKey) -> Result<Self, Error> {
+        for (name, value) in &mut self.values {
+            if sealed::is_sealed(value) {
+                *value = sealed::open(device, name, value)?;
+            }
+        }
+        Ok(self)
     }
 }
 
@@ -199,6 +244,27 @@ mod tests {
             typed(kind).accepts(good, "p").unwrap();
             typed(kind).accepts(bad, "p").unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_secret_is_sealed_at_a_hub_and_open_on_a_device() {
+        let secret = Parameter {
+            kind: ParameterType::String,
+            max_length: Some(8),
+            default: None,
+            secret: true,
+        };
+        let name: Name = "password".parse().unwrap();
+        let declared = BTreeMap::from([(name.clone(), secret)]);
+        let given =
+            |value: &str| Parameters::new(1, BTreeMap::from([(name.clone(), value.to_owned())]));
+        let sealed = format!("{}{}", sealed::PREFIX, "0a".repeat(32 + 16 + 8));
+        given("hunter2").check(&declared).unwrap();
+        given("hunter2").check_sealed(&declared).unwrap_err();
+        given(&sealed).check_sealed(&declared).unwrap();
+        given(&sealed).check(&declared).unwrap_err();
+        let longer = format!("{sealed}0a");
+        given(&longer).check_sealed(&declared).unwrap_err();
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The example of each document in `documents/` is complete, canonical once compacted, and verifies.
 //!
 //! `KEDGE_BLESS=1 cargo test -p kedge-revision --test documents` writes them anew after a change of format.
-
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -86,6 +85,7 @@ fn web() -> Container {
             stop_signal: 3,
             stop_grace_ms: 10_000,
             parameters: BTreeMap::from([("SITE".into(), "site".parse().unwrap())]),
+            secrets: vec!["password".parse().unwrap()],
         },
         goal: Goal::Ready,
         health: Some(Health {
@@ -411,15 +411,13 @@ fn product_document() {
 
 #[test]
 fn parameters_document() {
-    let values = BTreeMap::from([("site".parse().unwrap(), "berlin".to_owned())]);
-    let parameters = Parameters::new(3, values);
+    let given = |name: &str| BTreeMap::from([(name.parse().unwrap(), "berlin".to_owned())]);
+    let parameters = Parameters::new(3, given("site"));
     let bytes = example("parameters.json", &parameters.encode().unwrap());
     let parsed = Parameters::parse(&bytes).unwrap();
     parsed.check(&content().parameters).unwrap();
-    let unknown = BTreeMap::from([("other".parse().unwrap(), "x".to_owned())]);
-    Parameters::new(4, unknown)
-        .check(&content().parameters)
-        .unwrap_err();
+    let unknown = Parameters::new(4, given("other"));
+    unknown.check(&content().parameters).unwrap_err();
 }
 
 // What an attacker or an accident may bring, and what it meets.
@@ -587,6 +585,7 @@ fn containers_out_of_bounds() {
             "\"working-directory\":\"/../x\"",
         ),
         ("\"stop-signal\":3", "\"stop-signal\":65"),
+        ("\"secrets\":[\"password\"]", "\"secrets\":[\"site\"]"),
         ("\"port\":80", "\"port\":0"),
         ("\"window-s\":60", "\"window-s\":4"),
         ("PATH=", "PASH="),

@@ -205,6 +205,7 @@ pub(crate) fn container(layer: &[u8], volume: Volume) -> Container {
             stop_signal: 15,
             stop_grace_ms: 1000,
             parameters: BTreeMap::new(),
+            secrets: Vec::new(),
         },
         goal: Goal::Started,
         health: None,

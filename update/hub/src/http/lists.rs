@@ -77,6 +77,7 @@ pub(super) fn shown(hub: &Hub, device: &Device) -> operator::Device {
     let report = row.report.as_ref();
     operator::Device {
         id: row.id,
+        key: row.key,
         product: row.product.clone(),
         board: row.board.clone(),
         name: row.name(),
