@@ -250,6 +250,9 @@ pub struct ProcessStatus<'a> {
     pub pid: u32,
     /// Its proportional set size, bytes (`Pss` of `/proc/PID/smaps_rollup`, proc(5)).
     pub pss: u64,
+    /// How much of that is memory that it has written, and not pages of the program's file (`Pss_Anon`), bytes.
+    #[serde(default)]
+    pub anonymous: u64,
     /// What it may do, as the kernel says: `Uid`, `CapPrm`, `NoNewPrivs` and `Seccomp` of `/proc/PID/status`, and its
     /// root directory.
     #[serde(default, borrow)]

@@ -196,6 +196,7 @@ fn process((name, pid): (&'static str, u32)) -> Option<ProcessStatus<'static>> {
         name: name.into(),
         pid,
         pss: bytes(&text, "Pss")?,
+        anonymous: bytes(&text, "Pss_Anon").unwrap_or(0),
         confinement: confinement(pid).into(),
     })
 }
