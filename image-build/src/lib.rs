@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod cache;
 pub mod compose;
 pub mod debian;
+pub mod diff;
 pub mod files;
 pub mod http;
 pub mod hub;

@@ -10,6 +10,7 @@ mod composing;
 mod ctl;
 mod device;
 mod devices;
+mod diff;
 mod disk;
 mod events;
 mod hub;
@@ -73,6 +74,7 @@ enum Verb {
     Sign(sign::Sign),
     Verify(verify::Verify),
     Inspect(inspect::Inspect),
+    Diff(diff::Diff),
     Key(key::Key),
     Login(login::Login),
     Logout(login::Logout),
@@ -181,6 +183,7 @@ fn dispatch(verb: Verb, scene: &Scene) -> Result<()> {
         Verb::Sign(verb) => verb.run(scene),
         Verb::Verify(verb) => verb.run(scene),
         Verb::Inspect(verb) => verb.run(scene),
+        Verb::Diff(verb) => verb.run(scene),
         Verb::Key(verb) => verb.run(scene),
         Verb::Login(verb) => verb.run(scene),
         Verb::Logout(verb) => verb.run(scene),

@@ -238,3 +238,46 @@ fn host_a_production_project_needs_a_passphrase() -> Result<()> {
     ensure!(!folder.path().join("made").exists(), "something was made");
     Ok(())
 }
+
+#[test]
+fn host_a_diff_tells_what_is_widened_and_what_travels() -> Result<()> {
+    let folder = workshop()?;
+    let platform = platform(folder.path())?;
+    let kedge = project(folder.path())?;
+    let (_, image) = build(&kedge, &platform)?;
+    let old = folder.path().join("old.img");
+    std::fs::rename(&image, &old)?;
+    let definition = kedge.folder().join("containers/web.toml");
+    let text = files::read_text(&definition)?;
+    let hosts = text.replacen("network = \"none\"", "network = \"host\"", 1);
+    ensure!(hosts != text, "{text}");
+    files::write(&definition, hosts)?;
+    files::write_executable(&folder.path().join("web/server"), b"\x7fELF neither")?;
+    let root = format!("dir:{}", folder.path().join("web").display());
+    kedge.ask(&["add", &root, "--name", "web", "--update"])?;
+    build(&kedge, &platform)?;
+    let (old, new) = (old.display().to_string(), "build/revision.json");
+    let new = kedge.folder().join(new).display().to_string();
+    let found = kedge.ask(&["diff", &old, &new])?;
+    let first = found.pointer("/differences/0/widened");
+    ensure!(
+        first == Some(&json!("sees the device's own network")),
+        "{found}"
+    );
+    ensure!(
+        found.pointer("/travels/objects") == Some(&json!(1)),
+        "{found}"
+    );
+    let strict = kedge.fails(&["diff", &old, &new, "--fail-if-widened"])?;
+    ensure!(strict == found, "{strict}");
+    let back = kedge.ask(&["diff", &new, &old, "--fail-if-widened"])?;
+    ensure!(
+        back.pointer("/differences/0/widened").is_none(),
+        "less is no widening: {back}"
+    );
+    let same = kedge.ask(&["diff", &new, &new])?;
+    ensure!(same.get("differences") == Some(&json!([])), "{same}");
+    let (said, _) = kedge.refuse(&["diff", &definition.display().to_string(), &new])?;
+    ensure!(said.contains("holds no revision"), "{said}");
+    Ok(())
+}

@@ -1,0 +1,351 @@
+//! What differs between two revisions, in words: what it may do more than before, and what an update carries.
+//!
+//! The documents are compared as JSON, field by field, so that nothing that is signed can differ unsaid, whatever fields
+//! there will be. On top of that stands a list of what gives a container, or somebody, more than it had ([`widening`]).
+//! Defaults are absent in documents: a field that appears differs from its default.
+
+use anyhow::{Context, Result};
+use kedge_revision::{Envelope, ObjectId};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// Longest value that is shown, characters.
+const SHOWN: usize = 120;
+
+/// One field that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Difference {
+    /// Where, as in `containers.web.capabilities`.
+    pub path: String,
+    /// What is given that was not: to a container, a hub, or whoever can reach it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub widened: Option<String>,
+    /// What it was; absent: not there, or the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old: Option<Value>,
+    /// What it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new: Option<Value>,
+}
+
+/// What an update from the old revision to the new one must bring to a device that runs the old one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Travel {
+    /// Objects that the old one has not.
+    pub objects: usize,
+    /// Their bytes, before compression.
+    pub bytes: u64,
+    /// All objects of the new one.
+    pub of_objects: usize,
+    /// All its bytes.
+    pub of_bytes: u64,
+}
+
+/// All that differs between the documents of two revisions, the widened first.
+///
+/// # Errors
+/// They are no JSON.
+pub fn differences(old: &Envelope, new: &Envelope) -> Result<Vec<Difference>> {
+    let mut found = Vec::new();
+    compare("", Some(&view(old)?), Some(&view(new)?), &mut found);
+    // Stable: otherwise in the order of the paths.
+    found.sort_by_key(|difference| difference.widened.is_none());
+    Ok(found)
+}
+
+/// What counts of a revision: its content and what boots; not when it was made, nor what it is called.
+fn view(envelope: &Envelope) -> Result<Value> {
+    let document = serde_json::to_value(envelope).context("a revision is no JSON")?;
+    let mut view = serde_json::Map::new();
+    let fields = document.as_object().into_iter().flatten();
+    for (name, value) in fields {
+        match name.as_str() {
+            "content" => {
+                let content = value.as_object().into_iter().flatten();
+                view.extend(content.map(|(name, value)| (name.clone(), value.clone())));
+            }
+            "spec" | "objects" | "created" | "version" | "counter" => {}
+            _ => {
+                view.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    Ok(Value::Object(view))
+}
+
+/// What must travel.
+#[must_use]
+pub fn travel(old: &Envelope, new: &Envelope) -> Travel {
+    let mut travel = Travel {
+        objects: 0,
+        bytes: 0,
+        of_objects: new.objects.len(),
+        of_bytes: 0,
+    };
+    for (id, object) in &new.objects {
+        travel.of_bytes = travel.of_bytes.saturating_add(object.size);
+        if !old.objects.contains_key(id) {
+            travel.objects = travel.objects.saturating_add(1);
+            travel.bytes = travel.bytes.saturating_add(object.size);
+        }
+    }
+    travel
+}
+
+/// Whether the path is that of a table whose entries people name: each of them is told by itself.
+fn is_named(path: &str) -> bool {
+    let parts: Vec<&str> = path.split('.').collect();
+    matches!(
+        parts.as_slice(),
+        ["containers", _] | ["containers", _, "volumes", _] | ["parameters", _]
+    ) || path.starts_with("configuration.network.interfaces.") && parts.len() == 4
+}
+
+fn compare(path: &str, old: Option<&Value>, new: Option<&Value>, found: &mut Vec<Difference>) {
+    if old == new {
+        return;
+    }
+    let fields = |value: Option<&Value>| value.and_then(Value::as_object).cloned();
+    let (before, after) = (fields(old), fields(new));
+    let is_table = before.is_some() || after.is_some();
+    let is_whole = is_named(path) && (old.is_none() || new.is_none());
+    if is_whole || !is_table {
+        found.push(Difference {
+            path: path.to_owned(),
+            widened: widening(path, old, new),
+            old: old.cloned(),
+            new: new.cloned(),
+        });
+    }
+    // What a new container may do is told as for one that had nothing.
+    let goes_on = is_table && (!is_whole || new.is_some());
+    if !goes_on {
+        return;
+    }
+    let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+    let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    for name in names {
+        let path = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
+        let mut inner = Vec::new();
+        compare(&path, before.get(name), after.get(name), &mut inner);
+        if is_whole {
+            // The table stands there as a whole already.
+            inner.retain(|difference| difference.widened.is_some());
+        }
+        found.append(&mut inner);
+    }
+}
+
+/// What a field gives that it did not give before, in words; none if it gives nothing more.
+fn widening(path: &str, old: Option<&Value>, new: Option<&Value>) -> Option<String> {
+    let parts: Vec<&str> = path.split('.').collect();
+    let more = || {
+        let added = added(old, new);
+        (!added.is_empty()).then(|| added.join(", "))
+    };
+    match parts.as_slice() {
+        ["containers", _, "capabilities"] => Some(format!("has the capabilities {}", more()?)),
+        ["containers", _, "roles"] => Some(format!("may ask PID 1 to {}", more()?)),
+        ["containers", _, "process", "secrets"] => Some(format!("reads the secrets {}", more()?)),
+        ["containers", _, "network"] if is(new, "host") => {
+            Some("sees the device's own network".to_owned())
+        }
+        ["containers", _, "root"] if old.is_none() => {
+            Some("may write to its root file system".to_owned())
+        }
+        ["containers", _, "process", "user", "uid"] if new == Some(&0.into()) && old.is_some() => {
+            Some("runs as root of its user namespace".to_owned())
+        }
+        ["containers", _, "limits", limit] => {
+            let (before, after) = (old.and_then(Value::as_u64)?, new.and_then(Value::as_u64));
+            match after {
+                None => Some(format!("{limit} bounds it no more")),
+                Some(after) if after > before => Some(format!("{limit} is raised")),
+                Some(_) => None,
+            }
+        }
+        ["configuration", "hubs"] => Some(format!("asks the hubs {}", more()?)),
+        ["configuration", "network", "interfaces", interface] if old.is_none() => {
+            Some(format!("interface {interface} is used"))
+        }
+        ["commit", "hub"] if is(new, "never") => {
+            Some("a trial holds though the hub is lost in it".to_owned())
+        }
+        ["boot", "arguments"] => Some("the kernel is told something else".to_owned()),
+        _ => None,
+    }
+}
+
+fn is(value: Option<&Value>, word: &str) -> bool {
+    value.and_then(Value::as_str) == Some(word)
+}
+
+/// The words of a list that were not in it before.
+fn added(old: Option<&Value>, new: Option<&Value>) -> Vec<String> {
+    let words = |value: Option<&Value>| -> Vec<String> {
+        let words = value.and_then(Value::as_array).into_iter().flatten();
+        words.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let before = words(old);
+    let mut after = words(new);
+    after.retain(|word| !before.contains(word));
+    after
+}
+
+impl Difference {
+    /// The field and what became of it, in one line.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let path = &self.path;
+        let lists = |value: &Option<Value>| value.as_ref().is_some_and(Value::is_array);
+        if lists(&self.old) && lists(&self.new) {
+            let (old, new) = (self.old.as_ref(), self.new.as_ref());
+            let mark = |sign: &str, words: Vec<String>| {
+                let words = words.into_iter();
+                words
+                    .map(|word| format!(" {sign}{}", short(&word)))
+                    .collect::<String>()
+            };
+            let (more, less) = (added(old, new), added(new, old));
+            if !more.is_empty() || !less.is_empty() {
+                return format!("{path}:{}{}", mark("+", more), mark("-", less));
+            }
+        }
+        match (&self.old, &self.new) {
+            (Some(old), Some(new)) => format!("{path}: {} → {}", shown(old), shown(new)),
+            (None, Some(new)) if new.is_object() => format!("{path}: new"),
+            (None, Some(new)) => format!("{path}: {}", shown(new)),
+            (Some(old), None) if old.is_object() => format!("{path}: gone"),
+            (Some(old), None) => format!("{path}: no longer {}", shown(old)),
+            (None, None) => path.clone(),
+        }
+    }
+}
+
+/// A value in few letters: an object by the digits with which its id begins.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => short(text),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(shown).collect();
+            cut(&format!("[{}]", items.join(", ")))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
+            cut(&value.to_string())
+        }
+    }
+}
+
+fn short(text: &str) -> String {
+    let Ok(id) = text.parse::<ObjectId>() else {
+        return cut(&format!("{text:?}"));
+    };
+    id.to_string().chars().take(15).collect()
+}
+
+fn cut(text: &str) -> String {
+    if text.chars().count() <= SHOWN {
+        return text.to_owned();
+    }
+    let cut: String = text.chars().take(SHOWN).collect();
+    format!("{cut}…")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn found(old: &Value, new: &Value) -> Vec<Difference> {
+        let mut found = Vec::new();
+        compare("", Some(old), Some(new), &mut found);
+        found
+    }
+
+    fn widened(path: &str, old: Value, new: Value) -> Option<String> {
+        let some = |value: Value| (!value.is_null()).then_some(value);
+        widening(path, some(old).as_ref(), some(new).as_ref())
+    }
+
+    #[test]
+    fn nothing_that_differs_is_left_unsaid() {
+        let old = json!({"a": {"b": 1, "c": [1, 2]}, "d": "x"});
+        let new = json!({"a": {"b": 2, "c": [1, 2]}, "e": true});
+        let words: Vec<String> = found(&old, &new).iter().map(Difference::words).collect();
+        assert_eq!(words, ["a.b: 1 → 2", "d: no longer \"x\"", "e: true"]);
+        assert_eq!(found(&old, &old), []);
+    }
+
+    #[test]
+    fn lists_tell_what_came_and_went() {
+        let old = json!({"l": ["a", "b"], "n": [1, 2], "o": ["a", "b"]});
+        let new = json!({"l": ["b", "c"], "n": [2, 1], "o": ["b", "a"]});
+        let words: Vec<String> = found(&old, &new).iter().map(Difference::words).collect();
+        assert_eq!(
+            words,
+            [
+                "l: +\"c\" -\"a\"",
+                "n: [1, 2] → [2, 1]",
+                "o: [\"a\", \"b\"] → [\"b\", \"a\"]"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_new_container_is_one_line_and_what_it_may() {
+        let old = json!({"containers": {}});
+        let new = json!({"containers": {"web": {
+            "network": "host", "capabilities": ["NET_ADMIN"], "process": {"arguments": ["a"]}
+        }}});
+        let found = found(&old, &new);
+        let words: Vec<String> = found.iter().map(Difference::words).collect();
+        assert_eq!(
+            words,
+            [
+                "containers.web: new",
+                "containers.web.capabilities: [\"NET_ADMIN\"]",
+                "containers.web.network: \"host\""
+            ]
+        );
+        assert!(found.iter().skip(1).all(|one| one.widened.is_some()));
+        let gone = super::tests::found(&new, &old);
+        assert_eq!(gone.len(), 1);
+        assert_eq!(gone[0].words(), "containers.web: gone");
+    }
+
+    #[test]
+    fn only_what_is_more_is_widened() {
+        let at = |field: &str| format!("containers.web.{field}");
+        let capabilities = at("capabilities");
+        assert_eq!(
+            widened(&capabilities, json!(["KILL"]), json!(["KILL", "CHOWN"])),
+            Some("has the capabilities CHOWN".to_owned())
+        );
+        assert_eq!(widened(&capabilities, json!(["KILL"]), json!(null)), None);
+        let memory = at("limits.memory-max");
+        assert!(widened(&memory, json!(1), json!(2)).is_some());
+        assert!(widened(&memory, json!(1), json!(null)).is_some());
+        assert_eq!(widened(&memory, json!(null), json!(2)), None);
+        assert_eq!(widened(&memory, json!(2), json!(1)), None);
+        assert!(widened(&at("network"), json!(null), json!("host")).is_some());
+        assert_eq!(widened(&at("network"), json!("host"), json!(null)), None);
+        assert!(widened(&at("process.user.uid"), json!(1000), json!(0)).is_some());
+        assert_eq!(widened(&at("process.user.uid"), json!(0), json!(7)), None);
+        assert!(widened(&at("roles"), json!(null), json!(["operate"])).is_some());
+        assert!(widened("commit.hub", json!("if-reachable-before"), json!("never")).is_some());
+        assert_eq!(widened(&at("goal"), json!("started"), json!("ready")), None);
+    }
+
+    #[test]
+    fn long_values_are_cut() {
+        let long = "x".repeat(500);
+        assert!(shown(&json!(long)).chars().count() <= SHOWN + 1);
+    }
+}
