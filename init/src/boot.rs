@@ -249,15 +249,26 @@ fn root(_boot: &mut Boot) -> Result<(), Error> {
 }
 
 fn trust(boot: &mut Boot) -> Result<(), Error> {
-    if let Some(identity) = &boot.identity {
-        let directory = Path::new(DATA).join("roots");
-        let (roots, problem) = Roots::load(identity.root.clone(), &directory);
-        boot.roots = Some(roots);
-        if let Some(problem) = problem {
-            boot.problems.push(("trust", problem));
-        }
+    if let Err(problem) = boot.follow_roots() {
+        boot.problems.push(("trust", problem));
     }
     Ok(())
+}
+
+impl Boot {
+    /// Follows the chain of roots from the built-in one on, at the boot and when another one has come.
+    ///
+    /// # Errors
+    /// What ends the chain; the roots before it are trusted.
+    pub(crate) fn follow_roots(&mut self) -> Result<(), Error> {
+        let Some(identity) = &self.identity else {
+            return Ok(());
+        };
+        let directory = Path::new(DATA).join("roots");
+        let (roots, problem) = Roots::load(identity.root.clone(), &directory);
+        self.roots = Some(roots);
+        problem.map_or(Ok(()), Err)
+    }
 }
 
 fn revision(boot: &mut Boot) -> Result<(), Error> {

@@ -311,6 +311,8 @@ pub enum Command {
 pub enum Upload {
     /// The head of a bundle: revision, signatures, parameters.
     Offer,
+    /// The root that follows the newest, and its signatures; in the form of a head.
+    Root,
     /// An object of the revision that was offered: its tree, then its bytes.
     Object {
         /// Which.

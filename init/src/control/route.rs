@@ -19,6 +19,7 @@ pub(super) fn route(head: &Head<'_>, role: Role) -> Result<Call, Refusal> {
         "poweroff" => (Call::Command(Command::PowerOff), Method::Post),
         "history" => (Call::History, Method::Get),
         "update/offer" => (upload(head, Upload::Offer), Method::Post),
+        "update/root" => (upload(head, Upload::Root), Method::Post),
         "update/rollback" => (Call::Command(Command::RollBack), Method::Post),
         "update/apply" => (Call::Command(apply(head)?), Method::Post),
         "update/lock" => (Call::Command(lock(head)?), Method::Post),

@@ -35,8 +35,7 @@ pub(crate) struct Upload {
     ahead: usize,
     /// When something of it was last handed on or worked off, milliseconds since the boot.
     moved: u64,
-    /// It is an offer: its answer says what the revision would change, too.
-    offer: bool,
+    what: What,
 }
 
 /// What PID 1 wants to know of the helper's answer to an offer.
@@ -69,13 +68,17 @@ impl Driver {
             generation: self.clients.generation(client),
             ahead: 0,
             moved: now_ms(),
-            offer: what == What::Offer,
+            what,
         });
         let body = match what {
             What::Offer => {
                 self.update.received = 0;
                 self.configure_stage();
                 Body::Offer
+            }
+            What::Root => {
+                self.configure_stage();
+                Body::Root
             }
             What::Object { id, offset } => Body::Object { id, offset },
         };
@@ -158,10 +161,14 @@ impl Driver {
             return;
         };
         self.update.receiving = false;
+        if upload.what == What::Root && status == 200 {
+            self.follow_roots();
+        }
         if self.clients.generation(upload.client) != upload.generation {
             return;
         }
-        let with_change = if upload.offer && status == 200 {
+        // An offer's answer says what the revision would change, too.
+        let with_change = if upload.what == What::Offer && status == 200 {
             self.with_change(body)
         } else {
             None
@@ -186,6 +193,19 @@ impl Driver {
         let mut answer = format!("{{\"change\":\"{change}\",").into_bytes();
         answer.extend_from_slice(rest);
         Some(answer)
+    }
+
+    /// There is a new root on the disk: the chain is judged again, and who goes by the newest is told.
+    fn follow_roots(&mut self) {
+        if let Err(error) = self.boot.follow_roots() {
+            self.say(Stream::Error, &format!("roots: {error}"));
+        }
+        let newest = self.boot.roots.as_ref().and_then(|roots| roots.newest());
+        if let Some(version) = newest.map(|root| root.version) {
+            self.say(Stream::Notice, &format!("root {version} is trusted"));
+        }
+        self.configure_stage();
+        self.brief_agent();
     }
 
     /// A client that sends nothing, or a helper that works nothing off, must not keep others out for ever.

@@ -81,6 +81,12 @@ struct Done {
     done: u64,
 }
 
+/// The answer to a root.
+#[derive(Serialize)]
+struct Followed {
+    root: u32,
+}
+
 impl<'a> Stage<'a> {
     fn new(socket: BorrowedFd<'a>, data: &Path) -> Self {
         Self {
@@ -194,6 +200,7 @@ impl<'a> Stage<'a> {
         };
         let answer = incoming.finish().and_then(|whole| match whole {
             Whole::Head(head) => self.judge(&head),
+            Whole::Root(head) => self.follow(&head),
             Whole::Part(done) => Ok(json(&Done { done })),
             Whole::Object(id, done) => {
                 if let Some(offer) = &mut self.offer {
@@ -218,6 +225,16 @@ impl<'a> Stage<'a> {
         let (offer, answer) = offer::take(&store, trust, &self.keep, head)?;
         self.offer = Some(offer);
         Ok(answer)
+    }
+
+    /// Takes the root that follows the newest. PID 1 judges it again, from the disk.
+    fn follow(&mut self, head: &[u8]) -> Result<Vec<u8>, Refused> {
+        let trust = self.trust.as_mut().ok_or_else(unconfigured)?;
+        let head = Head::parse(head).map_err(|why| Refused::new(400, why))?;
+        let version = trust.follow(head.revision, head.signatures)?;
+        let store = Store::open(self.store.data())?;
+        store.put_root(version, head.revision, head.signatures)?;
+        Ok(json(&Followed { root: version }))
     }
 
     /// Ends the body with a problem. What of it is still on its way is dropped.

@@ -4,7 +4,8 @@ use crate::built_fleet;
 use anyhow::{Context, Result, ensure};
 use kedge_tests::fleet::{Fleet, PULLED};
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
-use kedge_tests::trials::{pid, update};
+use kedge_tests::hub::Hub;
+use kedge_tests::trials::{committed, failure, pid, update};
 use serde_json::Value;
 
 #[test]
@@ -243,6 +244,123 @@ fn vm_a_secret_reaches_its_container_and_nobody_else() -> Result<()> {
             ensure!(!shown.to_string().contains(value));
             ensure!(!logs.iter().any(|line| line.text.contains(value)));
         }
+        Ok(())
+    });
+    checks.finish(&mut guest)
+}
+
+/// The next root names another hub, too: the device takes it, and what was signed under it.
+#[test]
+fn vm_a_device_follows_its_product_to_the_next_root() -> Result<()> {
+    let (fleet, disk) = built_fleet()?;
+    let kedge = &fleet.project.kedge;
+    let mut guest = fleet.start(&disk)?;
+    let mut checks = Checks::default();
+    checks.run("it enrols under root 1", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        fleet.wait_for_enrolment(guest)
+    });
+    let folder = tempfile::tempdir()?;
+    let other = Hub::start(env!("CARGO_BIN_EXE_test-hub"), folder.path())?;
+    let mut revision = String::new();
+    checks.run(
+        "root 2 reaches it, and what it signed",
+        &mut guest,
+        |guest| {
+            kedge.ask(&[
+                "login",
+                other.url(),
+                "--token-file",
+                &other.token(),
+                "--yes",
+            ])?;
+            let (_, port) = other.url().rsplit_once(':').context("no port")?;
+            let devices = format!("https://10.0.2.2:{port}");
+            let trusted =
+                kedge.ask(&["key", "trust-hub", other.url(), "--device-hub", &devices])?;
+            ensure!(trusted.get("root") == Some(&2.into()), "{trusted}");
+            revision = fleet.publish(&["--assign", "all"])?;
+            guest.wait_for_log("kedge", "root 2 is trusted", PULLED)?;
+            fleet.wait_for_commit(guest, &revision)
+        },
+    );
+    checks.run("root 2 is there after a cut", &mut guest, |guest| {
+        guest.cut_power()?;
+        *guest = fleet.start(&disk)?;
+        let status = guest.wait_for_control(BOOT)?;
+        ensure!(text(&status, "phase") == "running", "{status}");
+        ensure!(committed(guest)? == revision);
+        Ok(())
+    });
+    checks.finish(&mut guest)
+}
+
+/// Its containers run well: that it has lost its hub is what ends the trial.
+#[test]
+fn vm_a_revision_that_loses_the_hub_is_rolled_back() -> Result<()> {
+    let (fleet, disk) = built_fleet()?;
+    let mut guest = fleet.start(&disk)?;
+    let mut checks = Checks::default();
+    let mut before = String::new();
+    checks.run("it enrols", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        fleet.wait_for_enrolment(guest)?;
+        before = committed(guest)?;
+        Ok(())
+    });
+    checks.run("the trial fails for its hub's sake", &mut guest, |guest| {
+        fleet.project.edit("10.0.2.15/24", "10.9.9.15/24")?;
+        fleet
+            .project
+            .edit("gateways = [\"10.0.2.2\"]", "gateways = [\"10.9.9.2\"]")?;
+        let revision = fleet.publish(&["--assign", "all"])?;
+        let reason = guest.wait("the trial has failed", PULLED, |guest| {
+            let reason = failure(guest)?;
+            Ok((!reason.is_empty()).then_some(reason))
+        })?;
+        ensure!(reason == "hub-lost", "the reason is {reason}");
+        ensure!(committed(guest)? == before, "something else is committed");
+        fleet.wait(guest, "the hub hears why", |device| {
+            let failed = device.get("failed")?;
+            let told = text(failed, "reason") == "hub-lost" && text(failed, "revision") == revision;
+            told.then_some(())
+        })
+    });
+    checks.finish(&mut guest)
+}
+
+/// Eight boots did not hold: nothing but PID 1 and its helpers runs, and that is enough.
+#[test]
+fn vm_a_device_in_repair_mode_is_mended_by_its_hub() -> Result<()> {
+    let (fleet, disk) = built_fleet()?;
+    let mut guest = fleet.start(&disk)?;
+    let mut checks = Checks::default();
+    checks.run("it enrols", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        fleet.wait_for_enrolment(guest)
+    });
+    guest.cut_power()?;
+    checks.finish(&mut guest)?;
+    disk.set_unsettled(8)?;
+    let mut guest = fleet.start(&disk)?;
+    let mut checks = Checks::default();
+    checks.run(
+        "the hub knows that it is in repair mode",
+        &mut guest,
+        |guest| {
+            let status = guest.wait_for_control(BOOT)?;
+            ensure!(text(&status, "phase").starts_with("repair"), "{status}");
+            fleet.wait(guest, "repair mode is told", |device| {
+                (text(device.get("phase")?, "name") == "repair").then_some(())
+            })
+        },
+    );
+    checks.run("an update mends it", &mut guest, |guest| {
+        fleet.project.app("started", &["sleep", "mended"], "")?;
+        let revision = fleet.publish(&["--assign", "all"])?;
+        fleet.wait_for_commit(guest, &revision)?;
+        guest.wait_for_state("app", "running", BOOT)?;
+        ensure!(text(&guest.status()?, "phase") == "running");
         Ok(())
     });
     checks.finish(&mut guest)

@@ -78,6 +78,8 @@ pub(crate) struct Agent<'a> {
     /// Frames of a hub were damaged: objects come as they are.
     pub(crate) plain: bool,
     pub(crate) refused: Option<(Target, String, u64)>,
+    /// A root that PID 1 would not take, until when it is not brought again.
+    pub(crate) refused_root: Option<(u32, u64)>,
     pub(crate) logging: Logging,
 }
 
@@ -129,6 +131,7 @@ impl<'a> Agent<'a> {
             wire: 0,
             plain: false,
             refused: None,
+            refused_root: None,
             logging: Logging::default(),
             kept,
         };
@@ -338,6 +341,10 @@ impl<'a> Agent<'a> {
         )
     }
 
+    pub(crate) const fn status(&self) -> &Status {
+        &self.status
+    }
+
     pub(crate) fn root(&self) -> Result<Root, Error> {
         let text = self.configure.as_ref().map_or("", |c| c.root.as_str());
         Root::parse(text.as_bytes()).map_err(|source| Error::Document {
@@ -378,6 +385,11 @@ impl<'a> Agent<'a> {
             return Ok(Some(self.paused_until));
         }
         self.hear()?;
+        self.look()?;
+        if self.follow_roots(&hub, &root)? {
+            // PID 1 says what is to be believed from now on.
+            return Ok(None);
+        }
         let until = self.follow(&hub, &root)?;
         self.report(&hub)?;
         self.act()?;

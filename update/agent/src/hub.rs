@@ -8,7 +8,7 @@ use kedge_api::Signed;
 use kedge_api::device::{Acknowledged, Ask, Enrolled, Reports, State};
 use kedge_revision::authority::Authority;
 use kedge_revision::fresh::{Fresh, Nonce};
-use kedge_revision::{KeyId, ObjectId, Root, json};
+use kedge_revision::{KeyId, Name, ObjectId, Root, json};
 use rustls::client::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -227,6 +227,16 @@ impl<S: Read + Write> Connection<S> {
         let request = question("ask for the authority", "GET", "/v1/authority");
         let signed: Signed = self.message(request, "the authority", None)?;
         Ok((judge_authority(&signed, root)?, signed))
+    }
+
+    /// A root of a product, for PID 1 to judge.
+    ///
+    /// # Errors
+    /// Whatever befalls a question.
+    pub fn root(&mut self, version: u32, product: &Name) -> Result<Signed, Error> {
+        let target = format!("/v1/roots/{version}?product={product}");
+        let request = question("fetch a root", "GET", &target);
+        self.message(request, "the root", None)
     }
 
     /// Asks to be taken in, or for a new certificate.

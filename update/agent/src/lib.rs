@@ -10,6 +10,7 @@
 //! | [`schedule`] | when to ask again; pure |
 //! | `agent`, `asking`, `steps` | the loop that does it |
 //! | `ready` | from an address to a hub that is known and knows the device |
+//! | `roots` | a root on its way |
 //! | `fetch` | a revision on its way |
 //! | [`report`] | what a hub is told |
 //! | [`hub`], [`local`], [`http`], [`tls`] | the two that it talks to, and how |
@@ -44,6 +45,8 @@ mod logging;
 mod ready;
 #[cfg(feature = "client")]
 pub mod report;
+#[cfg(feature = "client")]
+mod roots;
 #[cfg(feature = "client")]
 pub mod schedule;
 #[cfg(feature = "client")]

@@ -325,6 +325,22 @@ impl Local {
         Ok(Upload { http, request })
     }
 
+    /// Hands a root over, in the form of a head.
+    ///
+    /// # Errors
+    /// As [`Upload::finish`].
+    pub fn root(&self, head: &[u8]) -> Result<(), Error> {
+        let mut upload = self.upload(Request {
+            doing: "hand a root to PID 1",
+            method: "POST",
+            target: "/v1/update/root",
+            fields: "",
+            length: u64::try_from(head.len()).unwrap_or(0),
+        })?;
+        upload.send(head)?;
+        upload.finish().map(drop)
+    }
+
     /// Offers the head of a bundle.
     ///
     /// # Errors

@@ -137,14 +137,25 @@ impl Agent<'_> {
     /// Learns the time and the authority.
     fn believe(&mut self, hub: &Address, root: &Root) -> Result<(), Error> {
         let mut unjudged = hub.connect(&tls::unjudged(&self.clock)?)?;
-        let fresh = unjudged.time(self.device, root)?;
+        let fresh = match unjudged.time(self.device, root) {
+            Err(unknown @ Error::Document { .. }) => {
+                // The hub may have a key that only the next root names.
+                return self.bring_root(&mut unjudged, root).and(Err(unknown));
+            }
+            fresh => fresh?,
+        };
         self.take_time(&fresh)?;
         let (_, signed) = unjudged.authority(root)?;
-        if self.known.authority.as_ref() != Some(&signed) {
-            // A certificate that another authority issued is none here.
+        let before = self.known.authority.as_ref();
+        if before != Some(&signed) {
+            // A certificate that another authority issued is none here. That of several hubs may be one, under the
+            // signature of each.
+            let same = before.is_some_and(|before| before.document == signed.document);
             self.kept.put("authority", &signed)?;
-            self.kept.forget("certificate")?;
-            self.known.certificate = None;
+            if !same {
+                self.kept.forget("certificate")?;
+                self.known.certificate = None;
+            }
             self.known.authority = Some(signed);
         }
         self.known.tls = None;

@@ -15,7 +15,7 @@
 //! | `POST /v1/device/certificate` | mutual | [`device::Enrolled`]: a new certificate for the same key |
 //! | `GET /v1/device/state`, `If-None-Match`, `Prefer: wait=N` | mutual | 200 [`device::State`] with `ETag`, or 304 |
 //! | `POST /v1/device/assignment` [`device::Ask`] | mutual | [`Signed`] `fresh` with the assignment |
-//! | `GET /v1/roots/N` | mutual | [`Signed`] `root` |
+//! | `GET /v1/roots/N[?product=NAME]` | mutual, or none with the name | [`Signed`] `root` |
 //! | `GET /v1/revisions/HEX/head?parameters=N` | mutual | the head of a bundle, as a device takes it for an offer |
 //! | `GET /v1/objects/HEX/tree` | mutual | the object's Merkle tree |
 //! | `GET /v1/objects/HEX`, `Range` | mutual | its bytes |

@@ -252,6 +252,16 @@ impl Store {
         durable::write(&path, document)
     }
 
+    /// Keeps a root. Its signatures first: where the document is, both are.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn put_root(&self, version: u32, document: &[u8], signatures: &[u8]) -> Result<(), Error> {
+        let directory = self.data.join("roots");
+        durable::write(&directory.join(format!("{version}.sig")), signatures)?;
+        durable::write(&directory.join(format!("{version}.json")), document)
+    }
+
     /// The parameters that a revision has, with their counters, in no order.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ pub(super) struct Incoming {
 #[derive(Debug)]
 enum What {
     Head(Vec<u8>),
+    Root(Vec<u8>),
     Object(ObjectId, Box<Arrival>),
 }
 
@@ -26,6 +27,8 @@ enum What {
 pub(super) enum Whole {
     /// The head of a bundle, to be judged.
     Head(Vec<u8>),
+    /// The next root, to be judged.
+    Root(Vec<u8>),
     /// The bytes of an object that one request brought. So many of it are there now.
     Part(u64),
     /// An object, sealed and named.
@@ -41,14 +44,18 @@ impl Incoming {
         length: u64,
     ) -> Result<Self, Refused> {
         let what = match body {
-            Body::Offer => {
+            Body::Offer | Body::Root => {
                 if length > u64::try_from(Head::CAP).unwrap_or(u64::MAX) {
                     return Err(Refused::new(
                         413,
                         format_args!("the head of a bundle has at most {} bytes", Head::CAP),
                     ));
                 }
-                What::Head(Vec::new())
+                if body == Body::Root {
+                    What::Root(Vec::new())
+                } else {
+                    What::Head(Vec::new())
+                }
             }
             Body::Object { id, offset } => {
                 let mut missing = offer.into_iter().flat_map(|offer| &offer.missing);
@@ -77,7 +84,7 @@ impl Incoming {
             .checked_sub(length)
             .ok_or_else(|| Refused::new(400, "the body is longer than it was said to be"))?;
         match &mut self.what {
-            What::Head(head) => head.extend_from_slice(bytes),
+            What::Head(head) | What::Root(head) => head.extend_from_slice(bytes),
             What::Object(_, arrival) => arrival.write(bytes)?,
         }
         Ok(())
@@ -92,6 +99,7 @@ impl Incoming {
     pub(super) fn finish(self) -> Result<Whole, Refused> {
         match self.what {
             What::Head(head) => Ok(Whole::Head(head)),
+            What::Root(head) => Ok(Whole::Root(head)),
             What::Object(id, arrival) => {
                 let done = arrival.done();
                 if arrival.is_complete() {

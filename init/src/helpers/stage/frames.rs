@@ -40,6 +40,8 @@ pub const WINDOW: usize = 64 * 1024;
 pub enum Body {
     /// The head of a bundle.
     Offer,
+    /// The next root with its signatures, in the form of a head.
+    Root,
     /// An object: its tree, then its bytes.
     Object {
         /// Which.
@@ -147,6 +149,7 @@ impl<'a> Request<'a> {
             Self::Begin { body, length } => {
                 let (what, id, offset) = match body {
                     Body::Offer => (1, [0; 32], 0),
+                    Body::Root => (3, [0; 32], 0),
                     Body::Object { id, offset } => (2, *id.digest(), *offset),
                 };
                 let parts: [&[u8]; 4] =
@@ -235,6 +238,7 @@ fn begin<'a>(rest: &mut &[u8]) -> Result<Request<'a>, FrameError> {
     let body = match what {
         1 if *id.digest() == [0; 32] && offset == 0 => Body::Offer,
         2 => Body::Object { id, offset },
+        3 if *id.digest() == [0; 32] && offset == 0 => Body::Root,
         _ => return Err(FrameError),
     };
     let length = u64::from_le_bytes(take(rest)?);

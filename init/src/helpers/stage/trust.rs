@@ -32,6 +32,13 @@ impl Trust {
         })
     }
 
+    /// Judges the root that follows, by what it replaces; its version.
+    pub(super) fn follow(&mut self, document: &[u8], signatures: &[u8]) -> Result<u32, Refused> {
+        let signatures = SignatureSet::parse(signatures)?;
+        self.root = self.root.replace(document, &signatures)?;
+        Ok(self.root.version)
+    }
+
     /// Judges a revision.
     pub(super) fn verify(&self, document: &[u8], signatures: &[u8]) -> Result<Verified, Refused> {
         let signatures = SignatureSet::parse(signatures)?;

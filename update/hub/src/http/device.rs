@@ -150,16 +150,25 @@ pub(super) async fn assignment(
     fresh(&hub, ask, assignment)
 }
 
-/// `GET /v1/roots/N`
+/// `GET /v1/roots/N`, of the device's product, or of `?product=NAME`: a device may have to learn of a root before it can
+/// believe the hub. Roots are no secrets, each image has some.
 pub(super) async fn root(
-    Known(device): Known,
+    _: Anybody,
+    known: Result<Known, Refusal>,
     State(hub): State<Arc<Hub>>,
     Path(version): Path<String>,
+    RawQuery(query): RawQuery,
 ) -> Answer {
-    let product = &device.row().product;
+    let product = match (parameter(query.as_deref(), "product"), known) {
+        (Some(name), _) => name
+            .parse()
+            .map_err(|_| Refusal::bad("product", "product is no name"))?,
+        (None, Ok(Known(device))) => device.row().product.clone(),
+        (None, Err(refusal)) => return Err(refusal),
+    };
     let signed = version.parse().ok().and_then(|version| {
         hub.fleet
-            .product(product, |product| {
+            .product(&product, |product| {
                 product.root(version).map(|known| known.signed.clone())
             })
             .flatten()
