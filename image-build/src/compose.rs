@@ -142,18 +142,19 @@ fn draft(
     })
 }
 
-/// The content; its window is written as a span and must be whole seconds.
+/// The content; the spans of `[commit]` must be whole seconds.
 fn content(project: &Project, containers: BTreeMap<Name, Container>) -> Result<Content> {
-    if !project.manifest().commit.window.ms.is_multiple_of(1000) {
-        let help = Some("for instance \"60s\"".to_owned());
-        return Err(project
-            .source()
-            .mistake(
-                &["commit", "window"],
-                "the window is not in whole seconds",
-                help,
-            )
-            .into());
+    let commit = &project.manifest().commit;
+    for (name, span) in [
+        ("window", Some(commit.window)),
+        ("hub-wait", commit.hub_wait),
+    ] {
+        if span.is_some_and(|span| !span.ms.is_multiple_of(1000)) {
+            let help = Some("for instance \"60s\"".to_owned());
+            let why = "this is not in whole seconds";
+            let mistake = project.source().mistake(&["commit", name], why, help);
+            return Err(mistake.into());
+        }
     }
     Ok(project.manifest().content(containers))
 }

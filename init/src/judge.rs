@@ -16,8 +16,8 @@
 //! | from W on | all goals have held for W/2, and the store took a test write that was asked for after W/2 | good |
 //! | at 1.5 W | still neither; an answer of the store that is due is waited for | bad |
 //!
-//! Where a hub had answered before the trial, good waits until one has answered in it, for at most [`HUB_LIMIT`] from
-//! the trial's beginning; any authenticated answer counts. After that the trial is bad if it changed what could have cut
+//! Where a hub had answered before the trial, good waits until one has answered in it, for as long as the revision says from
+//! the trial's beginning on, else [`HUB_LIMIT`]; any authenticated answer counts. After that the trial is bad if it changed what could have cut
 //! the device off ([`HubRule::Decides`]), and else good: a hub's outage must not revert a healthy fleet.
 //!
 //! A verdict is final. Whose goal is missed: the first container, by group and name; of one that waits for its turn,
@@ -159,6 +159,16 @@ impl Judge {
             }),
             decided: None,
         }
+    }
+
+    /// With another time than [`HUB_LIMIT`] for which a hub is waited for, seconds from the beginning; a window that is
+    /// longer than that is the hub's, too.
+    #[must_use]
+    pub fn waiting_for_hub(mut self, wait_s: u32, now: u64) -> Self {
+        if let Some(trial) = &mut self.trial {
+            trial.hub_until = now.saturating_add(milliseconds(wait_s)).max(trial.last);
+        }
+        self
     }
 
     /// For a boot outside trials: good when all goals have held for the window, never bad.

@@ -177,6 +177,7 @@ fn draft(board: &str, objects: BTreeMap<ObjectId, Object>, boot: Boot) -> Draft 
         commit: Commit {
             window_s: 60,
             hub: HubGoal::Never,
+            hub_wait_s: None,
         },
     };
     Draft {

@@ -171,6 +171,8 @@ pub struct CommitText {
     pub window: Span,
     /// Whether the hub must answer.
     pub hub: HubGoal,
+    /// For how long its answer is waited for; whole seconds. 15 minutes if absent.
+    pub hub_wait: Option<Span>,
 }
 
 impl Default for CommitText {
@@ -178,6 +180,7 @@ impl Default for CommitText {
         Self {
             window: Span::s(60),
             hub: HubGoal::IfReachableBefore,
+            hub_wait: None,
         }
     }
 }
@@ -213,6 +216,7 @@ impl Manifest {
             commit: Commit {
                 window_s: self.commit.window.ms / 1000,
                 hub: self.commit.hub,
+                hub_wait_s: self.commit.hub_wait.map(|wait| wait.ms / 1000),
             },
         }
     }

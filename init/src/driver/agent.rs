@@ -4,8 +4,8 @@
 //! (which can hold a trial back, and make none good that is not), and what time it is (never before the running
 //! revision was made). What it brings goes the way of every upload, and is verified behind it.
 
-use super::Driver;
 use super::helpers::AGENT;
+use super::{Driver, now_ms};
 use crate::boot;
 use crate::control::{AGENT_SOCKET, Role};
 use crate::driver::clients::Listener;
@@ -41,6 +41,35 @@ pub(crate) struct Agent {
     hint_at: Option<u64>,
     /// What the device was provisioned with.
     provision: Option<String>,
+    /// What it may say.
+    lines: Allowance,
+}
+
+/// Lines that the agent may say at once, and milliseconds for each further one: it talks to the network, and the log is
+/// everybody's.
+const LINES: u64 = 30;
+const LINE_MS: u64 = 2000;
+
+/// A bound on lines in time.
+#[derive(Debug, Default)]
+struct Allowance {
+    /// Up to this time its lines are spent, milliseconds since the boot; in the past: some are left.
+    spent: u64,
+    /// Lines that were not said.
+    dropped: u64,
+}
+
+impl Allowance {
+    /// Whether a line may be said now; how many before it were not.
+    fn take(&mut self, now: u64) -> Option<u64> {
+        let spent = self.spent.max(now).saturating_add(LINE_MS);
+        if spent > now.saturating_add(LINES.saturating_mul(LINE_MS)) {
+            self.dropped = self.dropped.saturating_add(1);
+            return None;
+        }
+        self.spent = spent;
+        Some(std::mem::take(&mut self.dropped))
+    }
 }
 
 impl Agent {
@@ -150,7 +179,14 @@ impl Driver {
                     Level::Warning => Stream::Warning,
                     Level::Notice => Stream::Notice,
                 };
-                self.say(stream, &format!("agent: {text}"));
+                match self.agent.lines.take(now_ms()) {
+                    Some(0) => self.say(stream, &format!("agent: {text}")),
+                    Some(more) => {
+                        let before = format!("agent: {more} lines were too many; {text}");
+                        self.say(stream, &before);
+                    }
+                    None => {}
+                }
             }
             Ok(Report::Hub { answered }) => {
                 self.agent.hub = answered;
@@ -276,4 +312,22 @@ fn agent_listener() -> Result<Listener, Error> {
     chown(path, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))
         .map_err(Error::file("give away", path))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_beyond_the_allowance_are_counted_and_not_said() {
+        let mut lines = Allowance::default();
+        let said = (0..100).filter(|_| lines.take(5000).is_some()).count();
+        assert_eq!(said, 30);
+        assert_eq!(lines.take(6999), None);
+        assert_eq!(lines.take(7000), Some(71));
+        assert_eq!(lines.take(7000), None);
+        assert_eq!(lines.take(1_000_000), Some(1));
+        let said = (0..100).filter(|_| lines.take(1_000_000).is_some()).count();
+        assert_eq!(said, 29);
+    }
 }

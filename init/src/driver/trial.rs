@@ -180,7 +180,11 @@ impl Driver {
         self.judge = self.boot.content.as_ref().map(|content| {
             let window = content.commit.window_s;
             if self.on_trial() {
-                Judge::trial(window, now, &self.machine, self.hub_rule(content))
+                let judge = Judge::trial(window, now, &self.machine, self.hub_rule(content));
+                match content.commit.hub_wait_s {
+                    Some(wait) => judge.waiting_for_hub(wait, now),
+                    None => judge,
+                }
             } else {
                 Judge::settling(window)
             }

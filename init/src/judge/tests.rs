@@ -552,6 +552,18 @@ fn but_for_the_hub(rule: HubRule) -> (Court, Verdict) {
     (court, verdict)
 }
 
+#[test]
+fn a_revision_says_how_long_its_hub_is_waited_for() {
+    let until = |wait| {
+        let (rig, _) = Rig::begin(&content(&[], Vec::new()));
+        let judge = Judge::trial(WINDOW, 1000, &rig.machine, HubRule::Decides);
+        judge.waiting_for_hub(wait, 1000).trial.unwrap().hub_until
+    };
+    assert_eq!(until(7200), 1000 + 7_200_000);
+    // Never less than the window takes.
+    assert_eq!(until(1), 1000 + u64::from(WINDOW) * 1500);
+}
+
 const WAITS_FOR_THE_HUB: Verdict = Verdict::Pending(Some(1000 + HUB_LIMIT));
 
 #[test]

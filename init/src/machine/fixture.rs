@@ -78,6 +78,7 @@ pub(crate) fn content(groups: &[&str], containers: Vec<(&str, Container)>) -> Co
         commit: Commit {
             window_s: 60,
             hub: HubGoal::Never,
+            hub_wait_s: None,
         },
     }
 }

@@ -127,6 +127,7 @@ fn draft(counter: u64) -> Draft {
             commit: Commit {
                 window_s: 60,
                 hub: HubGoal::Never,
+                hub_wait_s: None,
             },
         },
     }

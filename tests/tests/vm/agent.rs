@@ -309,6 +309,10 @@ fn vm_a_revision_that_loses_the_hub_is_rolled_back() -> Result<()> {
         Ok(())
     });
     checks.run("the trial fails for its hub's sake", &mut guest, |guest| {
+        // 15 minutes, else.
+        fleet
+            .project
+            .edit("[commit]\n", "[commit]\nhub-wait = \"30s\"\n")?;
         fleet.project.edit("10.0.2.15/24", "10.9.9.15/24")?;
         fleet
             .project

@@ -87,6 +87,8 @@ fn news(before: Option<&Summary>, report: &Report) -> Vec<(&'static str, String)
     };
     let same_target = before.is_some_and(|before| before.running == report.running);
     let same_phase = before.is_some_and(|before| before.phase == report.phase) && same_target;
+    let on_trial =
+        before.is_some_and(|before| matches!(before.phase, Phase::Trying | Phase::Judging));
     if same_phase && before.is_some_and(|before| before.failed == report.failed) {
         return news;
     }
@@ -102,7 +104,8 @@ fn news(before: Option<&Summary>, report: &Report) -> Vec<(&'static str, String)
         }
         Phase::Refused { reason } => news.push(("refused", reason.clone())),
         Phase::Repair => news.push(("repair", "waits to be mended".to_owned())),
-        Phase::Trying if !same_phase => {
+        // A trial is told once, whichever of its phases is reported first, and whatever runs in them.
+        Phase::Trying | Phase::Judging if !on_trial => {
             news.push(("trying", "tries what it was assigned".to_owned()));
         }
         Phase::Idle
@@ -226,6 +229,27 @@ mod tests {
             reason: "goal-missed(web)".to_owned(),
         });
         assert_eq!(news(Some(&told), &bad).len(), 1);
+    }
+
+    #[test]
+    fn a_trial_is_told_once_whatever_runs_in_it() {
+        let mut now = report(Phase::Trying);
+        let before = Summary::of(&report(Phase::Staged));
+        assert_eq!(news(Some(&before), &now).len(), 1);
+        let before = Summary::of(&now);
+        now.running = Some(Target {
+            revision: ObjectId::from_digest([2; 32]),
+            version: String::new(),
+            parameters: 0,
+            slot: "b".to_owned(),
+        });
+        assert!(news(Some(&before), &now).is_empty());
+        let before = Summary::of(&now);
+        now.phase = Phase::Judging;
+        assert!(news(Some(&before), &now).is_empty());
+        // A device whose trial was too short for its first report.
+        let before = Summary::of(&report(Phase::Idle));
+        assert_eq!(news(Some(&before), &now).len(), 1);
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub struct Commit {
     pub window_s: u32,
     /// Whether the hub must answer.
     pub hub: HubGoal,
+    /// Seconds after which it has not, from the trial's beginning, at least one and a half windows; 900 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub_wait_s: Option<u32>,
 }
 
 /// Whether the hub must answer for a trial to be good.
@@ -122,6 +125,13 @@ impl Content {
         }
         self.check_cycles()?;
         self.configuration.check()?;
+        if self
+            .commit
+            .hub_wait_s
+            .is_some_and(|wait| !(5..=86_400).contains(&wait))
+        {
+            return Err(Error::invalid("commit.hub-wait-s", "is not 5 to 86400"));
+        }
         if !(5..=3600).contains(&self.commit.window_s) {
             return Err(Error::invalid("commit.window-s", "is not 5 to 3600"));
         }

@@ -219,6 +219,7 @@ fn content() -> Content {
         commit: Commit {
             window_s: 60,
             hub: HubGoal::IfReachableBefore,
+            hub_wait_s: None,
         },
     }
 }

@@ -175,6 +175,7 @@ pub(crate) fn draft(counter: u64, layers: &[&[u8]]) -> Draft {
         commit: Commit {
             window_s: 60,
             hub: HubGoal::Never,
+            hub_wait_s: None,
         },
     };
     Draft {

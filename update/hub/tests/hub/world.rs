@@ -306,6 +306,7 @@ fn content() -> Content {
         commit: Commit {
             window_s: 60,
             hub: HubGoal::Never,
+            hub_wait_s: None,
         },
     }
 }
