@@ -13,6 +13,7 @@ mod devices;
 mod diff;
 mod disk;
 mod events;
+mod flash;
 mod hub;
 mod inspect;
 mod join_token;
@@ -70,6 +71,7 @@ enum Verb {
     Bundle(bundle::Bundle),
     Push(push::Push),
     Run(run::Run),
+    Flash(flash::Flash),
     Ctl(ctl::Ctl),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -179,6 +181,7 @@ fn dispatch(verb: Verb, scene: &Scene) -> Result<()> {
         Verb::Bundle(verb) => verb.run(scene),
         Verb::Push(verb) => verb.run(scene),
         Verb::Run(verb) => verb.run(scene),
+        Verb::Flash(verb) => verb.run(scene),
         Verb::Ctl(verb) => verb.run(scene),
         Verb::Sign(verb) => verb.run(scene),
         Verb::Verify(verb) => verb.run(scene),

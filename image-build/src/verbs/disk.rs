@@ -1,7 +1,7 @@
 //! A disk image read without being mounted: its partitions, boot record and the documents and objects of its store.
 
 use crate::image::gpt::{self, Partition};
-use crate::{process, tools};
+use crate::{files, process, tools};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::bootenv::{Bootenv, Found};
 use kedge_revision::ObjectId;
@@ -79,6 +79,35 @@ impl Disk {
         let names = listing.lines().filter_map(|line| line.split('/').nth(5));
         let id = |name: &&str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
         Ok(names.filter(id).map(str::to_owned).collect())
+    }
+
+    /// Writes a file that its owner root alone may read, and makes sure that it is there. Its folder must be.
+    pub(super) fn put_private(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let from = folder.path().join("file");
+        files::write_private(&from, bytes)?;
+        let data = gpt::find(&self.partitions, "data")?;
+        let place = format!("{}?offset={}", self.path.display(), data.offset);
+        let commands = folder.path().join("commands");
+        let text = format!(
+            "rm {path}\nwrite {} {path}\nset_inode_field {path} mode 0100600\nset_inode_field {path} uid 0\nset_inode_field {path} gid 0\n",
+            from.display()
+        );
+        files::write(&commands, text)?;
+        let mut command = tools::debugfs()?.command();
+        command.arg("-w").arg("-f").arg(&commands).arg(place);
+        process::output(&mut command).with_context(|| {
+            format!(
+                "cannot write to the data partition of {}",
+                self.path.display()
+            )
+        })?;
+        ensure!(
+            self.read(path)? == bytes,
+            "the data partition of {} did not take {path}",
+            self.path.display()
+        );
+        Ok(())
     }
 
     fn ask(&self, request: &str) -> Result<Vec<u8>> {

@@ -1,0 +1,204 @@
+//! `kedge flash`: a disk image onto a card, a stick or a disk.
+
+use super::Scene;
+use super::disk::Disk as Image;
+use super::hub::table;
+use crate::flash::disks::{self, Disk};
+use crate::flash::{Flashed, Stage, Target};
+use crate::project::units::human;
+use crate::{files, progress, terminal};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use indicatif::ProgressBar;
+use kedge_revision::enrolment::Provision;
+use serde::Serialize;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Write the disk image onto a card, a stick or a disk, and read it back.
+///
+/// Without a disk it lists those of this machine, with what speaks against each. A disk that is in use is refused, and one
+/// that is built in, unless --fixed says that it is meant. Everything on the disk is lost. What is written is compared byte
+/// by byte afterwards.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kedge flash                        # which disks are there
+  kedge flash /dev/sdb
+  kedge flash /dev/mmcblk0 --provision provision.json --yes
+  kedge flash card.img --image build/gateway-qemu-x86-64.img    # a file that is there stands for a card")]
+pub(super) struct Flash {
+    /// The disk, as in /dev/sdb; or a file.
+    target: Option<PathBuf>,
+    /// The disk image; the one that `kedge build` made if absent.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Give the device this provisioning, as `kedge join-token new --out` writes it: it joins the hub at its first start.
+    #[arg(long, value_name = "FILE")]
+    provision: Option<PathBuf>,
+    /// Write onto a disk that is built in.
+    #[arg(long)]
+    fixed: bool,
+    /// Ask nothing.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Serialize)]
+struct List {
+    disks: Vec<Disk>,
+}
+
+#[derive(Serialize)]
+struct Done {
+    target: PathBuf,
+    image: PathBuf,
+    size: u64,
+    data: u64,
+    compared: bool,
+    provisioned: bool,
+}
+
+impl Flash {
+    pub(super) fn run(&self, scene: &Scene) -> Result<()> {
+        let Some(target) = &self.target else {
+            return list(scene);
+        };
+        let image = match &self.image {
+            Some(image) => image.clone(),
+            None => scene.project()?.image_path(),
+        };
+        ensure!(
+            image.exists(),
+            "there is no disk image {}; make it with `kedge build`",
+            image.display()
+        );
+        ensure!(
+            Image::open(&image)?.is_some(),
+            "{} is no disk image",
+            image.display()
+        );
+        let provision = self.provision.as_deref().map(provision).transpose()?;
+        let what = self.judge(target)?;
+        if !self.yes {
+            let size = human(image.metadata().map(|data| data.len()).unwrap_or_default());
+            let question = format!("Write {size} over what is on {what}? All of it is lost.");
+            let answer = terminal::confirm(&question)
+                .context("nobody can be asked whether it is the right disk: use --yes")?;
+            ensure!(answer, "nothing was written");
+        }
+        let start = Instant::now();
+        let flashed = self.write(scene, target, &image)?;
+        if let Some(bytes) = &provision {
+            put(target, bytes)?;
+        }
+        let text = format!(
+            "Wrote {} onto {} and read it back, {} of it data, in {}.{}",
+            human(flashed.size),
+            target.display(),
+            human(flashed.data),
+            progress::seconds(start.elapsed()),
+            if provision.is_some() {
+                "\nIts device joins the hub at its first start."
+            } else {
+                ""
+            }
+        );
+        let done = Done {
+            target: target.clone(),
+            image,
+            size: flashed.size,
+            data: flashed.data,
+            compared: true,
+            provisioned: provision.is_some(),
+        };
+        scene.output.result(text, &done);
+        Ok(())
+    }
+
+    /// Whether it may be written; what it is, for the question.
+    fn judge(&self, target: &Path) -> Result<String> {
+        let metadata = target
+            .metadata()
+            .with_context(|| format!("cannot open {}", target.display()))?;
+        if !metadata.file_type().is_block_device() {
+            return Ok(format!("the file {}", target.display()));
+        }
+        let Some(disk) = disks::find(target)? else {
+            bail!(
+                "{} is no whole disk\nhelp: an image has partitions of its own; `kedge flash` lists the disks",
+                target.display()
+            );
+        };
+        let serious = |objection: &&String| !(self.fixed && objection.as_str() == disks::BUILT_IN);
+        let objections: Vec<String> = disk.objections.iter().filter(serious).cloned().collect();
+        ensure!(
+            objections.is_empty(),
+            "{} is not written: {}{}",
+            target.display(),
+            objections.join("; "),
+            if objections == [disks::BUILT_IN] {
+                "\nhelp: if it is meant all the same, say --fixed"
+            } else {
+                ""
+            }
+        );
+        let size = human(disk.size);
+        Ok(format!("{} ({}, {size})", target.display(), disk.model))
+    }
+
+    fn write(&self, scene: &Scene, target: &Path, image: &Path) -> Result<Flashed> {
+        let open = Target::open(target)?;
+        let size = image.metadata().map(|data| data.len()).unwrap_or_default();
+        let mut now: Option<(Stage, ProgressBar)> = None;
+        let flashed = open.flash(image, &mut |stage, bytes| {
+            if now.as_ref().is_none_or(|(before, _)| *before != stage) {
+                if let Some((_, bar)) = now.take() {
+                    bar.finish_and_clear();
+                }
+                let word = match stage {
+                    Stage::Writing => "writing",
+                    Stage::Comparing => "comparing",
+                };
+                now = Some((stage, scene.output.bytes(word, size)));
+            }
+            if let Some((_, bar)) = &now {
+                bar.inc(bytes);
+            }
+        });
+        if let Some((_, bar)) = now {
+            bar.finish_and_clear();
+        }
+        flashed
+    }
+}
+
+fn list(scene: &Scene) -> Result<()> {
+    let disks = disks::all()?;
+    let mut rows = vec![["DISK", "SIZE", "MODEL", ""].map(str::to_owned).to_vec()];
+    for disk in &disks {
+        let against = disk.objections.join("; ");
+        let path = disk.path.display().to_string();
+        rows.push(vec![path, human(disk.size), disk.model.clone(), against]);
+    }
+    let text = if disks.is_empty() {
+        "There is no disk here.".to_owned()
+    } else {
+        table(&rows)
+    };
+    scene.output.result(text, &List { disks });
+    Ok(())
+}
+
+/// A provisioning that a device will understand.
+fn provision(path: &Path) -> Result<Vec<u8>> {
+    let bytes = files::read(path)?;
+    Provision::parse(&bytes).with_context(|| format!("{} is no provisioning", path.display()))?;
+    Ok(bytes)
+}
+
+/// Puts the provisioning where the device looks for it at its first start.
+fn put(target: &Path, bytes: &[u8]) -> Result<()> {
+    let disk = Image::open(target)?.context("what was written is no disk image any more")?;
+    disk.put_private("/device/provision.json", bytes)
+}
