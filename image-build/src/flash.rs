@@ -131,7 +131,7 @@ impl Target {
         fadvise(&self.file, 0, None, Advice::DontNeed).context("cannot drop what memory has")?;
         for part in &parts {
             self.compare(&source, *part, &mut |bytes| {
-                progress(Stage::Comparing, bytes)
+                progress(Stage::Comparing, bytes);
             })?;
         }
         let data = parts.iter().filter(|part| part.is_data);
@@ -295,7 +295,7 @@ mod tests {
 
     fn used(folder: &Path, size: u64) -> PathBuf {
         let path = folder.join("card");
-        std::fs::write(&path, vec![0xaa; usize::try_from(size).unwrap()]).unwrap();
+        crate::files::write(&path, vec![0xaa; usize::try_from(size).unwrap()]).unwrap();
         path
     }
 

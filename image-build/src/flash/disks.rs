@@ -174,8 +174,7 @@ mod tests {
     use super::*;
 
     fn write(path: &Path, text: &str) {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+        crate::files::write(path, text).unwrap();
     }
 
     fn machine(folder: &Path) -> Places {
