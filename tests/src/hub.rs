@@ -15,7 +15,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Starts a hub that keeps everything in `folder`.
+    /// Starts a hub that keeps everything in `folder`, maybe from an earlier run.
     ///
     /// # Errors
     /// It does not start.
@@ -40,7 +40,10 @@ impl Hub {
             url: format!("https://{address}"),
             token: path,
         };
-        files::write_private(&hub.token, token.as_bytes())?;
+        // It is told once.
+        if !token.is_empty() {
+            files::write_private(&hub.token, token.as_bytes())?;
+        }
         Ok(hub)
     }
 

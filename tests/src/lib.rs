@@ -2,6 +2,9 @@
 //!
 //! | module | does |
 //! |---|---|
+//! | [`agent`] | the agent in a process of its own, and PID 1's side of it |
+//! | [`releases`] | a hub with a product, its keys and revisions |
+//! | [`proxy`] | what may happen between the two |
 //! | [`product`] | the project that the VM tier boots |
 //! | [`kedge`] | the host command |
 //! | [`disk`] | copies of its image, and faults on them |
@@ -14,6 +17,7 @@
 //! The suites are one binary a tier: `tests/host` (tools of the machine), `tests/root` (namespaces), `tests/vm` (QEMU).
 //! What a test needs and does not find fails it, with how to get it; nothing is skipped.
 
+pub mod agent;
 pub mod disk;
 pub mod fleet;
 pub mod guest;
@@ -21,6 +25,8 @@ pub mod http;
 pub mod hub;
 pub mod kedge;
 pub mod product;
+pub mod proxy;
+pub mod releases;
 #[cfg(test)]
 mod tidy;
 pub mod trials;

@@ -61,6 +61,7 @@ const DIRECTION: [(&str, &[&str]); 14] = [
         "kedge-tests",
         &[
             "kedge-agent",
+            "kedge-api",
             "kedge-board-support",
             "kedge-container",
             "kedge-hub",
