@@ -179,6 +179,8 @@ impl Driver {
                     Level::Warning => Stream::Warning,
                     Level::Notice => Stream::Notice,
                 };
+                // Some of its words are a stranger's: they must not be taken for ours, nor steer a terminal.
+                let text = text.replace(char::is_control, " ");
                 match self.agent.lines.take(now_ms()) {
                     Some(0) => self.say(stream, &format!("agent: {text}")),
                     Some(more) => {

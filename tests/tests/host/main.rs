@@ -3,6 +3,7 @@
 mod command;
 mod documents;
 mod fleet;
+mod hostile;
 mod layers;
 mod slots;
 mod updates;

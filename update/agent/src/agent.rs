@@ -5,7 +5,7 @@
 
 use crate::asking::Asking;
 use crate::decide::{Device, Step, Target, View, decide};
-use crate::error::Error;
+use crate::error::{Error, Peer};
 use crate::frames::{Configure, Level, MAX_CONFIGURE, Order, Report};
 use crate::hub::{Address, Connection};
 use crate::kept::{Kept, Memory, random};
@@ -70,6 +70,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) phase: Phase,
     pub(crate) asking: Asking,
     pub(crate) confirmed: Option<Target>,
+    /// Where the floor of time stood when this agent began, once it is raised.
+    pub(crate) risen_from: Option<u64>,
     /// When the last fresh answer came, seconds since the start, and for how long it holds.
     pub(crate) fresh: Option<(u64, u64)>,
     pub(crate) staged: Option<Target>,
@@ -126,6 +128,7 @@ impl<'a> Agent<'a> {
             phase: Phase::Idle,
             asking: Asking::default(),
             confirmed: None,
+            risen_from: None,
             fresh: None,
             staged: None,
             wire: 0,
@@ -266,7 +269,7 @@ impl<'a> Agent<'a> {
         }
         self.asking.connection = None;
         self.asking.until = None;
-        let refused = matches!(error.status(), Some(401 | 403));
+        let refused = error.is_answer() && matches!(error.status(), Some(401 | 403));
         if error.is_answer() {
             if self.known.tls.is_some() {
                 self.answered()?;
@@ -276,7 +279,12 @@ impl<'a> Agent<'a> {
         }
         let enrolled = self.known.tls.is_some();
         self.known.doubt();
-        if let Error::Refused { kind, .. } = error {
+        if let Error::Refused {
+            by: Peer::Hub,
+            kind,
+            ..
+        } = error
+        {
             self.refused_by_hub(kind)?;
         }
         let asked = error.retry_after();

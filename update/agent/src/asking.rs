@@ -89,6 +89,7 @@ impl Agent<'_> {
         self.answered()?;
         let now = self.now_ms();
         let held = now.saturating_sub(asked) >= 1000;
+        let news = answer.is_some();
         if let Some((state, etag)) = answer {
             let known = ["assignment", "actions"];
             if let Some(word) = state.requires.iter().find(|w| !known.contains(&w.as_str())) {
@@ -101,8 +102,9 @@ impl Agent<'_> {
             }
         }
         let pause = pause_ms(self.poll_settings(), held, chance()?);
-        // What has just changed may change again soon.
-        self.asking.next = now.saturating_add(if held { pause } else { pause.min(2000) });
+        // What has just changed may change again soon; a hub that does not hold the question is not asked all the time.
+        let soon = news && !held;
+        self.asking.next = now.saturating_add(if soon { pause.min(2000) } else { pause });
         Ok(())
     }
 }

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 pub enum Peer {
     /// A hub.
     Hub,
+    /// Whoever answers before TLS is judged.
+    Stranger,
     /// PID 1.
     Init,
 }
@@ -142,10 +144,16 @@ impl Error {
         }
     }
 
-    /// When to ask again, if it was told.
+    /// When to ask again, if a hub or PID 1 told it. A stranger's word is worth nothing: anybody on the way could
+    /// silence a device for a day.
     #[must_use]
     pub const fn retry_after(&self) -> Option<u32> {
-        if let Self::Refused { retry_after, .. } = self {
+        if let Self::Refused {
+            by: Peer::Hub | Peer::Init,
+            retry_after,
+            ..
+        } = self
+        {
             *retry_after
         } else {
             None

@@ -11,10 +11,12 @@ use crate::frames::Level;
 use crate::http::Request;
 use crate::hub::{Address, Connection, Form};
 use crate::local::{Missing, Upload};
+use crate::pace::LEAST;
 use crate::secrets::opened;
 use crate::tls::Stream;
 use crate::unpack::{Damaged, Frame};
 use kedge_api::device::Phase;
+use kedge_revision::bundle::Head;
 use kedge_revision::verity;
 use std::time::{Duration, Instant};
 
@@ -22,8 +24,6 @@ use std::time::{Duration, Instant};
 const MOST_OFFERS: u32 = 256;
 /// Largest tree: of an object of 64 GiB.
 const MAX_TREE: u64 = 1 << 30;
-/// The least that a transfer may bring in a minute, bytes: a hub that sends a byte now and then holds up everything else.
-const LEAST: u64 = 16 * 1024;
 /// What is smaller than that is not worth the question for its index, bytes.
 const WORTH_PACKING: u64 = 32 * 1024;
 /// Bytes of an object in one frame.
@@ -85,6 +85,15 @@ impl Agent<'_> {
         let mut connection = self.connect(hub)?;
         let head = connection.revision(target.revision, target.parameters)?;
         self.answered()?;
+        let other = Error::Protocol {
+            doing: "fetch the revision",
+            what: "another revision than was asked for",
+        };
+        // PID 1 judges it. What was only damaged on its way is not to be refused for an hour.
+        let is = Head::parse(&head).map(|head| verity::digest(&head.revision));
+        if !is.is_ok_and(|id| id == target.revision) {
+            return Err(other);
+        }
         let head = match opened(head, &self.identity.key) {
             Ok(head) => head,
             Err(source) => {
@@ -109,10 +118,7 @@ impl Agent<'_> {
                 offer => offer?,
             };
             if offer.revision != target.revision {
-                return Err(Error::Protocol {
-                    doing: "fetch the revision",
-                    what: "another revision than was asked for",
-                });
+                return Err(other);
             }
             if offer.missing.is_empty() {
                 if done > 0 {

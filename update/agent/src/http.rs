@@ -4,9 +4,11 @@
 //! compression, pipelining.
 
 use crate::error::{Error, Peer};
+use crate::pace::Pace;
 use kedge_api::Problem;
 use kedge_revision::json;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 /// Largest head of an answer, bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -14,6 +16,8 @@ const MAX_HEAD: usize = 16 * 1024;
 const MAX_FIELDS: usize = 48;
 /// Bytes that are moved at a time.
 pub const PIECE: usize = 16 * 1024;
+/// Answers that are only a beginning, before the answer itself.
+const MOST_INTERIM: u32 = 8;
 /// Largest body of a refusal, bytes.
 const MAX_PROBLEM: u64 = 16 * 1024;
 
@@ -111,6 +115,7 @@ pub struct Http<S> {
     input: Vec<u8>,
     taken: usize,
     broken: bool,
+    pace: Option<Arc<Pace>>,
 }
 
 impl<S: Read + Write> Http<S> {
@@ -123,6 +128,25 @@ impl<S: Read + Write> Http<S> {
             input: Vec::new(),
             taken: 0,
             broken: false,
+            pace: None,
+        }
+    }
+
+    /// The same, whose stream gives up by this pace.
+    #[must_use]
+    pub fn paced(mut self, pace: Arc<Pace>) -> Self {
+        self.pace = Some(pace);
+        self
+    }
+
+    /// Who is at the other end.
+    pub const fn asks(&mut self, peer: Peer) {
+        self.peer = peer;
+    }
+
+    fn begin(&self, bytes: u64) {
+        if let Some(pace) = &self.pace {
+            pace.begin(bytes);
         }
     }
 
@@ -150,6 +174,7 @@ impl<S: Read + Write> Http<S> {
             length,
         } = *request;
         self.broken = true;
+        self.begin(length);
         let head = format!(
             "{method} {target} HTTP/1.1\r\nhost: {}\r\n{fields}content-length: {length}\r\n\r\n",
             self.host
@@ -176,12 +201,19 @@ impl<S: Read + Write> Http<S> {
         let doing = request.doing;
         let flushed = self.stream.flush();
         flushed.map_err(|source| Error::Connection { doing, source })?;
+        self.begin(0);
+        let mut interim = 0;
         let head = loop {
             let rest = self.input.get(self.taken..).unwrap_or_default();
             match parse_head(rest) {
                 // What is only a beginning is followed by the answer itself (RFC 9110, 15.2).
                 Ok(Some((head, length))) if (100..200).contains(&head.status) => {
                     self.taken = self.taken.saturating_add(length);
+                    interim += 1;
+                    if interim > MOST_INTERIM {
+                        let what = "beginnings without an end";
+                        return Err(Error::Protocol { doing, what });
+                    }
                 }
                 Ok(Some((head, length))) => {
                     self.taken = self.taken.saturating_add(length);
@@ -264,7 +296,8 @@ impl<S: Read + Write> Http<S> {
                 what: "a body without an end",
             });
         }
-        self.broken = head.close;
+        // What comes unasked behind an answer would be taken for that to the next question.
+        self.broken = head.close || self.taken < self.input.len();
         if self.taken == self.input.len() {
             self.input = Vec::new();
             self.taken = 0;
@@ -333,7 +366,11 @@ impl<S: Read + Write> Http<S> {
             let count = part.len();
             sink(part)?;
             self.taken = self.taken.saturating_add(count);
-            left = left.saturating_sub(u64::try_from(count).unwrap_or(left));
+            let count = u64::try_from(count).unwrap_or(left);
+            if let Some(pace) = &self.pace {
+                pace.add(count);
+            }
+            left = left.saturating_sub(count);
         }
         Ok(())
     }

@@ -94,8 +94,11 @@ impl Address {
                     socket.set_write_timeout(Some(SILENCE)).map_err(failed)?;
                     socket.set_nodelay(true).map_err(failed)?;
                     let stream = tls::connect(config, &self.host, socket)?;
+                    let pace = stream.sock.pace();
                     let http = Http::new(Peer::Hub, stream, self.name());
-                    return Ok(Connection { http });
+                    return Ok(Connection {
+                        http: http.paced(pace),
+                    });
                 }
                 Err(error) => last = error,
             }
@@ -131,9 +134,16 @@ const fn question<'a>(doing: &'static str, method: &'static str, target: &'a str
 }
 
 impl Connection<Stream> {
+    /// The same, whose TLS was not judged: what it refuses is a stranger's word.
+    #[must_use]
+    pub fn unjudged(mut self) -> Self {
+        self.http.asks(Peer::Stranger);
+        self
+    }
+
     /// The socket, to wait for; and whether bytes of an answer are here already.
     pub fn wait_on(&mut self) -> &TcpStream {
-        &self.http.stream().sock
+        self.http.stream().sock.socket()
     }
 
     /// Takes what has come without waiting for more; whether something of an answer is there. Session tickets come
@@ -144,6 +154,8 @@ impl Connection<Stream> {
     pub fn has_answer(&mut self, doing: &'static str) -> Result<bool, Error> {
         let broken = |source| Error::Connection { doing, source };
         let stream = self.http.stream();
+        // It was held, and not slow.
+        stream.sock.pace().begin(0);
         let read = stream.conn.read_tls(&mut stream.sock).map_err(broken)?;
         let state = stream.conn.process_new_packets().map_err(Error::Tls)?;
         if state.plaintext_bytes_to_read() > 0 {

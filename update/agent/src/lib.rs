@@ -16,6 +16,7 @@
 //! | [`hub`], [`local`], [`http`], [`tls`] | the two that it talks to, and how |
 //! | [`secrets`] | values that were sealed for the device |
 //! | [`unpack`] | frames of zstd |
+//! | [`pace`] | how long an answer may take |
 //! | [`kept`] | what it keeps over boots |
 //!
 //! What is not here: judging revisions and objects, which PID 1's helper does; names of interfaces and addresses.
@@ -41,6 +42,8 @@ pub mod kept;
 pub mod local;
 #[cfg(feature = "client")]
 mod logging;
+#[cfg(feature = "client")]
+pub mod pace;
 #[cfg(feature = "client")]
 mod ready;
 #[cfg(feature = "client")]

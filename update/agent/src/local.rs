@@ -1,10 +1,12 @@
 //! PID 1's control interface, as the agent asks it.
 
+use crate::agent::milliseconds;
 use crate::decide::{Device, Target};
 use crate::error::{Error, Peer};
 use crate::http::{Http, Request};
 use kedge_api::device::{self as api, Failed};
 use kedge_revision::{ObjectId, json};
+use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
 use serde::Deserialize;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -229,11 +231,19 @@ pub struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    /// The next piece. PID 1 takes no more where it has refused; its answer says why.
+    /// The next piece. PID 1 takes no more where it has refused; its answer says why, and the rest need not be fetched.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Connection`].
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let mut answered = [PollFd::new(self.http.stream(), PollFlags::IN)];
+        if matches!(poll(&mut answered, Some(&milliseconds(0))), Ok(1..)) {
+            self.http.head(&self.request)?;
+            return Err(Error::Protocol {
+                doing: self.request.doing,
+                what: "an answer before its question",
+            });
+        }
         match self.http.send_body(&self.request, bytes) {
             Ok(()) => Ok(()),
             Err(broken) => match self.http.head(&self.request) {

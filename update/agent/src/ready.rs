@@ -19,11 +19,12 @@ use kedge_revision::fresh::{Fresh, Nonce};
 use kedge_revision::signing::{Kind, PublicKey, SignatureSet};
 use kedge_revision::{Name, Root};
 use rustls::client::ClientConfig;
+use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
 
-/// The floor of time rises by at most so much at once, seconds: a hub whose clock runs wild must not lock a device out of
-/// its own future.
-const MOST_AHEAD: u64 = 400 * 86_400;
+/// The floor of time rises by at most so much in one run of the agent, seconds, beside what passes meanwhile: a hub whose
+/// clock ran wild must not lock a device out of its own future. A floor that lags is a floor too.
+const MOST_AHEAD: u64 = 86_400;
 /// The floor is written when it has risen by so much, seconds.
 const WORTH_WRITING: u64 = 3600;
 
@@ -39,6 +40,19 @@ impl Identity {
     /// Its public key, whose id is the device's.
     pub(crate) fn public(&self) -> PublicKey {
         PublicKey::from_bytes(self.key.verifying_key().to_bytes())
+    }
+
+    /// Whether a certificate, DER in hexadecimal, is for its key.
+    fn is_certified_by(&self, certificate: &str) -> bool {
+        // SubjectPublicKeyInfo of an ed25519 key (RFC 8410, section 4), up to the key.
+        const ED25519: [u8; 12] = *b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
+        let Some(der) = unhex(certificate).map(CertificateDer::from) else {
+            return false;
+        };
+        webpki::EndEntityCert::try_from(&der).is_ok_and(|read| {
+            let info = read.subject_public_key_info();
+            info.strip_prefix(&ED25519) == Some(self.public().bytes().as_slice())
+        })
     }
 
     /// A request to be taken in.
@@ -79,9 +93,10 @@ impl Known {
             let text = format!("{name} is damaged, and is had anew");
             agent.say(Level::Warning, &text).ok();
         };
+        let ours = |kept: &Certificate| agent.identity.is_certified_by(&kept.certificate);
         Ok(Self {
             authority: agent.kept.get("authority", damaged)?,
-            certificate: agent.kept.get("certificate", damaged)?,
+            certificate: agent.kept.get("certificate", damaged)?.filter(ours),
             ..Self::default()
         })
     }
@@ -136,7 +151,7 @@ impl Agent<'_> {
 
     /// Learns the time and the authority.
     fn believe(&mut self, hub: &Address, root: &Root) -> Result<(), Error> {
-        let mut unjudged = hub.connect(&tls::unjudged(&self.clock)?)?;
+        let mut unjudged = hub.connect(&tls::unjudged(&self.clock)?)?.unjudged();
         let fresh = match unjudged.time(self.device, root) {
             Err(unknown @ Error::Document { .. }) => {
                 // The hub may have a key that only the next root names.
@@ -174,8 +189,18 @@ impl Agent<'_> {
             });
         }
         self.clock.set(unix);
-        self.tell(&Report::Clock { unix })?;
-        let risen = unix.min(floor.saturating_add(MOST_AHEAD));
+        self.tell(&Report::Clock { unix })
+    }
+
+    /// Remembers that it is later than the time of a fresh answer, which came from a hub whose certificate holds at that
+    /// time.
+    pub(crate) fn raise_floor(&mut self, fresh: &Fresh) -> Result<(), Error> {
+        let floor = self.time_floor();
+        let from = *self.risen_from.get_or_insert(floor);
+        let most = from
+            .saturating_add(MOST_AHEAD)
+            .saturating_add(self.seconds());
+        let risen = fresh.time.unix().min(most);
         if risen >= self.memory.time_floor.saturating_add(WORTH_WRITING) {
             self.memory.time_floor = risen;
             self.kept.put("memory", &self.memory)?;
@@ -215,7 +240,7 @@ impl Agent<'_> {
         let enrolled = hub.connect(&config)?.enrol(&request, false)?;
         match enrolled {
             Enrolled::Accepted { .. } => {
-                self.known.certificate = self.kept.keep_certificate(&enrolled)?;
+                self.known.certificate = self.keep_certificate("enrol", &enrolled)?;
                 self.say(Level::Notice, "a hub has taken this device in")?;
                 Ok(None)
             }
@@ -241,6 +266,23 @@ impl Agent<'_> {
         }
     }
 
+    /// Keeps the certificate of an answer, if it is one for this device: with any other it could never come back.
+    fn keep_certificate(
+        &self,
+        doing: &'static str,
+        enrolled: &Enrolled,
+    ) -> Result<Option<Certificate>, Error> {
+        if let Enrolled::Accepted { certificate, .. } = enrolled
+            && !self.identity.is_certified_by(certificate)
+        {
+            return Err(Error::Protocol {
+                doing,
+                what: "a certificate that is not this device's",
+            });
+        }
+        self.kept.keep_certificate(enrolled)
+    }
+
     /// Renews the certificate when half of its time is over.
     fn renew(&mut self, hub: &Address, root: &Root) -> Result<(), Error> {
         let due = self.known.certificate.as_ref().is_some_and(|kept| {
@@ -252,7 +294,7 @@ impl Agent<'_> {
         };
         let request = self.identity.enrolment(root.version, None)?;
         let enrolled = hub.connect(&config)?.enrol(&request, true)?;
-        if let Some(certificate) = self.kept.keep_certificate(&enrolled)? {
+        if let Some(certificate) = self.keep_certificate("renew the certificate", &enrolled)? {
             self.known.certificate = Some(certificate);
             self.known.tls = None;
             let certificate = self.known.certificate.as_ref();

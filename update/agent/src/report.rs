@@ -8,6 +8,9 @@ use crate::tls::Stream;
 use kedge_api::device::{ContainerLog, Phase, Report, Reports};
 use kedge_revision::Timestamp;
 
+/// A number that no device's reports get to. Beyond it a hub could take all numbers away that are still to come.
+const MOST_SEQ: u64 = 1 << 53;
+
 /// What a report says beside the status.
 #[derive(Debug, Clone)]
 pub struct Telling<'a> {
@@ -109,6 +112,12 @@ impl Reporter {
                 return Ok(());
             }
             let acknowledged = hub.report(&Reports { reports })?.seq;
+            if acknowledged > MOST_SEQ {
+                return Err(Error::Protocol {
+                    doing: "report",
+                    what: "an acknowledgement of what no device has sent",
+                });
+            }
             // Before the files go: a number must never be given twice.
             memory.report = memory.report.max(acknowledged);
             kept.put("memory", memory)?;

@@ -11,6 +11,8 @@ use kedge_revision::Root;
 
 /// A refusal of PID 1's is asked again after so long, seconds: room may have been made.
 const REFUSED_S: u64 = 3600;
+/// Actions that are done for one answer of the hub's.
+const MOST_ACTIONS: u32 = 16;
 /// A fresh answer is asked for at least so often, seconds.
 const FRESH_S: u64 = 6 * 3600;
 
@@ -20,6 +22,7 @@ impl Agent<'_> {
         let fresh = connection.assignment(self.device, root)?;
         self.answered()?;
         self.take_time(&fresh)?;
+        self.raise_floor(&fresh)?;
         self.fresh = Some((self.seconds(), u64::from(fresh.holds_s)));
         let assigned = fresh.assignment.map(|assignment| Target {
             revision: assignment.revision,
@@ -109,10 +112,16 @@ impl Agent<'_> {
     /// Does what the hub asks for once.
     pub(crate) fn act(&mut self) -> Result<(), Error> {
         let actions = self.asking.state.as_ref().map(|s| s.actions.clone());
+        let mut done = 0_u32;
         for action in actions.unwrap_or_default() {
             if action.id <= self.memory.action {
                 continue;
             }
+            // What is left is told again: a hub that asks for thousands must not wear the disk out at once.
+            if done >= MOST_ACTIONS {
+                break;
+            }
+            done = done.saturating_add(1);
             // Before it is done: a restart must not be done again after itself.
             self.memory.action = action.id;
             self.kept.put("memory", &self.memory)?;

@@ -6,6 +6,7 @@
 //! device shows a certificate for its own key.
 
 use crate::error::Error;
+use crate::pace::Paced;
 use core::fmt;
 use ed25519_dalek::{Signer as _, SigningKey};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 use webpki::ring::{ECDSA_P256_SHA256, ED25519};
 
 /// A connection to a hub.
-pub type Stream = StreamOwned<ClientConnection, TcpStream>;
+pub type Stream = StreamOwned<ClientConnection, Paced>;
 
 /// The time by which certificates are judged: what a hub's key has signed last, and what has passed since.
 #[derive(Debug)]
@@ -233,5 +234,5 @@ pub fn connect(config: &Arc<ClientConfig>, host: &str, socket: TcpStream) -> Res
         url: host.to_owned(),
     })?;
     let connection = ClientConnection::new(Arc::clone(config), name).map_err(Error::Tls)?;
-    Ok(StreamOwned::new(connection, socket))
+    Ok(StreamOwned::new(connection, Paced::new(socket)))
 }
