@@ -22,6 +22,7 @@ use anyhow::{Context, Result, ensure};
 use init::Init;
 use kedge_agent::frames::{Configure, Order};
 use kedge_agent::kept::Kept;
+use kedge_init::control::{Call, Upload};
 use kedge_revision::bundle::Head;
 use kedge_revision::{Floor, KeyId, ObjectId, PublicKey, Timestamp};
 use kedge_store::staging::measure_file;
@@ -178,7 +179,6 @@ impl Device {
     }
 
     /// What PID 1 knows.
-    #[must_use]
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.init.state()
     }
@@ -187,6 +187,25 @@ impl Device {
     #[must_use]
     pub fn has_said(&self, words: &str) -> bool {
         self.state().said.iter().any(|line| line.contains(words))
+    }
+
+    /// Where the agent went on with objects, in order; what begins is left out.
+    #[must_use]
+    pub fn offsets(&self) -> Vec<u64> {
+        let state = self.state();
+        let offset = |call: &Call| {
+            if let Call::Upload {
+                what: Upload::Object { offset, .. },
+                ..
+            } = call
+            {
+                Some(*offset)
+            } else {
+                None
+            }
+        };
+        let offsets = state.asked.iter().filter_map(|(_, call)| offset(call));
+        offsets.filter(|offset| *offset > 0).collect()
     }
 
     /// What the agent keeps.

@@ -29,7 +29,9 @@ impl Hub {
         let mut line = String::new();
         let out = child.stdout.take().context("the hub has no output")?;
         let read = BufReader::new(out).read_line(&mut line);
-        let told = read.ok().and_then(|_| line.trim().split_once(' '));
+        let told = read
+            .ok()
+            .and_then(|_| line.trim_end_matches('\n').split_once(' '));
         let Some((address, token)) = told else {
             child.kill().ok();
             anyhow::bail!("the hub did not start; it said why");

@@ -115,6 +115,21 @@ impl Plan {
         }
     }
 
+    /// The same, with a layer that nothing makes smaller.
+    #[must_use]
+    pub fn noise(counter: u64, size: usize) -> Self {
+        let mut plan = Self::new(counter, size);
+        // Xorshift (Marsaglia 2003).
+        let mut state = counter | 1 << 40;
+        for byte in &mut plan.layer {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            *byte = state.to_le_bytes()[3];
+        }
+        plan
+    }
+
     /// Signs it.
     ///
     /// # Errors

@@ -226,6 +226,7 @@ impl Init {
             Call::Command(Command::Apply {
                 revision,
                 parameters,
+                now: _,
             }) => match self.apply(revision, parameters) {
                 Ok(()) => {
                     connection.answer_bytes(202, "application/json", br#"{"change":"slot"}"#);
@@ -276,6 +277,7 @@ impl Init {
                 floor: format!("{}.{}", state.floor.root, state.floor.counter).into(),
                 unsettled: 0,
                 watchdog_resets: 0,
+                locks: Vec::new(),
                 staging: None,
             }),
             goals_missing: Vec::new(),

@@ -64,7 +64,9 @@ impl Stage {
         match Report::decode(frame)? {
             Report::Credit { bytes } => Ok(Came::Credit(usize::try_from(bytes)?)),
             Report::Answer { status, body } => Ok(Came::Answer(status, body.to_vec())),
-            other => bail!("unasked: {other:?}"),
+            other @ (Report::SlotWritten { .. }
+            | Report::Collected { .. }
+            | Report::Snapshot { .. }) => bail!("unasked: {other:?}"),
         }
     }
 }

@@ -13,7 +13,7 @@ fn main() -> Result<()> {
         listen: "127.0.0.1:0".to_owned(),
         names: vec!["127.0.0.1".to_owned(), "10.0.2.2".to_owned()],
         mode: Mode::Development,
-        connections: 100,
+        connections: 1000,
     };
     kedge_hub::run(&settings, |address, token| {
         let mut out = std::io::stdout();

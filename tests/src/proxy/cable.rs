@@ -22,8 +22,6 @@ pub enum Break {
     Flip(usize),
     /// The segment in which this byte is comes twice.
     Twice(usize),
-    /// The segment in which this byte is does not come.
-    Lost(usize),
     /// Each segment takes so long.
     Slow(Duration),
     /// These bytes come instead of the hub's, over and over.
@@ -113,7 +111,7 @@ impl Shared {
                 }
                 return Ok(());
             }
-            _ => {}
+            Break::None | Break::Cut(_) | Break::Flip(_) | Break::Twice(_) | Break::Slow(_) => {}
         }
         let address = lock(&self.hub).context("no hub")?;
         let hub = TcpStream::connect(address)?;
@@ -155,13 +153,13 @@ fn carry(mut hub: &TcpStream, mut device: &TcpStream, how: &Break) -> Result<()>
                     *byte ^= 0x10;
                 }
             }
-            Break::Twice(place) if within(*place).is_some() => device.write_all(segment)?,
-            Break::Lost(place) if within(*place).is_some() => {
-                at += count;
-                continue;
+            Break::Twice(place) => {
+                if within(*place).is_some() {
+                    device.write_all(segment)?;
+                }
             }
             Break::Slow(pause) => std::thread::sleep(*pause),
-            _ => {}
+            Break::None | Break::Refused | Break::Endless(_) | Break::Drip(..) => {}
         }
         device.write_all(segment)?;
         at += count;

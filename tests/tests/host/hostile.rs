@@ -13,6 +13,7 @@
 //! | `inside` | a table of faults above TLS, each at the requests of each step |
 //! | `below` | a table of faults below TLS, and other certificates |
 //! | `poison` | answers of a hub that would last: time, certificates, numbers, pauses |
+//! | `drip` | a hub that sends a byte now and then, before another one |
 //! | `kills` | the agent and the hub killed at any moment |
 //! | `bad` | what is old, foreign, out of order or out of place |
 //!
@@ -22,15 +23,18 @@
 //! and blocks that lie, full disks by number (`init/src/helpers/stage/tests.rs`); PID 1 against the agent's words
 //! (`init/src/driver/agent.rs`); all of it on a booted device (`tests/vm`).
 
+mod bad;
 mod below;
 mod clean;
+mod drip;
 mod inside;
+mod kills;
 mod poison;
 
 use anyhow::{Context, Result, ensure};
 use kedge_tests::agent::Device;
-use kedge_tests::fleet::{Fleet, Release};
 use kedge_tests::proxy::Impostor;
+use kedge_tests::releases::{Fleet, Release};
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -45,10 +49,11 @@ const MOST_MEMORY: u64 = 8 << 20;
 
 /// A device behind an impostor.
 struct Bench {
-    folder: TempDir,
     proxy: Impostor,
     device: Device,
     start: Instant,
+    /// Goes away with it.
+    _folder: TempDir,
 }
 
 impl Bench {
@@ -59,10 +64,10 @@ impl Bench {
         let device = Device::new(HELPER, folder.path(), fleet, &[proxy.url()])?;
         device.provision(fleet.provision(1, 3600)?);
         Ok(Self {
-            folder,
             proxy,
             device,
             start: Instant::now(),
+            _folder: folder,
         })
     }
 
