@@ -207,6 +207,7 @@ fn content() -> Result<Content> {
         commit: Commit {
             window_s: 60,
             hub: HubGoal::Never,
+            hub_wait_s: None,
         },
     })
 }

@@ -344,6 +344,10 @@ impl Init {
                 self.configure_stage(&stage)?;
                 Body::Offer
             }
+            Upload::Root => {
+                self.configure_stage(&stage)?;
+                Body::Root
+            }
             Upload::Object { id, offset } => Body::Object { id, offset },
         };
         stage.send(&Request::Begin { body, length })?;

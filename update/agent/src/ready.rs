@@ -6,7 +6,7 @@
 //! Each step believes only what the one before has made sure of; none believes the device's own clock.
 
 use crate::agent::Agent;
-use crate::error::Error;
+use crate::error::{Error, Peer};
 use crate::frames::{Level, Report};
 use crate::hub::{Address, judge_authority};
 use crate::kept::{Certificate, random};
@@ -154,8 +154,11 @@ impl Agent<'_> {
         let mut unjudged = hub.connect(&tls::unjudged(&self.clock)?)?.unjudged();
         let fresh = match unjudged.time(self.device, root) {
             Err(unknown @ Error::Document { .. }) => {
-                // The hub may have a key that only the next root names.
-                return self.bring_root(&mut unjudged, root).and(Err(unknown));
+                // The hub may have a key that only the next root names. If it has none, it is not the hub.
+                return match self.bring_root(&mut unjudged, root) {
+                    Err(refused @ Error::Refused { by: Peer::Init, .. }) => Err(refused),
+                    Ok(_) | Err(_) => Err(unknown),
+                };
             }
             fresh => fresh?,
         };
