@@ -246,7 +246,7 @@ fn host_a_diff_tells_what_is_widened_and_what_travels() -> Result<()> {
     let kedge = project(folder.path())?;
     let (_, image) = build(&kedge, &platform)?;
     let old = folder.path().join("old.img");
-    std::fs::rename(&image, &old)?;
+    files::publish(&image, &old)?;
     let definition = kedge.folder().join("containers/web.toml");
     let text = files::read_text(&definition)?;
     let hosts = text.replacen("network = \"none\"", "network = \"host\"", 1);
