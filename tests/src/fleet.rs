@@ -42,8 +42,7 @@ impl Fleet {
             .with("XDG_CONFIG_HOME", &folder.path().join("config"));
         let token = hub.token();
         kedge.ask(&["login", hub.url(), "--token-file", &token, "--yes"])?;
-        let (_, port) = hub.url().rsplit_once(':').context("a hub has a port")?;
-        let for_devices = format!("https://10.0.2.2:{port}");
+        let for_devices = device_address(&hub)?;
         let path = kedge.folder().display().to_string();
         kedge.ask(&[
             "new",
@@ -104,6 +103,14 @@ impl Fleet {
         let path = self.folder.path().join(name);
         files::write(&path, text)?;
         Ok(path.display().to_string())
+    }
+
+    /// The hub's address for devices: QEMU's user network leads it to the machine's loopback.
+    ///
+    /// # Errors
+    /// It has no port.
+    pub fn device_address(&self) -> Result<String> {
+        device_address(&self.hub)
     }
 
     /// Starts the device, provisioned.
@@ -185,4 +192,9 @@ impl Fleet {
             (text(committed, "revision") == revision).then_some(())
         })
     }
+}
+
+fn device_address(hub: &Hub) -> Result<String> {
+    let (_, port) = hub.url().rsplit_once(':').context("a hub has a port")?;
+    Ok(format!("https://10.0.2.2:{port}"))
 }

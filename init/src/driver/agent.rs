@@ -10,7 +10,7 @@ use crate::boot;
 use crate::control::{AGENT_SOCKET, Role};
 use crate::driver::clients::Listener;
 use crate::error::Error;
-use crate::helpers::agent::USER;
+use crate::helpers::agent::{USER, has_hub};
 use crate::judge::{HubRule, Input};
 use crate::log::Stream;
 use kedge_agent::frames::{Configure, Level, Order, Report};
@@ -99,7 +99,7 @@ impl Driver {
             }
             Err(error) => self.say(Stream::Warning, &format!("provisioning: {error}")),
         }
-        if self.hubs().is_empty() {
+        if self.hubs().is_empty() && !has_hub() {
             return false;
         }
         let made = agent_listener().and_then(|listener| {

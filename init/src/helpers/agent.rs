@@ -10,6 +10,7 @@ use super::net::RESOLV_CONF;
 use super::{Error, hold};
 use kedge_sys::Errno;
 use kedge_sys::clone::Namespaces;
+use kedge_sys::ext4;
 use kedge_sys::mount::mount_bind;
 use kedge_sys::privilege::{
     CapabilitySet, bound_capabilities, set_group, set_groups, set_no_new_privs, set_user,
@@ -18,7 +19,7 @@ use kedge_sys::process::unshare;
 use kedge_sys::rustix::fs::{Gid, Mode, Uid, chmod, chown};
 use kedge_sys::rustix::process::{chdir, chroot};
 use kedge_sys::seccomp;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -28,6 +29,18 @@ pub const USER: u32 = 64_000;
 const ROOT: &str = "/run/kedge/agent";
 /// What it keeps: key, certificate, reports.
 const STATE: &str = "/data/device/agent";
+
+/// The project of those files, and the most that they take on disk: somebody else in the agent's place must not fill the
+/// data partition. An honest agent keeps at most 64 reports of 96 KiB, and a few small files.
+const PROJECT: u32 = USER;
+const MOST_BYTES: u64 = 12 << 20;
+const MOST_FILES: u64 = 160;
+
+/// Whether a hub has taken this device in: then there is one to ask, whoever names none. What the file says is the agent's.
+#[must_use]
+pub fn has_hub() -> bool {
+    Path::new(STATE).join("hub").exists()
+}
 
 /// Why there is no agent.
 #[cfg(feature = "agent")]
@@ -68,7 +81,12 @@ pub fn run(socket: std::os::fd::BorrowedFd<'_>) -> Result<(), Ended> {
 
 #[cfg(feature = "agent")]
 fn become_agent(socket: std::os::fd::BorrowedFd<'_>) -> Result<(), Ended> {
-    leave().map_err(Ended::Place)?;
+    if let Err(error) = leave().map_err(Ended::Place)? {
+        let level = kedge_agent::frames::Level::Warning;
+        let text = &format!("nothing bounds what is kept here: {error}");
+        let frame = kedge_agent::frames::Report::Say { level, text }.encode();
+        kedge_sys::sock::send(socket, &frame, &[]).ok();
+    }
     let paths = kedge_agent::Paths {
         state: "/state".into(),
         control: "/control.sock".into(),
@@ -76,17 +94,26 @@ fn become_agent(socket: std::os::fd::BorrowedFd<'_>) -> Result<(), Ended> {
     kedge_agent::run(socket, &paths).map_err(Ended::Agent)
 }
 
-/// From root on the whole device to a user without privileges in [`ROOT`].
+/// From root on the whole device to a user without privileges in [`ROOT`]. Within: that what it keeps could not be bounded,
+/// without which a device is still better off with an agent than with none.
 #[cfg_attr(
     not(feature = "agent"),
     allow(dead_code, reason = "a device without an agent has nobody to confine")
 )]
-fn leave() -> Result<(), Error> {
+fn leave() -> Result<Result<(), kedge_sys::Error>, Error> {
     let root = Path::new(ROOT);
     let kept = Path::new(STATE);
     make(kept, 0o700)?;
     chown(kept, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))
         .map_err(|errno| file("give away", kept, errno))?;
+    let directory = File::open(kept).map_err(|source| Error::File {
+        doing: "open",
+        path: kept.to_owned(),
+        source,
+    })?;
+    let bounded = ext4::set_project(&directory, PROJECT)
+        .and_then(|()| ext4::set_quota(&directory, PROJECT, MOST_BYTES, MOST_FILES));
+    drop(directory);
     // The mount is seen by this process alone.
     unshare(Namespaces::MOUNT).map_err(Error::Privilege)?;
     let state = root.join("state");
@@ -103,7 +130,8 @@ fn leave() -> Result<(), Error> {
     set_group(USER).map_err(Error::Privilege)?;
     set_user(USER).map_err(Error::Privilege)?;
     hold(CapabilitySet::empty())?;
-    seccomp::load(&filter::FILTER, seccomp::Options::default()).map_err(Error::Privilege)
+    seccomp::load(&filter::FILTER, seccomp::Options::default()).map_err(Error::Privilege)?;
+    Ok(bounded)
 }
 
 /// Name servers as the net helper writes them: the same file by another name, since it is written in place.

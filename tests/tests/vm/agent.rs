@@ -2,6 +2,7 @@
 
 use crate::built_fleet;
 use anyhow::{Context, Result, ensure};
+use kedge_image_build::files;
 use kedge_tests::fleet::{Fleet, PULLED};
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::hub::Hub;
@@ -86,7 +87,7 @@ fn vm_frames_travel_and_a_cut_costs_one_of_them() -> Result<()> {
                 state >> 32
             ));
         }
-        kedge_image_build::files::write(&folder.path().join("large"), text)?;
+        files::write(&folder.path().join("large"), text)?;
         let layer = fleet.project.layer_of(folder.path())?;
         fleet.project.lay("app", &layer)?;
         revision = fleet.publish(&[])?;
@@ -246,6 +247,55 @@ fn vm_a_secret_reaches_its_container_and_nobody_else() -> Result<()> {
         }
         Ok(())
     });
+    checks.finish(&mut guest)
+}
+
+/// Its revision names no hub, and nobody provisions it twice: the hub that took it in is asked. Of two hubs that it was
+/// provisioned with, the first was not there.
+#[test]
+fn vm_a_device_remembers_who_took_it_in() -> Result<()> {
+    let (fleet, _) = built_fleet()?;
+    let address = fleet.device_address()?;
+    let hubs = format!("hubs = [\"{address}\"]");
+    fleet.project.edit(&hubs, "hubs = []")?;
+    let disk = fleet.project.build()?;
+    let provision = files::read_text(&fleet.provision)?;
+    let two = format!("[\"https://10.0.2.2:1\",\"{address}\"]");
+    let one = format!("[\"{address}\"]");
+    ensure!(provision.contains(&one), "{provision}");
+    files::write(&fleet.provision, provision.replace(&one, &two))?;
+    let mut guest = fleet.start(&disk)?;
+    let mut checks = Checks::default();
+    checks.run("it enrols at the second hub", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        fleet.wait_for_enrolment(guest)
+    });
+    checks.run("it goes down in order", &mut guest, |guest| {
+        guest.post("/v1/poweroff")?;
+        guest.wait_for_end(BOOT).map(drop)
+    });
+    checks.finish(&mut guest)?;
+    let kept = disk.debugfs("stat /device/agent\n")?;
+    ensure!(kept.contains("Project: 64000"), "{kept}");
+    let limits = disk.debugfs("list_quota project\n")?;
+    let bound = limits.lines().find(|line| line.trim().starts_with("64000"));
+    let bound = bound.with_context(|| format!("nothing bounds the agent's files: {limits}"))?;
+    ensure!(
+        bound.contains("12582912") || bound.contains("12288"),
+        "{bound}"
+    );
+    let mut guest = Guest::with(fleet.machine(&disk)?)?;
+    let mut checks = Checks::default();
+    checks.run(
+        "it asks the same one without being told",
+        &mut guest,
+        |guest| {
+            guest.wait_for_control(BOOT)?;
+            fleet.project.app("started", &["sleep", "again"], "")?;
+            let revision = fleet.publish(&["--assign", "all"])?;
+            fleet.wait_for_commit(guest, &revision)
+        },
+    );
     checks.finish(&mut guest)
 }
 

@@ -362,11 +362,17 @@ impl<'a> Agent<'a> {
     }
 
     pub(crate) fn address(&self) -> Result<Option<Address>, Error> {
+        self.url().map(Address::parse).transpose()
+    }
+
+    /// Where the hub is that is asked: one of those that the device is configured with, or the one that took it in.
+    pub(crate) fn url(&self) -> Option<&str> {
         let hubs = self.configure.as_ref().map_or(&[][..], |c| &c.hubs);
-        let Some(index) = self.hub.checked_rem(hubs.len()) else {
-            return Ok(None);
-        };
-        hubs.get(index).map(|url| Address::parse(url)).transpose()
+        let kept = self.known.hub.as_ref();
+        let kept = kept.filter(|url| !hubs.contains(url));
+        let count = hubs.len().saturating_add(usize::from(kept.is_some()));
+        let index = self.hub.checked_rem(count)?;
+        hubs.get(index).or(kept).map(String::as_str)
     }
 
     /// A connection over mutual TLS, for everything but the question that is held.

@@ -5,6 +5,7 @@
 //! | `key` | the seed of the device's ed25519 key, 32 bytes and their checksum |
 //! | `certificate` | its certificate, and when to renew it |
 //! | `authority` | the hub's authority as it was signed |
+//! | `hub` | where the hub is that took the device in |
 //! | `memory` | time floor, failures that are not to be repeated, the number of the last report |
 //! | `report-N` | a report that no hub has acknowledged |
 //!

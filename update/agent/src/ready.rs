@@ -82,6 +82,8 @@ pub(crate) struct Known {
     /// Its authority, from this or an earlier run.
     authority: Option<Signed>,
     certificate: Option<Certificate>,
+    /// Where the hub is that took the device in: nobody need tell it again.
+    pub(crate) hub: Option<String>,
     /// Mutual TLS.
     pub(crate) tls: Option<Arc<ClientConfig>>,
 }
@@ -97,6 +99,7 @@ impl Known {
         Ok(Self {
             authority: agent.kept.get("authority", damaged)?,
             certificate: agent.kept.get("certificate", damaged)?.filter(ours),
+            hub: agent.kept.get("hub", damaged)?,
             ..Self::default()
         })
     }
@@ -128,7 +131,19 @@ impl Agent<'_> {
             self.known.tls = Some(tls::judged(&self.clock, &authority, own)?);
         }
         self.renew(hub, root)?;
+        self.keep_hub()?;
         Ok(None)
+    }
+
+    /// Keeps where the hub is, which has just been shown to be one: by the time that it signed, and a certificate.
+    fn keep_hub(&mut self) -> Result<(), Error> {
+        if self.known.hub.is_none()
+            && let Some(url) = self.url().map(str::to_owned)
+        {
+            self.kept.put("hub", &url)?;
+            self.known.hub = Some(url);
+        }
+        Ok(())
     }
 
     /// What a refusal of the hub's means for the certificate: one that has run out is renewed, one of a device that the
@@ -173,6 +188,8 @@ impl Agent<'_> {
             if !same {
                 self.kept.forget("certificate")?;
                 self.known.certificate = None;
+                self.kept.forget("hub")?;
+                self.known.hub = None;
             }
             self.known.authority = Some(signed);
         }
