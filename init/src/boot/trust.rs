@@ -4,7 +4,7 @@
 //! the initramfs; each next one is in `/data/roots/<version>.json` with `<version>.sig` beside it.
 //! The committed revision is judged by the root that it names, a new one by the newest.
 
-use crate::boot::files;
+use crate::boot::{files, provision};
 use crate::error::Error;
 use kedge_board_support::record::state::Target;
 use kedge_revision::parameters::Parameters;
@@ -181,7 +181,8 @@ pub(crate) fn revision(
     }
 }
 
-/// The values of a revision's parameters: the document that its target names, over the declared defaults.
+/// The values of a revision's parameters: the document that its target names, over what the device was
+/// provisioned with, over the declared defaults.
 ///
 /// # Errors
 /// [`Error::File`], [`Error::Document`]; [`Error::Parameters`] if the document is another counter's.
@@ -194,6 +195,13 @@ pub(crate) fn parameters(
     let mut values: Values = defaults
         .filter_map(|(name, parameter)| Some((name.clone(), parameter.default.clone()?)))
         .collect();
+    for (name, value) in provision::values(store.data()) {
+        let declared = content.parameters.get(&name);
+        // It was written before this revision was made: what does not fit is no fault of the revision's.
+        if declared.is_some_and(|parameter| parameter.accepts(&value, "provision").is_ok()) {
+            values.insert(name, value);
+        }
+    }
     if target.parameters == 0 {
         return Ok(values);
     }

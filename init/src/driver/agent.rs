@@ -4,27 +4,29 @@
 //! (which can hold a trial back, and make none good that is not), and what time it is (never before the running
 //! revision was made). What it brings goes the way of every upload, and is verified behind it.
 
-use super::helpers::AGENT;
+use super::helpers::{AGENT, DISK};
 use super::{Driver, now_ms};
 use crate::boot;
 use crate::control::{AGENT_SOCKET, Role};
 use crate::driver::clients::Listener;
 use crate::error::Error;
 use crate::helpers::agent::{USER, has_hub};
+use crate::helpers::disk;
 use crate::judge::{HubRule, Input};
 use crate::log::Stream;
 use kedge_agent::frames::{Configure, Level, Order, Report};
 use kedge_board_support::record::Hub;
 use kedge_revision::content::HubGoal;
 use kedge_revision::enrolment::Provision;
+use kedge_revision::parameters::Parameters;
 use kedge_revision::{Configuration, Content, Timestamp};
 use kedge_sys::rustix::fs::{Gid, Uid, chown};
 use std::path::Path;
 
 /// Index of the agent's listener among those of containers, which are below.
 pub(super) const LISTENER: u16 = u16::MAX;
-/// Where QEMU shows what its `-fw_cfg name=opt/kedge/provision,file=…` gave (Linux `qemu_fw_cfg`).
-const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/kedge/provision/raw";
+/// Most bytes of a provisioning's values that are kept: a frame to the disk helper has room for them.
+const MOST_KEPT: usize = 16 * 1024;
 /// The agent hears of changes at most so often, milliseconds: it asks for the whole status then.
 const HINT_MS: u64 = 250;
 
@@ -92,13 +94,11 @@ impl Agent {
 impl Driver {
     /// Makes the agent's socket and looks for a provisioning; whether there is a hub to ask.
     pub(super) fn prepare_agent(&mut self) -> bool {
-        match boot::read_if_there(Path::new(FW_CFG), Provision::CAP) {
-            Ok(found) => {
-                let text = found.and_then(|bytes| String::from_utf8(bytes).ok());
-                self.agent.provision = text;
-            }
+        match boot::provision() {
+            Ok(found) => self.agent.provision = found,
             Err(error) => self.say(Stream::Warning, &format!("provisioning: {error}")),
         }
+        self.keep_provision();
         if self.hubs().is_empty() && !has_hub() {
             return false;
         }
@@ -114,6 +114,26 @@ impl Driver {
             Err(error) => {
                 self.say(Stream::Error, &format!("agent: {error}"));
                 false
+            }
+        }
+    }
+
+    /// Lets the values of a provisioning be kept: it is given once.
+    fn keep_provision(&mut self) {
+        let Some(document) = &self.agent.provision else {
+            return;
+        };
+        let values = boot::provisioned_values(document);
+        if values.is_empty() {
+            return;
+        }
+        match Parameters::new(0, values).encode() {
+            Ok(document) if document.len() <= MOST_KEPT => {
+                self.send(DISK, disk::Request::Provision(&document).encode());
+            }
+            Ok(_) | Err(_) => {
+                let text = "provisioning: values of over 16 KiB hold for this boot alone";
+                self.say(Stream::Warning, text);
             }
         }
     }

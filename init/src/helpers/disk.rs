@@ -155,7 +155,26 @@ impl<'a> Disk<'a> {
                 self.report(&Report::Noted { failed })
             }
             Request::History { token } => self.tell_history(token),
+            Request::Provision(document) => {
+                if let Err(error) = self.provision(document) {
+                    use std::io::Write;
+                    // On the console; the device goes on with what is given in this boot.
+                    writeln!(std::io::stderr(), "kedge: provisioning: {error}").ok();
+                }
+                Ok(())
+            }
         }
+    }
+
+    /// Keeps values, unless they are kept already.
+    fn provision(&self, document: &[u8]) -> Result<(), kedge_store::Error> {
+        let directory = self.directory.with_file_name("device");
+        let path = directory.join("parameters.json");
+        if std::fs::read(&path).is_ok_and(|kept| kept == document) {
+            return Ok(());
+        }
+        kedge_store::durable::make_directory(&directory)?;
+        kedge_store::durable::write(&path, document)
     }
 
     fn tell_history(&self, token: u32) -> Result<(), Error> {

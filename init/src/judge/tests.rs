@@ -552,18 +552,6 @@ fn but_for_the_hub(rule: HubRule) -> (Court, Verdict) {
     (court, verdict)
 }
 
-#[test]
-fn a_revision_says_how_long_its_hub_is_waited_for() {
-    let until = |wait| {
-        let (rig, _) = Rig::begin(&content(&[], Vec::new()));
-        let judge = Judge::trial(WINDOW, 1000, &rig.machine, HubRule::Decides);
-        judge.waiting_for_hub(wait, 1000).trial.unwrap().hub_until
-    };
-    assert_eq!(until(7200), 1000 + 7_200_000);
-    // Never less than the window takes.
-    assert_eq!(until(1), 1000 + u64::from(WINDOW) * 1500);
-}
-
 const WAITS_FOR_THE_HUB: Verdict = Verdict::Pending(Some(1000 + HUB_LIMIT));
 
 #[test]
@@ -574,6 +562,13 @@ fn a_hub_that_had_answered_is_waited_for() {
         assert_eq!(verdict, WAITS_FOR_THE_HUB);
         assert_eq!(court.at(500_000), WAITS_FOR_THE_HUB);
         assert_eq!(court.input(Input::Hub), Verdict::Good);
+    }
+    // For as long as the revision says, but never less than its window takes.
+    let (rig, _) = Rig::begin(&content(&[], Vec::new()));
+    for (wait, until) in [(7200, 7_200_000), (1, u64::from(WINDOW) * 1500)] {
+        let judge = Judge::trial(WINDOW, 0, &rig.machine, HubRule::Decides);
+        let judge = judge.waiting_for_hub(wait, 0);
+        assert_eq!(judge.trial.unwrap().hub_until, until);
     }
 }
 

@@ -263,13 +263,20 @@ fn vm_a_device_remembers_who_took_it_in() -> Result<()> {
     let two = format!("[\"https://10.0.2.2:1\",\"{address}\"]");
     let one = format!("[\"{address}\"]");
     ensure!(provision.contains(&one), "{provision}");
-    files::write(&fleet.provision, provision.replace(&one, &two))?;
+    let mut provision: Value = serde_json::from_str(&provision.replace(&one, &two))?;
+    provision["parameters"] = serde_json::json!({"site": "hall-7", "colour": "of no revision"});
+    files::write(&fleet.provision, provision.to_string())?;
     let mut guest = fleet.start(&disk)?;
     let mut checks = Checks::default();
-    checks.run("it enrols at the second hub", &mut guest, |guest| {
-        guest.wait_for_control(BOOT)?;
-        fleet.wait_for_enrolment(guest)
-    });
+    checks.run(
+        "it enrols at the second hub, with its own values",
+        &mut guest,
+        |guest| {
+            guest.wait_for_control(BOOT)?;
+            guest.wait_for_log("site", "env-SITE hall-7", BOOT)?;
+            fleet.wait_for_enrolment(guest)
+        },
+    );
     checks.run("it goes down in order", &mut guest, |guest| {
         guest.post("/v1/poweroff")?;
         guest.wait_for_end(BOOT).map(drop)
@@ -287,10 +294,11 @@ fn vm_a_device_remembers_who_took_it_in() -> Result<()> {
     let mut guest = Guest::with(fleet.machine(&disk)?)?;
     let mut checks = Checks::default();
     checks.run(
-        "it asks the same one without being told",
+        "it asks the same one, and keeps its values",
         &mut guest,
         |guest| {
             guest.wait_for_control(BOOT)?;
+            guest.wait_for_log("site", "env-SITE hall-7", BOOT)?;
             fleet.project.app("started", &["sleep", "again"], "")?;
             let revision = fleet.publish(&["--assign", "all"])?;
             fleet.wait_for_commit(guest, &revision)

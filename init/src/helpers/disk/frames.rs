@@ -53,6 +53,8 @@ pub enum Request<'a> {
     },
     /// Keeps an event for ever, or as long as there is room; answered with [`Report::Noted`].
     Note(&'a [u8]),
+    /// Keeps the values that the device was provisioned with, `kedge.parameters/1`; nothing is answered.
+    Provision(&'a [u8]),
     /// Asks for what was kept; answered with one or more [`Report::History`].
     History {
         /// Comes back.
@@ -74,6 +76,7 @@ impl<'a> Request<'a> {
             Self::Sync { token } => frame(5, &[&token.to_le_bytes()]),
             Self::Note(event) => frame(6, &[event]),
             Self::History { token } => frame(7, &[&token.to_le_bytes()]),
+            Self::Provision(document) => frame(8, &[document]),
         }
     }
 
@@ -104,6 +107,7 @@ impl<'a> Request<'a> {
             5 => Self::Sync { token: token()? },
             6 => Self::Note(rest),
             7 => Self::History { token: token()? },
+            8 => Self::Provision(rest),
             _ => return Err(FrameError),
         })
     }
@@ -264,6 +268,7 @@ mod tests {
             Request::Sync { token: 2 },
             Request::Note(b"{}"),
             Request::History { token: 3 },
+            Request::Provision(b"{}"),
         ] {
             assert_eq!(Request::decode(&request.encode()), Ok(request));
         }
