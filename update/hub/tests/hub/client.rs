@@ -63,7 +63,11 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    fn key(&self) -> PrivateKeyDer<'static> {
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![CertificateDer::from(self.certificate.clone())]
+    }
+
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
         // RFC 8410, section 7: version 0, id-Ed25519, the seed in two octet strings.
         let mut der = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
         der.extend_from_slice(&self.seed);
@@ -90,12 +94,9 @@ pub(crate) fn tls(
             .with_custom_certificate_verifier(Arc::new(Unjudged)),
     };
     Arc::new(match credentials {
-        Some(credentials) => {
-            let chain = vec![CertificateDer::from(credentials.certificate.clone())];
-            builder
-                .with_client_auth_cert(chain, credentials.key())
-                .unwrap()
-        }
+        Some(credentials) => builder
+            .with_client_auth_cert(credentials.chain(), credentials.key())
+            .unwrap(),
         None => builder.with_no_client_auth(),
     })
 }

@@ -10,9 +10,11 @@
 
 mod admission;
 mod client;
+mod crowd;
 mod first_path;
 mod operators;
 mod polls;
 mod publishing;
 mod survival;
+mod swarm;
 mod world;

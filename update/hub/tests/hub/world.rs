@@ -44,14 +44,14 @@ impl Server {
     }
 
     pub(crate) fn start_with(data: &Path, arguments: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", data, arguments)
+    }
+
+    /// Where it was before, for those who come back.
+    pub(crate) fn start_at(listen: &str, data: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(HUB)
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--name",
-                "hub.test,127.0.0.1",
-            ])
+            .args(["serve", "--name", "hub.test,127.0.0.1,127.77.0.1,127.77.0.2"])
+            .args(["--listen", listen])
             .arg("--data")
             .arg(data)
             .args(arguments)
@@ -326,8 +326,13 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::at("127.0.0.1:0")
+    }
+
+    /// A hub that listens here. What may be started again in its place has an address that no other test takes.
+    pub(crate) fn at(listen: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let server = Server::start(directory.path());
+        let server = Server::start_at(listen, directory.path(), &["--mode", "development"]);
         let token = server
             .token
             .clone()
@@ -349,6 +354,16 @@ impl World {
     pub(crate) fn restarted(mut self, end: impl FnOnce(Server)) -> Self {
         end(self.server);
         self.server = Server::start(self.directory.path());
+        self.operator = self.server.operator(&self.token);
+        self
+    }
+
+    /// The same, where it was before: for those who come back to it.
+    pub(crate) fn restarted_in_place(mut self, end: impl FnOnce(Server)) -> Self {
+        let listen = self.server.address.to_string();
+        end(self.server);
+        let data = self.directory.path();
+        self.server = Server::start_at(&listen, data, &["--mode", "development"]);
         self.operator = self.server.operator(&self.token);
         self
     }
