@@ -22,6 +22,7 @@ mod login;
 mod new;
 mod publish;
 mod push;
+mod revisions;
 mod run;
 mod sign;
 mod verify;
@@ -88,6 +89,8 @@ enum Verb {
     Tag(devices::Tag),
     Parameters(devices::Parameters),
     JoinToken(join_token::JoinTokenVerb),
+    Revisions(revisions::Revisions),
+    Collect(revisions::CollectVerb),
     Events(events::Events),
     Completions(completions::Completions),
 }
@@ -198,6 +201,8 @@ fn dispatch(verb: Verb, scene: &Scene) -> Result<()> {
         Verb::Tag(verb) => verb.run(scene),
         Verb::Parameters(verb) => verb.run(scene),
         Verb::JoinToken(verb) => verb.run(scene),
+        Verb::Revisions(verb) => verb.run(scene),
+        Verb::Collect(verb) => verb.run(scene),
         Verb::Events(verb) => verb.run(scene),
         Verb::Completions(verb) => verb.run(scene),
     }

@@ -18,7 +18,11 @@ use serde_json::{Value, json};
   kedge device show hall-3
   kedge device why hall-3
   kedge device logs hall-3 -f
-  kedge device reboot 4f2c0a11")]
+  kedge device reboot 4f2c0a11
+  kedge device remove 4f2c0a11
+
+A device that was stolen is revoked, and one that was scrapped is removed. The hub remembers whom it has revoked; one that
+it has removed may enrol anew, by a join token or a claim, and is another device then.")]
 pub(super) struct DeviceVerb {
     #[command(flatten)]
     hub: HubArgument,
@@ -48,6 +52,8 @@ enum Action {
     Apply(One),
     /// End its certificate: the hub does not talk to it any more. It cannot be undone; the device would have to enrol anew.
     Revoke(One),
+    /// Remove it with its data, logs and values from the hub, which does not know its certificate then. Its events stay.
+    Remove(One),
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +95,12 @@ impl DeviceVerb {
                 client.command("POST", &format!("{}/revoke", path(&one.device)))?;
                 let text = format!("The hub does not talk to {} any more.", clean(&one.device));
                 scene.output.result(text, &json!({ "revoked": one.device }));
+                Ok(())
+            }
+            Action::Remove(one) => {
+                client.command("DELETE", &path(&one.device))?;
+                let text = format!("The hub knows no device {} any more.", clean(&one.device));
+                scene.output.result(text, &json!({ "removed": one.device }));
                 Ok(())
             }
         }

@@ -30,6 +30,7 @@
 //! |---|---|
 //! | `GET /v1/hub` (no token) | [`operator::Hub`] |
 //! | `GET /v1/devices`, `GET /v1/devices/ID` | [`operator::Page`] of [`operator::Device`]; one |
+//! | `DELETE /v1/devices/ID` | 204: its data is gone, its certificate is nobody's; its events stay |
 //! | `GET /v1/devices/ID/why` | [`operator::Why`] |
 //! | `POST /v1/devices/ID/actions` [`operator::ActionRequest`] | 202 |
 //! | `PUT /v1/devices/ID/tags` (map) | 204 |
@@ -44,6 +45,7 @@
 //! | `POST /v1/revisions` (the head of a bundle) | [`operator::Offer`]: what is missing |
 //! | `POST /v1/revisions/HEX/objects/HEX?offset=N` (tree, then bytes from N) | [`operator::Done`] |
 //! | `GET /v1/revisions` | [`operator::Page`] of [`operator::Revision`] |
+//! | `POST /v1/collect` [`operator::Collect`] | [`operator::Collected`]: revisions that no device needs |
 //! | `GET /v1/events?since=N&follow=1` | server-sent events of [`operator::Event`] |
 //! | `POST /v1/backup` | a `tar` of the database |
 //! | `GET /healthz`, `/metrics`, `/openapi.json` | |

@@ -369,6 +369,37 @@ pub struct Revision {
     pub compressed: u64,
 }
 
+/// What may go that no device needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Collect {
+    /// Of each product and board, so many of the newest revisions stay even if no device needs them, 1 to 1000.
+    #[serde(default = "usual_keep")]
+    #[cfg_attr(feature = "schema", schema(minimum = 1, maximum = 1000, default = 3))]
+    pub keep: u32,
+    /// Only tell what would go.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+const fn usual_keep() -> u32 {
+    3
+}
+
+/// What went, or would go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Collected {
+    /// Revisions that no device runs, is assigned or could fall back to.
+    pub revisions: Vec<Revision>,
+    /// How many objects, whole or in part, no other revision names.
+    pub objects: u64,
+    /// Bytes of their files on the hub's disk.
+    pub bytes: u64,
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

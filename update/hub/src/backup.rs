@@ -11,7 +11,7 @@ use kedge_revision::ObjectId;
 use kedge_store::{Store, durable, staging};
 use rusqlite::{Connection, OpenFlags};
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -71,7 +71,11 @@ fn write(data: &Path, path: &Path, contents: Contents) -> Result<(), Error> {
     if contents == Contents::Everything {
         let store = Store::at(data);
         for id in store.objects()? {
-            add(&store.object_path(id), &object_name(id))?;
+            match add(&store.object_path(id), &object_name(id)) {
+                // It was removed meanwhile: nobody needs it.
+                Err(Error::File { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                added => added?,
+            }
         }
     }
     let buffer = tar.into_inner().map_err(Error::file("write", path))?;

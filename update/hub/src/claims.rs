@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::random;
 use kedge_api::operator::Waiting;
 use kedge_revision::enrolment::Enrolment;
+use kedge_revision::fresh::Nonce;
 use kedge_revision::{KeyId, Name, PublicKey, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,8 @@ pub(crate) struct Candidate {
     pub(crate) key: PublicKey,
     pub(crate) product: Name,
     pub(crate) board: Name,
+    /// Of its last request.
+    pub(crate) nonce: Nonce,
     code: String,
     since: u64,
     asked: u64,
@@ -51,6 +54,7 @@ impl Claims {
             candidate.asked = now;
             candidate.product = request.product.clone();
             candidate.board = request.board.clone();
+            candidate.nonce = request.nonce;
             return Ok(Some(candidate.code.clone()));
         }
         if waiting.len() >= WAITING {
@@ -66,6 +70,7 @@ impl Claims {
             key: request.key,
             product: request.product.clone(),
             board: request.board.clone(),
+            nonce: request.nonce,
             code: code.clone(),
             since: now,
             asked: now,
@@ -132,7 +137,6 @@ fn three_words() -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kedge_revision::fresh::Nonce;
 
     fn request(number: u32) -> Enrolment {
         let mut key = [0; 32];

@@ -11,7 +11,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Each brings the schema from its index to the next version. One that was released is never changed.
-const MIGRATIONS: [&str; 1] = [include_str!("database/1.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("database/1.sql"),
+    include_str!("database/2.sql"),
+];
 
 /// The file in the data directory.
 pub(crate) fn path(data: &Path) -> PathBuf {

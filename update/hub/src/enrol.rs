@@ -1,9 +1,19 @@
 //! How a device comes in: by a join token, by its claim code, or because it is known already.
+//!
+//! A request that was recorded could be sent again, by whoever saw it: the hub, or who broke its TLS. What that may do:
+//!
+//! - A request that changes nothing is answered again. A known device gets a certificate, which serves its key alone; one
+//!   that waits goes on waiting, and the words are shown by the device itself. So a device may repeat itself at no cost,
+//!   and nothing is written.
+//! - A request that takes a device in, or makes it another product or board, is taken once: its nonce is kept with the
+//!   change ([`once`]), and a repeat of it changes nothing back. It is refused where it would: a device that an operator has
+//!   removed does not come again by an old request, and one that has become another board stays that.
 
 use crate::claims::ASK_AGAIN_S;
 use crate::error::{Error, Refusal};
 use crate::fleet::{Change, Row};
 use crate::hub::Hub;
+use crate::rows::signed;
 use crate::writer::Step;
 use crate::{clock, events, rows, tokens};
 use axum::http::StatusCode;
@@ -11,13 +21,17 @@ use kedge_api::Signed;
 use kedge_api::device::Enrolled;
 use kedge_api::operator::Claim;
 use kedge_revision::enrolment::Enrolment;
+use kedge_revision::fresh::Nonce;
 use kedge_revision::id::hex;
 use kedge_revision::{KeyId, Name, PublicKey};
 use std::collections::BTreeMap;
 
+/// Nonces that are kept of each device.
+const NONCES: u32 = 32;
+
 /// A device asks to be taken in.
-pub(crate) async fn enrol(hub: &Hub, signed: Signed) -> Result<Enrolled, Refusal> {
-    let request = judged(&signed)?;
+pub(crate) async fn enrol(hub: &Hub, request: Signed) -> Result<Enrolled, Refusal> {
+    let request = judged(&request)?;
     served(hub, &request.product)?;
     let id = request.key.id();
     if let Some(device) = hub.fleet.device(id) {
@@ -26,8 +40,9 @@ pub(crate) async fn enrol(hub: &Hub, signed: Signed) -> Result<Enrolled, Refusal
             return Err(revoked());
         }
         if row.product != request.product || row.board != request.board {
-            let (product, board) = (request.product, request.board);
-            hub.change_device(id, move |_, row| {
+            let (product, board, nonce) = (request.product, request.board, request.nonce);
+            hub.change_device(id, move |step, row| {
+                once(step, id, nonce)?;
                 row.product = product;
                 row.board = board;
                 Ok(())
@@ -47,18 +62,45 @@ pub(crate) async fn enrol(hub: &Hub, signed: Signed) -> Result<Enrolled, Refusal
         };
     };
     let (key, product, board) = (request.key, request.product, request.board);
+    let nonce = request.nonce;
     hub.writer
         .run(move |step| {
             // A request that was sent twice must not spend two uses.
             if rows::device(step.database, id)?.is_some() {
                 return Ok(());
             }
+            once(step, id, nonce)?;
             let tags = tokens::spend(step, &token, &product)?;
             take_in(step, Row::new(key, product, board, clock::now()), tags)
         })
         .await?;
     hub.claims.remove(id);
     accepted(hub, &request.key)
+}
+
+/// Keeps the nonce of a request that changes something; refuses one that has done so before.
+fn once(step: &Step<'_>, device: KeyId, nonce: Nonce) -> Result<(), Refusal> {
+    let (device, nonce) = (device.digest(), nonce.to_string());
+    let is_new = step
+        .database
+        .prepare_cached(
+            "INSERT INTO enrolments (device, nonce, time) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+        )?
+        .execute((device, &nonce, signed(clock::unix())))?;
+    if is_new == 0 {
+        return Err(Refusal::conflict(
+            "enrolment-repeated",
+            "this very request was taken before; a device signs a new one each time",
+        ));
+    }
+    // One that changes all the time does so at its own cost.
+    step.database
+        .prepare_cached(
+            "DELETE FROM enrolments WHERE device = ?1 AND nonce != ?2 AND nonce NOT IN \
+             (SELECT nonce FROM enrolments WHERE device = ?1 ORDER BY time DESC LIMIT ?3)",
+        )?
+        .execute((device, &nonce, NONCES))?;
+    Ok(())
 }
 
 fn judged(signed: &Signed) -> Result<Enrolment, Refusal> {
@@ -125,6 +167,7 @@ pub(crate) async fn claim(hub: &Hub, claim: Claim) -> Result<KeyId, Refusal> {
             if rows::device(step.database, id)?.is_some() {
                 return Err(unknown());
             }
+            once(step, id, candidate.nonce)?;
             let row = Row::new(
                 candidate.key,
                 candidate.product,

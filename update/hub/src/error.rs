@@ -60,6 +60,11 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The first operator's token could not be kept.
+    FirstToken {
+        /// Why, as a request would be told.
+        why: String,
+    },
     /// The hub is stopping.
     Stopping,
 }
@@ -97,6 +102,7 @@ impl Error {
             | Self::Random(_)
             | Self::Hash(_)
             | Self::Listen { .. }
+            | Self::FirstToken { .. }
             | Self::Stopping => false,
         }
     }
@@ -131,6 +137,7 @@ impl fmt::Display for Error {
             Self::Random(_) => f.write_str("the kernel gives no random bytes"),
             Self::Hash(_) => f.write_str("cannot hash a token"),
             Self::Listen { address, .. } => write!(f, "cannot listen on {address}"),
+            Self::FirstToken { why } => write!(f, "cannot keep the first operator's token: {why}"),
             Self::Stopping => f.write_str("the hub is stopping"),
         }
     }
@@ -152,6 +159,7 @@ impl std::error::Error for Error {
             | Self::Spoilt { .. }
             | Self::InUse { .. }
             | Self::NewerDatabase { .. }
+            | Self::FirstToken { .. }
             | Self::Stopping => None,
         }
     }

@@ -23,12 +23,16 @@ const EVENTS: usize = 1024;
 pub(crate) enum Change {
     /// A device is there, or has changed.
     Device(Box<Row>),
+    /// A device was removed.
+    Removed(KeyId),
     /// A product has a further root.
     Root(Name, Known),
     /// A revision was published.
     Revision(Arc<Revision>),
     /// All objects of a revision are there.
     Complete(ObjectId),
+    /// A revision was removed.
+    Collected(ObjectId),
     /// Something happened.
     Event(Event),
 }
@@ -59,6 +63,14 @@ impl Fleet {
         for change in changes {
             match change {
                 Change::Device(row) => self.put(*row),
+                Change::Removed(id) => {
+                    let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
+                    let removed = devices.remove(&id);
+                    drop(devices);
+                    if let Some(device) = removed {
+                        device.leave();
+                    }
+                }
                 Change::Root(product, known) => {
                     let mut products = self
                         .products
@@ -84,6 +96,13 @@ impl Fleet {
                     if let Some(revision) = self.revision(id) {
                         revision.set_complete();
                     }
+                }
+                Change::Collected(id) => {
+                    let mut revisions = self
+                        .revisions
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner);
+                    revisions.remove(&id);
                 }
                 // Nobody may be listening.
                 Change::Event(event) => drop(self.events.send(Arc::new(event))),

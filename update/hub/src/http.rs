@@ -14,6 +14,7 @@ mod lists;
 mod logs;
 mod people;
 mod publishing;
+mod removal;
 mod service;
 
 pub(crate) use access::Peer;
@@ -62,7 +63,10 @@ fn operator_routes(hub: &Arc<Hub>) -> Router<Arc<Hub>> {
     let once = from_fn_with_state(Arc::clone(hub), idempotency::once);
     Router::new()
         .route("/v1/devices", get(devices::list))
-        .route("/v1/devices/{device}", get(devices::one))
+        .route(
+            "/v1/devices/{device}",
+            get(devices::one).delete(removal::device),
+        )
         .route("/v1/devices/{device}/logs", get(logs::show))
         .route("/v1/devices/{device}/why", get(devices::why))
         .route("/v1/devices/{device}/actions", post(devices::action))
@@ -79,6 +83,7 @@ fn operator_routes(hub: &Arc<Hub>) -> Router<Arc<Hub>> {
         .route("/v1/tokens", get(people::tokens).post(people::new_token))
         .route("/v1/tokens/{token}", delete(people::end_token))
         .route("/v1/products", post(publishing::product))
+        .route("/v1/collect", post(removal::collect))
         // What stands below is answered once by itself, or is no change.
         .route_layer(once)
         .route(

@@ -34,6 +34,8 @@ pub(crate) struct Hub {
     pub(crate) readers: Arc<Readers>,
     pub(crate) data: PathBuf,
     pub(crate) objects: Objects,
+    /// Held while a revision is offered; taken whole while files of objects go.
+    pub(crate) offers: tokio::sync::RwLock<()>,
     pub(crate) logs: Logs,
     pub(crate) answers: Answers,
     pub(crate) tokens: Tokens,
@@ -55,8 +57,6 @@ pub(crate) async fn stopped(stopping: &mut watch::Receiver<bool>) {
 pub(crate) struct Opened {
     pub(crate) hub: Arc<Hub>,
     pub(crate) writer: JoinHandle<()>,
-    /// The first operator's token, at the first start.
-    pub(crate) first_token: Option<String>,
     /// Held for as long as the hub runs.
     pub(crate) lock: File,
 }
@@ -91,7 +91,8 @@ impl Hub {
         let fleet = Arc::new(Fleet::default());
         publish::load(&database, &fleet, &objects)?;
         rows::each_device(&database, |row, seen| fleet.load(row, seen))?;
-        let first_token = first_token(&database)?;
+        let logs = Logs::new(data);
+        logs.sweep(|id| fleet.device(id).is_some())?;
         let (writer, thread) = Writer::start(database, Arc::clone(&fleet))?;
         let hub = Self {
             mode,
@@ -101,7 +102,8 @@ impl Hub {
             readers: Arc::new(Readers::new(data)),
             data: data.to_path_buf(),
             objects,
-            logs: Logs::new(data),
+            offers: tokio::sync::RwLock::default(),
+            logs,
             answers: Answers::default(),
             tokens: Tokens::default(),
             claims: Claims::default(),
@@ -112,8 +114,30 @@ impl Hub {
         Ok(Opened {
             hub: Arc::new(hub),
             writer: thread,
-            first_token,
             lock,
+        })
+    }
+
+    /// The token of the first operator, if there is none of anybody.
+    pub(crate) async fn first_token(&self) -> Result<Option<String>, Error> {
+        let made = self.writer.run(|step| {
+            let count: u32 = step
+                .database
+                .query_row("SELECT count(*) FROM tokens", [], |row| row.get(0))?;
+            if count > 0 {
+                return Ok(None);
+            }
+            let made = tokens::make()?;
+            let new = NewToken {
+                name: "first".to_owned(),
+                lasts_s: None,
+            };
+            tokens::insert(step.database, &made, &new)?;
+            events::add(step, None, "token", "the first operator's token was made")?;
+            Ok(Some(made.token))
+        });
+        made.await.map_err(|refusal| Error::FirstToken {
+            why: refusal.detail.into_owned(),
         })
     }
 
@@ -173,28 +197,6 @@ impl Hub {
             self.identity.public()
         )
     }
-}
-
-/// The token of the first operator, if there never was one.
-fn first_token(database: &rusqlite::Connection) -> Result<Option<String>, Error> {
-    let count: u32 = database.query_row("SELECT count(*) FROM tokens", [], |row| row.get(0))?;
-    if count > 0 {
-        return Ok(None);
-    }
-    let made = tokens::make()?;
-    let new = NewToken {
-        name: "first".to_owned(),
-        lasts_s: None,
-    };
-    tokens::insert(database, &made, &new)?;
-    events::insert_at(
-        database,
-        clock::now(),
-        None,
-        "token",
-        "the first operator's token was made",
-    )?;
-    Ok(Some(made.token))
 }
 
 /// Makes a new operator's token on the machine itself, while the hub runs or not: for whoever has lost theirs.

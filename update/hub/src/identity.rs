@@ -11,6 +11,7 @@
 use crate::error::Error;
 use crate::{clock, random};
 use ed25519_dalek::SigningKey;
+use kedge_revision::id::hex;
 use kedge_revision::signing::Kind;
 use kedge_revision::{PublicKey, SignatureSet, Timestamp};
 use kedge_store::durable;
@@ -19,6 +20,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData,
     SerialNumber, SignatureAlgorithm, date_time_ymd,
 };
+use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::time::Duration;
 
@@ -97,6 +99,11 @@ impl Identity {
     /// The authority's certificate, DER.
     pub(crate) fn authority(&self) -> &[u8] {
         &self.authority
+    }
+
+    /// What people compare it by: the certificate's SHA-256.
+    pub(crate) fn fingerprint(&self) -> String {
+        hex(&Sha256::digest(&self.authority))
     }
 
     /// Signs a document with the online key.

@@ -14,6 +14,7 @@
 //! | `identity`, `tls`, `certificate` | keys, the certificate authority, clients' certificates |
 //! | `enrol`, `claims`, `tokens` | who may come in |
 //! | `publish`, `objects` | products, revisions, uploads |
+//! | `collect` | what nobody needs any more |
 //! | `logs`, `events`, `backup` | what devices wrote, what happened, all of it in one file |
 //! | `assign`, `state`, `query`, `why`, `reports` | what is desired and told: pure, but for writing reports down |
 //!
@@ -25,6 +26,7 @@ mod backup;
 mod certificate;
 mod claims;
 mod clock;
+mod collect;
 mod database;
 mod enrol;
 mod error;
@@ -53,4 +55,4 @@ mod writer;
 pub use backup::{Contents, backup, restore};
 pub use error::Error;
 pub use hub::new_token;
-pub use serve::{Settings, run};
+pub use serve::{Ready, Settings, run};

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::broadcast;
 
 /// Longest request, bytes, and what may come out of it.
@@ -61,15 +61,40 @@ impl Logs {
         self.directory.join(device.to_string())
     }
 
+    fn lock(&self, device: KeyId) -> Option<MutexGuard<'_, ()>> {
+        let [first, ..] = *device.digest();
+        let lock = self.locks.get(usize::from(first) % LOCKS);
+        lock.map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Removes all logs of a device.
+    pub(crate) fn remove(&self, device: KeyId) -> Result<(), Error> {
+        let _one_at_a_time = self.lock(device);
+        Ok(durable::remove_tree(&self.directory_of(device))?)
+    }
+
+    /// Removes what a crash left of devices that were removed.
+    pub(crate) fn sweep(&self, is_known: impl Fn(KeyId) -> bool) -> Result<(), Error> {
+        if !self.directory.is_dir() {
+            return Ok(());
+        }
+        for name in kedge_store::names(&self.directory)? {
+            if let Ok(device) = name.parse::<KeyId>()
+                && !is_known(device)
+            {
+                self.remove(device)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps what a device has sent: zstd of JSON lines.
     pub(crate) fn append(&self, device: KeyId, compressed: &[u8]) -> Result<(), Refusal> {
         let lines = judged(compressed)?;
         if lines.is_empty() {
             return Ok(());
         }
-        let [first, ..] = *device.digest();
-        let lock = self.locks.get(usize::from(first) % LOCKS);
-        let _one_at_a_time = lock.map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
+        let _one_at_a_time = self.lock(device);
         let directory = self.directory_of(device);
         durable::make_directory(&directory)?;
         let files = files(&directory)?;

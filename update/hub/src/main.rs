@@ -13,7 +13,8 @@ use std::path::PathBuf;
     version,
     after_help = "First steps:\n  \
     kedge-hub serve --data /var/lib/kedge-hub --name hub.example\n  \
-    Keep the token that the first start prints: operators need it.\n  \
+    Keep the token that the first start prints, once: operators need it.\n  \
+    kedge login https://hub.example:8443, which shows the authority that each start prints.\n  \
     Add the key that it prints to the hub role of the product's root, and register that root."
 )]
 struct Command {
@@ -173,11 +174,13 @@ fn serve(arguments: Serve) -> Result<()> {
         mode: arguments.mode.into(),
         connections: arguments.connections,
     };
-    kedge_hub::run(&settings, |address, token| {
-        let mut lines = format!("listening on {address}\n");
-        if let Some(token) = token {
+    kedge_hub::run(&settings, |ready| {
+        let mut lines = format!("listening on {}\n", ready.address);
+        if let Some(token) = ready.first_token {
             lines.push_str(&format!("first token: {token}\n"));
         }
+        let fingerprint = ready.fingerprint;
+        lines.push_str(&format!("authority (SHA-256): {fingerprint}\n"));
         // Whoever started it without an output does not want to read it.
         drop(say(&lines));
     })?;

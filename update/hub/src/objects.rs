@@ -10,6 +10,8 @@
 //! An upload is staged, judged block by block and sealed as on a device (`kedge_store`). Tree and frames can be made
 //! anew from the object, and are when they are missing.
 
+mod files;
+
 use crate::error::{Error, Refusal};
 use axum::http::StatusCode;
 use kedge_api::operator::{Done, Missing};

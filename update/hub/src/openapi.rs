@@ -71,6 +71,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("get", "/v1/objects/{object}/index", D, "Where each frame begins, u64 little-endian", None, (200, None)),
     row("get", "/v1/devices", O, "Devices; ?query=&cursor=&limit=", None, (200, Some("Page_Device"))),
     row("get", "/v1/devices/{device}", O, "One device", None, (200, Some("Device"))),
+    row("delete", "/v1/devices/{device}", O, "Remove it with its data; its events stay", None, (204, None)),
     row("get", "/v1/devices/{device}/why", O, "Why it does not run what it should", None, (200, Some("Why"))),
     row("post", "/v1/devices/{device}/actions", O, "Have it do something", Some("ActionRequest"), (202, None)),
     row("put", "/v1/devices/{device}/tags", O, "Its tags, a map of texts", None, (204, None)),
@@ -90,6 +91,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("get", "/v1/revisions", O, "Revisions; ?product=&cursor=&limit=", None, (200, Some("Page_Revision"))),
     row("post", "/v1/revisions", O, "Offer a revision: the head of a bundle", None, (200, Some("Offer"))),
     row("post", "/v1/revisions/{revision}/objects/{object}", O, "Upload an object: its tree, then its bytes from ?offset=N on", None, (200, Some("Done"))),
+    row("post", "/v1/collect", O, "Remove revisions that no device needs, and their objects", Some("Collect"), (200, Some("Collected"))),
     row("get", "/v1/events", O, "Events as server-sent events; ?since=N&follow=1", None, (200, Some("Event"))),
     row("post", "/v1/backup", O, "A tar of the database, without the hub's keys", None, (200, None)),
 ];
@@ -196,6 +198,8 @@ fn schemas() -> Value {
     add::<operator::Offer>(&mut all, "Offer");
     add::<operator::Done>(&mut all, "Done");
     add::<operator::Revision>(&mut all, "Revision");
+    add::<operator::Collect>(&mut all, "Collect");
+    add::<operator::Collected>(&mut all, "Collected");
     add::<operator::Event>(&mut all, "Event");
     add::<operator::Waiting>(&mut all, "Waiting");
     add::<operator::Page<operator::Device>>(&mut all, "Page_Device");

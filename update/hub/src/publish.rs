@@ -7,7 +7,7 @@ use crate::objects::Objects;
 use crate::rows::{signed, text, unsigned};
 use crate::{clock, events};
 use axum::http::StatusCode;
-use kedge_api::Signed;
+use kedge_api::{Signed, operator};
 use kedge_revision::bundle::Head;
 use kedge_revision::product::Mode;
 use kedge_revision::revision::Policy;
@@ -57,6 +57,24 @@ pub(crate) fn load(database: &Connection, fleet: &Fleet, objects: &Objects) -> R
         )?;
     }
     Ok(())
+}
+
+/// A revision as people see it.
+pub(crate) fn shown(all: &Objects, revision: &Revision) -> operator::Revision {
+    let objects = revision.objects.iter();
+    let compressed = objects.map(|(id, object)| all.compressed(*id, *object));
+    operator::Revision {
+        id: revision.id,
+        product: revision.product.clone(),
+        board: revision.board.clone(),
+        version: revision.version.clone(),
+        order: revision.order.to_string(),
+        floor: revision.floor.counter,
+        published: revision.published,
+        complete: revision.is_complete(),
+        size: revision.objects.values().map(|object| object.size).sum(),
+        compressed: compressed.sum(),
+    }
 }
 
 /// Registers a product's root: the first one on an operator's word, the following ones by the rules of rotation.
@@ -262,6 +280,22 @@ fn refuse_twin(database: &Connection, revision: &Revision) -> Result<(), Refusal
         }
     }
     Ok(())
+}
+
+/// Refuses a revision that was removed since it was looked up.
+pub(crate) fn still_there(
+    step: &crate::writer::Step<'_>,
+    revision: ObjectId,
+) -> Result<(), Refusal> {
+    let mut statement = step
+        .database
+        .prepare_cached("SELECT 1 FROM revisions WHERE id = ?1")?;
+    if statement.exists([revision.digest()])? {
+        return Ok(());
+    }
+    Err(Refusal::not_found(
+        "the revision was just removed: publish it again",
+    ))
 }
 
 /// Marks a revision as complete, once its last object has come.

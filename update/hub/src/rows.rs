@@ -133,6 +133,18 @@ pub(crate) fn save(database: &Connection, row: &Row) -> Result<(), Error> {
     Ok(())
 }
 
+/// Removes a device with everything that is kept of it; but for the nonces of its enrolments, which must not be used again.
+pub(crate) fn remove(database: &Connection, device: KeyId) -> Result<(), Error> {
+    for statement in [
+        "DELETE FROM devices WHERE id = ?1",
+        "DELETE FROM actions WHERE device = ?1",
+        "DELETE FROM parameters WHERE device = ?1",
+    ] {
+        database.execute(statement, [device.digest()])?;
+    }
+    Ok(())
+}
+
 /// The values that a device has now.
 pub(crate) fn values(
     database: &Connection,

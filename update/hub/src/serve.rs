@@ -35,14 +35,22 @@ pub struct Settings {
 /// Connections get so long to end by themselves.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// Runs a hub until it is told to stop. `ready` is told where it listens and the first token, once it does.
+/// A hub that has begun to listen.
+#[derive(Debug)]
+pub struct Ready {
+    /// Where.
+    pub address: SocketAddr,
+    /// SHA-256 of its authority's certificate, hexadecimal: what `kedge login` shows.
+    pub fingerprint: String,
+    /// The first operator's token, at the first start. It is nowhere else.
+    pub first_token: Option<String>,
+}
+
+/// Runs a hub until it is told to stop. `ready` is called once it listens.
 ///
 /// # Errors
 /// It cannot be opened, or cannot listen.
-pub fn run(
-    settings: &Settings,
-    ready: impl FnOnce(SocketAddr, Option<String>),
-) -> Result<(), Error> {
+pub fn run(settings: &Settings, ready: impl FnOnce(Ready)) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -53,13 +61,8 @@ pub fn run(
         })?;
     raise_descriptors();
     let opened = Hub::open(&settings.data, settings.mode)?;
-    let Opened {
-        hub,
-        writer,
-        first_token,
-        lock,
-    } = opened;
-    let served = runtime.block_on(serve(settings, &hub, |address| ready(address, first_token)));
+    let Opened { hub, writer, lock } = opened;
+    let served = runtime.block_on(serve(settings, &hub, ready));
     // Requests that still run are cut off here; what they had acknowledged is on the disk.
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(hub);
@@ -73,7 +76,7 @@ pub fn run(
 async fn serve(
     settings: &Settings,
     hub: &Arc<Hub>,
-    ready: impl FnOnce(SocketAddr),
+    ready: impl FnOnce(Ready),
 ) -> Result<(), Error> {
     let listening = |source| Error::Listen {
         address: settings.listen.clone(),
@@ -89,8 +92,15 @@ async fn serve(
         signal(SignalKind::terminate()).map_err(listening)?,
         signal(SignalKind::interrupt()).map_err(listening)?,
     );
-    log::info!("key {} listens on {address}", hub.identity.public());
-    ready(address);
+    let fingerprint = hub.identity.fingerprint();
+    let key = hub.identity.public();
+    log::info!("key {key}, authority {fingerprint} (SHA-256), listens on {address}");
+    // Not before it listens: a first start that fails would take the token along.
+    ready(Ready {
+        address,
+        fingerprint,
+        first_token: hub.first_token().await?,
+    });
     let accepting = tokio::spawn(accept(
         Arc::clone(hub),
         listener,

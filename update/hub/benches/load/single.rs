@@ -52,9 +52,7 @@ pub(crate) fn measure() {
         for _ in 0..1_000 {
             let mut stream = device.client.connect().unwrap();
             let path = "/v1/device/state";
-            let asked = device
-                .client
-                .send(stream.get_mut(), "GET", path, &[], &[]);
+            let asked = device.client.send(stream.get_mut(), "GET", path, &[], &[]);
             asked.unwrap();
             receive(&mut stream).unwrap().is(200);
         }

@@ -102,7 +102,11 @@ pub(crate) fn measure(devices: u32, seconds: u32) {
     for member in members {
         runtime.spawn(live(member, Arc::clone(&counts)));
     }
-    figure("swarm.come.time", all_held(&world.server, devices, begun), "s");
+    figure(
+        "swarm.come.time",
+        all_held(&world.server, devices, begun),
+        "s",
+    );
     let cpu = (processor(pid) - used) as f64 / 1e6;
     figure("swarm.come.cpu", cpu, "s");
     let grown = memory(pid).saturating_sub(empty);
@@ -117,7 +121,11 @@ pub(crate) fn measure(devices: u32, seconds: u32) {
     world = world.restarted_in_place(Server::kill);
     let begun = Instant::now();
     let pid = world.server.pid();
-    figure("swarm.herd.time", all_held(&world.server, devices, begun), "s");
+    figure(
+        "swarm.herd.time",
+        all_held(&world.server, devices, begun),
+        "s",
+    );
     figure("swarm.herd.cpu", processor(pid) as f64 / 1e6, "s");
     figure("swarm.herd.peak-rss", peak(pid) as f64, "B");
     let made = counts.connections.load(Ordering::Relaxed) - connections;
@@ -139,7 +147,11 @@ fn steady(pid: u32, seconds: u32, counts: &Counts) {
     let took = begun.elapsed().as_secs_f64();
     let used = (processor(pid) - used) as f64 / 1e6;
     figure("swarm.steady.cpu", used / took * 100.0, "%");
-    figure("swarm.steady.polls", (count(&counts.polls) - polls) / took, "/s");
+    figure(
+        "swarm.steady.polls",
+        (count(&counts.polls) - polls) / took,
+        "/s",
+    );
     let reports = (count(&counts.reports) - reports) / took;
     figure("swarm.steady.reports", reports, "/s");
     figure("swarm.steady.peak-rss", peak(pid) as f64, "B");

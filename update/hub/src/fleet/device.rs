@@ -7,7 +7,7 @@ use kedge_revision::{Floor, KeyId, Name, ObjectId, PublicKey, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -175,6 +175,8 @@ pub(crate) struct Device {
     presence: Mutex<Option<Presence>>,
     /// Operators who look at its logs as they come.
     watching: AtomicU32,
+    /// It was removed: whoever still holds it must not go on with it.
+    gone: AtomicBool,
 }
 
 /// An operator who looks on; it ends with this value.
@@ -200,7 +202,18 @@ impl Device {
             seen: AtomicU64::new(seen),
             presence: Mutex::new(None),
             watching: AtomicU32::new(0),
+            gone: AtomicBool::new(false),
         }
+    }
+
+    /// It was removed.
+    pub(super) fn leave(&self) {
+        self.gone.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     pub(crate) const fn id(&self) -> KeyId {

@@ -68,6 +68,13 @@ impl FromRequestParts<Arc<Hub>> for Anybody {
     }
 }
 
+pub(super) fn unknown() -> Refusal {
+    Refusal::forbidden(
+        "device-unknown",
+        "the hub does not know this device (any more): it has to enrol",
+    )
+}
+
 /// The device of a certificate, whatever its time.
 fn known(parts: &Parts, hub: &Hub) -> Result<(Certificate, Arc<Device>), Refusal> {
     let certificate = peer(parts)?.certificate.ok_or_else(|| {
@@ -77,12 +84,7 @@ fn known(parts: &Parts, hub: &Hub) -> Result<(Certificate, Arc<Device>), Refusal
         )
     })?;
     let device = certificate.device().and_then(|id| hub.fleet.device(id));
-    let device = device.ok_or_else(|| {
-        Refusal::forbidden(
-            "device-unknown",
-            "the hub does not know this device (any more): it has to enrol",
-        )
-    })?;
+    let device = device.ok_or_else(unknown)?;
     if device.row().revoked {
         return Err(revoked());
     }

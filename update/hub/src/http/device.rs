@@ -1,11 +1,11 @@
 //! What devices ask, but for objects.
 
 use super::access::{Anybody, Known, MayRenew};
-use super::{answer, body};
+use super::{access, answer, body};
 use crate::error::Refusal;
-use crate::fleet::{Device, Revision};
+use crate::fleet::{Change, Device, Revision};
 use crate::hub::Hub;
-use crate::rows::signed;
+use crate::rows::{self, signed};
 use crate::{assign, clock, enrol, reports, state};
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
@@ -76,19 +76,25 @@ pub(super) async fn state(
 ) -> Answer {
     hub.metrics.polls.add(1);
     let has = headers.get(IF_NONE_MATCH).and_then(|tag| tag.to_str().ok());
+    let has = has.map(str::to_owned);
     let deadline = Instant::now() + Duration::from_secs(wait(&headers));
+    // They lie in the connection's buffer; hyper would take another one of 8 KiB for as long as they live.
+    drop(headers);
     let mut stopping = hub.stopping.subscribe();
     loop {
         // Listened for before anything is looked at, so that no change falls in between.
         let changed = device.changed();
         let (row, tag) = device.row_and_tag();
+        if device.is_gone() {
+            return Err(access::unknown());
+        }
         if row.revoked {
             return Err(enrol::revoked());
         }
         let (root, now) = (hub.fleet.newest_root(&row.product), clock::unix());
         let logs = device.is_watched();
         let etag = state::etag(&row, &tag, root, now, logs);
-        let unchanged = has == Some(etag.as_str());
+        let unchanged = has.as_deref() == Some(etag.as_str());
         let over = *stopping.borrow_and_update() || Instant::now() >= deadline;
         if !unchanged || over {
             let state = (!unchanged).then(|| state::state(&row, root, now, logs));
@@ -287,9 +293,18 @@ pub(super) async fn report(
         ));
     }
     hub.metrics.reports.add(1);
+    let id = device.id();
     let taken = hub
-        .change_device(device.id(), move |step, row| {
-            reports::take(step, row, reports)
+        .writer
+        .run(move |step| {
+            let mut row = rows::device(step.database, id)?.ok_or_else(access::unknown)?;
+            let before = row.report_seq;
+            let taken = reports::take(step, &mut row, reports)?;
+            // It has written what it changed. A repeat changes nothing.
+            if taken != before {
+                step.change(Change::Device(Box::new(row)));
+            }
+            Ok(taken)
         })
         .await?;
     answer::json(StatusCode::OK, &Acknowledged { seq: taken })

@@ -8,7 +8,7 @@ use crate::hub::Hub;
 use crate::rows::{self, signed};
 use crate::tokens::Operator;
 use crate::writer::Step;
-use crate::{assign, clock, events, why};
+use crate::{assign, clock, events, publish, why};
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
@@ -146,7 +146,7 @@ pub(super) async fn action(
     hub.change_device(device.id(), move |step, row| {
         match what.device() {
             Some(kind) => queue(step, row, kind)?,
-            None => desire(row, what, previous.as_deref())?,
+            None => desire(step, row, what, previous.as_deref())?,
         }
         let text = format!("{} asked for {}", operator.name, word(what));
         events::add(step, Some(row.id), "action", text)
@@ -190,7 +190,12 @@ fn queue(step: &Step<'_>, row: &mut Row, what: ActionKind) -> Result<(), Refusal
     Ok(())
 }
 
-fn desire(row: &mut Row, what: OperatorAction, previous: Option<&Revision>) -> Result<(), Refusal> {
+fn desire(
+    step: &Step<'_>,
+    row: &mut Row,
+    what: OperatorAction,
+    previous: Option<&Revision>,
+) -> Result<(), Refusal> {
     if what == OperatorAction::FallBack {
         let previous = previous.ok_or_else(|| {
             Refusal::conflict(
@@ -201,6 +206,7 @@ fn desire(row: &mut Row, what: OperatorAction, previous: Option<&Revision>) -> R
         // Its parameters are those of now: what does not fit is told by the device.
         assign::judge(row, previous, &BTreeMap::new())
             .map_err(|why| Refusal::conflict("cannot-run", why))?;
+        publish::still_there(step, previous.id)?;
         row.assign(Wanted {
             revision: previous.id,
             retry: 0,
@@ -407,6 +413,7 @@ fn assign_all(
     meant: Vec<KeyId>,
     operator: &Operator,
 ) -> Result<Assigned, Refusal> {
+    publish::still_there(step, revision.id)?;
     let (mut devices, mut refused) = (Vec::new(), Vec::new());
     for id in meant {
         // Judged by what the database has: memory may be a commit behind.

@@ -28,7 +28,14 @@ const ALIVE: Duration = Duration::from_secs(20);
 pub(super) async fn take(Known(device): Known, State(hub): State<Arc<Hub>>, body: Body) -> Answer {
     let bytes = body::read(body, logs::REQUEST).await?;
     let id = device.id();
-    let writing = tokio::task::spawn_blocking(move || hub.logs.append(id, &bytes));
+    let writing = tokio::task::spawn_blocking(move || {
+        hub.logs.append(id, &bytes)?;
+        // One that was removed meanwhile leaves none.
+        if device.is_gone() {
+            hub.logs.remove(id)?;
+        }
+        Ok::<(), Refusal>(())
+    });
     writing.await.map_err(|_| Error::Stopping)??;
     Ok(answer::none(StatusCode::NO_CONTENT))
 }

@@ -3,7 +3,6 @@
 use super::device::{id, parameter};
 use super::{answer, body, lists};
 use crate::error::{Error, Refusal};
-use crate::fleet::Revision;
 use crate::hub::{Hub, stopped};
 use crate::objects::Upload;
 use crate::publish;
@@ -14,7 +13,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use http_body_util::BodyExt;
 use kedge_api::Signed;
-use kedge_api::operator::{self, Done, Offer, Page};
+use kedge_api::operator::{Done, Offer, Page};
 use kedge_revision::bundle::Head;
 use kedge_revision::{Name, Root};
 use std::sync::Arc;
@@ -56,6 +55,8 @@ pub(super) async fn product(
 pub(super) async fn offer(_: Operator, State(hub): State<Arc<Hub>>, body: Body) -> Answer {
     let bytes = body::read(body, Head::CAP).await?;
     let (verified, head) = publish::judge(&hub, &bytes)?;
+    // What is counted as there now must be there when the revision is kept.
+    let _nothing_goes = hub.offers.read().await;
     let asked = Arc::clone(&hub);
     let looking = tokio::task::spawn_blocking(move || {
         let missing = asked.objects.missing(verified.envelope());
@@ -100,30 +101,13 @@ pub(super) async fn list(
     let last = revisions.last().map(|revision| revision.id.hex());
     let items = revisions
         .iter()
-        .map(|revision| shown(&hub, revision))
+        .map(|revision| publish::shown(&hub.objects, revision))
         .collect();
     let page = Page {
         items,
         cursor: last.filter(|_| more),
     };
     answer::json(StatusCode::OK, &page)
-}
-
-fn shown(hub: &Hub, revision: &Revision) -> operator::Revision {
-    let objects = revision.objects.iter();
-    let compressed = objects.map(|(id, object)| hub.objects.compressed(*id, *object));
-    operator::Revision {
-        id: revision.id,
-        product: revision.product.clone(),
-        board: revision.board.clone(),
-        version: revision.version.clone(),
-        order: revision.order.to_string(),
-        floor: revision.floor.counter,
-        published: revision.published,
-        complete: revision.is_complete(),
-        size: revision.objects.values().map(|object| object.size).sum(),
-        compressed: compressed.sum(),
-    }
 }
 
 /// `POST /v1/revisions/HEX/objects/HEX?offset=N`

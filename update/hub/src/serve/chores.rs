@@ -1,10 +1,11 @@
 //! What happens from time to time, whoever asks.
 
+use crate::collect::Scope;
 use crate::error::{Chain, Refusal};
 use crate::fleet::Presence;
 use crate::hub::Hub;
 use crate::identity::SERVER_RENEWED;
-use crate::{clock, events, tls};
+use crate::{clock, collect, events, tls};
 use kedge_revision::KeyId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use tokio::time::Instant;
 
 /// How often it is written down when devices were last heard of: what a crash may forget.
 const FLUSH: Duration = Duration::from_secs(60);
+/// How often uploads that nobody goes on with are looked for; a start does so, too.
+const COLLECT: Duration = Duration::from_secs(3600);
 /// A device that was not heard of for so long has fallen silent, seconds: some polls were missed.
 const SILENT: u64 = 300;
 /// From so many on that come or go at once, their number is told instead of each.
@@ -19,7 +22,9 @@ const CROWD: usize = 100;
 
 /// Runs until it is aborted.
 pub(super) async fn run(hub: Arc<Hub>, current: Arc<tls::Current>, names: Vec<String>) {
+    collect(&hub).await;
     beside_objects(&hub).await;
+    let mut collected = Instant::now();
     let mut minute = tokio::time::interval(FLUSH);
     let mut flushed = clock::unix();
     let mut renewed = Instant::now();
@@ -41,6 +46,10 @@ pub(super) async fn run(hub: Arc<Hub>, current: Arc<tls::Current>, names: Vec<St
         if let Err(refusal) = pruned {
             log::warn!("{}", refusal.detail);
         }
+        if collected.elapsed() >= COLLECT {
+            collected = Instant::now();
+            collect(&hub).await;
+        }
         if renewed.elapsed() >= SERVER_RENEWED {
             let made = hub.identity.server(&names);
             match made.and_then(|new| current.replace(new)) {
@@ -48,6 +57,14 @@ pub(super) async fn run(hub: Arc<Hub>, current: Arc<tls::Current>, names: Vec<St
                 Err(error) => log::error!("{}", Chain(&error)),
             }
         }
+    }
+}
+
+/// Gives up uploads that nobody goes on with, and removes what a crash left. Complete revisions are an operator's to
+/// remove.
+async fn collect(hub: &Arc<Hub>) {
+    if let Err(refusal) = collect::run(hub, Scope::Unfinished, None).await {
+        log::warn!("{}", refusal.detail);
     }
 }
 

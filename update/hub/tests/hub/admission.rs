@@ -1,10 +1,14 @@
 //! Who is taken in, who is not, and who is thrown out.
 
-use crate::world::{Device, World, device_key, request};
+use crate::client::{Client, tls};
+use crate::world::{Device, HUB, World, device_key, request, request_with};
 use kedge_api::device::Enrolled;
 use kedge_api::operator::{Device as Shown, JoinToken, Page, Waiting};
 use kedge_revision::PublicKey;
+use kedge_revision::product::Mode;
 use serde_json::json;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
 
 #[test]
 fn a_join_token_is_used_as_often_as_it_may_be_and_a_repeat_spends_nothing() {
@@ -135,4 +139,148 @@ fn nobody_gets_in_without_saying_who_they_are() {
             .refused(401, "token-refused");
     }
     world.operator.get("/v1/devices").is(200);
+}
+
+/// What a start of the hub says on its two outputs, from the first word to the last.
+fn said(data: &std::path::Path) -> [String; 2] {
+    let mut child = Command::new(HUB)
+        .args(["serve", "--name", "127.0.0.1", "--listen", "127.0.0.1:0"])
+        .arg("--data")
+        .arg(data)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("authority") {
+        assert_ne!(out.read_line(&mut text).unwrap(), 0, "{text}");
+    }
+    let address = text.lines().next().unwrap().strip_prefix("listening on ");
+    let address = address.unwrap().parse().unwrap();
+    if let Some(token) = text
+        .lines()
+        .find_map(|line| line.strip_prefix("first token: "))
+    {
+        let mut operator = Client::new(address, tls(None, None));
+        operator.token = Some(token.to_owned());
+        operator.get("/v1/devices").is(200);
+        operator.token = Some(format!("{token}0"));
+        operator.get("/v1/devices").refused(401, "token-refused");
+    }
+    crate::world::terminate(child.id());
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success());
+    out.read_to_string(&mut text).unwrap();
+    [text, String::from_utf8(ended.stderr).unwrap()]
+}
+
+/// Whether any file below a directory holds these bytes.
+fn holds(directory: &std::path::Path, bytes: &[u8]) -> bool {
+    std::fs::read_dir(directory).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return holds(&path, bytes);
+        }
+        let contents = std::fs::read(&path).unwrap();
+        contents.windows(bytes.len()).any(|window| window == bytes)
+    })
+}
+
+#[test]
+fn the_first_token_is_told_once_on_standard_output_and_is_nowhere_else() {
+    let data = tempfile::tempdir().unwrap();
+    // A first start that cannot listen takes no token along.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let failed = Command::new(HUB)
+        .args(["serve", "--name", "127.0.0.1", "--listen", &address])
+        .arg("--data")
+        .arg(data.path())
+        .output()
+        .unwrap();
+    assert!(!failed.status.success() && failed.stdout.is_empty());
+    let [out, log] = said(data.path());
+    let told: Vec<&str> = out
+        .lines()
+        .filter_map(|line| line.strip_prefix("first token: "))
+        .collect();
+    let [token] = told[..] else {
+        panic!("{out}");
+    };
+    let secret = token.split_once('.').unwrap().1;
+    assert_eq!(secret.len(), 64);
+    assert!(!log.contains(secret), "{log}");
+    assert!(!holds(data.path(), secret.as_bytes()));
+    let [again, log] = said(data.path());
+    assert!(
+        !again.contains("token") && !log.contains(secret),
+        "{again}{log}"
+    );
+}
+
+#[test]
+fn the_authority_is_told_at_each_start_as_a_login_shows_it() {
+    use sha2::{Digest, Sha256};
+    let world = World::new();
+    let digest = Sha256::digest(&world.server.authority);
+    let expected = kedge_revision::id::hex(&digest);
+    assert_eq!(world.server.fingerprint, expected);
+    let world = world.restarted(|server| assert!(server.stop()));
+    assert_eq!(world.server.fingerprint, expected);
+}
+
+#[test]
+fn an_enrolment_that_is_sent_again_changes_nothing_back() {
+    let world = World::new();
+    let token = world.join_token(5);
+    let client = world.server.client();
+    let path = format!(
+        "/v1/devices/{}",
+        Device::enrol(&world.server, 1, Some(&token)).id
+    );
+    let first = request(1, "gateway", Some(&token));
+    // As it is, it is answered again, and spends nothing.
+    client.post("/v1/enroll", &first).is(200);
+    let tokens: Page<JoinToken> = world.operator.get("/v1/join-tokens").is(200).json();
+    assert_eq!(tokens.items[0].left, 4);
+    // The device becomes another product; its old request does not make it what it was.
+    let root = world.keys.root(1, Mode::Development, world.server.key);
+    world
+        .operator
+        .post("/v1/products?product=router", &root)
+        .is(201);
+    let changed = request_with(1, "router", Some(&token), 200);
+    client.post("/v1/enroll", &changed).is(200);
+    client
+        .post("/v1/enroll", &first)
+        .refused(409, "enrolment-repeated");
+    let shown: Shown = world.operator.get(&path).is(200).json();
+    assert_eq!(shown.product.as_str(), "router");
+    // Nor does it bring back one that was removed, whether by its token or by a claim.
+    world.operator.delete(&path).is(204);
+    for repeated in [&first, &changed] {
+        client
+            .post("/v1/enroll", repeated)
+            .refused(409, "enrolment-repeated");
+    }
+    let tokens: Page<JoinToken> = world.operator.get("/v1/join-tokens").is(200).json();
+    assert_eq!(tokens.items[0].left, 4);
+    let waits = request_with(2, "gateway", None, 201);
+    let Enrolled::Waiting { claim, .. } = client.post("/v1/enroll", &waits).is(202).json() else {
+        panic!("a device without a token waits");
+    };
+    let typed = json!({"code": claim});
+    let taken: Shown = world.operator.post("/v1/claims", &typed).is(200).json();
+    world
+        .operator
+        .delete(&format!("/v1/devices/{}", taken.id))
+        .is(204);
+    let Enrolled::Waiting { claim, .. } = client.post("/v1/enroll", &waits).is(202).json() else {
+        panic!("a device without a token waits");
+    };
+    world
+        .operator
+        .post("/v1/claims", &json!({"code": claim}))
+        .refused(409, "enrolment-repeated");
 }

@@ -15,6 +15,7 @@ mod first_path;
 mod operators;
 mod polls;
 mod publishing;
+mod removal;
 mod survival;
 mod swarm;
 mod world;

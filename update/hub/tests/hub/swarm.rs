@@ -4,7 +4,7 @@ use crate::crowd::{Line, Member, Place};
 use crate::world::{Plan, Server, World, report};
 use kedge_api::device::{Acknowledged, Phase, Reports, State};
 use kedge_api::operator::{Device as Shown, JoinToken, Page};
-use kedge_revision::ObjectId;
+use kedge_revision::{KeyId, ObjectId};
 use rusqlite::{Connection, OpenFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -78,7 +78,7 @@ fn count_commits(world: &World) -> impl FnOnce() -> u64 + use<> {
         std::thread::spawn(move || {
             let version = || {
                 let pragma = "PRAGMA data_version";
-                database.query_row(pragma, [], |row| row.get::<_, u64>(0))
+                database.query_row(pragma, [], |row| row.get::<_, i64>(0))
             };
             let (mut count, mut last) = (0, version().unwrap());
             while !over.load(Ordering::Relaxed) {
@@ -118,11 +118,15 @@ fn a_fleet_is_told_what_it_is_assigned_and_loses_nothing_when_the_hub_is_killed(
     runtime.block_on(all_told(&mut news, first.id));
     all_held(&world);
 
-    let reporting = members.iter().map(|member| tell(member.clone()));
-    let reporting: Vec<_> = runtime.block_on(async { reporting.collect() });
+    let over = Arc::new(AtomicBool::new(false));
+    let reporting: Vec<_> = members
+        .iter()
+        .map(|member| runtime.spawn(tell(member.clone(), Arc::clone(&over))))
+        .collect();
     // In the middle of it, whatever that is on this machine.
     std::thread::sleep(Duration::from_millis(500));
     world = world.restarted_in_place(Server::kill);
+    over.store(true, Ordering::Relaxed);
     let acknowledged = runtime.block_on(ended(reporting));
     assert!(acknowledged.values().any(|seq| *seq > 0));
 
@@ -142,16 +146,19 @@ fn a_fleet_is_told_what_it_is_assigned_and_loses_nothing_when_the_hub_is_killed(
     }
 }
 
-/// Reports one after the other until the hub is gone: the last number that was acknowledged.
-fn tell(member: Member) -> JoinHandle<(kedge_revision::KeyId, u64)> {
-    tokio::spawn(async move {
-        let mut line = member.connect().await.unwrap();
-        let mut told = 0;
-        while let Ok(seq) = send(&mut line, told + 1).await {
-            told = seq;
-        }
-        (member.id, told)
-    })
+/// Reports one after the other until the hub is gone, or it is over: the last number that was acknowledged.
+async fn tell(member: Member, over: Arc<AtomicBool>) -> (KeyId, u64) {
+    let mut told = 0;
+    let Ok(mut line) = member.connect().await else {
+        return (member.id, told);
+    };
+    while !over.load(Ordering::Relaxed) {
+        let Ok(seq) = send(&mut line, told + 1).await else {
+            break;
+        };
+        told = seq;
+    }
+    (member.id, told)
 }
 
 async fn send(line: &mut Line, seq: u64) -> std::io::Result<u64> {
@@ -163,9 +170,7 @@ async fn send(line: &mut Line, seq: u64) -> std::io::Result<u64> {
     Ok(answer.is(200).json::<Acknowledged>().seq)
 }
 
-async fn ended(
-    reporting: Vec<JoinHandle<(kedge_revision::KeyId, u64)>>,
-) -> BTreeMap<kedge_revision::KeyId, u64> {
+async fn ended(reporting: Vec<JoinHandle<(KeyId, u64)>>) -> BTreeMap<KeyId, u64> {
     let mut told = BTreeMap::new();
     for one in reporting {
         told.extend([one.await.unwrap()]);

@@ -33,6 +33,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) authority: Vec<u8>,
     pub(crate) key: PublicKey,
+    /// Of its authority, as it says itself.
+    pub(crate) fingerprint: String,
     /// Of the first start alone.
     pub(crate) token: Option<String>,
 }
@@ -50,7 +52,11 @@ impl Server {
     /// Where it was before, for those who come back.
     pub(crate) fn start_at(listen: &str, data: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(HUB)
-            .args(["serve", "--name", "hub.test,127.0.0.1,127.77.0.1,127.77.0.2"])
+            .args([
+                "serve",
+                "--name",
+                "hub.test,127.0.0.1,127.77.0.1,127.77.0.2",
+            ])
             .args(["--listen", listen])
             .arg("--data")
             .arg(data)
@@ -62,14 +68,17 @@ impl Server {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut address = None;
         let mut token = None;
-        // Two lines at the first start, one at any other; the token comes with the address.
+        // Three lines at the first start, two at any other; the token comes with the address.
         let fresh = !data.join("token-taken").exists();
-        for _ in 0..if fresh { 2 } else { 1 } {
+        let mut fingerprint = None;
+        for _ in 0..if fresh { 3 } else { 2 } {
             let line = lines.next().expect("the hub ended").unwrap();
             if let Some(text) = line.strip_prefix("listening on ") {
                 address = Some(text.parse().unwrap());
             } else if let Some(text) = line.strip_prefix("first token: ") {
                 token = Some(text.to_owned());
+            } else if let Some(text) = line.strip_prefix("authority (SHA-256): ") {
+                fingerprint = Some(text.to_owned());
             }
         }
         if fresh {
@@ -85,6 +94,7 @@ impl Server {
             address,
             authority: unhex(&hub.authority),
             key: hub.key,
+            fingerprint: fingerprint.expect("the hub did not say what its authority is"),
             token,
         }
     }
@@ -123,7 +133,7 @@ impl Server {
 }
 
 /// Sends SIGTERM.
-fn terminate(pid: u32) {
+pub(crate) fn terminate(pid: u32) {
     let killed = Command::new("kill")
         .args(["-TERM", &pid.to_string()])
         .status();
@@ -317,8 +327,9 @@ fn configuration() -> Configuration {
 
 /// A hub with a product, an operator, and a join token.
 pub(crate) struct World {
-    pub(crate) directory: tempfile::TempDir,
+    // Ended before its directory goes.
     pub(crate) server: Server,
+    pub(crate) directory: tempfile::TempDir,
     pub(crate) token: String,
     pub(crate) operator: Client,
     pub(crate) keys: Keys,
@@ -445,9 +456,14 @@ pub(crate) fn device_key(number: u8) -> SigningKey {
 
 /// A device's request to be taken in.
 pub(crate) fn request(number: u8, product: &str, token: Option<&str>) -> Signed {
+    request_with(number, product, token, number)
+}
+
+/// The same with a nonce of these bytes.
+pub(crate) fn request_with(number: u8, product: &str, token: Option<&str>, nonce: u8) -> Signed {
     let key = device_key(number);
     let names = (product.parse().unwrap(), "qemu-x86-64".parse().unwrap());
-    let nonce = Nonce::from_bytes([number; 32]);
+    let nonce = Nonce::from_bytes([nonce; 32]);
     let enrolment = Enrolment::new(public(&key), names, 1, nonce, token.map(str::to_owned));
     let bytes = enrolment.encode().unwrap();
     let mut signatures = SignatureSet::default();
