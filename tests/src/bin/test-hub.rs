@@ -15,9 +15,9 @@ fn main() -> Result<()> {
         mode: Mode::Development,
         connections: 1000,
     };
-    kedge_hub::run(&settings, |address, token| {
+    kedge_hub::run(&settings, |ready| {
         let mut out = std::io::stdout();
-        let token = token.unwrap_or_default();
+        let (address, token) = (ready.address, ready.first_token.unwrap_or_default());
         // Whoever started it and does not read is told by what it asks in vain.
         writeln!(out, "{address} {token}")
             .and_then(|()| out.flush())

@@ -261,7 +261,8 @@ fn uploads_that_nobody_goes_on_with_are_given_up_and_others_are_not() {
 /// Gives a device values, an action and logs; where those are.
 fn fill(world: &World, device: &Device) -> PathBuf {
     let path = format!("/v1/devices/{}", device.id);
-    let parameters = json!({"values": {"password": "never-to-be-found"}});
+    let sealed = format!("sealed:v1:{}", "5a".repeat(32 + 16 + 7));
+    let parameters = json!({"values": {"password": sealed}});
     world
         .operator
         .put(&format!("{path}/parameters"), &parameters)
