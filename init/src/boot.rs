@@ -35,7 +35,9 @@ use kedge_board_support::record::{Loader, Slot};
 use kedge_revision::{Content, ObjectId, Verified};
 use kedge_store::Store;
 use kedge_sys::timer;
-pub(crate) use provision::{given as provision, values_of as provisioned_values};
+pub(crate) use provision::{
+    ON_DISK as PROVISION_ON_DISK, given as provision, values_of as provisioned_values,
+};
 pub use side::{Side, check_object, slot_device, snapshot_of, snapshot_volumes};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

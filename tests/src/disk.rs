@@ -11,6 +11,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Where an ext4 file system's incompatible features are, bytes from its beginning (Linux `fs/ext4/ext4.h`, `s_feature_incompat`).
+const INCOMPATIBLE: u64 = 1024 + 0x60;
+/// `EXT4_FEATURE_INCOMPAT_RECOVER`.
+const NEEDS_RECOVERY: u32 = 4;
+
 /// A disk that may be harmed.
 #[derive(Debug)]
 pub struct Disk {
@@ -310,17 +315,45 @@ impl Disk {
         self.write(path, bytes)
     }
 
-    /// Replays the data partition's journal: what is changed before that, the next mount would undo.
+    /// Replays the data partition's journal, if there is something in it: what is changed before that, the next mount would
+    /// undo. On a copy, and back: e2fsck opens a file system again after a replay, and forgets at which offset it is.
     fn replay(&self) -> Result<()> {
         let data = self.partition("data")?;
-        let place = format!("{}?offset={}", self.path.display(), data.offset);
+        let mut flags = [0; 4];
+        let file = self.file()?;
+        file.read_exact_at(&mut flags, data.offset.saturating_add(INCOMPATIBLE))?;
+        if u32::from_le_bytes(flags) & NEEDS_RECOVERY == 0 {
+            return Ok(());
+        }
+        let copy = self.replayed()?;
+        process::run(
+            Command::new("dd")
+                .arg(format!("if={}", copy.display()))
+                .arg(format!("of={}", self.path.display()))
+                .args(["bs=1M", "conv=notrunc", "status=none"])
+                .arg(format!("seek={}", data.offset >> 20)),
+        )
+    }
+
+    /// A copy of the data partition whose journal was replayed, as a mount does.
+    fn replayed(&self) -> Result<PathBuf> {
+        let data = self.partition("data")?;
+        let copy = self.folder.path().join("data.ext4");
+        process::run(
+            Command::new("dd")
+                .arg(format!("if={}", self.path.display()))
+                .arg(format!("of={}", copy.display()))
+                .args(["bs=1M", "conv=sparse", "status=none"])
+                .arg(format!("skip={}", data.offset >> 20))
+                .arg(format!("count={}", data.size >> 20)),
+        )?;
         let mut command = tools::e2fsck()?.command();
-        let replay = command.args(["-p", "-E", "journal_only"]).arg(place);
+        let replay = command.args(["-p", "-E", "journal_only"]).arg(&copy);
         ensure!(
             replay.status().context("cannot start e2fsck")?.code() <= Some(1),
             "the journal cannot be replayed"
         );
-        Ok(())
+        Ok(copy)
     }
 
     /// Puts a file into the data partition where there is none.
@@ -390,23 +423,8 @@ impl Disk {
     /// # Errors
     /// It is damaged.
     pub fn check_data(&self) -> Result<()> {
-        let data = self.partition("data")?;
-        let copy = self.folder.path().join("data.ext4");
-        process::run(
-            Command::new("dd")
-                .arg(format!("if={}", self.path.display()))
-                .arg(format!("of={}", copy.display()))
-                .args(["bs=1M", "conv=sparse", "status=none"])
-                .arg(format!("skip={}", data.offset >> 20))
-                .arg(format!("count={}", data.size >> 20)),
-        )?;
-        let mut command = tools::e2fsck()?.command();
         // Replaying the journal is what a mount does; everything else must be clean then.
-        let replay = command.args(["-p", "-E", "journal_only"]).arg(&copy);
-        ensure!(
-            replay.status().context("cannot start e2fsck")?.code() <= Some(1),
-            "the journal cannot be replayed"
-        );
+        let copy = self.replayed()?;
         process::run(tools::e2fsck()?.command().args(["-f", "-n"]).arg(&copy))
     }
 }

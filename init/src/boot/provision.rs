@@ -2,7 +2,7 @@
 //!
 //! Its values of parameters lie over the defaults of every revision, and below what a push or a hub gives.
 
-use crate::boot::files;
+use crate::boot::{DATA, files};
 use crate::error::Error;
 use kedge_revision::Name;
 use kedge_revision::enrolment::Provision;
@@ -13,12 +13,21 @@ use std::path::Path;
 /// Where QEMU shows what its `-fw_cfg name=opt/kedge/provision,file=…` gave (Linux `qemu_fw_cfg`).
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/kedge/provision/raw";
 
+/// Where `kedge flash --provision` puts it. The disk helper removes it once a hub has taken the device in.
+pub(crate) const ON_DISK: &str = "provision.json";
+
 /// The document, not judged; none: nothing is given in this boot.
 ///
 /// # Errors
 /// [`Error::File`].
 pub(crate) fn given() -> Result<Option<String>, Error> {
-    let found = files::read_if_there(Path::new(FW_CFG), Provision::CAP)?;
+    let found = match files::read_if_there(Path::new(FW_CFG), Provision::CAP)? {
+        None => {
+            let path = Path::new(DATA).join("device").join(ON_DISK);
+            files::read_if_there(&path, Provision::CAP)?
+        }
+        found => found,
+    };
     Ok(found.and_then(|bytes| String::from_utf8(bytes).ok()))
 }
 

@@ -211,7 +211,11 @@ impl Driver {
                 }
             }
             Ok(Report::Hub { answered }) => {
+                let first = answered && !self.agent.hub;
                 self.agent.hub = answered;
+                if first {
+                    self.send(DISK, disk::Request::Provisioned.encode());
+                }
                 if answered {
                     self.ask_judge(Input::Hub);
                 }

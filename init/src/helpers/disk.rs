@@ -156,11 +156,13 @@ impl<'a> Disk<'a> {
             }
             Request::History { token } => self.tell_history(token),
             Request::Provision(document) => {
-                if let Err(error) = self.provision(document) {
-                    use std::io::Write;
-                    // On the console; the device goes on with what is given in this boot.
-                    writeln!(std::io::stderr(), "kedge: provisioning: {error}").ok();
-                }
+                // The device goes on with what is given in this boot.
+                complain(self.provision(document));
+                Ok(())
+            }
+            Request::Provisioned => {
+                // The next boot tries again.
+                complain(self.provisioned());
                 Ok(())
             }
         }
@@ -175,6 +177,12 @@ impl<'a> Disk<'a> {
         }
         kedge_store::durable::make_directory(&directory)?;
         kedge_store::durable::write(&path, document)
+    }
+
+    /// Removes what was given on the disk.
+    fn provisioned(&self) -> Result<(), kedge_store::Error> {
+        let directory = self.directory.with_file_name("device");
+        kedge_store::durable::remove(&directory.join(crate::boot::PROVISION_ON_DISK))
     }
 
     fn tell_history(&self, token: u32) -> Result<(), Error> {
@@ -212,6 +220,14 @@ impl<'a> Disk<'a> {
         sock::send(self.socket, &report.encode(), &[])
             .map(drop)
             .map_err(Error::Socket)
+    }
+}
+
+/// On the console: what of a provisioning did not work.
+fn complain(outcome: Result<(), kedge_store::Error>) {
+    use std::io::Write;
+    if let Err(error) = outcome {
+        writeln!(std::io::stderr(), "kedge: provisioning: {error}").ok();
     }
 }
 

@@ -4,6 +4,7 @@
 
 use crate::built_trials;
 use anyhow::{Context, Result, ensure};
+use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::hub::Hub;
 use kedge_tests::kedge::{Following, Kedge};
@@ -212,6 +213,56 @@ fn vm_a_device_that_kedge_run_provisions() -> Result<()> {
     kedge.ask(&["ctl", "poweroff"])?;
     device.expect("powered-off", HEARD)?;
     Ok(())
+}
+
+/// An image on a card, with a token: what a board in the field is given.
+#[test]
+fn vm_a_card_that_was_flashed_and_provisioned() -> Result<()> {
+    let (mut project, _) = built_trials()?;
+    let folder = tempfile::tempdir()?;
+    let _hub = hub(&mut project, folder.path())?;
+    let kedge = &project.kedge;
+    let platform = project.platform().display().to_string();
+    kedge.ask(&["publish", "--platform", &platform])?;
+    let image = project.build()?;
+    let provision = folder.path().join("provision.json").display().to_string();
+    let words = ["join-token", "new", "--uses", "1", "--for", "1h"];
+    let tag = format!("name={NAME}");
+    kedge.ask(&[&words[..], &["--tag", &tag, "--out", &provision]].concat())?;
+    let card = image.folder().join("card");
+    // A card is larger than the image, and was used before.
+    let size = image.path().metadata()?.len() + (64 << 20);
+    let file = std::fs::File::create(&card)?;
+    file.set_len(size)?;
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xaa; 1 << 20], size / 2)?;
+    drop(file);
+    let (from, to) = (
+        image.path().display().to_string(),
+        card.display().to_string(),
+    );
+    let words = ["flash", &to, "--image", &from, "--provision", &provision];
+    let (said, _) = kedge.refuse(&words)?;
+    ensure!(said.contains("--yes"), "{said}");
+    let done = kedge.ask(&[&words[..], &["--yes"]].concat())?;
+    ensure!(done.get("compared") == Some(&true.into()), "{done}");
+    let disk = Disk::copy_of(&card)?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("it joins its hub", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        at_hub(guest, kedge, "the device has reported", |known| {
+            known.get("phase").is_some()
+        })?;
+        guest.post("/v1/poweroff")?;
+        guest.wait_for_end(BOOT).map(drop)
+    });
+    checks.run("the token is gone from the card", &mut guest, |_| {
+        let listing = disk.debugfs("ls /device\n")?;
+        ensure!(!listing.contains("provision.json"), "{listing}");
+        ensure!(listing.contains("agent"), "{listing}");
+        disk.check_data()
+    });
+    checks.finish(&mut guest)
 }
 
 #[test]

@@ -55,6 +55,9 @@ pub enum Request<'a> {
     Note(&'a [u8]),
     /// Keeps the values that the device was provisioned with, `kedge.parameters/1`; nothing is answered.
     Provision(&'a [u8]),
+    /// A hub has taken the device in: what it was provisioned with on the disk is removed, a token among it; nothing is
+    /// answered.
+    Provisioned,
     /// Asks for what was kept; answered with one or more [`Report::History`].
     History {
         /// Comes back.
@@ -77,6 +80,7 @@ impl<'a> Request<'a> {
             Self::Note(event) => frame(6, &[event]),
             Self::History { token } => frame(7, &[&token.to_le_bytes()]),
             Self::Provision(document) => frame(8, &[document]),
+            Self::Provisioned => frame(9, &[]),
         }
     }
 
@@ -108,6 +112,7 @@ impl<'a> Request<'a> {
             6 => Self::Note(rest),
             7 => Self::History { token: token()? },
             8 => Self::Provision(rest),
+            9 => Self::Provisioned,
             _ => return Err(FrameError),
         })
     }
