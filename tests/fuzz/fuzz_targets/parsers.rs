@@ -4,6 +4,8 @@
 //! it again gives the same bytes.
 #![no_main]
 
+mod network;
+
 use kedge_board_support::slot;
 use kedge_init::helpers::{disk, net, stage};
 use kedge_revision::bundle::{self, Event};
@@ -17,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 22 {
+    match choice % 28 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -83,7 +85,8 @@ fuzz_target!(|data: &[u8]| {
         }
         19 => slot(bytes),
         20 => whole_bundle(bytes),
-        _ => layer(bytes),
+        21 => layer(bytes),
+        other => network::parse(other - 22, bytes),
     }
 });
 
