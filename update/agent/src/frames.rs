@@ -162,6 +162,9 @@ impl<'a> Report<'a> {
     /// # Errors
     /// [`FrameError`].
     pub fn decode(frame: &'a [u8]) -> Result<Self, FrameError> {
+        if frame.len() > MAX_REPORT {
+            return Err(FrameError);
+        }
         match frame {
             [1, level, text @ ..] => {
                 let level = match level {
@@ -223,6 +226,8 @@ mod tests {
         }
         .encode();
         assert!(frame.len() <= MAX_REPORT && Report::decode(&frame).is_ok());
+        let longer = [&[1, 4][..], &[b'x'; MAX_REPORT]].concat();
+        assert_eq!(Report::decode(&longer), Err(FrameError));
     }
 
     proptest! {
