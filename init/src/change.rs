@@ -6,13 +6,16 @@
 //! | differs | costs |
 //! |---|---|
 //! | kernel, initramfs, device trees, arguments | the other slot |
-//! | `requires`, groups, configuration, a container of a group with `change = "reboot"` | a reboot |
+//! | `requires`, groups, host name, logs, hubs, a container of a group with `change = "reboot"` | a reboot |
 //! | anything else | the restart of the containers that differ, which may be none |
+//!
+//! The network but for the host name is not looked at: the `net` helper goes from any configuration to any other as it runs.
 //!
 //! A container differs if its definition does, or the value of a parameter that it uses. Its data of `revision`
 //! lifetime stays as long as its definition does, so that it can go on through revisions that leave it alone.
 
 use core::fmt;
+use kedge_revision::configuration::{Configuration, Logs};
 use kedge_revision::content::Change as Cost;
 use kedge_revision::revision::Boot;
 use kedge_revision::{Container, Content, Name, ObjectId};
@@ -114,7 +117,7 @@ pub fn change(old: &Running<'_>, new: &Running<'_>) -> Change {
     if old.content.groups != new.content.groups {
         return Change::Reboot(Why::Groups);
     }
-    if old.content.configuration != new.content.configuration {
+    if fixed(old.content) != fixed(new.content) {
         return Change::Reboot(Why::Configuration);
     }
     if old.revision == new.revision && old.parameters == new.parameters {
@@ -125,6 +128,16 @@ pub fn change(old: &Running<'_>, new: &Running<'_>) -> Change {
         Some(why) => Change::Reboot(why),
         None => Change::Restart(exchange),
     }
+}
+
+/// What of the configuration holds from the boot on.
+fn fixed(content: &Content) -> (Option<&Name>, &Logs, &[String]) {
+    let Configuration {
+        network,
+        logs,
+        hubs,
+    } = &content.configuration;
+    (network.hostname.as_ref(), logs, hubs)
 }
 
 fn exchange(old: &Running<'_>, new: &Running<'_>) -> Exchange {

@@ -4,7 +4,7 @@
 //! types of `kedge-revision`, which have the last word.
 
 use super::units::{Size, Span};
-use kedge_revision::configuration::{Interface, Logs, NetworkConfiguration};
+use kedge_revision::configuration::{Interface, Logs, NetworkConfiguration, Ports};
 use kedge_revision::content::{Change, Commit, Content, Group, HubGoal};
 use kedge_revision::parameters::Parameter;
 use kedge_revision::{Configuration, Container, Mode, Name};
@@ -143,6 +143,10 @@ pub struct NetworkText {
     pub nameservers: Vec<IpAddr>,
     /// Interfaces by the kernel's name.
     pub interfaces: BTreeMap<String, Interface>,
+    /// What happens to Ethernet ports where no interface is listed.
+    pub ports: Ports,
+    /// Interfaces in the order in which their default routes are preferred.
+    pub prefer: Vec<String>,
 }
 
 /// `[configuration.logs]`.
@@ -207,6 +211,8 @@ impl Manifest {
                     hostname: network.hostname.clone(),
                     interfaces: network.interfaces.clone(),
                     nameservers: network.nameservers.clone(),
+                    ports: network.ports,
+                    prefer: network.prefer.clone(),
                 },
                 logs: Logs {
                     disk_max: self.configuration.logs.disk_max.bytes,

@@ -19,24 +19,9 @@ pub const CAPABILITIES: [Capability; 7] = [
 /// Ignored by git: what can be made again, and what must not get out.
 pub const GITIGNORE: &str = "/build/\n/keys/\n";
 
-/// The network of a new project: QEMU's user network has fixed addresses, a real site has its own.
-const QEMU_NETWORK: &str = r#"
-# Interfaces that are not listed stay down. These are the fixed addresses of QEMU's user network.
-[configuration.network.interfaces.eth0]
-addresses = ["10.0.2.15/24"]
-gateways = ["10.0.2.2"]
-"#;
-const SITE_NETWORK: &str = r#"
-# Interfaces that are not listed stay down.
-# [configuration.network.interfaces.eth0]
-# addresses = ["192.168.1.10/24"]
-# gateways = ["192.168.1.1"]
-"#;
-
 /// `kedge.toml` of a new project.
 #[must_use]
 pub fn manifest(product: &Name, board: &Name, mode: Mode, hub: Option<&str>) -> String {
-    let qemu = board.as_str().starts_with("qemu-");
     let (mode, explained) = match mode {
         Mode::Development => (
             "development",
@@ -47,7 +32,6 @@ pub fn manifest(product: &Name, board: &Name, mode: Mode, hub: Option<&str>) -> 
             "nothing is open that the containers do not open",
         ),
     };
-    let network = if qemu { QEMU_NETWORK } else { SITE_NETWORK };
     let hubs = match hub {
         Some(hub) => format!(
             "{:<26} # asked for revisions; the trust root names its key",
@@ -57,7 +41,6 @@ pub fn manifest(product: &Name, board: &Name, mode: Mode, hub: Option<&str>) -> 
             "[]                  # https://… of your hub; none: the device is on its own".to_owned()
         }
     };
-    let nameservers = if qemu { "[\"10.0.2.3\"]" } else { "[]" };
     format!(
         r#"# A Kedge project. `kedge add IMAGE --name NAME` adds a container, `kedge build` makes a signed revision and a disk
 # image, `kedge run` boots it in QEMU.
@@ -93,9 +76,13 @@ change = "restart"
 [configuration]
 hubs = {hubs}
 
+# Every Ethernet port has DHCP, and IPv6 as its routers say, until an interface is listed: the others then stay down.
 [configuration.network]
-nameservers = {nameservers}
-{network}
+# nameservers = ["192.168.1.1"]
+# [configuration.network.interfaces.eth0]
+# addresses = ["192.168.1.10/24"]
+# gateways = ["192.168.1.1"]
+
 [configuration.logs]
 disk-max = "8MiB"          # all containers and the kernel together
 

@@ -7,6 +7,7 @@ use crate::helpers::stage::{COMPLETE, envelope_of};
 use kedge_board_support::control::Decision;
 use kedge_board_support::record::Slot;
 use kedge_board_support::record::state::Target;
+use kedge_revision::configuration::NetworkConfiguration;
 use kedge_revision::container::Snapshot;
 use kedge_revision::revision::Object;
 use kedge_revision::{Content, ObjectId, Verified};
@@ -39,6 +40,13 @@ impl Side {
             content: &self.content,
             parameters: &self.parameters,
         }
+    }
+
+    /// The network as it is to be, with the values of its parameters.
+    #[must_use]
+    pub fn network(&self) -> NetworkConfiguration {
+        let network = &self.content.configuration.network;
+        network.with_values(&self.parameters)
     }
 }
 
@@ -109,13 +117,13 @@ impl Boot {
         committed.is_none_or(|committed| committed.boot != *boot)
     }
 
-    /// The content of the committed revision, while another one is on trial.
+    /// The committed revision, while another one is on trial or none runs.
     ///
     /// # Errors
     /// As [`Boot::read_document`].
-    pub fn read_committed(&self, target: Target) -> Result<Content, Error> {
+    pub fn read_committed(&self, target: Target) -> Result<Side, Error> {
         let revision = self.read_judged(target.revision, trust::Judges::Any)?;
-        Ok(self.read_side(revision, target)?.content)
+        self.read_side(revision, target)
     }
 
     /// Takes what runs out, for an undo.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::machine::fixture::{container, content, health, name};
+use kedge_revision::configuration::Interface;
 use kedge_revision::container::{Check, Goal, Network, Snapshot, Volume};
 use kedge_revision::container::{Lifetime, RootWrites};
 use kedge_revision::content::{Group, HubGoal};
@@ -160,6 +161,25 @@ fn what_only_a_boot_sets_up_needs_a_reboot() {
     }
     let new = made().but(|made| made.content.requires.push("fs-verity".to_owned()));
     assert_eq!(of(&made(), &new), Change::Reboot(Why::Requires));
+}
+
+#[test]
+fn another_network_stops_nothing() {
+    let new = made().but(|made| {
+        let network = &mut made.content.configuration.network;
+        network.nameservers.push([10, 0, 2, 3].into());
+        network.interfaces.insert(
+            "eth0".to_owned(),
+            Interface {
+                dhcp: true,
+                ..Interface::default()
+            },
+        );
+    });
+    let Change::Restart(exchange) = of(&made(), &new) else {
+        panic!("it is no exchange");
+    };
+    assert!(exchange.stopped.is_empty() && exchange.started.is_empty());
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use super::helpers::{AGENT, DISK};
 use super::{Driver, now_ms};
 use crate::boot;
+use crate::boot::Side;
 use crate::control::{AGENT_SOCKET, Role};
 use crate::driver::clients::Listener;
 use crate::error::Error;
@@ -157,9 +158,14 @@ impl Driver {
         if let Some(content) = &self.boot.content {
             return of(&content.configuration);
         }
-        let committed = self.boot.control.as_ref().map(|c| c.state().committed);
-        let content = committed.and_then(|target| self.boot.read_committed(target).ok());
-        content.map_or_else(T::default, |content| of(&content.configuration))
+        self.committed()
+            .map_or_else(T::default, |side| of(&side.content.configuration))
+    }
+
+    /// The committed revision, read from disk.
+    pub(super) fn committed(&self) -> Option<Side> {
+        let target = self.boot.control.as_ref()?.state().committed;
+        self.boot.read_committed(target).ok()
     }
 
     /// Tells the agent what it must know.
@@ -309,14 +315,21 @@ impl Driver {
         }
         let read;
         let before = match &self.update.before {
-            Some(before) => Some(&before.content),
+            Some(before) => Some(before.as_ref()),
             None => {
-                read = self.boot.read_committed(state.committed).ok();
+                read = self.committed();
                 read.as_ref()
             }
         };
+        let network = content
+            .configuration
+            .network
+            .with_values(&self.boot.parameters);
+        let same = |before: &Side| {
+            before.content.configuration == content.configuration && before.network() == network
+        };
         match before {
-            Some(before) if before.configuration == content.configuration => HubRule::Waits,
+            Some(before) if same(before) => HubRule::Waits,
             Some(_) | None => HubRule::Decides,
         }
     }

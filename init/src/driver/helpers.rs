@@ -238,11 +238,7 @@ impl Driver {
     /// Tells a helper that has just started what it is to do.
     fn brief_helper(&mut self, index: u16) {
         if index == NET {
-            let network = self.configuration(|configuration| configuration.network.clone());
-            match net::configure(&network) {
-                Some(frame) => self.send(NET, frame),
-                None => self.say(Stream::Error, "network: the configuration is too large"),
-            }
+            self.configure_network();
             return;
         }
         if index == STAGE {
@@ -272,6 +268,24 @@ impl Driver {
         // The judge of a boot on trial asks before there is a helper; what an ended one was asked is lost with it.
         if let Some(token) = self.helpers.judged {
             self.send(DISK, Request::Probe { token }.encode());
+        }
+    }
+
+    /// Tells the net helper what the revision that runs says of the network, with the values of its parameters; in repair
+    /// mode what the committed one says.
+    pub(super) fn configure_network(&mut self) {
+        let network = match &self.boot.content {
+            Some(content) => content
+                .configuration
+                .network
+                .with_values(&self.boot.parameters),
+            None => self
+                .committed()
+                .map_or_else(Default::default, |side| side.network()),
+        };
+        match net::configure(&network) {
+            Some(frame) => self.send(NET, frame),
+            None => self.say(Stream::Error, "network: the configuration is too large"),
         }
     }
 

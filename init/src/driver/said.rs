@@ -46,6 +46,10 @@ pub(super) fn net_says(frame: &[u8]) -> Option<(Stream, String)> {
         Ok(net::Report::Up { name }) => (Stream::Notice, format!("{name}: link up")),
         Ok(net::Report::Down { name }) => (Stream::Warning, format!("{name}: link down")),
         Ok(net::Report::Applied { name }) => (Stream::Notice, format!("{name}: set up")),
+        Ok(net::Report::Leased { name, lease }) => {
+            (Stream::Notice, format!("{name}: leased {lease}"))
+        }
+        Ok(net::Report::Lost { name }) => (Stream::Warning, format!("{name}: the lease is over")),
         Ok(net::Report::Failed { errno, name, doing }) => (
             Stream::Error,
             format!("network: cannot {doing} {name}: {errno}"),

@@ -163,8 +163,8 @@ impl Driver {
     /// Volumes of the committed revision of which a trial needs copies.
     fn committed_volumes(&self) -> Vec<(String, String)> {
         let committed = self.boot.control.as_ref().map(|c| c.state().committed);
-        let content = committed.and_then(|target| self.boot.read_committed(target).ok());
-        content.map_or_else(Vec::new, |content| boot::snapshot_volumes(&content))
+        let side = committed.and_then(|target| self.boot.read_committed(target).ok());
+        side.map_or_else(Vec::new, |side| boot::snapshot_volumes(&side.content))
     }
 
     /// Starts the containers of this boot, and begins to judge them.

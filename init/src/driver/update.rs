@@ -525,6 +525,8 @@ impl Driver {
             Direction::Forward => before.map(Box::new),
             Direction::Back => None,
         };
+        // The helper compares, and leaves alone what is the same.
+        self.configure_network();
         self.exchange_units();
         self.begin_judging(now_ms());
         let text = match direction {

@@ -1,29 +1,40 @@
 //! The `net` helper: interfaces as the revision configures them, and kept so.
 //!
-//! It brings `lo` up, sets addresses and default routes of the configured interfaces as they appear
-//! (the kernel tells; nothing is polled), again when a link comes back, writes `resolv.conf`, and lets
-//! containers with the device's network listen on low ports. It keeps `CAP_NET_ADMIN` and nothing
-//! else. What it does not do yet: DHCP, VLANs, time. A setting that the kernel refuses is
-//! reported and does not stop the others.
+//! It brings `lo` up, gives the configured interfaces their addresses and default routes as they appear (the kernel tells;
+//! nothing is polled), again when a link comes back, leases addresses ([`dhcp`]), writes `resolv.conf`, and lets containers
+//! with the device's network listen on low ports. Where no interface is configured, every Ethernet port of the machine has
+//! DHCP. All interfaces are up at once; of their default routes the metric decides, and routes of a port whose link is down
+//! are passed over by the kernel, so that a port that fails falls to the next.
+//!
+//! It opens the socket of the DHCP client, which takes `CAP_NET_RAW`, and then keeps `CAP_NET_ADMIN` and nothing else. A new
+//! configuration replaces the old one as it runs: what is no longer wanted is removed. What it does not do yet: VLANs, time,
+//! name servers of IPv6 routers. A setting that the kernel refuses is reported and does not stop the others.
 
+pub mod dhcp;
 mod frames;
+mod leases;
 mod links;
+mod ports;
 mod rtnetlink;
 
 pub use frames::{MAX_REPORT, Report, configure, decode_configure};
 
 use super::{Error, confine};
-use kedge_revision::configuration::NetworkConfiguration;
+use dhcp::client::{Event, State};
+use kedge_revision::configuration::{Interface, Ipv6, NetworkConfiguration};
 use kedge_sys::privilege::CapabilitySet;
-use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
-use kedge_sys::{Errno, sock};
+use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
+use kedge_sys::seccomp::SockFilter;
+use kedge_sys::{Errno, packet, sock, timer};
 use links::Links;
-use rtnetlink::Netlink;
-use std::fmt::Write as _;
+use ports::{Port, Settings};
+use rtnetlink::{Link, Netlink};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// Largest frame from PID 1: 32 interfaces with 16 addresses each have less than 40 KiB.
 pub const MAX_CONFIGURATION: usize = 64 * 1024;
@@ -34,6 +45,21 @@ const MAX_NEWS: usize = 16 * 1024;
 pub const RESOLV_CONF: &str = "/run/kedge/resolv.conf";
 /// From which port on no privilege is needed to listen.
 const LOW_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+/// Lets UDP to the port of DHCP clients pass, in whole packets; offsets are from the IPv4 header on.
+const FILTER: [SockFilter; 9] = [
+    // Protocol: UDP.
+    SockFilter::new(0x30, 0, 0, 9),
+    SockFilter::new(0x15, 0, 6, 17),
+    // No later fragment.
+    SockFilter::new(0x28, 0, 0, 6),
+    SockFilter::new(0x45, 4, 0, 0x1fff),
+    // The header's length, and the port behind it.
+    SockFilter::new(0xb1, 0, 0, 0),
+    SockFilter::new(0x48, 0, 0, 2),
+    SockFilter::new(0x15, 0, 1, 68),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+    SockFilter::new(0x06, 0, 0, 0),
+];
 
 /// The helper: confines itself and serves until PID 1 closes `socket`. The first frame is the configuration.
 ///
@@ -41,13 +67,22 @@ const LOW_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 /// [`Error::Privilege`], [`Error::Netlink`], [`Error::Socket`], [`Error::Frame`].
 #[inline(never)]
 pub fn run(socket: BorrowedFd<'_>, resolv_conf: &Path) -> Result<(), Error> {
+    // Before the privilege for it goes. Without it there is no DHCP, and the rest goes on.
+    let packets = packet::open(&FILTER).map_err(Error::Netlink);
     confine(CapabilitySet::NET_ADMIN)?;
     // Containers with the device's network have a user namespace of their own, whose
     // CAP_NET_BIND_SERVICE means nothing to it.
     if let Err(error) = overwrite(Path::new(LOW_PORTS), "0") {
         report_failure(socket, "", &error)?;
     }
-    Net::new(socket, resolv_conf)?.serve()
+    let packets = match packets {
+        Ok(packets) => Some(packets),
+        Err(error) => {
+            report_failure(socket, "", &error)?;
+            None
+        }
+    };
+    Net::new(socket, resolv_conf, packets)?.serve()
 }
 
 struct Net<'a> {
@@ -57,43 +92,79 @@ struct Net<'a> {
     requests: Netlink,
     /// Is told of links.
     events: Netlink,
+    /// Hears DHCP servers, once `listens`.
+    packets: Option<OwnedFd>,
+    listens: bool,
     links: Links,
+    ports: BTreeMap<String, Port>,
     configuration: NetworkConfiguration,
+    /// What `resolv.conf` holds.
+    names: Option<String>,
 }
 
 impl<'a> Net<'a> {
-    fn new(socket: BorrowedFd<'a>, resolv_conf: &'a Path) -> Result<Self, Error> {
+    fn new(
+        socket: BorrowedFd<'a>,
+        resolv_conf: &'a Path,
+        packets: Option<OwnedFd>,
+    ) -> Result<Self, Error> {
         Ok(Self {
             socket,
             resolv_conf,
             // Events first: what changes between the listing and the listening is not missed.
             events: Netlink::open(rtnetlink::LINK_EVENTS)?,
             requests: Netlink::open(0)?,
+            packets,
+            listens: false,
             links: Links::default(),
+            ports: BTreeMap::new(),
             configuration: NetworkConfiguration::default(),
+            names: None,
         })
     }
 
     fn serve(&mut self) -> Result<(), Error> {
         let mut buffer = vec![0; MAX_NEWS];
         loop {
-            let mut waiting = [
-                PollFd::new(&self.socket, PollFlags::IN),
-                PollFd::new(&self.events, PollFlags::IN),
-            ];
-            match poll(&mut waiting, None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => {
-                    return Err(Error::Socket(kedge_sys::Error::new("poll", errno)));
-                }
-            }
-            let [socket, events] = waiting.map(|fd| !fd.revents().is_empty());
+            let due = self.ports.values().filter_map(|port| port.dhcp.due()).min();
+            let [socket, events, packets] = self.wait(due)?;
             if socket && !self.receive(&mut buffer)? {
                 return Ok(());
             }
             if events {
                 self.changed(&mut buffer)?;
             }
+            if packets {
+                self.heard(&mut buffer)?;
+            }
+            self.time_passes()?;
+            self.write_names()?;
+        }
+    }
+
+    /// Waits for PID 1, the kernel, a server, or until `due`.
+    fn wait(&self, due: Option<u64>) -> Result<[bool; 3], Error> {
+        let timeout = due.map(|due| {
+            let left = Duration::from_millis(due.saturating_sub(now_ms()));
+            Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
+        let packets = self.packets.as_ref().map_or(self.socket, AsFd::as_fd);
+        let heard = if self.listens {
+            PollFlags::IN
+        } else {
+            PollFlags::empty()
+        };
+        let mut waiting = [
+            PollFd::new(&self.socket, PollFlags::IN),
+            PollFd::new(&self.events, PollFlags::IN),
+            PollFd::new(&packets, heard),
+        ];
+        match poll(&mut waiting, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(waiting.map(|fd| !fd.revents().is_empty())),
+            Err(errno) => Err(Error::Socket(kedge_sys::Error::new("poll", errno))),
         }
     }
 
@@ -115,10 +186,7 @@ impl<'a> Net<'a> {
             Err(error) => return Err(Error::Socket(error)),
         };
         self.configuration = decode_configure(frame).map_err(Error::Frame)?;
-        if let Err(error) = overwrite(self.resolv_conf, &names(&self.configuration)) {
-            report_failure(self.socket, "", &error)?;
-        }
-        if let Err(error) = self.requests.set_up(rtnetlink::LOOPBACK) {
+        if let Err(error) = self.requests.set_up(rtnetlink::LOOPBACK, true) {
             self.refused("lo", "bring up", error)?;
         }
         self.links = Links::default();
@@ -133,7 +201,7 @@ impl<'a> Net<'a> {
         let mut found = Vec::new();
         loop {
             let (links, done) = self.requests.links(buffer)?;
-            found.extend(links.into_iter().filter(|link| self.is_configured(link)));
+            found.extend(links.into_iter().filter(|link| self.concerns(link)));
             if done {
                 break;
             }
@@ -141,8 +209,9 @@ impl<'a> Net<'a> {
         found.iter().try_for_each(|link| self.link(link))
     }
 
-    fn is_configured(&self, link: &rtnetlink::Link) -> bool {
-        self.configuration.interfaces.contains_key(&link.name)
+    /// Whether a link is, or was, set up by the configuration.
+    fn concerns(&self, link: &Link) -> bool {
+        self.ports.contains_key(&link.name) || ports::interface(&self.configuration, link).is_some()
     }
 
     fn changed(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
@@ -158,27 +227,101 @@ impl<'a> Net<'a> {
     }
 
     /// What is known of one link has changed, or not.
-    fn link(&mut self, link: &rtnetlink::Link) -> Result<(), Error> {
-        if !self.is_configured(link) {
-            return Ok(());
-        }
+    fn link(&mut self, link: &Link) -> Result<(), Error> {
+        let name = link.name.as_str();
+        let Some(interface) = ports::interface(&self.configuration, link) else {
+            return self.release(link);
+        };
         let change = self.links.update(link);
+        // Gone, or another one of the same name in its place, which has nothing yet. An older one may go after the newer came.
+        let over = |port: &Port| (port.index == link.index) == link.gone;
+        if self.ports.get(name).is_some_and(over) {
+            self.ports.remove(name);
+        }
         if change.apply {
-            self.apply(link)?;
+            self.set_up(link, interface)?;
         }
         match change.carrier {
-            Some(true) => self.report(&Report::Up { name: &link.name }),
-            Some(false) => self.report(&Report::Down { name: &link.name }),
+            Some(true) => self.report(&Report::Up { name })?,
+            Some(false) => self.report(&Report::Down { name })?,
+            None => {}
+        }
+        match change.carrier {
+            Some(true) => self.dhcp(name, Event::Up),
+            Some(false) => self.dhcp(name, Event::Down),
             None => Ok(()),
         }
     }
 
-    /// Sets everything that the configuration has for a link; what is set already stays.
-    fn apply(&self, link: &rtnetlink::Link) -> Result<(), Error> {
-        let Some(interface) = self.configuration.interfaces.get(&link.name) else {
+    /// An interface that the configuration has no more is as if it never had been in it.
+    fn release(&mut self, link: &Link) -> Result<(), Error> {
+        let Some(port) = self.ports.remove(&link.name) else {
             return Ok(());
         };
+        if link.gone || port.index == rtnetlink::LOOPBACK {
+            return Ok(());
+        }
+        self.replace(&link.name, &port, &Settings::default())?;
+        self.requests
+            .set_up(port.index, false)
+            .or_else(|error| self.refused(&link.name, "take down", error))
+    }
+
+    /// Begins with an interface, or begins anew with what a new configuration says of it.
+    fn set_up(&mut self, link: &Link, interface: Interface) -> Result<(), Error> {
         let name = link.name.as_str();
+        let metric = ports::metric(&self.configuration, link);
+        let fresh = || Port::new(link, Interface::default(), metric);
+        let mut port = self.ports.remove(name).unwrap_or_else(fresh);
+        if !interface.dhcp {
+            port.dhcp = State::Nothing;
+        }
+        port.interface = interface;
+        port.metric = metric;
+        self.rules(name, port.interface.ipv6)?;
+        if let Err(error) = self.requests.set_up(link.index, true) {
+            self.refused(name, "bring up", error)?;
+        }
+        if port.interface.dhcp && port.hardware.is_none() {
+            let errno = Errno::OPNOTSUPP;
+            let doing = "lease an address for";
+            self.report(&Report::Failed { errno, name, doing })?;
+        }
+        let wanted = port.wanted();
+        if self.replace(name, &port, &wanted)? {
+            self.report(&Report::Applied { name })?;
+        }
+        port.given = wanted;
+        self.ports.insert(link.name.clone(), port);
+        Ok(())
+    }
+
+    /// What the kernel is to do by itself on an interface.
+    fn rules(&self, name: &str, ipv6: Ipv6) -> Result<(), Error> {
+        let off = match ipv6 {
+            Ipv6::Automatic => "0",
+            Ipv6::Off => "1",
+        };
+        for (family, rule, value) in [
+            ("ipv4", "ignore_routes_with_linkdown", "1"),
+            ("ipv6", "ignore_routes_with_linkdown", "1"),
+            ("ipv6", "disable_ipv6", off),
+        ] {
+            let path = format!("/proc/sys/net/{family}/conf/{name}/{rule}");
+            match overwrite(Path::new(&path), value) {
+                // A kernel without IPv6 has nothing to be told.
+                Err(error) if error.errno() == Errno::NOENT && family == "ipv6" => {}
+                Err(error) => report_failure(self.socket, name, &error)?,
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes from what a port was given to `wanted`: removes the rest, and gives all of it again, since the kernel drops
+    /// routes with the addresses that they use and with a link that is taken down. False: something was refused.
+    fn replace(&self, name: &str, port: &Port, wanted: &Settings) -> Result<bool, Error> {
+        let (index, given) = (port.index, &port.given);
         let mut good = true;
         let mut outcome = |doing, done: Result<(), Error>| {
             done.or_else(|error| {
@@ -186,21 +329,34 @@ impl<'a> Net<'a> {
                 self.refused(name, doing, error)
             })
         };
-        outcome("bring up", self.requests.set_up(link.index))?;
-        for prefix in &interface.addresses {
-            let done = self
-                .requests
-                .add_address(link.index, prefix.address, prefix.length);
+        // What is to go may have gone already.
+        for route in given.routes.iter().filter(|r| !wanted.routes.contains(r)) {
+            self.requests
+                .remove_default_route(index, *route)
+                .or_else(only_refusals)?;
+        }
+        for prefix in given
+            .addresses
+            .iter()
+            .filter(|p| !wanted.addresses.contains(p))
+        {
+            self.requests
+                .remove_address(index, *prefix)
+                .or_else(only_refusals)?;
+        }
+        if given.mtu != wanted.mtu {
+            let mtu = wanted.mtu.map_or(port.mtu, u32::from);
+            outcome("set the MTU of", self.requests.set_mtu(index, mtu))?;
+        }
+        for prefix in &wanted.addresses {
+            let done = self.requests.add_address(index, *prefix);
             outcome("give an address to", done)?;
         }
-        for gateway in &interface.gateways {
-            let done = self.requests.add_default_route(link.index, *gateway);
+        for route in &wanted.routes {
+            let done = self.requests.add_default_route(index, *route);
             outcome("route by", done)?;
         }
-        if good {
-            self.report(&Report::Applied { name })?;
-        }
-        Ok(())
+        Ok(good)
     }
 
     /// A refusal of the kernel is reported; anything else ends the helper.
@@ -217,6 +373,32 @@ impl<'a> Net<'a> {
             .map(drop)
             .map_err(Error::Socket)
     }
+
+    /// Writes `resolv.conf` where it is not as it should be.
+    fn write_names(&mut self) -> Result<(), Error> {
+        let names = ports::names(&self.configuration, self.ports.values());
+        if self.names.as_ref() == Some(&names) {
+            return Ok(());
+        }
+        if let Err(error) = overwrite(self.resolv_conf, &names) {
+            report_failure(self.socket, "", &error)?;
+        }
+        self.names = Some(names);
+        Ok(())
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(timer::now().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// For what may fail because it is done already.
+fn only_refusals(error: Error) -> Result<(), Error> {
+    if matches!(error, Error::Netlink(_)) {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 fn report_failure(socket: BorrowedFd<'_>, name: &str, error: &Error) -> Result<(), Error> {
@@ -226,18 +408,6 @@ fn report_failure(socket: BorrowedFd<'_>, name: &str, error: &Error) -> Result<(
     sock::send(socket, &report.encode(), &[])
         .map(drop)
         .map_err(Error::Socket)
-}
-
-/// resolv.conf(5).
-fn names(configuration: &NetworkConfiguration) -> String {
-    let mut text = String::new();
-    for server in &configuration.nameservers {
-        // A string takes every write.
-        if writeln!(text, "nameserver {server}").is_err() {
-            break;
-        }
-    }
-    text
 }
 
 /// Writes in place: containers have the file itself mounted, so another one by the same name would
@@ -254,24 +424,4 @@ fn overwrite(path: &Path, text: &str) -> Result<(), Error> {
             path: path.to_owned(),
             source,
         })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn configuration() -> NetworkConfiguration {
-        serde_json::from_str(
-            r#"{"interfaces":{"lo":{"addresses":["10.9.8.7/24","fd00::7/64"],"gateways":["10.9.8.1"]}},"nameservers":["10.0.2.3","fd00::1"]}"#,
-        )
-        .unwrap()
-    }
-
-    #[test]
-    fn name_servers() {
-        assert_eq!(
-            names(&configuration()),
-            "nameserver 10.0.2.3\nnameserver fd00::1\n"
-        );
-    }
 }

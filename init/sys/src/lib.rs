@@ -24,6 +24,7 @@ pub mod landlock;
 pub mod memory;
 pub mod module;
 pub mod mount;
+pub mod packet;
 pub mod privilege;
 pub mod process;
 pub mod reboot;

@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 28 {
+    match choice % 29 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -86,6 +86,10 @@ fuzz_target!(|data: &[u8]| {
         19 => slot(bytes),
         20 => whole_bundle(bytes),
         21 => layer(bytes),
+        28 => {
+            let _ = net::dhcp::message::Reply::from_packet(bytes);
+            let _ = net::dhcp::message::Reply::parse(bytes);
+        }
         other => network::parse(other - 22, bytes),
     }
 });

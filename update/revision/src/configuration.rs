@@ -31,20 +31,97 @@ pub struct NetworkConfiguration {
     /// Interface (kernel's name, `eth0`) → how it is set up. Others stay down.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub interfaces: BTreeMap<String, Interface>,
-    /// Name servers for host-network containers.
+    /// What happens to the machine's Ethernet ports where no interface is listed.
+    #[serde(default, skip_serializing_if = "Ports::is_automatic")]
+    pub ports: Ports,
+    /// The fallback list: interfaces in the order in which their default routes are preferred. Those that are not in it
+    /// come after, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefer: Vec<String>,
+    /// Name servers for host-network containers; if absent, those that came with leases.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<IpAddr>,
 }
 
-/// How one interface is set up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What happens to Ethernet ports where no interface is listed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ports {
+    /// Each has DHCP, and IPv6 as its routers say.
+    #[default]
+    Automatic,
+    /// They stay down.
+    Off,
+}
+
+impl Ports {
+    fn is_automatic(&self) -> bool {
+        *self == Self::Automatic
+    }
+}
+
+/// How one interface is set up: with addresses of its own, with one by DHCP, or both.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Interface {
     /// Addresses with prefix lengths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Prefix>,
-    /// Default route for each family present.
+    /// A parameter of type `ipv4-prefix` that holds one more address, or `dhcp`; without a value it adds nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_parameter: Option<Name>,
+    /// An address is leased.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub dhcp: bool,
+    /// Default route for each family present; of DHCP, where none of IPv4 is named, the server's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<IpAddr>,
+    /// A parameter of type `ipv4` that holds one more gateway; of no effect where the address is leased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_parameter: Option<Name>,
+    /// Addresses beside those listed.
+    #[serde(default, skip_serializing_if = "Ipv6::is_automatic")]
+    pub ipv6: Ipv6,
+}
+
+/// Where an interface's addresses of IPv6 come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ipv6 {
+    /// The kernel makes them from what routers say (SLAAC), beside those that are listed.
+    #[default]
+    Automatic,
+    /// The interface has none.
+    Off,
+}
+
+impl Ipv6 {
+    fn is_automatic(&self) -> bool {
+        *self == Self::Automatic
+    }
+}
+
+impl NetworkConfiguration {
+    /// The same with the values of its parameters in their places. A value that does not fit adds nothing: whoever took
+    /// it in has checked it.
+    #[must_use]
+    pub fn with_values(&self, values: &BTreeMap<Name, String>) -> Self {
+        let mut network = self.clone();
+        for interface in network.interfaces.values_mut() {
+            let value = |name: Option<Name>| name.and_then(|name| values.get(&name));
+            match value(interface.address_parameter.take()).map(String::as_str) {
+                Some("dhcp") => interface.dhcp = true,
+                Some(text) => interface.addresses.extend(text.parse::<Prefix>()),
+                None => {}
+            }
+            if let Some(text) = value(interface.gateway_parameter.take())
+                && !interface.dhcp
+            {
+                interface.gateways.extend(text.parse::<IpAddr>());
+            }
+        }
+        network
+    }
 }
 
 /// Bounds of the log store.
@@ -115,6 +192,16 @@ impl Configuration {
             let field = format!("configuration.network.interfaces.{name}");
             check_interface(name, interface, &field)?;
         }
+        let listed = |name: &String| network.interfaces.contains_key(name);
+        let mut preferred = network.prefer.clone();
+        preferred.sort_unstable();
+        preferred.dedup();
+        if preferred.len() != network.prefer.len() || !preferred.iter().all(listed) {
+            return Err(Error::invalid(
+                "configuration.network.prefer",
+                "names an interface twice, or one that is not listed",
+            ));
+        }
         if network.nameservers.len() > 8 {
             return Err(Error::invalid(
                 "configuration.network.nameservers",
@@ -160,10 +247,21 @@ fn check_interface(name: &str, interface: &Interface, field: &str) -> Result<(),
     if !good_name {
         return Err(Error::invalid(field, "is no name of an interface"));
     }
-    if interface.addresses.is_empty() || interface.addresses.len() > 16 {
+    let none =
+        interface.addresses.is_empty() && interface.address_parameter.is_none() && !interface.dhcp;
+    if none || interface.addresses.len() > 16 {
         return Err(Error::invalid(
             format!("{field}.addresses"),
-            "are not 1 to 16",
+            "are not 1 to 16, and nothing else gives one",
+        ));
+    }
+    let v6 = |address: &IpAddr| address.is_ipv6();
+    if interface.ipv6 == Ipv6::Off
+        && (interface.addresses.iter().any(|p| v6(&p.address)) || interface.gateways.iter().any(v6))
+    {
+        return Err(Error::invalid(
+            format!("{field}.ipv6"),
+            "is off, and an address is of IPv6",
         ));
     }
     let unusable = |address: &IpAddr| match address {
@@ -179,7 +277,9 @@ fn check_interface(name: &str, interface: &Interface, field: &str) -> Result<(),
         ));
     }
     let v4 = interface.gateways.iter().filter(|g| g.is_ipv4()).count();
-    if v4 > 1 || interface.gateways.len().saturating_sub(v4) > 1 {
+    let v6 = interface.gateways.len().saturating_sub(v4);
+    let v4 = v4.saturating_add(interface.gateway_parameter.is_some().into());
+    if v4 > 1 || v6 > 1 {
         return Err(Error::invalid(
             format!("{field}.gateways"),
             "are more than one of a family",

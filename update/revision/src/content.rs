@@ -5,7 +5,7 @@ use crate::container::{Check, Container};
 use crate::error::Error;
 use crate::id::Name;
 use crate::json;
-use crate::parameters::Parameter;
+use crate::parameters::{Parameter, ParameterType};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,6 +132,7 @@ impl Content {
         {
             return Err(Error::invalid("commit.hub-wait-s", "is not 5 to 86400"));
         }
+        self.check_interfaces()?;
         if !(5..=3600).contains(&self.commit.window_s) {
             return Err(Error::invalid("commit.window-s", "is not 5 to 3600"));
         }
@@ -148,6 +149,36 @@ impl Content {
         } else {
             Err(Error::invalid("groups", "have one name twice"))
         }
+    }
+
+    /// The parameters of interfaces are declared, with their types, and are no secrets: addresses stand in logs.
+    fn check_interfaces(&self) -> Result<(), Error> {
+        for (name, interface) in &self.configuration.network.interfaces {
+            for (field, parameter, kind) in [
+                (
+                    "address-parameter",
+                    &interface.address_parameter,
+                    ParameterType::Ipv4Prefix,
+                ),
+                (
+                    "gateway-parameter",
+                    &interface.gateway_parameter,
+                    ParameterType::Ipv4,
+                ),
+            ] {
+                let Some(parameter) = parameter else {
+                    continue;
+                };
+                let fits = |p: &Parameter| p.kind == kind && !p.secret;
+                if !self.parameters.get(parameter).is_some_and(fits) {
+                    return Err(Error::invalid(
+                        format!("configuration.network.interfaces.{name}.{field}"),
+                        "names a parameter that is not declared, of another type, or secret",
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Everything a container names must exist, and be of a kind that it may name.

@@ -165,6 +165,11 @@ fn cache() -> Container {
 }
 
 fn content() -> Content {
+    let eth0 = Interface {
+        addresses: vec!["10.0.2.15/24".parse().unwrap()],
+        gateways: vec!["10.0.2.2".parse().unwrap()],
+        ..Interface::default()
+    };
     Content {
         requires: vec!["fs-verity".into(), "user-namespaces".into()],
         parameters: BTreeMap::from([
@@ -204,14 +209,9 @@ fn content() -> Content {
         configuration: Configuration {
             network: NetworkConfiguration {
                 hostname: Some("gateway".parse().unwrap()),
-                interfaces: BTreeMap::from([(
-                    "eth0".into(),
-                    Interface {
-                        addresses: vec!["10.0.2.15/24".parse().unwrap()],
-                        gateways: vec!["10.0.2.2".parse().unwrap()],
-                    },
-                )]),
+                interfaces: BTreeMap::from([("eth0".into(), eth0)]),
                 nameservers: vec!["10.0.2.3".parse().unwrap()],
+                ..NetworkConfiguration::default()
             },
             logs: Logs::default(),
             hubs: vec!["https://hub.example".into()],

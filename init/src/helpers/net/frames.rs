@@ -1,7 +1,8 @@
 //! Frames between PID 1 and the net helper.
 //!
 //! From PID 1: kind 1 and the configuration as JSON. To PID 1: a kind (1 up, 2 down, 3 applied, 4
-//! failed), an errno i32 (0 but for failed), length of the name u8, name, and for failed what was tried.
+//! failed, 5 leased, 6 lost), an errno i32 (0 but for failed), length of the name u8, name, and for failed what was
+//! tried, for leased the lease.
 
 use super::super::FrameError;
 use super::MAX_CONFIGURATION;
@@ -55,6 +56,18 @@ pub enum Report<'a> {
         /// What was tried, as in "cannot … eth0".
         doing: &'a str,
     },
+    /// An interface has leased an address.
+    Leased {
+        /// Which.
+        name: &'a str,
+        /// The lease, for people.
+        lease: &'a str,
+    },
+    /// A lease is over, or was taken back.
+    Lost {
+        /// Of which interface.
+        name: &'a str,
+    },
 }
 
 impl<'a> Report<'a> {
@@ -66,6 +79,8 @@ impl<'a> Report<'a> {
             Self::Down { name } => (2, 0, name, ""),
             Self::Applied { name } => (3, 0, name, ""),
             Self::Failed { errno, name, doing } => (4, errno.raw_os_error(), name, doing),
+            Self::Leased { name, lease } => (5, 0, name, lease),
+            Self::Lost { name } => (6, 0, name, ""),
         };
         // Interface names have at most 15 bytes.
         let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
@@ -100,6 +115,8 @@ impl<'a> Report<'a> {
             (1, 0) if doing.is_empty() => Ok(Self::Up { name }),
             (2, 0) if doing.is_empty() => Ok(Self::Down { name }),
             (3, 0) if doing.is_empty() => Ok(Self::Applied { name }),
+            (5, 0) => Ok(Self::Leased { name, lease: doing }),
+            (6, 0) if doing.is_empty() => Ok(Self::Lost { name }),
             (4, errno @ 1..4096) => Ok(Self::Failed {
                 errno: Errno::from_raw_os_error(errno),
                 name,
@@ -121,6 +138,11 @@ mod tests {
             Report::Up { name: "eth0" },
             Report::Down { name: "eth0" },
             Report::Applied { name: "eth0" },
+            Report::Lost { name: "eth0" },
+            Report::Leased {
+                name: "eth0",
+                lease: "10.0.2.15/24 of 10.0.2.2",
+            },
             Report::Failed {
                 errno: Errno::NODEV,
                 name: "",

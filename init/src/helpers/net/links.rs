@@ -62,6 +62,9 @@ mod tests {
             name: "eth0".to_owned(),
             carrier,
             gone,
+            hardware: None,
+            is_port: true,
+            mtu: 1500,
         }
     }
 

@@ -1,10 +1,11 @@
-//! The little of rtnetlink(7) that static addresses need: links up, addresses, default routes, news of links.
+//! The little of rtnetlink(7) that wired networks need: links up, addresses, default routes, news of links.
 //!
 //! Messages are built and read as bytes, in the machine's own byte order; lengths that the kernel
 //! sends are checked as if a stranger had sent them.
 
 use super::super::Error;
 use core::net::IpAddr;
+use kedge_revision::configuration::Prefix;
 use kedge_sys::rustix::net::netlink::SocketAddrNetlink;
 use kedge_sys::rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
@@ -23,7 +24,9 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 /// `NLM_F_REQUEST | NLM_F_ACK`.
 const ACKNOWLEDGED: u16 = 5;
 /// `NLM_F_REPLACE | NLM_F_CREATE`: doing it twice is no error.
@@ -33,12 +36,19 @@ const DUMP: u16 = 0x301;
 const IFF_UP: u32 = 1;
 /// The driver sees a carrier.
 const IFF_LOWER_UP: u32 = 0x1_0000;
+/// `ARPHRD_ETHER`
+const ETHERNET: u16 = 1;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+/// Only an interface that stands on a device has it, since Linux 5.14: no bridge, tunnel or pair has.
+const IFLA_PARENT_DEV_NAME: u16 = 56;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
 /// `RT_TABLE_MAIN`, `RTPROT_STATIC`, `RT_SCOPE_UNIVERSE`, `RTN_UNICAST`.
 const DEFAULT_ROUTE: [u8; 4] = [254, 4, 0, 1];
 const HEADER: usize = 16;
@@ -54,6 +64,21 @@ pub(super) struct Link {
     pub(super) carrier: bool,
     /// Whether it has just gone.
     pub(super) gone: bool,
+    /// Its address, if it is an Ethernet.
+    pub(super) hardware: Option<[u8; 6]>,
+    /// Whether it is a port of the machine: an Ethernet that stands on a device.
+    pub(super) is_port: bool,
+    /// Largest packet.
+    pub(super) mtu: u32,
+}
+
+/// A default route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Route {
+    /// By which router.
+    pub(super) gateway: IpAddr,
+    /// Its place among the default routes.
+    pub(super) metric: u32,
 }
 
 /// A socket to the kernel's network configuration.
@@ -82,7 +107,7 @@ impl Netlink {
 
     /// Asks for all links; [`Self::links`] gives the answers.
     pub(super) fn ask_links(&self) -> Result<(), Error> {
-        self.send(&message(RTM_GETLINK, DUMP, &[&interface(0, 0)]))
+        self.send(&message(RTM_GETLINK, DUMP, &[&interface(0, 0, 0)]))
     }
 
     /// The links of the next datagram, and whether a listing ends with it.
@@ -105,44 +130,42 @@ impl Netlink {
         Ok((links, done))
     }
 
-    /// Brings an interface up.
-    pub(super) fn set_up(&self, index: u32) -> Result<(), Error> {
-        let body = interface(index, IFF_UP);
+    /// Brings an interface up, or takes it down.
+    pub(super) fn set_up(&self, index: u32, up: bool) -> Result<(), Error> {
+        let body = interface(index, if up { IFF_UP } else { 0 }, IFF_UP);
         self.command("link up", &message(RTM_NEWLINK, ACKNOWLEDGED, &[&body]))
     }
 
-    /// Gives an interface an address.
-    pub(super) fn add_address(&self, index: u32, address: IpAddr, length: u8) -> Result<(), Error> {
-        self.command("address", &address_message(index, address, length))
+    /// Sets the largest packet.
+    pub(super) fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), Error> {
+        let body = interface(index, 0, 0);
+        let parts = [&body[..], &attribute(IFLA_MTU, &mtu.to_ne_bytes())];
+        self.command("mtu", &message(RTM_NEWLINK, ACKNOWLEDGED, &parts))
     }
 
-    /// Makes `gateway`, reached over the interface, the default route of its family.
-    pub(super) fn add_default_route(&self, index: u32, gateway: IpAddr) -> Result<(), Error> {
-        let [table, protocol, scope, kind] = DEFAULT_ROUTE;
-        // struct rtmsg; destination and source have a prefix of 0 bits.
-        let body = [
-            family(gateway),
-            0,
-            0,
-            0,
-            table,
-            protocol,
-            scope,
-            kind,
-            0,
-            0,
-            0,
-            0,
-        ];
-        let parts = [
-            &body[..],
-            &attribute(RTA_GATEWAY, &octets(gateway)),
-            &attribute(RTA_OIF, &index.to_ne_bytes()),
-        ];
-        self.command(
-            "route",
-            &message(RTM_NEWROUTE, ACKNOWLEDGED | REPLACE, &parts),
-        )
+    /// Gives an interface an address.
+    pub(super) fn add_address(&self, index: u32, prefix: Prefix) -> Result<(), Error> {
+        let (kind, flags) = (RTM_NEWADDR, ACKNOWLEDGED | REPLACE);
+        self.command("address", &address_message(kind, flags, index, prefix))
+    }
+
+    /// Takes an address from an interface, and with it the routes that use it.
+    pub(super) fn remove_address(&self, index: u32, prefix: Prefix) -> Result<(), Error> {
+        let message = address_message(RTM_DELADDR, ACKNOWLEDGED, index, prefix);
+        self.command("address", &message)
+    }
+
+    /// Makes `gateway`, reached over the interface, a default route of its family; of several, that with the lowest
+    /// metric is taken.
+    pub(super) fn add_default_route(&self, index: u32, route: Route) -> Result<(), Error> {
+        let flags = ACKNOWLEDGED | REPLACE;
+        self.command("route", &route_message(RTM_NEWROUTE, flags, index, route))
+    }
+
+    /// Removes such a route.
+    pub(super) fn remove_default_route(&self, index: u32, route: Route) -> Result<(), Error> {
+        let message = route_message(RTM_DELROUTE, ACKNOWLEDGED, index, route);
+        self.command("route", &message)
     }
 
     fn send(&self, message: &[u8]) -> Result<(), Error> {
@@ -190,21 +213,36 @@ fn message(kind: u16, flags: u16, parts: &[&[u8]]) -> Vec<u8> {
 }
 
 /// struct ifinfomsg: family, type, index, flags and which of them are meant.
-fn interface(index: u32, flags: u32) -> [u8; 16] {
+fn interface(index: u32, flags: u32, meant: u32) -> [u8; 16] {
     let mut body = [0; 16];
     let fields = index
         .to_ne_bytes()
         .into_iter()
         .chain(flags.to_ne_bytes())
-        .chain(flags.to_ne_bytes());
+        .chain(meant.to_ne_bytes());
     for (to, from) in body.iter_mut().skip(4).zip(fields) {
         *to = from;
     }
     body
 }
 
-/// `RTM_NEWADDR` with struct ifaddrmsg.
-fn address_message(index: u32, address: IpAddr, length: u8) -> Vec<u8> {
+/// struct rtmsg and its attributes; destination and source have a prefix of 0 bits.
+fn route_message(kind: u16, flags: u16, index: u32, route: Route) -> Vec<u8> {
+    let [table, protocol, scope, unicast] = DEFAULT_ROUTE;
+    let family = family(route.gateway);
+    let body = [family, 0, 0, 0, table, protocol, scope, unicast, 0, 0, 0, 0];
+    let parts = [
+        &body[..],
+        &attribute(RTA_GATEWAY, &octets(route.gateway)),
+        &attribute(RTA_OIF, &index.to_ne_bytes()),
+        &attribute(RTA_PRIORITY, &route.metric.to_ne_bytes()),
+    ];
+    message(kind, flags, &parts)
+}
+
+/// struct ifaddrmsg and its attributes.
+fn address_message(kind: u16, flags: u16, index: u32, prefix: Prefix) -> Vec<u8> {
+    let Prefix { address, length } = prefix;
     let mut body = vec![family(address), length, 0, 0];
     body.extend_from_slice(&index.to_ne_bytes());
     let bytes = octets(address);
@@ -222,7 +260,7 @@ fn address_message(index: u32, address: IpAddr, length: u8) -> Vec<u8> {
         parts.push(attribute(IFA_BROADCAST, &broadcast));
     }
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-    message(RTM_NEWADDR, ACKNOWLEDGED | REPLACE, &parts)
+    message(kind, flags, &parts)
 }
 
 /// struct rtattr and its value, filled to four bytes; all values here are of 4 or 16.
@@ -262,28 +300,37 @@ fn answer(payload: &[u8]) -> Result<(), Errno> {
 /// A link from the payload of its message.
 fn link(kind: u16, payload: &[u8]) -> Option<Link> {
     let (body, mut rest) = payload.split_first_chunk::<16>()?;
-    let [_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *body;
+    let [_, _, t0, t1, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *body;
     let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
-    let mut name = None;
+    let ethernet = u16::from_ne_bytes([t0, t1]) == ETHERNET;
+    let mut link = Link {
+        index: u32::from_ne_bytes([i0, i1, i2, i3]),
+        name: String::new(),
+        carrier: flags & (IFF_UP | IFF_LOWER_UP) == IFF_UP | IFF_LOWER_UP,
+        gone: kind == RTM_DELLINK,
+        hardware: None,
+        is_port: false,
+        mtu: 0,
+    };
     while let Some((length, after)) = rest.split_first_chunk::<2>() {
         let length = usize::from(u16::from_ne_bytes(*length));
         let attribute = after.first_chunk().copied().map(u16::from_ne_bytes)?;
-        if attribute == IFLA_IFNAME {
-            let value = rest.get(4..length)?;
-            name = core::str::from_utf8(value)
-                .ok()
-                .map(|text| text.trim_end_matches('\0').to_owned());
-            break;
+        let value = rest.get(4..length)?;
+        match attribute {
+            IFLA_IFNAME => {
+                link.name = core::str::from_utf8(value)
+                    .ok()?
+                    .trim_end_matches('\0')
+                    .to_owned();
+            }
+            IFLA_ADDRESS if ethernet => link.hardware = value.try_into().ok(),
+            IFLA_MTU => link.mtu = u32::from_ne_bytes(value.try_into().ok()?),
+            IFLA_PARENT_DEV_NAME => link.is_port = ethernet,
+            _ => {}
         }
-        // A length below its own header would never end.
-        rest = rest.get(length.max(4).next_multiple_of(4)..)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    Some(Link {
-        index: u32::from_ne_bytes([i0, i1, i2, i3]),
-        name: name?,
-        carrier: flags & (IFF_UP | IFF_LOWER_UP) == IFF_UP | IFF_LOWER_UP,
-        gone: kind == RTM_DELLINK,
-    })
+    (!link.name.is_empty()).then_some(link)
 }
 
 /// The messages of a datagram: kind and payload.
@@ -316,7 +363,7 @@ mod tests {
             kind,
             0,
             &[
-                &interface(index, flags),
+                &interface(index, flags, flags),
                 &other,
                 &attribute(IFLA_IFNAME, &text),
             ],
@@ -342,11 +389,11 @@ mod tests {
 
     #[test]
     fn an_address_has_its_broadcast() {
-        let message = address_message(2, "10.0.2.15".parse().unwrap(), 24);
+        let message = address_message(RTM_NEWADDR, 0, 2, "10.0.2.15/24".parse().unwrap());
         assert_eq!(message.len(), 16 + 8 + 3 * 8);
         assert_eq!(message[16..20], [2, 24, 0, 0]);
         assert_eq!(message[message.len() - 4..], [10, 0, 2, 255]);
-        let message = address_message(2, "fd00::1".parse().unwrap(), 64);
+        let message = address_message(RTM_NEWADDR, 0, 2, "fd00::1/64".parse().unwrap());
         assert_eq!(message.len(), 16 + 8 + 2 * 20);
     }
 

@@ -1,0 +1,323 @@
+//! A client that is driven by hand, and one that is driven by chance.
+
+use super::*;
+use proptest::prelude::*;
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 9);
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+
+fn reply(answer: Answer, xid: u32) -> Reply {
+    Reply {
+        answer,
+        xid,
+        hardware: [0; 6],
+        address: ADDRESS,
+        server: Some(SERVER),
+        lease: Some(1000),
+        renew: None,
+        rebind: None,
+        options: Options {
+            prefix: Some(24),
+            ..Options::default()
+        },
+    }
+}
+
+/// A client that is driven by hand: its state, the time, the last exchange.
+struct Client {
+    state: State,
+    now: u64,
+    xid: u32,
+}
+
+impl Client {
+    fn new() -> Self {
+        Self {
+            state: State::Nothing,
+            now: 5000,
+            xid: 0,
+        }
+    }
+
+    fn does(&mut self, event: Event<'_>) -> Option<Message> {
+        let state = std::mem::take(&mut self.state);
+        let (state, sent) = state.step(event, self.now, 42_000);
+        self.state = state;
+        self.xid = sent.map_or(self.xid, |message| message.xid);
+        sent
+    }
+
+    /// Until the next due time.
+    fn late(&mut self) -> Option<Message> {
+        self.now = self.now.max(self.state.due().unwrap());
+        self.does(Event::Time)
+    }
+
+    fn hears(&mut self, answer: Answer) {
+        let reply = reply(answer, self.xid);
+        assert_eq!(self.does(Event::Reply(&reply)), None);
+    }
+
+    fn word(&self) -> &'static str {
+        self.state.word()
+    }
+
+    fn bound() -> Self {
+        let mut client = Self::new();
+        client.does(Event::Up).unwrap();
+        client.hears(Answer::Offer);
+        client.late().unwrap();
+        client.hears(Answer::Ack);
+        assert_eq!(client.word(), "bound");
+        client
+    }
+}
+
+#[test]
+fn a_lease_and_its_renewals() {
+    let mut client = Client::new();
+    assert_eq!((client.state.due(), client.word()), (None, "down"));
+    let sent = client.does(Event::Up).unwrap();
+    assert_eq!(sent.question, Question::Discover);
+    client.hears(Answer::Offer);
+    // At once.
+    assert_eq!(client.state.due(), Some(5000));
+    let sent = client.late().unwrap();
+    assert_eq!(sent.requested, Some(ADDRESS));
+    assert_eq!(
+        (sent.server, sent.own, sent.unicast),
+        (Some(SERVER), None, None)
+    );
+    client.now += 300;
+    client.hears(Answer::Ack);
+    let lease = client.state.lease().unwrap().clone();
+    assert_eq!((lease.address, lease.prefix), (ADDRESS, 24));
+    // Times count from the request, not from its answer.
+    let times = (lease.renew_at, lease.rebind_at, lease.expires_at);
+    assert_eq!(times, (505_000, 880_000, 1_005_000));
+    let sent = client.late().unwrap();
+    assert_eq!(client.word(), "renewing");
+    assert_eq!((sent.own, sent.unicast), (Some(ADDRESS), Some(SERVER)));
+    assert_eq!((sent.requested, sent.server), (None, None));
+    // Half of what is left until T2.
+    assert_eq!(client.state.due(), Some(505_000 + 187_500));
+    client.hears(Answer::Ack);
+    assert_eq!(client.state.lease().unwrap().expires_at, 1_505_000);
+}
+
+#[test]
+fn a_server_that_is_gone() {
+    let mut client = Client::bound();
+    let mut words = Vec::new();
+    while client.state.lease().is_some() {
+        let sent = client.late().unwrap();
+        words.push((client.word(), sent.unicast.is_some()));
+    }
+    assert_eq!(
+        words,
+        [
+            ("renewing", true),
+            ("renewing", true),
+            ("renewing", true),
+            ("renewing", true),
+            ("rebinding", false),
+            ("rebinding", false),
+            ("rebinding", false),
+            ("selecting", false)
+        ]
+    );
+    assert_eq!(client.now, 1_005_000);
+    let mut client = Client::bound();
+    while client.word() != "rebinding" {
+        client.late();
+    }
+    let mut other = reply(Answer::Ack, client.xid);
+    other.server = Some(OTHER);
+    client.does(Event::Reply(&other));
+    assert_eq!(client.state.lease().unwrap().server, OTHER);
+}
+
+#[test]
+fn a_refusal_begins_anew_after_a_while() {
+    for steps in 0..3 {
+        let mut client = Client::bound();
+        match steps {
+            0 => drop(client.late()),
+            1 => {
+                while client.word() != "rebinding" {
+                    client.late();
+                }
+            }
+            _ => {
+                client.does(Event::Down);
+                client.does(Event::Up);
+                assert_eq!(client.word(), "rebooting");
+            }
+        }
+        client.hears(Answer::Nak);
+        assert_eq!(client.state.lease(), None);
+        assert!(client.state.due().unwrap() >= client.now + REFUSED_MS);
+        assert_eq!(client.late().unwrap().question, Question::Discover);
+    }
+    let mut client = Client::new();
+    client.does(Event::Up);
+    client.hears(Answer::Offer);
+    client.late();
+    // Not from a server that was not asked.
+    let mut nak = reply(Answer::Nak, client.xid);
+    nak.server = Some(OTHER);
+    client.does(Event::Reply(&nak));
+    assert_eq!(client.word(), "requesting");
+    client.hears(Answer::Nak);
+    assert_eq!(client.word(), "selecting");
+    assert!(client.state.lease().is_none());
+}
+
+#[test]
+fn a_link_that_comes_and_goes() {
+    let mut client = Client::bound();
+    assert_eq!(client.does(Event::Up), None);
+    client.does(Event::Down);
+    assert_eq!(client.state.lease().unwrap().address, ADDRESS);
+    assert_eq!(client.state.due(), Some(1_005_000));
+    let sent = client.does(Event::Up).unwrap();
+    assert_eq!(sent.requested, Some(ADDRESS));
+    assert_eq!((sent.server, sent.own), (None, None));
+    client.hears(Answer::Ack);
+    assert_eq!(client.word(), "bound");
+    // Nobody answers: it may be another network.
+    client.does(Event::Down);
+    client.does(Event::Up);
+    assert!(client.late().is_some() && client.word() == "rebooting");
+    assert_eq!(client.late().unwrap().question, Question::Discover);
+    assert_eq!(client.state.lease(), None);
+    // The lease ends while the link is down.
+    let mut client = Client::bound();
+    client.does(Event::Down);
+    assert_eq!(client.late(), None);
+    assert_eq!(client.state, State::Nothing);
+    let mut client = Client::bound();
+    client.does(Event::Down);
+    client.now = 2_000_000;
+    assert_eq!(client.does(Event::Up).unwrap().question, Question::Discover);
+    client.does(Event::Down);
+    assert_eq!(client.state, State::Nothing);
+}
+
+#[test]
+fn silence_is_asked_into_less_and_less_often() {
+    let mut client = Client::new();
+    client.does(Event::Up);
+    let mut waits = Vec::new();
+    for _ in 0..7 {
+        let before = client.now;
+        let sent = client.late().unwrap();
+        assert_eq!(sent.question, Question::Discover);
+        waits.push((client.now - before).div_ceil(1000));
+    }
+    assert_eq!(waits, [3, 7, 15, 31, 63, 63, 63]);
+    client.hears(Answer::Offer);
+    for _ in 0..REQUESTS {
+        assert_eq!(client.late().unwrap().question, Question::Request);
+    }
+    assert_eq!(client.late().unwrap().question, Question::Discover);
+}
+
+#[test]
+fn what_is_not_taken() {
+    let edits: [fn(&mut Reply); 6] = [
+        |reply| reply.xid += 1,
+        |reply| reply.server = None,
+        |reply| reply.lease = None,
+        |reply| reply.lease = Some(SHORTEST - 1),
+        |reply| reply.address = Ipv4Addr::UNSPECIFIED,
+        |reply| reply.address = Ipv4Addr::new(224, 0, 0, 1),
+    ];
+    for edit in edits {
+        let mut client = Client::new();
+        client.does(Event::Up);
+        let mut bad = reply(Answer::Offer, client.xid);
+        edit(&mut bad);
+        client.does(Event::Reply(&bad));
+        assert_eq!(client.word(), "selecting");
+    }
+    // Not asked for.
+    let mut client = Client::bound();
+    let before = client.state.clone();
+    for answer in [Answer::Offer, Answer::Ack, Answer::Nak] {
+        client.hears(answer);
+        assert_eq!(client.state, before);
+    }
+}
+
+#[test]
+fn times_of_the_server() {
+    let times = |renew, rebind, seconds| {
+        let mut ack = reply(Answer::Ack, 0);
+        (ack.renew, ack.rebind, ack.lease) = (Some(renew), Some(rebind), Some(seconds));
+        let lease = lease(&ack, SERVER, 0).unwrap();
+        (lease.renew_at, lease.rebind_at, lease.expires_at)
+    };
+    assert_eq!(times(3, 6, 120), (3000, 6000, 120_000));
+    for (renew, rebind) in [(0, 6), (6, 6), (7, 6), (3, 120), (130, 140)] {
+        assert_eq!(times(renew, rebind, 120), (60_000, 105_000, 120_000));
+    }
+    assert_eq!(times(3, 6, u32::MAX), (u64::MAX, u64::MAX, u64::MAX));
+    let forever = State::Bound(lease(&reply(Answer::Ack, 0), SERVER, 0).unwrap());
+    assert!(forever.due().is_some());
+}
+
+fn replies() -> impl Strategy<Value = Reply> {
+    let answers = prop_oneof![Just(Answer::Offer), Just(Answer::Ack), Just(Answer::Nak)];
+    let seconds = || proptest::option::of(prop_oneof![0_u32..2000, any::<u32>()]);
+    let server = proptest::option::of(prop_oneof![Just(SERVER), Just(OTHER)]);
+    (answers, 0_u32..3, server, seconds(), seconds(), seconds()).prop_map(
+        |(answer, xid, server, lease, renew, rebind)| Reply {
+            server,
+            lease,
+            renew,
+            rebind,
+            ..reply(answer, xid)
+        },
+    )
+}
+
+proptest! {
+    /// Whatever happens: an address is never kept over its lease, something is always due while there is a link, and
+    /// messages do not come faster than the back-off lets them.
+    #[test]
+    fn any_life(events in proptest::collection::vec((0_u32..6, replies(), 0_u64..900_000), 0..60)) {
+        let (mut state, mut now, mut up) = (State::Nothing, 0_u64, false);
+        let mut sent_at = None;
+        for (what, reply, wait) in events {
+            let mut answer = None;
+            let event = match what {
+                0 => { up = true; Event::Up }
+                1 => { up = false; Event::Down }
+                2 | 3 => { answer = Some(()); Event::Reply(&reply) }
+                _ => {
+                    // As the shell does: never later than due.
+                    now = state.due().map_or(now + wait, |due| due.max(now).min(now + wait));
+                    Event::Time
+                }
+            };
+            let (next, sent) = state.step(event, now, u32::try_from(now % 3).unwrap());
+            state = next;
+            if matches!(event, Event::Time) && sent.is_some() {
+                // The request that follows an offer is sent at once.
+                if let (Some(before), false) = (sent_at, matches!(&state, State::Requesting { .. } | State::Renewing(..) | State::Rebinding(..) | State::Selecting(_))) {
+                    prop_assert!(now - before >= 1000);
+                }
+            }
+            if sent.is_some() { sent_at = Some(now); }
+            prop_assert!(answer.is_none() || sent.is_none());
+            if let Some(lease) = state.lease() {
+                prop_assert!(now < lease.expires_at || state.due().is_some_and(|due| due <= now));
+            }
+            prop_assert_eq!(up, !matches!(state, State::Nothing | State::Down(_)));
+            let forever = state.lease().is_some_and(|lease| lease.expires_at == u64::MAX);
+            prop_assert!(!up || forever || state.due().is_some());
+        }
+    }
+}
