@@ -37,9 +37,9 @@ mod route;
 mod stream;
 
 pub use api::{
-    Action, Command, ContainerState, ContainerStatus, Exit, FailureStatus, LockStatus, LogQuery,
-    Memory, MissingGoal, ProcessStatus, RevisionStatus, StagingStatus, Status, TargetStatus, Trial,
-    UpdateStatus, Upload,
+    Action, Command, ContainerState, ContainerStatus, Exit, FailureStatus, LeaseStatus, LockStatus,
+    LogQuery, Memory, MissingGoal, PortStatus, ProcessStatus, RevisionStatus, StagingStatus,
+    Status, TargetStatus, Trial, UpdateStatus, Upload,
 };
 pub use connection::{Call, Connection, Transport};
 pub use head::{Head, Method};

@@ -14,6 +14,7 @@ mod ending;
 mod events;
 mod helpers;
 mod locking;
+mod network;
 mod notify;
 mod perform;
 mod poller;
@@ -48,6 +49,7 @@ use kedge_sys::resident;
 use kedge_sys::rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use kedge_sys::signals::{INIT_SIGNALS, SignalFd, SignalSet, ignore_broken_pipe, set_blocked};
 use kedge_sys::timer::{self, DeadlineTimer};
+use network::Network;
 use poller::{Poller, Ready, Token};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -79,6 +81,7 @@ pub struct Driver {
     clients: Clients,
     helpers: Helpers,
     agent: Agent,
+    network: Network,
     watchdog: Watchdog,
     /// What is under way between revisions.
     update: Update,
@@ -167,6 +170,7 @@ impl Driver {
             clients: Clients::default(),
             helpers: Helpers::default(),
             agent: Agent::default(),
+            network: Network::default(),
             watchdog: Watchdog::default(),
             update: Update::default(),
             upload: None,

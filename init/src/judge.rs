@@ -16,6 +16,9 @@
 //! | from W on | all goals have held for W/2, and the store took a test write that was asked for after W/2 | good |
 //! | at 1.5 W | still neither; an answer of the store that is due is waited for | bad |
 //!
+//! Where a trial changed the network, good waits until the network stands, until 1.5 W; then the trial is bad. Whether it
+//! stands, the driver says, as far as it can be seen from inside: of the ports with a link one has an address.
+//!
 //! Where a hub had answered before the trial, good waits until one has answered in it, for as long as the revision says from
 //! the trial's beginning on, else [`HUB_LIMIT`]; any authenticated answer counts. After that the trial is bad if it changed what could have cut
 //! the device off ([`HubRule::Decides`]), and else good: a hub's outage must not revert a healthy fleet.
@@ -53,6 +56,11 @@ pub enum Input {
     Operator,
     /// A hub gave an authenticated answer.
     Hub,
+    /// How the network stands that the trial has changed. Not said: it was not changed.
+    Network {
+        /// None: it cannot be said, since nothing is plugged in.
+        stands: Option<bool>,
+    },
 }
 
 /// What a hub's silence means for a trial.
@@ -113,6 +121,8 @@ struct Trial {
     end: u64,
     last: u64,
     store: Store,
+    /// The network was changed, and does not stand.
+    cut_off: bool,
     /// What is still asked of a hub.
     hub: HubRule,
     /// When it is asked no longer.
@@ -152,6 +162,7 @@ impl Judge {
                 end: after(window),
                 last: after(window.saturating_add(window / 2)),
                 store: Store::Unknown,
+                cut_off: false,
                 hub,
                 // A window that is longer than that is the hub's, too.
                 hub_until: after(HUB_LIMIT.max(window.saturating_add(window / 2))),
@@ -264,6 +275,10 @@ impl Trial {
                 self.hub = HubRule::Free;
                 None
             }
+            (Input::Network { stands }, _) => {
+                self.cut_off = stands == Some(false);
+                None
+            }
             (Input::Look | Input::Probe(_), _) => None,
         }
     }
@@ -303,8 +318,15 @@ impl Trial {
         }
     }
 
-    /// The verdict of a trial that is good but for what is asked of a hub.
-    fn but_for_the_hub(&self, now: u64) -> Verdict {
+    /// The verdict of a trial that is good but for what is asked of the network and of a hub.
+    fn but_for_the_network(&self, now: u64) -> Verdict {
+        if self.cut_off {
+            return if now < self.last {
+                Verdict::Pending(Some(self.last))
+            } else {
+                Verdict::Bad(Reason::NetworkLost)
+            };
+        }
         match self.hub {
             HubRule::Free => Verdict::Good,
             HubRule::Waits | HubRule::Decides if now < self.hub_until => {
@@ -328,10 +350,11 @@ impl Trial {
             }
             let held = held_at.is_some_and(|at| at <= now);
             match self.store {
-                Store::Took if held => return self.but_for_the_hub(now),
+                Store::Took if held => return self.but_for_the_network(now),
                 // All hold now, and did not a moment ago: whoever has moved last.
                 Store::Took if now >= self.last => {
-                    return unsteady(machine).map_or(Verdict::Good, Verdict::Bad);
+                    return unsteady(machine)
+                        .map_or_else(|| self.but_for_the_network(now), Verdict::Bad);
                 }
                 Store::Took | Store::Asked { .. } | Store::Unknown | Store::TookFirst => {}
             }

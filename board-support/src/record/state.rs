@@ -136,6 +136,8 @@ pub enum Reason {
     },
     /// The hub had answered before the trial, and did not in it.
     HubLost,
+    /// The network was changed, and no port with a link has an address.
+    NetworkLost,
     /// The store did not take the test write.
     Storage,
     /// The hardware watchdog reset the device.
@@ -184,6 +186,7 @@ impl fmt::Display for Reason {
             } => write!(f, "out-of-memory({container})"),
             Self::OutOfMemory { container: None } => f.write_str("out-of-memory"),
             Self::HubLost => f.write_str("hub-lost"),
+            Self::NetworkLost => f.write_str("network-lost"),
             Self::Storage => f.write_str("storage"),
             Self::Watchdog => f.write_str("watchdog"),
             Self::KernelPanic => f.write_str("kernel-panic"),

@@ -44,6 +44,9 @@ pub struct Status<'a> {
     /// All containers, by name.
     #[serde(borrow)]
     pub containers: Vec<ContainerStatus<'a>>,
+    /// The device's interfaces that are set up, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<PortStatus>,
     /// The device's memory.
     pub memory: Memory,
     /// PID 1 and its helpers, with the memory that they take; development products only.
@@ -227,6 +230,50 @@ pub enum Exit {
     Code(i32),
     /// Killed by this signal.
     Signal(i32),
+}
+
+/// An interface of the device that is set up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PortStatus {
+    /// The kernel's name for it.
+    pub name: String,
+    /// Whether a cable, or what stands for it, is in.
+    pub link: bool,
+    /// Where its DHCP client stands, in a word: `down`, `selecting`, `requesting`, `rebooting`, `bound`, `renewing` or
+    /// `rebinding` (RFC 2131, figure 5); absent if its address is not leased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp: Option<String>,
+    /// The addresses that others can reach it by, with prefix lengths, wherever they come from; at most 16.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Routers of its default routes, but for those that announce themselves (IPv6).
+    #[serde(default)]
+    pub gateways: Vec<String>,
+    /// The metric of these routes: of all interfaces' the lowest is taken.
+    pub metric: u32,
+    /// What is leased; it may still hold while there is no link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseStatus>,
+    /// What the kernel refused, and is tried again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
+}
+
+/// A lease of an address.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LeaseStatus {
+    /// The address.
+    pub address: String,
+    /// Of which server.
+    pub server: String,
+    /// The name servers that came with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nameservers: Vec<String>,
+    /// When it ends, milliseconds since the boot; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_ms: Option<u64>,
 }
 
 /// The device's memory, bytes.

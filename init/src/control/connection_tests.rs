@@ -22,6 +22,7 @@ fn status() -> Status<'static> {
         update: None,
         goals_missing: Vec::new(),
         containers: Vec::new(),
+        network: Vec::new(),
         memory: Memory::default(),
         processes: Vec::new(),
     }

@@ -1,7 +1,8 @@
 //! Status and logs for a person.
 
 use crate::control::{
-    ContainerState, ContainerStatus, Exit, LockStatus, Memory, MissingGoal, RevisionStatus, Trial,
+    ContainerState, ContainerStatus, Exit, LockStatus, Memory, MissingGoal, PortStatus,
+    RevisionStatus, Trial,
 };
 use crate::log::{LogLine, Stream};
 use kedge_revision::Mode;
@@ -32,6 +33,8 @@ pub(super) struct Shown<'a> {
     #[serde(borrow)]
     containers: Vec<ContainerStatus<'a>>,
     memory: Memory,
+    #[serde(default)]
+    network: Vec<PortStatus>,
     #[serde(borrow, default)]
     update: Option<Update<'a>>,
 }
@@ -82,6 +85,9 @@ pub(super) fn status(out: &mut impl Write, status: &Shown<'_>) -> Result<()> {
             lock.container
         )?;
     }
+    for one in &status.network {
+        port(out, one)?;
+    }
     for missing in &status.goals_missing {
         let goal = match missing.goal {
             Goal::Started => "started",
@@ -106,6 +112,26 @@ pub(super) fn status(out: &mut impl Write, status: &Shown<'_>) -> Result<()> {
         .containers
         .iter()
         .try_for_each(|one| container(out, one, status.uptime_ms))
+}
+
+/// What a DHCP server or the kernel gave it is text of the device's own: numbers, and names of interfaces.
+fn port(out: &mut impl Write, one: &PortStatus) -> Result<()> {
+    let link = if one.link { "up" } else { "down" };
+    write!(out, "network   {} {link}", one.name)?;
+    match (&one.dhcp, &one.lease) {
+        (Some(dhcp), Some(lease)) => write!(out, ", {dhcp}, leased of {}", lease.server)?,
+        (Some(dhcp), None) => write!(out, ", {dhcp}")?,
+        (None, _) => {}
+    }
+    for (word, values) in [("", &one.addresses), ("by ", &one.gateways)] {
+        if !values.is_empty() {
+            write!(out, ", {word}{}", values.join(" "))?;
+        }
+    }
+    for refused in &one.refused {
+        write!(out, "; cannot {refused}")?;
+    }
+    writeln!(out)
 }
 
 fn container(out: &mut impl Write, one: &ContainerStatus<'_>, uptime_ms: u64) -> Result<()> {
@@ -173,6 +199,7 @@ pub(super) fn line(out: &mut impl Write, line: &LogLine<'_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::LeaseStatus;
     use crate::control::{Status, TargetStatus, UpdateStatus};
 
     fn target() -> TargetStatus<'static> {
@@ -226,6 +253,27 @@ mod tests {
                 since_ms: 3_720_000,
                 waiting_for: vec!["db".into()],
             }],
+            network: vec![
+                PortStatus {
+                    name: "eth0".to_owned(),
+                    link: true,
+                    dhcp: Some("bound".to_owned()),
+                    addresses: vec!["10.0.2.15/24".to_owned(), "fd00::7/64".to_owned()],
+                    gateways: vec!["10.0.2.2".to_owned()],
+                    metric: 100,
+                    lease: Some(LeaseStatus {
+                        address: "10.0.2.15".to_owned(),
+                        server: "10.0.2.2".to_owned(),
+                        ..LeaseStatus::default()
+                    }),
+                    refused: Vec::new(),
+                },
+                PortStatus {
+                    name: "eth1".to_owned(),
+                    refused: vec!["route by eth1 10.9.9.9: unreachable".to_owned()],
+                    ..PortStatus::default()
+                },
+            ],
             memory: Memory {
                 total: 64 << 20,
                 available: 40 << 20,
@@ -248,6 +296,8 @@ phase     running
 up        1h02m
 memory    40 of 64 MiB available
 locked    web holds updates back for 5.0s
+network   eth0 up, bound, leased of 10.0.2.2, 10.0.2.15/24 fd00::7/64, by 10.0.2.2
+network   eth1 down; cannot route by eth1 10.9.9.9: unreachable
 missing   web is not ready: its check failed 3 times
 
 CONTAINER            GROUP        STATE         PID RESTARTS     SINCE  LAST EXIT

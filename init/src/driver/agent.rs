@@ -321,16 +321,11 @@ impl Driver {
                 read.as_ref()
             }
         };
-        let network = content
-            .configuration
-            .network
-            .with_values(&self.boot.parameters);
-        let same = |before: &Side| {
-            before.content.configuration == content.configuration && before.network() == network
-        };
-        match before {
-            Some(before) if same(before) => HubRule::Waits,
-            Some(_) | None => HubRule::Decides,
+        let same = |before: &Side| before.content.configuration == content.configuration;
+        if before.is_some_and(same) && self.same_network() {
+            HubRule::Waits
+        } else {
+            HubRule::Decides
         }
     }
 

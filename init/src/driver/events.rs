@@ -301,18 +301,25 @@ impl Driver {
         }
     }
 
+    fn tell_status(&mut self, client: ClientId) {
+        let status = status(
+            &self.boot,
+            &self.machine,
+            &self.update,
+            &self.network.ports,
+            self.helpers.processes(),
+            now_ms(),
+        );
+        if let Some(connection) = self.clients.connection(client) {
+            connection.answer_status(&status);
+        }
+    }
+
     /// Answers one call; what ends the device is done after its answer was written.
     fn answer(&mut self, client: ClientId, call: Call) -> Option<Halt> {
         match call {
             Call::Status => {
-                let status = status(
-                    &self.boot,
-                    &self.machine,
-                    &self.update,
-                    self.helpers.processes(),
-                    now_ms(),
-                );
-                self.clients.connection(client)?.answer_status(&status);
+                self.tell_status(client);
             }
             Call::History => {
                 self.ask_history(client);

@@ -1,13 +1,13 @@
 //! What PID 1 gives its helpers to do, and what they answer.
 
-use super::said::{disk_says, net_says};
+use super::said::disk_says;
 use super::{Driver, now_ms};
 use crate::driver::children::{Helper, Running};
 use crate::driver::poller::Token;
 use crate::driver::status::boot_id;
 use crate::driver::watchdog::Progress;
 use crate::helpers::disk::{Report, Request};
-use crate::helpers::{Incoming, net, stage};
+use crate::helpers::{Incoming, stage};
 use crate::log::Stream;
 use kedge_sys::process::send_signal;
 use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// Index of the disk helper in [`Helpers`].
 pub(super) const DISK: u16 = 0;
 /// Index of the net helper.
-const NET: u16 = 1;
+pub(super) const NET: u16 = 1;
 /// Index of the stage helper, which runs only while it has work.
 pub(crate) const STAGE: u16 = 2;
 /// Index of the agent, which runs where there is a hub to ask.
@@ -271,24 +271,6 @@ impl Driver {
         }
     }
 
-    /// Tells the net helper what the revision that runs says of the network, with the values of its parameters; in repair
-    /// mode what the committed one says.
-    pub(super) fn configure_network(&mut self) {
-        let network = match &self.boot.content {
-            Some(content) => content
-                .configuration
-                .network
-                .with_values(&self.boot.parameters),
-            None => self
-                .committed()
-                .map_or_else(Default::default, |side| side.network()),
-        };
-        match net::configure(&network) {
-            Some(frame) => self.send(NET, frame),
-            None => self.say(Stream::Error, "network: the configuration is too large"),
-        }
-    }
-
     pub(super) fn send(&mut self, index: u16, frame: Vec<u8>) {
         if index == STAGE {
             self.helpers.staged_at = now_ms();
@@ -424,7 +406,7 @@ impl Driver {
                             self.agent_says(frame);
                             None
                         }
-                        _ => net_says(frame),
+                        _ => self.net_reports(frame),
                     };
                     if let Some((stream, text)) = said {
                         self.say(stream, &text);
@@ -537,6 +519,9 @@ impl Driver {
         }
         if index == AGENT {
             self.agent_ended();
+        }
+        if index == NET {
+            self.network.forget();
         }
         if index == DISK {
             self.helpers.progress.helper(false, now);

@@ -3,7 +3,8 @@
 use crate::boot::Boot;
 use crate::control::{
     ContainerState, ContainerStatus, Exit, FailureStatus, LockStatus, Memory, MissingGoal,
-    ProcessStatus, RevisionStatus, StagingStatus, Status, TargetStatus, Trial, UpdateStatus,
+    PortStatus, ProcessStatus, RevisionStatus, StagingStatus, Status, TargetStatus, Trial,
+    UpdateStatus,
 };
 use crate::driver::update::Update;
 use crate::machine::{Ending, Machine, State, WaitsFor};
@@ -20,6 +21,7 @@ pub(crate) fn status<'a>(
     boot: &'a Boot,
     machine: &'a Machine,
     update: &'a Update,
+    network: &[PortStatus],
     processes: impl Iterator<Item = (&'static str, u32)>,
     now_ms: u64,
 ) -> Status<'a> {
@@ -56,6 +58,7 @@ pub(crate) fn status<'a>(
             })
             .collect(),
         containers: machine.status().map(container).collect(),
+        network: network.to_vec(),
         memory: memory(),
         processes: match mode {
             Mode::Development => processes.filter_map(process).collect(),

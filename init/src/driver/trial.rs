@@ -190,6 +190,7 @@ impl Driver {
             }
         });
         self.ask_judge(Input::Look);
+        self.judge_network();
     }
 
     /// Each turn: what is due by time, and the judge's word.

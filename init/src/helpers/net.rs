@@ -7,8 +7,9 @@
 //! are passed over by the kernel, so that a port that fails falls to the next.
 //!
 //! It opens the socket of the DHCP client, which takes `CAP_NET_RAW`, and then keeps `CAP_NET_ADMIN` and nothing else. A new
-//! configuration replaces the old one as it runs: what is no longer wanted is removed. What it does not do yet: VLANs, time,
-//! name servers of IPv6 routers. A setting that the kernel refuses is reported and does not stop the others.
+//! configuration replaces the old one as it runs: what is no longer wanted is removed, also what a predecessor has left that
+//! ended before its time. A setting that the kernel refuses is reported, does not stop the others, and is tried again. What
+//! it does not do yet: VLANs, time, name servers of IPv6 routers.
 
 pub mod dhcp;
 mod frames;
@@ -17,18 +18,19 @@ mod links;
 mod ports;
 mod rtnetlink;
 
-pub use frames::{MAX_REPORT, Report, configure, decode_configure};
+pub use frames::{MAX_REPORT, Report, Standing, configure, decode_configure};
 
 use super::{Error, confine};
+use crate::control::PortStatus;
 use dhcp::client::{Event, State};
-use kedge_revision::configuration::{Interface, Ipv6, NetworkConfiguration};
+use kedge_revision::configuration::{Interface, Ipv6, NetworkConfiguration, Prefix};
 use kedge_sys::privilege::CapabilitySet;
 use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 use kedge_sys::seccomp::SockFilter;
 use kedge_sys::{Errno, packet, sock, timer};
 use links::Links;
-use ports::{Port, Settings};
-use rtnetlink::{Link, Netlink};
+use ports::{Port, Refused, Settings};
+use rtnetlink::{Held, Link, Listing, Netlink, News};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -38,7 +40,7 @@ use std::time::Duration;
 
 /// Largest frame from PID 1: 32 interfaces with 16 addresses each have less than 40 KiB.
 pub const MAX_CONFIGURATION: usize = 64 * 1024;
-/// Largest message about links, bytes: the kernel makes them no larger than the reader's buffer, and of 8 KiB first
+/// Largest message of news, bytes: the kernel makes them no larger than the reader's buffer, and of 8 KiB first
 /// (Linux `net/netlink/af_netlink.c`, netlink_dump).
 const MAX_NEWS: usize = 16 * 1024;
 /// Where host-network containers find their name servers.
@@ -97,7 +99,14 @@ struct Net<'a> {
     listens: bool,
     links: Links,
     ports: BTreeMap<String, Port>,
-    configuration: NetworkConfiguration,
+    /// What the kernel says of addresses that can be used, by the interface's index.
+    held: BTreeMap<u32, Vec<Prefix>>,
+    /// What is to be; none before PID 1 has said it.
+    configuration: Option<NetworkConfiguration>,
+    /// PID 1's number for it.
+    number: u32,
+    /// What PID 1 was told last of how ports stand.
+    told: Option<(u32, Vec<PortStatus>)>,
     /// What `resolv.conf` holds.
     names: Option<String>,
 }
@@ -112,13 +121,16 @@ impl<'a> Net<'a> {
             socket,
             resolv_conf,
             // Events first: what changes between the listing and the listening is not missed.
-            events: Netlink::open(rtnetlink::LINK_EVENTS)?,
+            events: Netlink::open(rtnetlink::EVENTS)?,
             requests: Netlink::open(0)?,
             packets,
             listens: false,
             links: Links::default(),
             ports: BTreeMap::new(),
-            configuration: NetworkConfiguration::default(),
+            held: BTreeMap::new(),
+            configuration: None,
+            number: 0,
+            told: None,
             names: None,
         })
     }
@@ -126,7 +138,7 @@ impl<'a> Net<'a> {
     fn serve(&mut self) -> Result<(), Error> {
         let mut buffer = vec![0; MAX_NEWS];
         loop {
-            let due = self.ports.values().filter_map(|port| port.dhcp.due()).min();
+            let due = self.ports.values().filter_map(Port::due).min();
             let [socket, events, packets] = self.wait(due)?;
             if socket && !self.receive(&mut buffer)? {
                 return Ok(());
@@ -139,6 +151,7 @@ impl<'a> Net<'a> {
             }
             self.time_passes()?;
             self.write_names()?;
+            self.tell()?;
         }
     }
 
@@ -185,40 +198,91 @@ impl<'a> Net<'a> {
             Err(error) if error.errno == Errno::CONNRESET => return Ok(false),
             Err(error) => return Err(Error::Socket(error)),
         };
-        self.configuration = decode_configure(frame).map_err(Error::Frame)?;
+        let (number, configuration) = decode_configure(frame).map_err(Error::Frame)?;
+        let first = self.configuration.replace(configuration).is_none();
+        self.number = number;
         if let Err(error) = self.requests.set_up(rtnetlink::LOOPBACK, true) {
             self.refused("lo", "bring up", error)?;
         }
         self.links = Links::default();
-        self.list(buffer)?;
+        self.list(first, buffer)?;
         Ok(true)
     }
 
-    /// Looks at every link there is.
-    fn list(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
-        self.requests.ask_links()?;
-        // The listing is read to its end before anything else is asked over the same socket.
-        let mut found = Vec::new();
-        loop {
-            let (links, done) = self.requests.links(buffer)?;
-            found.extend(links.into_iter().filter(|link| self.concerns(link)));
-            if done {
-                break;
+    /// Looks at all that is there; the first time also at what a predecessor has left.
+    fn list(&mut self, first: bool, buffer: &mut [u8]) -> Result<(), Error> {
+        let links = self.requests.list(Listing::Links, buffer)?;
+        self.held.clear();
+        let addresses = self.requests.list(Listing::Addresses, buffer)?;
+        let mut left: BTreeMap<u32, Settings> = BTreeMap::new();
+        for news in &addresses {
+            let News::Address(held) = news else { continue };
+            self.hold(held);
+            if held.ours {
+                left.entry(held.index)
+                    .or_default()
+                    .addresses
+                    .push(held.prefix);
             }
         }
-        found.iter().try_for_each(|link| self.link(link))
+        if first {
+            for news in self.requests.list(Listing::Routes, buffer)? {
+                if let News::Route(index, route) = news {
+                    left.entry(index).or_default().routes.push(route);
+                }
+            }
+            self.adopt(&links, left);
+        }
+        links.iter().try_for_each(|news| self.take(news))
     }
 
-    /// Whether a link is, or was, set up by the configuration.
-    fn concerns(&self, link: &Link) -> bool {
-        self.ports.contains_key(&link.name) || ports::interface(&self.configuration, link).is_some()
+    /// What a predecessor has set up is as if it were set up here, and goes or stays as the configuration says. An address that
+    /// was leased goes until there is a new lease: how long the old one held is not known.
+    fn adopt(&mut self, links: &[News], mut left: BTreeMap<u32, Settings>) {
+        for news in links {
+            let News::Link(link) = news else { continue };
+            if let Some(given) = left.remove(&link.index) {
+                let mut port = Port::new(link, Interface::default(), 0);
+                port.given = given;
+                self.ports.insert(link.name.clone(), port);
+            }
+        }
+    }
+
+    fn take(&mut self, news: &News) -> Result<(), Error> {
+        match news {
+            News::Link(link) => self.link(link),
+            News::Address(held) => {
+                self.hold(held);
+                Ok(())
+            }
+            News::Route(..) => Ok(()),
+        }
+    }
+
+    /// Keeps what the kernel says of an address.
+    fn hold(&mut self, held: &Held) {
+        let addresses = self.held.entry(held.index).or_default();
+        addresses.retain(|prefix| *prefix != held.prefix);
+        if held.usable && !held.gone {
+            addresses.push(held.prefix);
+        }
+        if addresses.is_empty() {
+            self.held.remove(&held.index);
+        }
     }
 
     fn changed(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
-        match self.events.links(buffer) {
-            Ok((links, _)) => links.iter().try_for_each(|link| self.link(link)),
+        // What was before the configuration is listed with it.
+        let configured = self.configuration.is_some();
+        match self.events.news(buffer) {
+            Ok((news, _)) if configured => news.iter().try_for_each(|news| self.take(news)),
+            Ok(_) => Ok(()),
             // More happened than the socket holds: what is there now is what counts.
-            Err(Error::Netlink(error)) if error.errno == Errno::NOBUFS => self.list(buffer),
+            Err(Error::Netlink(error)) if error.errno == Errno::NOBUFS && configured => {
+                self.list(false, buffer)
+            }
+            Err(Error::Netlink(error)) if error.errno == Errno::NOBUFS => Ok(()),
             Err(Error::Netlink(error)) if matches!(error.errno, Errno::AGAIN | Errno::INTR) => {
                 Ok(())
             }
@@ -229,7 +293,8 @@ impl<'a> Net<'a> {
     /// What is known of one link has changed, or not.
     fn link(&mut self, link: &Link) -> Result<(), Error> {
         let name = link.name.as_str();
-        let Some(interface) = ports::interface(&self.configuration, link) else {
+        let network = self.configuration.as_ref();
+        let Some(interface) = network.and_then(|network| ports::interface(network, link)) else {
             return self.release(link);
         };
         let change = self.links.update(link);
@@ -240,6 +305,9 @@ impl<'a> Net<'a> {
         }
         if change.apply {
             self.set_up(link, interface)?;
+        }
+        if let Some(port) = self.ports.get_mut(name) {
+            port.carrier = link.carrier;
         }
         match change.carrier {
             Some(true) => self.report(&Report::Up { name })?,
@@ -255,13 +323,16 @@ impl<'a> Net<'a> {
 
     /// An interface that the configuration has no more is as if it never had been in it.
     fn release(&mut self, link: &Link) -> Result<(), Error> {
-        let Some(port) = self.ports.remove(&link.name) else {
+        let Some(mut port) = self.ports.remove(&link.name) else {
             return Ok(());
         };
-        if link.gone || port.index == rtnetlink::LOOPBACK {
+        if link.gone {
             return Ok(());
         }
-        self.replace(&link.name, &port, &Settings::default())?;
+        self.replace(&link.name, &mut port, &Settings::default())?;
+        if port.index == rtnetlink::LOOPBACK {
+            return Ok(());
+        }
         self.requests
             .set_up(port.index, false)
             .or_else(|error| self.refused(&link.name, "take down", error))
@@ -270,7 +341,8 @@ impl<'a> Net<'a> {
     /// Begins with an interface, or begins anew with what a new configuration says of it.
     fn set_up(&mut self, link: &Link, interface: Interface) -> Result<(), Error> {
         let name = link.name.as_str();
-        let metric = ports::metric(&self.configuration, link);
+        let network = self.configuration.as_ref();
+        let metric = network.map_or(0, |network| ports::metric(network, link));
         let fresh = || Port::new(link, Interface::default(), metric);
         let mut port = self.ports.remove(name).unwrap_or_else(fresh);
         if !interface.dhcp {
@@ -278,7 +350,7 @@ impl<'a> Net<'a> {
         }
         port.interface = interface;
         port.metric = metric;
-        self.rules(name, port.interface.ipv6)?;
+        self.rules(name, &port)?;
         if let Err(error) = self.requests.set_up(link.index, true) {
             self.refused(name, "bring up", error)?;
         }
@@ -288,23 +360,25 @@ impl<'a> Net<'a> {
             self.report(&Report::Failed { errno, name, doing })?;
         }
         let wanted = port.wanted();
-        if self.replace(name, &port, &wanted)? {
+        if self.replace(name, &mut port, &wanted)? {
             self.report(&Report::Applied { name })?;
         }
-        port.given = wanted;
         self.ports.insert(link.name.clone(), port);
         Ok(())
     }
 
     /// What the kernel is to do by itself on an interface.
-    fn rules(&self, name: &str, ipv6: Ipv6) -> Result<(), Error> {
-        let off = match ipv6 {
+    fn rules(&self, name: &str, port: &Port) -> Result<(), Error> {
+        let metric = port.announced_metric().to_string();
+        let off = match port.interface.ipv6 {
             Ipv6::Automatic => "0",
             Ipv6::Off => "1",
         };
         for (family, rule, value) in [
             ("ipv4", "ignore_routes_with_linkdown", "1"),
             ("ipv6", "ignore_routes_with_linkdown", "1"),
+            // Before addresses and announcements come. Of a router that is known already it counts from its next one on.
+            ("ipv6", "ra_defrtr_metric", &metric),
             ("ipv6", "disable_ipv6", off),
         ] {
             let path = format!("/proc/sys/net/{family}/conf/{name}/{rule}");
@@ -319,44 +393,81 @@ impl<'a> Net<'a> {
     }
 
     /// Goes from what a port was given to `wanted`: removes the rest, and gives all of it again, since the kernel drops
-    /// routes with the addresses that they use and with a link that is taken down. False: something was refused.
-    fn replace(&self, name: &str, port: &Port, wanted: &Settings) -> Result<bool, Error> {
-        let (index, given) = (port.index, &port.given);
-        let mut good = true;
-        let mut outcome = |doing, done: Result<(), Error>| {
-            done.or_else(|error| {
-                good = false;
-                self.refused(name, doing, error)
-            })
-        };
+    /// routes with the addresses that they use and with a link that is taken down. False: something was refused, and is
+    /// tried again.
+    fn replace(&self, name: &str, port: &mut Port, wanted: &Settings) -> Result<bool, Error> {
+        let index = port.index;
+        let mut refused = Vec::new();
+        let mut outcome =
+            |doing, value: &dyn core::fmt::Display, done: Result<(), Error>| match done {
+                Ok(()) => Ok(true),
+                Err(Error::Netlink(error)) => {
+                    let (value, errno) = (value.to_string(), error.errno);
+                    refused.push(Refused {
+                        doing,
+                        value,
+                        errno,
+                    });
+                    Ok(false)
+                }
+                // Anything else ends the helper.
+                Err(error) => Err(error),
+            };
+        let given = core::mem::take(&mut port.given);
         // What is to go may have gone already.
         for route in given.routes.iter().filter(|r| !wanted.routes.contains(r)) {
-            self.requests
-                .remove_default_route(index, *route)
-                .or_else(only_refusals)?;
+            let done = self.requests.remove_default_route(index, *route);
+            done.or_else(only_refusals)?;
         }
-        for prefix in given
-            .addresses
-            .iter()
-            .filter(|p| !wanted.addresses.contains(p))
-        {
-            self.requests
-                .remove_address(index, *prefix)
-                .or_else(only_refusals)?;
+        let other = |prefix: &&Prefix| !wanted.addresses.contains(prefix);
+        for prefix in given.addresses.iter().filter(other) {
+            let done = self.requests.remove_address(index, *prefix);
+            done.or_else(only_refusals)?;
         }
+        port.given.mtu = given.mtu;
         if given.mtu != wanted.mtu {
             let mtu = wanted.mtu.map_or(port.mtu, u32::from);
-            outcome("set the MTU of", self.requests.set_mtu(index, mtu))?;
+            if outcome("set the MTU of", &mtu, self.requests.set_mtu(index, mtu))? {
+                port.given.mtu = wanted.mtu;
+            }
         }
         for prefix in &wanted.addresses {
             let done = self.requests.add_address(index, *prefix);
-            outcome("give an address to", done)?;
+            if outcome("give an address to", prefix, done)? {
+                port.given.addresses.push(*prefix);
+            }
         }
         for route in &wanted.routes {
             let done = self.requests.add_default_route(index, *route);
-            outcome("route by", done)?;
+            if outcome("route by", &route.gateway, done)? {
+                port.given.routes.push(*route);
+            }
+        }
+        let good = refused.is_empty();
+        for Refused { doing, errno, .. } in port.refusals(refused, now_ms()) {
+            self.report(&Report::Failed { errno, name, doing })?;
         }
         Ok(good)
+    }
+
+    /// Tells PID 1 how ports stand, where that is not what it was told.
+    fn tell(&mut self) -> Result<(), Error> {
+        if self.configuration.is_none() {
+            return Ok(());
+        }
+        let none = Vec::new();
+        let status = |(name, port): (&String, &Port)| {
+            port.status(name, self.held.get(&port.index).unwrap_or(&none))
+        };
+        let stand = (self.number, self.ports.iter().map(status).collect());
+        if self.told.as_ref() == Some(&stand) {
+            return Ok(());
+        }
+        for frame in frames::ports(stand.0, &stand.1) {
+            sock::send(self.socket, &frame, &[]).map_err(Error::Socket)?;
+        }
+        self.told = Some(stand);
+        Ok(())
     }
 
     /// A refusal of the kernel is reported; anything else ends the helper.
@@ -376,7 +487,10 @@ impl<'a> Net<'a> {
 
     /// Writes `resolv.conf` where it is not as it should be.
     fn write_names(&mut self) -> Result<(), Error> {
-        let names = ports::names(&self.configuration, self.ports.values());
+        let Some(configuration) = &self.configuration else {
+            return Ok(());
+        };
+        let names = ports::names(configuration, self.ports.values());
         if self.names.as_ref() == Some(&names) {
             return Ok(());
         }

@@ -123,6 +123,7 @@ impl Court {
                 assert!(self.world.machine.status_of(id).unwrap().restarts >= 3);
             }
             Reason::HubLost
+            | Reason::NetworkLost
             | Reason::Watchdog
             | Reason::KernelPanic
             | Reason::PowerCut

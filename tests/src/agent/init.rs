@@ -282,6 +282,7 @@ impl Init {
             }),
             goals_missing: Vec::new(),
             containers: Vec::new(),
+            network: Vec::new(),
             memory: Memory::default(),
             processes: Vec::new(),
         });

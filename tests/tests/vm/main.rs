@@ -10,6 +10,7 @@ mod hangs;
 mod life;
 mod live;
 mod mend;
+mod network;
 mod slots;
 mod unjudged;
 

@@ -58,6 +58,7 @@ fn reason_fields(reason: &Reason) -> (u8, u8, i32, Option<&Name>) {
         Reason::NeverBooted => (10, 0, 0, None),
         Reason::Refused => (11, 0, 0, None),
         Reason::Operator => (12, 0, 0, None),
+        Reason::NetworkLost => (13, 0, 0, None),
     }
 }
 
@@ -95,6 +96,7 @@ fn reason_of(number: u8, goal: u8, exit: i32, name: Option<Name>) -> Option<Reas
         (10, None) => Reason::NeverBooted,
         (11, None) => Reason::Refused,
         (12, None) => Reason::Operator,
+        (13, None) => Reason::NetworkLost,
         _ => return None,
     })
 }

@@ -23,6 +23,7 @@ fn reasons() -> impl Strategy<Value = Reason> {
         }),
         (name(), any::<i32>()).prop_map(|(container, exit)| Reason::CrashLoop { container, exit }),
         Just(Reason::HubLost),
+        Just(Reason::NetworkLost),
         Just(Reason::Storage),
         Just(Reason::Watchdog),
         Just(Reason::KernelPanic),

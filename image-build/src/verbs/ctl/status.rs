@@ -38,6 +38,8 @@ pub(super) fn words(status: &Value) -> String {
         ),
     ];
     lines.extend(update(status));
+    let ports = status.get("network").and_then(Value::as_array);
+    lines.extend(ports.into_iter().flatten().map(port));
     for container in status
         .get("containers")
         .and_then(Value::as_array)
@@ -71,6 +73,37 @@ pub(super) fn words(status: &Value) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// An interface: its link, where its address comes from, addresses, routers, what was refused.
+fn port(port: &Value) -> String {
+    let link = match port.get("link") {
+        Some(Value::Bool(true)) => "up",
+        _ => "down",
+    };
+    let mut text = format!("network {} {link}", word(port, "name"));
+    if port.get("dhcp").is_some() {
+        text.push_str(", ");
+        text.push_str(&word(port, "dhcp"));
+    }
+    if let Some(lease) = port.get("lease") {
+        text.push_str(", leased of ");
+        text.push_str(&word(lease, "server"));
+    }
+    for (before, name) in [
+        (", ", "addresses"),
+        (", by ", "gateways"),
+        ("; cannot ", "refused"),
+    ] {
+        let values = port.get(name).and_then(Value::as_array);
+        let values = values.into_iter().flatten().filter_map(Value::as_str);
+        let values: Vec<String> = values.map(super::clean).collect();
+        if !values.is_empty() {
+            text.push_str(before);
+            text.push_str(&values.join(" "));
+        }
+    }
+    text
 }
 
 /// Whether what runs is judged yet.
@@ -193,6 +226,22 @@ mod tests {
             "arriving  v1:2222222222222222, 1.0 MB of 4.0 MB",
             "unsettled 1 boots in a row",
             "locked    press holds updates back for 60 s",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn ports_are_told_in_words() {
+        let status = serde_json::json!({"network": [
+            {"name": "eth0", "link": true, "dhcp": "bound", "addresses": ["10.0.2.15/24", "fd00::7/64"],
+             "gateways": ["10.0.2.2"], "metric": 100, "lease": {"address": "10.0.2.15", "server": "10.0.2.2"}},
+            {"name": "eth1", "link": false, "metric": 200, "refused": ["route by eth1 10.9.9.9: \u{1b}[2J"]},
+        ]});
+        let text = words(&status);
+        for line in [
+            "network eth0 up, bound, leased of 10.0.2.2, 10.0.2.15/24 fd00::7/64, by 10.0.2.2",
+            "network eth1 down; cannot route by eth1 10.9.9.9: \u{fffd}[2J",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

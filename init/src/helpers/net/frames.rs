@@ -1,32 +1,94 @@
 //! Frames between PID 1 and the net helper.
 //!
-//! From PID 1: kind 1 and the configuration as JSON. To PID 1: a kind (1 up, 2 down, 3 applied, 4
+//! From PID 1: kind 1, a number u32, and the configuration as JSON. To PID 1: a kind (1 up, 2 down, 3 applied, 4
 //! failed, 5 leased, 6 lost), an errno i32 (0 but for failed), length of the name u8, name, and for failed what was
-//! tried, for leased the lease.
+//! tried, for leased the lease. How all ports stand is kind 7 for each but the last and kind 8 for the last, the number
+//! of the configuration u32, and a port's status as JSON; where there is no port, one frame of kind 8 without.
 
 use super::super::FrameError;
 use super::MAX_CONFIGURATION;
+use crate::control::PortStatus;
 use kedge_revision::configuration::NetworkConfiguration;
 use kedge_sys::Errno;
 
-/// Largest frame to PID 1, bytes.
-pub const MAX_REPORT: usize = 128;
+/// Largest frame to PID 1, bytes: a port with all that its status shows has less than 3 KiB.
+pub const MAX_REPORT: usize = 4096;
+/// Largest of those with a text, bytes.
+const MAX_TEXT: usize = 128;
 
-/// The frame that configures the helper; `None` where the configuration is over every bound it was checked for.
+/// The frame that configures the helper; `None` where the configuration is over every bound it was checked for. How ports
+/// stand is told with this number from then on.
 #[must_use]
-pub fn configure(configuration: &NetworkConfiguration) -> Option<Vec<u8>> {
+pub fn configure(number: u32, configuration: &NetworkConfiguration) -> Option<Vec<u8>> {
     let mut frame = vec![1];
+    frame.extend_from_slice(&number.to_le_bytes());
     serde_json::to_writer(&mut frame, configuration).ok()?;
     (frame.len() <= MAX_CONFIGURATION).then_some(frame)
 }
 
-/// The configuration from its frame.
+/// The configuration from its frame, and its number.
 ///
 /// # Errors
 /// [`FrameError`].
-pub fn decode_configure(frame: &[u8]) -> Result<NetworkConfiguration, FrameError> {
-    let json = frame.strip_prefix(&[1]).ok_or(FrameError)?;
-    kedge_revision::json::read(json).map_err(|_| FrameError)
+pub fn decode_configure(frame: &[u8]) -> Result<(u32, NetworkConfiguration), FrameError> {
+    let rest = frame.strip_prefix(&[1]).ok_or(FrameError)?;
+    let (number, json) = rest.split_first_chunk().ok_or(FrameError)?;
+    let configuration = kedge_revision::json::read(json).map_err(|_| FrameError)?;
+    Ok((u32::from_le_bytes(*number), configuration))
+}
+
+/// How all ports stand, under the configuration of this number.
+#[must_use]
+pub(super) fn ports(number: u32, ports: &[PortStatus]) -> Vec<Vec<u8>> {
+    let frame = |kind, port: Option<&PortStatus>| {
+        let mut frame = vec![kind];
+        frame.extend_from_slice(&number.to_le_bytes());
+        if let Some(port) = port {
+            // Text alone: nothing that can be refused.
+            serde_json::to_writer(&mut frame, port).ok();
+        }
+        frame
+    };
+    match ports.split_last() {
+        Some((last, others)) => {
+            let others = others.iter().map(|port| frame(7, Some(port)));
+            others.chain([frame(8, Some(last))]).collect()
+        }
+        None => vec![frame(8, None)],
+    }
+}
+
+/// One of the frames of [`ports`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The number of the configuration.
+    pub number: u32,
+    /// A port.
+    pub port: Option<PortStatus>,
+    /// Whether it is the last.
+    pub last: bool,
+}
+
+impl Standing {
+    /// From a frame, if it is one of those.
+    ///
+    /// # Errors
+    /// [`FrameError`] for a broken one.
+    pub fn decode(frame: &[u8]) -> Result<Option<Self>, FrameError> {
+        let ([kind @ 7..9], rest) = frame.split_first_chunk().ok_or(FrameError)? else {
+            return Ok(None);
+        };
+        let (number, json) = rest.split_first_chunk().ok_or(FrameError)?;
+        let port = match json {
+            [] if *kind == 8 => None,
+            _ => Some(kedge_revision::json::read(json).map_err(|_| FrameError)?),
+        };
+        Ok(Some(Self {
+            number: u32::from_le_bytes(*number),
+            port,
+            last: *kind == 8,
+        }))
+    }
 }
 
 /// To PID 1.
@@ -71,7 +133,7 @@ pub enum Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    /// The frame, cut at [`MAX_REPORT`].
+    /// The frame; its text may be cut.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let (kind, errno, name, doing) = match *self {
@@ -89,7 +151,7 @@ impl<'a> Report<'a> {
         frame.push(length);
         frame.extend(name.bytes().take(usize::from(length)));
         for character in doing.chars() {
-            if frame.len().saturating_add(character.len_utf8()) > MAX_REPORT {
+            if frame.len().saturating_add(character.len_utf8()) > MAX_TEXT {
                 break;
             }
             frame.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
@@ -158,12 +220,45 @@ mod tests {
             doing: &long,
         };
         let frame = report.encode();
-        assert!(frame.len() <= MAX_REPORT && Report::decode(&frame).is_ok());
+        assert!(frame.len() <= MAX_TEXT && Report::decode(&frame).is_ok());
         let configuration = NetworkConfiguration::default();
-        let frame = configure(&configuration).unwrap();
-        assert_eq!(decode_configure(&frame), Ok(configuration));
+        let frame = configure(9, &configuration).unwrap();
+        assert_eq!(decode_configure(&frame), Ok((9, configuration)));
         assert!(decode_configure(&frame[..frame.len() - 1]).is_err());
         assert!(decode_configure(b"").is_err());
+    }
+
+    #[test]
+    fn how_ports_stand() {
+        let port = |name: &str| PortStatus {
+            name: name.to_owned(),
+            addresses: vec!["10.0.2.15/24".to_owned(); 16],
+            ..PortStatus::default()
+        };
+        let both = [port("eth0"), port("eth1")];
+        for list in [&both[..0], &both[..1], &both] {
+            let frames = ports(5, list);
+            let decoded: Vec<Standing> = frames
+                .iter()
+                .map(|frame| Standing::decode(frame).unwrap().unwrap())
+                .collect();
+            assert!(decoded.iter().all(|standing| standing.number == 5));
+            let last: Vec<bool> = decoded.iter().map(|standing| standing.last).collect();
+            assert_eq!(last.iter().filter(|last| **last).count(), 1);
+            assert!(last[last.len() - 1]);
+            let found: Vec<PortStatus> = decoded.into_iter().filter_map(|s| s.port).collect();
+            assert_eq!(found, list);
+        }
+        let other = Report::Up { name: "eth0" }.encode();
+        assert_eq!(Standing::decode(&other), Ok(None));
+        for broken in [
+            &[][..],
+            &[7, 0, 0, 0, 0],
+            &[8, 0, 0],
+            &[8, 0, 0, 0, 0, b'{'],
+        ] {
+            assert!(Standing::decode(broken).is_err());
+        }
     }
 
     proptest! {

@@ -42,17 +42,35 @@ impl Net<'_> {
         Ok(())
     }
 
-    /// Does what clients have waited for.
+    /// Does what clients have waited for, and tries again what the kernel refused.
     pub(super) fn time_passes(&mut self) -> Result<(), Error> {
         let now = now_ms();
-        let is_due = |port: &Port| port.dhcp.due().is_some_and(|due| due <= now);
+        let is_due = |port: &Port| port.due().is_some_and(|due| due <= now);
         let due: Vec<String> = self
             .ports
             .iter()
             .filter(|(_, port)| is_due(port))
             .map(|(name, _)| name.clone())
             .collect();
-        due.iter().try_for_each(|name| self.dhcp(name, Event::Time))
+        for name in &due {
+            self.retry(name, now)?;
+            self.dhcp(name, Event::Time)?;
+        }
+        Ok(())
+    }
+
+    fn retry(&mut self, name: &str, now: u64) -> Result<(), Error> {
+        let Some((name, mut port)) = self.ports.remove_entry(name) else {
+            return Ok(());
+        };
+        if port.retry.is_some_and(|(at, _)| at <= now) {
+            let wanted = port.wanted();
+            if self.replace(&name, &mut port, &wanted)? {
+                self.report(&Report::Applied { name: &name })?;
+            }
+        }
+        self.ports.insert(name, port);
+        Ok(())
     }
 
     /// One step of a port's client, if it has one.
@@ -72,9 +90,11 @@ impl Net<'_> {
                 self.ask(&name, &mut port, &message)?;
             }
             let wanted = port.wanted();
-            if port.given != wanted {
-                self.replace(&name, &port, &wanted)?;
-                port.given = wanted;
+            // What was refused has a time of its own.
+            if port.given != wanted
+                && (port.retry.is_none() || before.as_ref() != port.dhcp.lease())
+            {
+                self.replace(&name, &mut port, &wanted)?;
             }
             let lease = port.dhcp.lease();
             match (before, lease) {

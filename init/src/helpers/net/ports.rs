@@ -2,14 +2,23 @@
 
 use super::dhcp::client::{Lease, State};
 use super::rtnetlink::{Link, Route};
+use crate::control::{LeaseStatus, PortStatus};
 use core::net::{IpAddr, Ipv4Addr};
 use kedge_revision::configuration::{Interface, NetworkConfiguration, Ports, Prefix};
+use kedge_sys::Errno;
 use std::net::UdpSocket;
 
 /// Between the metrics of default routes of one interface and the next.
 const METRIC: u32 = 100;
 /// Smallest MTU that a lease may set: that of IPv6, which the kernel takes from an interface with less.
 const MIN_MTU: u16 = 1280;
+/// What is added to the metric for default routes that IPv6 routers announce: those of the configuration go first.
+const ANNOUNCED: u32 = METRIC / 2;
+/// Before what the kernel refused is tried again, milliseconds; twice that each time, up to [`RETRY_MOST_MS`].
+const RETRY_MS: u64 = 1000;
+const RETRY_MOST_MS: u64 = 64_000;
+/// Most addresses of a port that the status shows: routers may announce as many as they like.
+const MOST_SHOWN: usize = 16;
 
 /// An interface that is set up.
 #[derive(Debug)]
@@ -22,14 +31,31 @@ pub(super) struct Port {
     pub(super) mtu: u32,
     /// What it is to be.
     pub(super) interface: Interface,
+    /// Whether there is a link.
+    pub(super) carrier: bool,
     /// Of its default routes.
     pub(super) metric: u32,
     /// The client, where the address is leased.
     pub(super) dhcp: State,
     /// While a lease is renewed: by which the server is asked, and which holds the port that it answers to.
     pub(super) renewing: Option<UdpSocket>,
-    /// What it was given.
+    /// What it was given, and the kernel took.
     pub(super) given: Settings,
+    /// What the kernel refused.
+    pub(super) refused: Vec<Refused>,
+    /// When that is tried again, milliseconds, and how often it was.
+    pub(super) retry: Option<(u64, u32)>,
+}
+
+/// A setting that the kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// What was tried, as in "cannot … eth0".
+    pub(super) doing: &'static str,
+    /// The value.
+    pub(super) value: String,
+    /// Why.
+    pub(super) errno: Errno,
 }
 
 /// What an interface has beside its link.
@@ -47,10 +73,71 @@ impl Port {
             hardware: link.hardware,
             mtu: link.mtu,
             interface,
+            carrier: link.carrier,
             metric,
             dhcp: State::Nothing,
             renewing: None,
             given: Settings::default(),
+            refused: Vec::new(),
+            retry: None,
+        }
+    }
+
+    /// Takes in what the kernel has refused this time: what is to be told of it, which is what was not told before. What
+    /// is left is tried again after a while.
+    pub(super) fn refusals(&mut self, refused: Vec<Refused>, now: u64) -> Vec<Refused> {
+        let before = core::mem::replace(&mut self.refused, refused);
+        let tried = self.retry.take().map_or(0, |(_, tried)| tried);
+        if !self.refused.is_empty() {
+            let wait = (RETRY_MS << tried.min(6)).min(RETRY_MOST_MS);
+            self.retry = Some((now.saturating_add(wait), tried.saturating_add(1)));
+        }
+        let new = |refused: &&Refused| !before.contains(refused);
+        self.refused.iter().filter(new).cloned().collect()
+    }
+
+    /// When the client or the kernel is to be asked again.
+    pub(super) fn due(&self) -> Option<u64> {
+        let retry = self.retry.map(|(at, _)| at);
+        self.dhcp.due().into_iter().chain(retry).min()
+    }
+
+    /// The metric of default routes that IPv6 routers announce.
+    pub(super) const fn announced_metric(&self) -> u32 {
+        self.metric.saturating_add(ANNOUNCED)
+    }
+
+    /// For the device's status; `held` is what the kernel says that it has.
+    pub(super) fn status(&self, name: &str, held: &[Prefix]) -> PortStatus {
+        let texts = |values: &mut dyn Iterator<Item = String>| values.take(MOST_SHOWN).collect();
+        let lease = self.dhcp.lease().map(|lease| LeaseStatus {
+            address: lease.address.to_string(),
+            server: lease.server.to_string(),
+            nameservers: texts(&mut lease.options.nameservers.iter().map(ToString::to_string)),
+            ends_ms: (lease.expires_at != u64::MAX).then_some(lease.expires_at),
+        });
+        PortStatus {
+            name: name.to_owned(),
+            link: self.carrier,
+            dhcp: self.leases().map(|_| self.dhcp.word().to_owned()),
+            addresses: texts(&mut held.iter().map(ToString::to_string)),
+            gateways: texts(
+                &mut self
+                    .given
+                    .routes
+                    .iter()
+                    .map(|route| route.gateway.to_string()),
+            ),
+            metric: self.metric,
+            lease,
+            refused: texts(&mut self.refused.iter().map(|refused| {
+                let Refused {
+                    doing,
+                    value,
+                    errno,
+                } = refused;
+                format!("{doing} {name} {value}: {errno}")
+            })),
         }
     }
 
@@ -73,9 +160,13 @@ impl Port {
                 gateways.extend(lease.options.router.map(IpAddr::V4));
             }
         }
+        // Some servers lend a host of its own, whose router is in no network of it: the mask is then 255.255.255.255.
+        let leased = lease.filter(|lease| !lease.covers_router());
+        let leased = leased.and_then(|lease| lease.options.router);
         let route = |gateway| Route {
             gateway,
             metric: self.metric,
+            onlink: leased.map(IpAddr::V4) == Some(gateway),
         };
         let smaller = |mtu: &u16| *mtu >= MIN_MTU && u32::from(*mtu) <= self.mtu;
         Settings {
@@ -156,6 +247,9 @@ pub(super) fn told(lease: &Lease) -> String {
     if let Some(router) = lease.options.router {
         text.push_str(&format!(", router {router}"));
     }
+    if lease.options.prefix.is_none() {
+        text.push_str("; it has no mask: that of its class is taken");
+    }
     text
 }
 
@@ -165,107 +259,4 @@ pub(super) const fn server(address: Ipv4Addr) -> (Ipv4Addr, u16) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::helpers::net::dhcp::message::Options;
-
-    fn link(index: u32, name: &str, is_port: bool) -> Link {
-        Link {
-            index,
-            name: name.to_owned(),
-            carrier: true,
-            gone: false,
-            hardware: Some([2, 0, 0, 0, 0, 1]),
-            is_port,
-            mtu: 1500,
-        }
-    }
-
-    fn network(json: &str) -> NetworkConfiguration {
-        serde_json::from_str(json).unwrap()
-    }
-
-    fn lease(nameserver: [u8; 4], mtu: Option<u16>) -> State {
-        State::Bound(Lease {
-            address: Ipv4Addr::new(10, 0, 2, 15),
-            prefix: 24,
-            server: Ipv4Addr::new(10, 0, 2, 2),
-            options: Options {
-                prefix: Some(24),
-                router: Some(Ipv4Addr::new(10, 0, 2, 2)),
-                nameservers: vec![nameserver.into()],
-                domain: Some("site.example".to_owned()),
-                mtu,
-            },
-            renew_at: 1,
-            rebind_at: 2,
-            expires_at: 3,
-        })
-    }
-
-    #[test]
-    fn without_interfaces_every_port_leases() {
-        let none = NetworkConfiguration::default();
-        assert!(interface(&none, &link(2, "eth0", true)).unwrap().dhcp);
-        assert_eq!(interface(&none, &link(2, "veth0", false)), None);
-        let off = network(r#"{"ports":"off"}"#);
-        assert_eq!(interface(&off, &link(2, "eth0", true)), None);
-        let listed = network(r#"{"interfaces":{"eth1":{"dhcp":true}}}"#);
-        assert_eq!(interface(&listed, &link(2, "eth0", true)), None);
-        assert!(interface(&listed, &link(3, "eth1", true)).is_some());
-    }
-
-    #[test]
-    fn the_fallback_list_orders_the_routes() {
-        let interfaces = r#""interfaces":{"a":{"dhcp":true},"b":{"dhcp":true},"c":{"dhcp":true}}"#;
-        let listed = network(&format!(r#"{{{interfaces},"prefer":["c"]}}"#));
-        let metrics = ["a", "b", "c"].map(|name| metric(&listed, &link(9, name, true)));
-        assert_eq!(metrics, [200, 300, 100]);
-        let none = NetworkConfiguration::default();
-        assert!(metric(&none, &link(2, "x", true)) < metric(&none, &link(3, "a", true)));
-    }
-
-    #[test]
-    fn a_lease_adds_to_what_is_configured() {
-        let mut port = Port::new(
-            &link(2, "eth0", true),
-            serde_json::from_str(
-                r#"{"addresses":["fd00::7/64"],"dhcp":true,"gateways":["fd00::1"]}"#,
-            )
-            .unwrap(),
-            100,
-        );
-        assert_eq!(port.wanted().addresses.len(), 1);
-        port.dhcp = lease([10, 0, 2, 3], Some(1400));
-        let wanted = port.wanted();
-        assert_eq!(wanted.addresses[1].to_string(), "10.0.2.15/24");
-        assert_eq!(wanted.routes.len(), 2);
-        assert_eq!(wanted.mtu, Some(1400));
-        for refused in [Some(68), Some(9000), None] {
-            port.dhcp = lease([10, 0, 2, 3], refused);
-            assert_eq!(port.wanted().mtu, None);
-        }
-        port.interface.gateways = vec!["10.0.2.1".parse().unwrap()];
-        assert_eq!(port.wanted().routes[0].gateway.to_string(), "10.0.2.1");
-        assert_eq!(port.wanted().routes.len(), 1);
-    }
-
-    #[test]
-    fn configured_name_servers_win() {
-        let port = |metric, nameserver| {
-            let mut port = Port::new(&link(2, "eth0", true), Interface::default(), metric);
-            port.dhcp = lease(nameserver, None);
-            port
-        };
-        let ports = [port(200, [10, 0, 2, 3]), port(100, [10, 0, 9, 9])];
-        assert_eq!(
-            names(&NetworkConfiguration::default(), ports.iter()),
-            "search site.example\nnameserver 10.0.9.9\nnameserver 10.0.2.3\n"
-        );
-        let configured = network(r#"{"nameservers":["10.0.0.1","fd00::1"]}"#);
-        assert_eq!(
-            names(&configured, ports.iter()),
-            "search site.example\nnameserver 10.0.0.1\nnameserver fd00::1\n"
-        );
-    }
-}
+mod tests;

@@ -1,4 +1,6 @@
-//! The little of rtnetlink(7) that wired networks need: links up, addresses, default routes, news of links.
+//! The little of rtnetlink(7) that wired networks need: links up, addresses, default routes, news of links and addresses.
+//!
+//! What is set here bears our mark ([`OURS`]), so that a helper that is started again knows what its predecessor has left.
 //!
 //! Messages are built and read as bytes, in the machine's own byte order; lengths that the kernel
 //! sends are checked as if a stranger had sent them.
@@ -13,8 +15,8 @@ use kedge_sys::rustix::net::{
 use kedge_sys::{During, Errno};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// `RTMGRP_LINK`.
-pub(super) const LINK_EVENTS: u32 = 1;
+/// `RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR`.
+pub(super) const EVENTS: u32 = 0x111;
 /// The loopback interface has this index in every network namespace.
 pub(super) const LOOPBACK: u32 = 1;
 
@@ -25,8 +27,10 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
 /// `NLM_F_REQUEST | NLM_F_ACK`.
 const ACKNOWLEDGED: u16 = 5;
 /// `NLM_F_REPLACE | NLM_F_CREATE`: doing it twice is no error.
@@ -46,11 +50,23 @@ const IFLA_PARENT_DEV_NAME: u16 = 56;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
+const IFA_FLAGS: u16 = 8;
+/// Who has set an address, since Linux 5.18.
+const IFA_PROTO: u16 = 11;
+/// `RT_SCOPE_LINK`: from there on an address is known to the link, or to the host alone.
+const LINK: u8 = 253;
+/// `IFA_F_TENTATIVE | IFA_F_DADFAILED`: not to be used yet, or at all.
+const UNUSABLE: u32 = 0x48;
+/// The value of [`IFA_PROTO`] and of a route's protocol that marks what is set here. Both are for user space to choose, and
+/// nobody whom iproute2's tables know has this one.
+const OURS: u8 = 75;
+/// `RTNH_F_ONLINK`: the gateway is taken to be behind the interface, though no address says so.
+const ONLINK: u32 = 4;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
-/// `RT_TABLE_MAIN`, `RTPROT_STATIC`, `RT_SCOPE_UNIVERSE`, `RTN_UNICAST`.
-const DEFAULT_ROUTE: [u8; 4] = [254, 4, 0, 1];
+/// `RT_TABLE_MAIN`, [`OURS`], `RT_SCOPE_UNIVERSE`, `RTN_UNICAST`.
+const DEFAULT_ROUTE: [u8; 4] = [254, OURS, 0, 1];
 const HEADER: usize = 16;
 
 /// One link, as the kernel tells of it.
@@ -72,6 +88,40 @@ pub(super) struct Link {
     pub(super) mtu: u32,
 }
 
+/// An address that the kernel tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Held {
+    /// The interface's index.
+    pub(super) index: u32,
+    /// The address.
+    pub(super) prefix: Prefix,
+    /// Whether others can reach it: its scope is no link's, and it is known to be nobody else's.
+    pub(super) usable: bool,
+    /// Whether it bears our mark.
+    pub(super) ours: bool,
+    /// Whether it has just gone.
+    pub(super) gone: bool,
+}
+
+/// What the kernel tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum News {
+    /// Of a link.
+    Link(Link),
+    /// Of an address.
+    Address(Held),
+    /// Of a default route with our mark, and of which interface it is.
+    Route(u32, Route),
+}
+
+/// What can be asked for as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listing {
+    Links,
+    Addresses,
+    Routes,
+}
+
 /// A default route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Route {
@@ -79,6 +129,8 @@ pub(super) struct Route {
     pub(super) gateway: IpAddr,
     /// Its place among the default routes.
     pub(super) metric: u32,
+    /// Whether the router is reached though no address of the interface is in its network.
+    pub(super) onlink: bool,
 }
 
 /// A socket to the kernel's network configuration.
@@ -105,29 +157,45 @@ impl Netlink {
         Ok(Self(socket))
     }
 
-    /// Asks for all links; [`Self::links`] gives the answers.
-    pub(super) fn ask_links(&self) -> Result<(), Error> {
-        self.send(&message(RTM_GETLINK, DUMP, &[&interface(0, 0, 0)]))
+    /// Everything of a kind, read to its end.
+    pub(super) fn list(&self, what: Listing, buffer: &mut [u8]) -> Result<Vec<News>, Error> {
+        // The bodies are struct ifinfomsg, ifaddrmsg and rtmsg, of which zeros mean all.
+        let ask = match what {
+            Listing::Links => message(RTM_GETLINK, DUMP, &[&[0; 16]]),
+            Listing::Addresses => message(RTM_GETADDR, DUMP, &[&[0; 8]]),
+            Listing::Routes => message(RTM_GETROUTE, DUMP, &[&[0; 12]]),
+        };
+        self.send(&ask)?;
+        let mut all = Vec::new();
+        loop {
+            let (news, done) = self.news(buffer)?;
+            all.extend(news);
+            if done {
+                return Ok(all);
+            }
+        }
     }
 
-    /// The links of the next datagram, and whether a listing ends with it.
-    pub(super) fn links(&self, buffer: &mut [u8]) -> Result<(Vec<Link>, bool), Error> {
+    /// What the next datagram tells, and whether a listing ends with it.
+    pub(super) fn news(&self, buffer: &mut [u8]) -> Result<(Vec<News>, bool), Error> {
         let (length, _) = recv(&self.0, &mut *buffer, RecvFlags::empty())
             .during("recv")
             .map_err(Error::Netlink)?;
-        let mut links = Vec::new();
+        let mut news = Vec::new();
         let mut done = false;
         for (kind, payload) in Messages(buffer.get(..length).unwrap_or_default()) {
             match kind {
-                RTM_NEWLINK | RTM_DELLINK => links.extend(link(kind, payload)),
-                NLMSG_DONE => done = true,
-                NLMSG_ERROR => {
-                    answer(payload).map_err(|errno| refused("listing of links", errno))?;
+                RTM_NEWLINK | RTM_DELLINK => news.extend(link(kind, payload).map(News::Link)),
+                RTM_NEWADDR | RTM_DELADDR => news.extend(held(kind, payload).map(News::Address)),
+                RTM_NEWROUTE => {
+                    news.extend(route(payload).map(|(index, route)| News::Route(index, route)));
                 }
+                NLMSG_DONE => done = true,
+                NLMSG_ERROR => answer(payload).map_err(|errno| refused("listing", errno))?,
                 _ => {}
             }
         }
-        Ok((links, done))
+        Ok((news, done))
     }
 
     /// Brings an interface up, or takes it down.
@@ -230,9 +298,11 @@ fn interface(index: u32, flags: u32, meant: u32) -> [u8; 16] {
 fn route_message(kind: u16, flags: u16, index: u32, route: Route) -> Vec<u8> {
     let [table, protocol, scope, unicast] = DEFAULT_ROUTE;
     let family = family(route.gateway);
-    let body = [family, 0, 0, 0, table, protocol, scope, unicast, 0, 0, 0, 0];
+    let body = [family, 0, 0, 0, table, protocol, scope, unicast];
+    let how = if route.onlink { ONLINK } else { 0 }.to_ne_bytes();
     let parts = [
         &body[..],
+        &how,
         &attribute(RTA_GATEWAY, &octets(route.gateway)),
         &attribute(RTA_OIF, &index.to_ne_bytes()),
         &attribute(RTA_PRIORITY, &route.metric.to_ne_bytes()),
@@ -259,16 +329,18 @@ fn address_message(kind: u16, flags: u16, index: u32, prefix: Prefix) -> Vec<u8>
         let broadcast = (v4.to_bits() | hosts).to_be_bytes();
         parts.push(attribute(IFA_BROADCAST, &broadcast));
     }
+    parts.push(attribute(IFA_PROTO, &[OURS]));
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
     message(kind, flags, &parts)
 }
 
-/// struct rtattr and its value, filled to four bytes; all values here are of 4 or 16.
+/// struct rtattr and its value, filled to four bytes.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     let mut attribute = length.to_ne_bytes().to_vec();
     attribute.extend_from_slice(&kind.to_ne_bytes());
     attribute.extend_from_slice(value);
+    attribute.resize(attribute.len().next_multiple_of(4), 0);
     attribute
 }
 
@@ -312,10 +384,7 @@ fn link(kind: u16, payload: &[u8]) -> Option<Link> {
         is_port: false,
         mtu: 0,
     };
-    while let Some((length, after)) = rest.split_first_chunk::<2>() {
-        let length = usize::from(u16::from_ne_bytes(*length));
-        let attribute = after.first_chunk().copied().map(u16::from_ne_bytes)?;
-        let value = rest.get(4..length)?;
+    while let Some((attribute, value)) = next_attribute(&mut rest)? {
         match attribute {
             IFLA_IFNAME => {
                 link.name = core::str::from_utf8(value)
@@ -328,9 +397,93 @@ fn link(kind: u16, payload: &[u8]) -> Option<Link> {
             IFLA_PARENT_DEV_NAME => link.is_port = ethernet,
             _ => {}
         }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     (!link.name.is_empty()).then_some(link)
+}
+
+/// The next attribute and its value, `Some(None)` at the end; `None`: it does not fit.
+#[expect(
+    clippy::option_option,
+    reason = "the end of a list is something else than a torn one"
+)]
+fn next_attribute<'a>(rest: &mut &'a [u8]) -> Option<Option<(u16, &'a [u8])>> {
+    let Some((length, after)) = rest.split_first_chunk::<2>() else {
+        return Some(None);
+    };
+    let length = usize::from(u16::from_ne_bytes(*length));
+    let attribute = after.first_chunk().copied().map(u16::from_ne_bytes)?;
+    let value = rest.get(4..length)?;
+    *rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some(Some((attribute, value)))
+}
+
+/// An address from the payload of its message.
+fn held(kind: u16, payload: &[u8]) -> Option<Held> {
+    let (body, mut rest) = payload.split_first_chunk::<8>()?;
+    let [family, length, flags, scope, i0, i1, i2, i3] = *body;
+    let (mut address, mut flags, mut proto) = (None, u32::from(flags), 0);
+    while let Some((attribute, value)) = next_attribute(&mut rest)? {
+        match attribute {
+            // Where it has a peer, that is the other one.
+            IFA_LOCAL => address = ip(family, value),
+            IFA_ADDRESS if address.is_none() => address = ip(family, value),
+            IFA_FLAGS => flags = u32::from_ne_bytes(value.try_into().ok()?),
+            IFA_PROTO => proto = value.first().copied()?,
+            _ => {}
+        }
+    }
+    Some(Held {
+        index: u32::from_ne_bytes([i0, i1, i2, i3]),
+        prefix: Prefix {
+            address: address?,
+            length,
+        },
+        usable: scope < LINK && flags & UNUSABLE == 0,
+        ours: proto == OURS,
+        gone: kind == RTM_DELADDR,
+    })
+}
+
+/// A default route with our mark from the payload of its message, and its interface.
+fn route(payload: &[u8]) -> Option<(u32, Route)> {
+    let (body, mut rest) = payload.split_first_chunk::<12>()?;
+    let [
+        family,
+        destination,
+        _,
+        _,
+        table,
+        protocol,
+        scope,
+        kind,
+        flags @ ..,
+    ] = *body;
+    if destination != 0 || [table, protocol, scope, kind] != DEFAULT_ROUTE {
+        return None;
+    }
+    let (mut gateway, mut index, mut metric) = (None, None, 0);
+    while let Some((attribute, value)) = next_attribute(&mut rest)? {
+        match attribute {
+            RTA_GATEWAY => gateway = ip(family, value),
+            RTA_OIF => index = Some(u32::from_ne_bytes(value.try_into().ok()?)),
+            RTA_PRIORITY => metric = u32::from_ne_bytes(value.try_into().ok()?),
+            _ => {}
+        }
+    }
+    let route = Route {
+        gateway: gateway?,
+        metric,
+        onlink: u32::from_ne_bytes(flags) & ONLINK != 0,
+    };
+    Some((index?, route))
+}
+
+fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {
+    match family {
+        2 => Some(IpAddr::from(<[u8; 4]>::try_from(value).ok()?)),
+        10 => Some(IpAddr::from(<[u8; 16]>::try_from(value).ok()?)),
+        _ => None,
+    }
 }
 
 /// The messages of a datagram: kind and payload.
@@ -351,86 +504,4 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn news(kind: u16, index: u32, flags: u32, name: &str) -> Vec<u8> {
-        let mut text = name.as_bytes().to_vec();
-        text.resize((name.len() + 1).next_multiple_of(4), 0);
-        let other = attribute(13, &[1, 2, 3, 4]);
-        message(
-            kind,
-            0,
-            &[
-                &interface(index, flags, flags),
-                &other,
-                &attribute(IFLA_IFNAME, &text),
-            ],
-        )
-    }
-
-    fn links(datagram: &[u8]) -> Vec<Link> {
-        Messages(datagram)
-            .filter_map(|(kind, payload)| link(kind, payload))
-            .collect()
-    }
-
-    #[test]
-    fn news_of_links() {
-        let mut datagram = news(RTM_NEWLINK, 2, IFF_UP | IFF_LOWER_UP, "eth0");
-        datagram.extend(news(RTM_DELLINK, 3, IFF_UP, "wlan0"));
-        let links = links(&datagram);
-        assert_eq!(links.len(), 2);
-        assert_eq!((links[0].index, links[0].name.as_str()), (2, "eth0"));
-        assert!(links[0].carrier && !links[0].gone);
-        assert!(!links[1].carrier && links[1].gone);
-    }
-
-    #[test]
-    fn an_address_has_its_broadcast() {
-        let message = address_message(RTM_NEWADDR, 0, 2, "10.0.2.15/24".parse().unwrap());
-        assert_eq!(message.len(), 16 + 8 + 3 * 8);
-        assert_eq!(message[16..20], [2, 24, 0, 0]);
-        assert_eq!(message[message.len() - 4..], [10, 0, 2, 255]);
-        let message = address_message(RTM_NEWADDR, 0, 2, "fd00::1/64".parse().unwrap());
-        assert_eq!(message.len(), 16 + 8 + 2 * 20);
-    }
-
-    #[test]
-    fn answers() {
-        assert_eq!(answer(&0_i32.to_ne_bytes()), Ok(()));
-        assert_eq!(answer(&(-17_i32).to_ne_bytes()), Err(Errno::EXIST));
-        assert_eq!(answer(&i32::MIN.to_ne_bytes()), Err(Errno::PROTO));
-        assert_eq!(answer(b"x"), Err(Errno::PROTO));
-    }
-
-    #[test]
-    fn the_loopback_interface_is_listed() {
-        let netlink = Netlink::open(0).unwrap();
-        netlink.ask_links().unwrap();
-        let mut buffer = vec![0; 65536];
-        let mut names = Vec::new();
-        loop {
-            let (links, done) = netlink.links(&mut buffer).unwrap();
-            names.extend(links.into_iter().map(|link| (link.index, link.name)));
-            if done {
-                break;
-            }
-        }
-        assert!(names.contains(&(LOOPBACK, "lo".to_owned())), "{names:?}");
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(links(&bytes).len() <= bytes.len() / HEADER);
-        }
-
-        #[test]
-        fn torn_news_are_survived(cut in 0_usize..60) {
-            let datagram = news(RTM_NEWLINK, 2, IFF_UP, "eth0");
-            prop_assert!(links(&datagram[..cut.min(datagram.len() - 1)]).is_empty());
-        }
-    }
-}
+mod tests;

@@ -25,8 +25,17 @@ const SHORTEST: u32 = 10;
 const RENEW_AGAIN_MS: u64 = 60_000;
 /// Before a client that was refused begins anew, milliseconds.
 const REFUSED_MS: u64 = 2000;
-/// Bits of a network where the server names no mask: a host of its own.
-const HOST: u8 = 32;
+
+/// Bits of the network of an address whose server names no mask, or one with holes: that of its class, which is what hosts
+/// are to take it for (RFC 950, 2.1; RFC 1122, 3.3.1.1), and what other clients do. As a host of its own the device would
+/// not reach its router, and to refuse the lease would leave it without an address: both cut it off.
+fn class(address: Ipv4Addr) -> u8 {
+    match address.octets() {
+        [0..128, ..] => 8,
+        [128..192, ..] => 16,
+        [192..=255, ..] => 24,
+    }
+}
 
 /// What a server has lent; times are milliseconds of the clock that [`State::step`] is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +54,18 @@ pub struct Lease {
     pub rebind_at: u64,
     /// From then on it must not be used.
     pub expires_at: u64,
+}
+
+impl Lease {
+    /// Whether its router is in its network, if it has one.
+    #[must_use]
+    pub fn covers_router(&self) -> bool {
+        let mask = u32::MAX
+            .checked_shl(32_u32.saturating_sub(self.prefix.into()))
+            .unwrap_or(0);
+        let differs = |router: Ipv4Addr| (router.to_bits() ^ self.address.to_bits()) & mask != 0;
+        !self.options.router.is_some_and(differs)
+    }
 }
 
 /// An exchange that is under way.
@@ -394,7 +415,7 @@ fn lease(reply: &Reply, known: Ipv4Addr, began: u64) -> Option<Lease> {
     };
     Some(Lease {
         address: reply.address,
-        prefix: reply.options.prefix.unwrap_or(HOST),
+        prefix: reply.options.prefix.unwrap_or_else(|| class(reply.address)),
         server: reply.server.unwrap_or(known),
         options: reply.options.clone(),
         renew_at: at(renew),

@@ -268,56 +268,143 @@ fn times_of_the_server() {
     assert!(forever.due().is_some());
 }
 
-fn replies() -> impl Strategy<Value = Reply> {
+#[test]
+fn without_a_mask_it_is_that_of_the_class() {
+    for (address, prefix) in [
+        ([10, 0, 2, 15], 8),
+        ([127, 255, 255, 255], 8),
+        ([128, 0, 0, 1], 16),
+        ([172, 16, 0, 9], 16),
+        ([192, 168, 1, 10], 24),
+        ([223, 1, 1, 1], 24),
+    ] {
+        assert_eq!(class(address.into()), prefix);
+    }
+    let mut ack = reply(Answer::Ack, 0);
+    ack.options.prefix = None;
+    assert_eq!(lease(&ack, SERVER, 0).unwrap().prefix, 8);
+    ack.options.prefix = Some(32);
+    ack.options.router = Some(SERVER);
+    let host = lease(&ack, SERVER, 0).unwrap();
+    assert_eq!((host.prefix, host.covers_router()), (32, false));
+    ack.options.prefix = Some(24);
+    assert!(lease(&ack, SERVER, 0).unwrap().covers_router());
+}
+
+/// What happens to a client, and how long it waits before, milliseconds.
+#[derive(Debug, Clone)]
+enum Happens {
+    Up,
+    Down,
+    /// To the exchange that is under way, or to another one.
+    Reply(Box<Reply>, bool),
+}
+
+fn happenings() -> impl Strategy<Value = Vec<(u64, Happens)>> {
     let answers = prop_oneof![Just(Answer::Offer), Just(Answer::Ack), Just(Answer::Nak)];
-    let seconds = || proptest::option::of(prop_oneof![0_u32..2000, any::<u32>()]);
+    let seconds = || proptest::option::of(prop_oneof![0_u32..40, 0_u32..2000, any::<u32>()]);
     let server = proptest::option::of(prop_oneof![Just(SERVER), Just(OTHER)]);
-    (answers, 0_u32..3, server, seconds(), seconds(), seconds()).prop_map(
-        |(answer, xid, server, lease, renew, rebind)| Reply {
+    let replies = (answers, server, seconds(), seconds(), seconds(), 0_u8..4);
+    let replies = replies.prop_map(|(answer, server, lease, renew, rebind, other)| {
+        let reply = Reply {
             server,
             lease,
             renew,
             rebind,
-            ..reply(answer, xid)
-        },
-    )
+            ..reply(answer, 0)
+        };
+        Happens::Reply(Box::new(reply), other > 0)
+    });
+    let happens = prop_oneof![1 => Just(Happens::Up), 1 => Just(Happens::Down), 20 => replies];
+    // Mostly at once, as a server that means harm answers; at times after hours.
+    let wait = prop_oneof![6 => 0_u64..50, 2 => 0_u64..10_000, 1 => 0_u64..4_000_000];
+    proptest::collection::vec((wait, happens), 0..120)
+}
+
+/// A client as the shell runs it: never asked later than it is due. Each message with the time at which it was sent.
+#[derive(Default)]
+struct Life {
+    state: State,
+    now: u64,
+    xid: u32,
+    random: u32,
+    sent: Vec<u64>,
+    ups: Vec<u64>,
+}
+
+impl Life {
+    fn does(&mut self, event: Event<'_>) {
+        self.random = self
+            .random
+            .wrapping_mul(1_664_525)
+            .wrapping_add(1_013_904_223);
+        let (state, sent) = std::mem::take(&mut self.state).step(event, self.now, self.random);
+        self.state = state;
+        if let Some(message) = sent {
+            self.xid = message.xid;
+            self.sent.push(self.now);
+        }
+        if let Some(lease) = self.state.lease() {
+            assert!(
+                self.now < lease.expires_at,
+                "{:?} at {}",
+                self.state,
+                self.now
+            );
+        }
+    }
+
+    fn until(&mut self, until: u64) {
+        let mut steps = 0;
+        while let Some(due) = self.state.due().filter(|due| *due <= until) {
+            // What is due changes something: the same moment comes once, and once more for an offer that is taken.
+            steps = if due > self.now { 0 } else { steps + 1 };
+            assert!(steps < 4, "it turns around in {:?}", self.state);
+            self.now = self.now.max(due);
+            self.does(Event::Time);
+        }
+        self.now = until;
+    }
 }
 
 proptest! {
-    /// Whatever happens: an address is never kept over its lease, something is always due while there is a link, and
-    /// messages do not come faster than the back-off lets them.
+    /// Whatever happens: an address is never used after its lease, something is always due while there is a link, and
+    /// nobody can make the client send more than two messages a second for long: a server that offers and refuses makes it
+    /// wait each time, and one that lends for a moment is asked again once a second at most. Links that come are its own.
     #[test]
-    fn any_life(events in proptest::collection::vec((0_u32..6, replies(), 0_u64..900_000), 0..60)) {
-        let (mut state, mut now, mut up) = (State::Nothing, 0_u64, false);
-        let mut sent_at = None;
-        for (what, reply, wait) in events {
-            let mut answer = None;
-            let event = match what {
-                0 => { up = true; Event::Up }
-                1 => { up = false; Event::Down }
-                2 | 3 => { answer = Some(()); Event::Reply(&reply) }
-                _ => {
-                    // As the shell does: never later than due.
-                    now = state.due().map_or(now + wait, |due| due.max(now).min(now + wait));
-                    Event::Time
+    fn any_life(happenings in happenings(), random in any::<u32>()) {
+        let (mut life, mut up) = (Life { random, ..Life::default() }, false);
+        for (wait, happens) in happenings {
+            life.until(life.now + wait);
+            match happens {
+                Happens::Up => {
+                    up = true;
+                    life.ups.push(life.now);
+                    life.does(Event::Up);
                 }
-            };
-            let (next, sent) = state.step(event, now, u32::try_from(now % 3).unwrap());
-            state = next;
-            if matches!(event, Event::Time) && sent.is_some() {
-                // The request that follows an offer is sent at once.
-                if let (Some(before), false) = (sent_at, matches!(&state, State::Requesting { .. } | State::Renewing(..) | State::Rebinding(..) | State::Selecting(_))) {
-                    prop_assert!(now - before >= 1000);
+                Happens::Down => {
+                    up = false;
+                    life.does(Event::Down);
+                }
+                Happens::Reply(mut reply, ours) => {
+                    reply.xid = if ours { life.xid } else { life.xid ^ 1 };
+                    let before = life.sent.len();
+                    life.does(Event::Reply(&reply));
+                    prop_assert_eq!(before, life.sent.len());
                 }
             }
-            if sent.is_some() { sent_at = Some(now); }
-            prop_assert!(answer.is_none() || sent.is_none());
-            if let Some(lease) = state.lease() {
-                prop_assert!(now < lease.expires_at || state.due().is_some_and(|due| due <= now));
-            }
-            prop_assert_eq!(up, !matches!(state, State::Nothing | State::Down(_)));
-            let forever = state.lease().is_some_and(|lease| lease.expires_at == u64::MAX);
-            prop_assert!(!up || forever || state.due().is_some());
+            prop_assert_eq!(up, !matches!(life.state, State::Nothing | State::Down(_)));
+            let forever = life.state.lease().is_some_and(|lease| lease.expires_at == u64::MAX);
+            prop_assert!(!up || forever || life.state.due().is_some());
+        }
+        life.until(life.now + 100_000);
+        let within = |times: &[u64], from: u64| {
+            times.iter().filter(|at| (from..from + 10_000).contains(at)).count()
+        };
+        for from in &life.sent {
+            let most = 20 + 2 * within(&life.ups, from.saturating_sub(1000));
+            let sent = within(&life.sent, *from);
+            prop_assert!(sent <= most, "{sent} messages in 10 s: {:?}", life.sent);
         }
     }
 }
