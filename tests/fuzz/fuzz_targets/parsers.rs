@@ -89,6 +89,7 @@ fuzz_target!(|data: &[u8]| {
         28 => {
             let _ = net::dhcp::message::Reply::from_packet(bytes);
             let _ = net::dhcp::message::Reply::parse(bytes);
+            let _ = net::Standing::decode(bytes);
         }
         other => network::parse(other - 22, bytes),
     }
