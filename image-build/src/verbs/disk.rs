@@ -95,13 +95,23 @@ impl Disk {
         );
         files::write(&commands, text)?;
         let mut command = tools::debugfs()?.command();
-        command.arg("-w").arg("-f").arg(&commands).arg(place);
+        command.arg("-w").arg("-f").arg(&commands).arg(&place);
         process::output(&mut command).with_context(|| {
             format!(
                 "cannot write to the data partition of {}",
                 self.path.display()
             )
         })?;
+        // debugfs does not count for quotas; e2fsck counts anew.
+        let mut command = tools::e2fsck()?.command();
+        let checked = command.args(["-f", "-p"]).arg(&place).output();
+        let checked = checked.context("cannot start e2fsck")?;
+        ensure!(
+            matches!(checked.status.code(), Some(0 | 1)),
+            "the file system on {} is damaged: {}",
+            self.path.display(),
+            String::from_utf8_lossy(&checked.stdout)
+        );
         ensure!(
             self.read(path)? == bytes,
             "the data partition of {} did not take {path}",
