@@ -371,10 +371,12 @@ fn vm_a_revision_that_loses_the_hub_is_rolled_back() -> Result<()> {
         fleet
             .project
             .edit("[commit]\n", "[commit]\nhub-wait = \"30s\"\n")?;
-        fleet.project.edit("10.0.2.15/24", "10.9.9.15/24")?;
-        fleet
-            .project
-            .edit("gateways = [\"10.0.2.2\"]", "gateways = [\"10.9.9.2\"]")?;
+        // A network that nobody else is in.
+        fleet.project.edit(
+            "[configuration.network]\n",
+            "[configuration.network.interfaces.eth0]\naddresses = [\"10.9.9.15/24\"]\ngateways = [\"10.9.9.2\"]\n\n\
+             [configuration.network]\n",
+        )?;
         let revision = fleet.publish(&["--assign", "all"])?;
         let reason = guest.wait("the trial has failed", PULLED, |guest| {
             let reason = failure(guest)?;
