@@ -1,10 +1,12 @@
-//! `measure WHAT`: the promises as figures, on our own kernel unless told otherwise.
+//! `measure WHAT`: the promises as figures; those of a device on our own kernel unless told otherwise.
 //!
-//! One JSON object a line with `--json` (`{"name", "value", "unit", "goal": {"max"}, "board"}`), a table otherwise. It
+//! One JSON object a line with `--json` (`{"name", "value", "unit", "goal": {"max"}, "board"}`, the
+//! last for devices), a table otherwise. It
 //! exits 0 whether or not a goal is met: it tells, tests judge. The methods are in the modules.
 
 mod agent;
 mod boot;
+mod hub;
 mod memory;
 mod size;
 mod subject;
@@ -23,8 +25,9 @@ use serde::Serialize;
 #[command(after_help = "size    the device binary, the initramfs, an image\n\
     boot    guest instructions from exec of PID 1 to a container's first instruction\n\
     memory  what is ours in memory, and the least memory that a device runs in\n\
-    trial   what a trial costs: a boot of it, the time to its verdict, answers that its containers do not give\n\n\
-    Example: cargo xtask measure boot --json")]
+    trial   what a trial costs: a boot of it, the time to its verdict, answers that its containers do not give\n\
+    hub     what the hub spends on a poll, a report, an enrolment and a connection; a fleet that works and that comes back\n\n\
+    Examples:\n  cargo xtask measure boot --json\n  cargo xtask measure hub --devices 2000")]
 pub(crate) struct Arguments {
     /// What to measure.
     #[arg(value_enum)]
@@ -38,6 +41,12 @@ pub(crate) struct Arguments {
     /// How many times a boot is measured (`boot`, `trial`); the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     runs: u32,
+    /// Devices of the simulated fleet (`hub`): each takes a descriptor, of which a process may have so many.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    devices: u32,
+    /// How long that fleet does what it does every day, seconds (`hub`): polls are held for 50.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -46,15 +55,17 @@ enum What {
     Boot,
     Memory,
     Trial,
+    Hub,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let platform = project::platform(BOARD, arguments.kernel.into())?;
+    let platform = || project::platform(BOARD, arguments.kernel.into());
     let figures = match arguments.what {
-        What::Size => size::measure(&platform),
-        What::Boot => boot::measure(&platform, arguments.runs),
-        What::Memory => memory::measure(&platform),
-        What::Trial => trial::measure(&platform, arguments.runs),
+        What::Size => size::measure(&platform()?),
+        What::Boot => boot::measure(&platform()?, arguments.runs),
+        What::Memory => memory::measure(&platform()?),
+        What::Trial => trial::measure(&platform()?, arguments.runs),
+        What::Hub => hub::measure(arguments.devices, arguments.seconds),
     }?;
     show(&figures, arguments.json);
     Ok(())
@@ -68,7 +79,8 @@ struct Figure {
     unit: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     goal: Option<Goal>,
-    board: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    board: Option<&'static str>,
 }
 
 /// Whole where it is counted, with a fraction where it is time.
@@ -92,7 +104,7 @@ impl Figure {
             value: Value::Count(bytes),
             unit: "B",
             goal: most.map(|max| Goal { max }),
-            board: BOARD,
+            board: Some(BOARD),
         }
     }
 
