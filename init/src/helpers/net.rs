@@ -84,7 +84,11 @@ pub fn run(socket: BorrowedFd<'_>, resolv_conf: &Path) -> Result<(), Error> {
             None
         }
     };
-    Net::new(socket, resolv_conf, packets)?.serve()
+    match Net::new(socket, resolv_conf, packets)?.serve() {
+        // PID 1 has closed between two looks at the socket: what was to be told is nobody's any more.
+        Err(Error::Socket(error)) if error.errno == Errno::PIPE => Ok(()),
+        served => served,
+    }
 }
 
 struct Net<'a> {

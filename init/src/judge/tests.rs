@@ -1,7 +1,6 @@
 //! Each rule by hand, with a real supervisor. The window is 60 s; trials begin at 1 s.
 
 mod network;
-
 use super::*;
 use crate::machine::fixture::{Rig, container, content, health, name};
 use crate::machine::{Action, Command, Event};
