@@ -266,7 +266,10 @@ impl State {
                 },
                 None => self,
             },
-            (Answer::Ack, Some(server)) => lease(reply, server, began).map_or(self, Self::Bound),
+            // It counts from the question, and may be over when its answer comes late.
+            (Answer::Ack, Some(server)) => lease(reply, server, began)
+                .filter(|lease| now < lease.expires_at)
+                .map_or(self, Self::Bound),
             // Not for another server to say.
             (Answer::Nak, Some(server))
                 if matches!(self, Self::Requesting { .. })

@@ -291,6 +291,22 @@ fn without_a_mask_it_is_that_of_the_class() {
     assert!(lease(&ack, SERVER, 0).unwrap().covers_router());
 }
 
+/// Found by chance: the answer to a question of half a minute ago lent the address for ten seconds.
+#[test]
+fn a_lease_that_is_over_when_it_comes_is_none() {
+    let mut client = Client::bound();
+    client.late().unwrap();
+    client.now += 30_000;
+    let before = client.state.clone();
+    for (seconds, word) in [(10, "renewing"), (30, "renewing"), (31, "bound")] {
+        let mut late = reply(Answer::Ack, client.xid);
+        late.lease = Some(seconds);
+        client.does(Event::Reply(&late));
+        assert_eq!(client.word(), word, "{seconds} s");
+        assert!(word == "bound" || client.state == before);
+    }
+}
+
 /// What happens to a client, and how long it waits before, milliseconds.
 #[derive(Debug, Clone)]
 enum Happens {
