@@ -38,8 +38,9 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long anything may take on a machine that does other things too.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything may take on a machine that does other things too. A hub leaves a connection that sends no whole request
+/// after 15 to 35 seconds, and a device may have several of these in a row.
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// See the module. The agent does not run at first.
 #[derive(Debug)]

@@ -112,7 +112,7 @@ impl<'a> Request<'a> {
             6 => Self::Note(rest),
             7 => Self::History { token: token()? },
             8 => Self::Provision(rest),
-            9 => Self::Provisioned,
+            9 if rest.is_empty() => Self::Provisioned,
             _ => return Err(FrameError),
         })
     }
