@@ -1,5 +1,5 @@
-//! PID 1's helpers for the suites, each as a process of its own in a directory of its own: `test-helper agent STATE SOCKET`
-//! and `test-helper stage DATA`. Their socket to PID 1 is their standard input, as on a device.
+//! PID 1's helpers for the suites, each as a process of its own in a directory of its own: `test-helper agent STATE SOCKET`,
+//! `test-helper stage DATA` and `test-helper net RESOLV_CONF`. Their socket to PID 1 is their standard input, as on a device.
 
 use anyhow::{Context, Result, bail};
 use kedge_agent::Paths;
@@ -28,6 +28,7 @@ fn main() -> Result<()> {
             Ok(ended?)
         }
         Some("stage") => Ok(kedge_init::helpers::stage::run(socket.as_fd(), &path()?)?),
+        Some("net") => Ok(kedge_init::helpers::net::run(socket.as_fd(), &path()?)?),
         _ => bail!("there is no such helper"),
     }
 }

@@ -21,6 +21,7 @@ mod confinement;
 #[path = "../../../init/container/tests/root/files.rs"]
 mod files;
 mod helpers;
+mod leases;
 #[path = "../../../init/container/tests/root/running.rs"]
 mod running;
 mod stage;
