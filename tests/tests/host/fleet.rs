@@ -123,8 +123,9 @@ fn host_an_operator_brings_a_revision_to_devices_through_a_hub() -> Result<()> {
     let stranger = Client::judged(hub.url().parse()?, &authority, None)?;
     devices(&kedge, &stranger, folder.path())?;
     assignments(&kedge, &revision)?;
+    removals(&kedge, &revision)?;
     let (events, _) = kedge.try_ask(&["events"])?;
-    for what in ["published", "enrolled", "assigned"] {
+    for what in ["published", "enrolled", "assigned", "removed"] {
         ensure!(events.contains(&format!("\"what\":\"{what}\"")), "{events}");
     }
     kedge.ask(&["logout"])?;
@@ -199,6 +200,27 @@ fn assignments(kedge: &Kedge, revision: &str) -> Result<()> {
     ensure!(number(&set, "counter")? == 1, "{set}");
     kedge.ask(&["device", "revoke", "hall-2"])?;
     let (said, _) = kedge.refuse(&["device", "show", "hall-9"])?;
+    ensure!(said.contains("404"), "{said}");
+    Ok(())
+}
+
+/// What a device is assigned stays; a device goes with one word.
+fn removals(kedge: &Kedge, revision: &str) -> Result<()> {
+    let revisions = kedge.ask(&["revisions"])?;
+    ensure!(
+        text(&revisions, "/revisions/0/id")? == revision,
+        "{revisions}"
+    );
+    for words in [&["collect", "--keep", "1", "--dry-run"][..], &["collect"]] {
+        let collected = kedge.ask(words)?;
+        ensure!(
+            collected.get("revisions") == Some(&json!([])),
+            "{collected}"
+        );
+        ensure!(number(&collected, "objects")? == 0, "{collected}");
+    }
+    kedge.ask(&["device", "remove", "hall-2"])?;
+    let (said, _) = kedge.refuse(&["device", "show", "hall-2"])?;
     ensure!(said.contains("404"), "{said}");
     Ok(())
 }

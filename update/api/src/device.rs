@@ -29,6 +29,7 @@ pub enum Enrolled {
         /// The device's certificate, DER in hexadecimal. Issued by the first certificate of the authority.
         certificate: String,
         /// When half of its time is over, and it should be renewed.
+        #[cfg_attr(feature = "schema", schema(rename = "renew-after"))]
         renew_after: Timestamp,
     },
     /// Kept until an operator types the code (202).
@@ -36,6 +37,7 @@ pub enum Enrolled {
         /// Three words to show, as `amber-fox-river`.
         claim: String,
         /// When to ask again, seconds.
+        #[cfg_attr(feature = "schema", schema(rename = "retry-after-s"))]
         retry_after_s: u32,
     },
 }
@@ -261,6 +263,7 @@ pub enum Phase {
     /// Everything is there, and something else must come first.
     Waiting {
         /// Which.
+        #[cfg_attr(feature = "schema", schema(rename = "for-what"))]
         for_what: Wait,
     },
     /// The trial begins or boots.

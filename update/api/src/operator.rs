@@ -176,6 +176,7 @@ pub struct ParametersSet {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Assign {
     /// Which devices: `id=…` or any query.
+    #[cfg_attr(feature = "schema", schema(min_length = 1))]
     pub query: String,
     /// Which revision.
     pub revision: ObjectId,
@@ -199,8 +200,10 @@ pub struct Assign {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Window {
     /// Seconds after midnight at which it opens, below 86,400.
+    #[cfg_attr(feature = "schema", schema(maximum = 86399))]
     pub opens_s: u32,
     /// For so many seconds, 60 to 86,400.
+    #[cfg_attr(feature = "schema", schema(minimum = 60, maximum = 86_400))]
     pub lasts_s: u32,
 }
 
@@ -251,8 +254,10 @@ pub struct NewJoinToken {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product: Option<Name>,
     /// How many devices may use it, 1 to 1,000,000.
+    #[cfg_attr(feature = "schema", schema(minimum = 1, maximum = 1_000_000))]
     pub uses: u32,
     /// For how long, seconds, 60 to a year.
+    #[cfg_attr(feature = "schema", schema(minimum = 60, maximum = 31_622_400))]
     pub lasts_s: u32,
     /// Tags that devices get that come with it.
     #[serde(default)]
@@ -283,9 +288,11 @@ pub struct JoinToken {
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct NewToken {
-    /// Whose, as its owner calls it.
+    /// Whose, as its owner calls it: 1 to 64 printable characters.
+    #[cfg_attr(feature = "schema", schema(pattern = r"^[^\x00-\x1f\x7f-\x9f]{1,64}$"))]
     pub name: String,
-    /// For how long, seconds; absent: until it is deleted.
+    /// For how long, seconds, 60 at least; absent: until it is deleted.
+    #[cfg_attr(feature = "schema", schema(minimum = 60))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lasts_s: Option<u32>,
 }

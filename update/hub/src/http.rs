@@ -18,6 +18,7 @@ mod removal;
 mod service;
 
 pub(crate) use access::Peer;
+pub(crate) use body::drain;
 
 use crate::error::Refusal;
 use crate::hub::Hub;

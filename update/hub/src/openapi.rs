@@ -2,99 +2,15 @@
 //!
 //! The table is the router's: a test asks for each row and finds somebody there.
 
+mod rows;
+
+pub(crate) use rows::{ROWS, Row, Who};
+
 use kedge_api::{Problem, Signed, device, operator};
+use rows::{Body, ONCE, Parameter};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
-
-/// Who may ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Who {
-    Anybody,
-    Device,
-    Operator,
-}
-
-/// What can be asked.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Row {
-    pub(crate) method: &'static str,
-    pub(crate) path: &'static str,
-    pub(crate) who: Who,
-    pub(crate) summary: &'static str,
-    /// Schema of the request, if it is JSON.
-    pub(crate) request: Option<&'static str>,
-    /// Status and schema of the answer; the schema, if it is JSON.
-    pub(crate) answer: (u16, Option<&'static str>),
-}
-
-const fn row(
-    method: &'static str,
-    path: &'static str,
-    who: Who,
-    summary: &'static str,
-    request: Option<&'static str>,
-    answer: (u16, Option<&'static str>),
-) -> Row {
-    Row {
-        method,
-        path,
-        who,
-        summary,
-        request,
-        answer,
-    }
-}
-
-use Who::{Anybody as A, Device as D, Operator as O};
-
-/// Everything that can be asked.
-#[rustfmt::skip]
-pub(crate) const ROWS: &[Row] = &[
-    row("get", "/v1/hub", A, "What anybody may know of the hub", None, (200, Some("Hub"))),
-    row("get", "/healthz", A, "Whether the hub answers and writes", None, (200, None)),
-    row("get", "/metrics", A, "Counters in Prometheus' text format", None, (200, None)),
-    row("get", "/openapi.json", A, "This document", None, (200, None)),
-    row("post", "/v1/time", A, "The hub's time, signed", Some("Ask"), (200, Some("Signed"))),
-    row("get", "/v1/authority", A, "The certificates by which the hub is known, signed", None, (200, Some("Signed"))),
-    row("post", "/v1/enroll", A, "A device asks to be taken in", Some("Signed"), (200, Some("Enrolled"))),
-    row("post", "/v1/device/certificate", D, "A new certificate for the same key; an expired one will do", None, (200, Some("Enrolled"))),
-    row("get", "/v1/device/state", D, "What is desired of the device; If-None-Match and Prefer: wait=N hold the answer", None, (200, Some("State"))),
-    row("post", "/v1/device/assignment", D, "The assignment, signed", Some("Ask"), (200, Some("Signed"))),
-    row("put", "/v1/device/report", D, "What the device says of itself", Some("Reports"), (200, Some("Acknowledged"))),
-    row("post", "/v1/device/logs", D, "zstd of JSON lines", None, (204, None)),
-    row("get", "/v1/roots/{version}", D, "A root of the device's product", None, (200, Some("Signed"))),
-    row("get", "/v1/revisions/{revision}/head", D, "The head of a bundle; ?parameters=N adds the device's values", None, (200, None)),
-    row("get", "/v1/objects/{object}", D, "An object's bytes; Range", None, (200, None)),
-    row("get", "/v1/objects/{object}/tree", D, "Its Merkle tree", None, (200, None)),
-    row("get", "/v1/objects/{object}/frames", D, "Its bytes in zstd frames of 1 MiB; Range", None, (200, None)),
-    row("get", "/v1/objects/{object}/index", D, "Where each frame begins, u64 little-endian", None, (200, None)),
-    row("get", "/v1/devices", O, "Devices; ?query=&cursor=&limit=", None, (200, Some("Page_Device"))),
-    row("get", "/v1/devices/{device}", O, "One device", None, (200, Some("Device"))),
-    row("delete", "/v1/devices/{device}", O, "Remove it with its data; its events stay", None, (204, None)),
-    row("get", "/v1/devices/{device}/why", O, "Why it does not run what it should", None, (200, Some("Why"))),
-    row("post", "/v1/devices/{device}/actions", O, "Have it do something", Some("ActionRequest"), (202, None)),
-    row("put", "/v1/devices/{device}/tags", O, "Its tags, a map of texts", None, (204, None)),
-    row("put", "/v1/devices/{device}/parameters", O, "Values of its parameters", Some("ParameterValues"), (200, Some("ParametersSet"))),
-    row("get", "/v1/devices/{device}/logs", O, "Its logs, JSON lines; ?container=&follow=1", None, (200, None)),
-    row("post", "/v1/devices/{device}/revoke", O, "Shut it out for good", None, (204, None)),
-    row("post", "/v1/assignments", O, "Assign a revision to the devices of a query", Some("Assign"), (200, Some("Assigned"))),
-    row("get", "/v1/claims", O, "Devices that wait to be claimed", None, (200, Some("Page_Waiting"))),
-    row("post", "/v1/claims", O, "Take a device in by the words that it shows", Some("Claim"), (200, Some("Device"))),
-    row("get", "/v1/join-tokens", O, "Join tokens", None, (200, Some("Page_JoinToken"))),
-    row("post", "/v1/join-tokens", O, "A new join token", Some("NewJoinToken"), (201, Some("JoinToken"))),
-    row("delete", "/v1/join-tokens/{token}", O, "End a join token", None, (204, None)),
-    row("get", "/v1/tokens", O, "Operators' tokens", None, (200, Some("Page_Token"))),
-    row("post", "/v1/tokens", O, "A new operator's token", Some("NewToken"), (201, Some("Token"))),
-    row("delete", "/v1/tokens/{token}", O, "End an operator's token", None, (204, None)),
-    row("post", "/v1/products", O, "Register a root; ?product=NAME", Some("Signed"), (201, None)),
-    row("get", "/v1/revisions", O, "Revisions; ?product=&cursor=&limit=", None, (200, Some("Page_Revision"))),
-    row("post", "/v1/revisions", O, "Offer a revision: the head of a bundle", None, (200, Some("Offer"))),
-    row("post", "/v1/revisions/{revision}/objects/{object}", O, "Upload an object: its tree, then its bytes from ?offset=N on", None, (200, Some("Done"))),
-    row("post", "/v1/collect", O, "Remove revisions that no device needs, and their objects", Some("Collect"), (200, Some("Collected"))),
-    row("get", "/v1/events", O, "Events as server-sent events; ?since=N&follow=1", None, (200, Some("Event"))),
-    row("post", "/v1/backup", O, "A tar of the database, without the hub's keys", None, (200, None)),
-];
 
 /// The document (OpenAPI 3.1).
 pub(crate) fn document() -> Value {
@@ -124,13 +40,12 @@ pub(crate) fn document() -> Value {
 }
 
 fn operation(row: &Row) -> Value {
-    let content = |schema: &str, kind: &str| json!({kind: {"schema": reference(schema)}});
-    let (status, schema) = row.answer;
+    let (status, body) = row.answer;
     let mut answer = json!({"description": row.summary});
-    if let (Some(schema), Some(answer)) = (schema, answer.as_object_mut()) {
-        answer.insert("content".to_owned(), content(schema, "application/json"));
+    if let (Some(content), Some(answer)) = (content(body), answer.as_object_mut()) {
+        answer.insert("content".to_owned(), content);
     }
-    let problem = content("Problem", "application/problem+json");
+    let problem = json!({"application/problem+json": {"schema": reference("Problem")}});
     let mut operation = json!({
         "summary": row.summary,
         "responses": {
@@ -141,16 +56,11 @@ fn operation(row: &Row) -> Value {
     let Some(fields) = operation.as_object_mut() else {
         return operation;
     };
-    if let Some(schema) = row.request {
-        let body = json!({"required": true, "content": content(schema, "application/json")});
+    if let Some(content) = content(row.request) {
+        let body = json!({"required": true, "content": content});
         fields.insert("requestBody".to_owned(), body);
     }
-    let parameters: Vec<Value> = row
-        .path
-        .split('/')
-        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
-        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
-        .collect();
+    let parameters = parameters(row);
     if !parameters.is_empty() {
         fields.insert("parameters".to_owned(), parameters.into());
     }
@@ -163,9 +73,55 @@ fn operation(row: &Row) -> Value {
     operation
 }
 
+fn content(body: Body) -> Option<Value> {
+    match body {
+        Body::Nothing => None,
+        Body::Json(schema) => Some(json!({"application/json": {"schema": reference(schema)}})),
+        Body::As(kind) => Some(json!({kind: {}})),
+    }
+}
+
+fn parameters(row: &Row) -> Vec<Value> {
+    let path = row
+        .path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let path = path.map(|name| {
+        json!({"name": name, "in": "path", "required": true, "schema": {"type": "string", "minLength": 1}})
+    });
+    // Publishing repeats itself without harm (`http`).
+    let repeats = row.path.starts_with("/v1/revisions") || row.path == "/v1/backup";
+    let once = row.who == Who::Operator && row.method != "get" && !repeats;
+    let others = row.parameters.iter().chain(once.then_some(&ONCE));
+    path.chain(others.map(parameter)).collect()
+}
+
+fn parameter(parameter: &Parameter) -> Value {
+    let schema: Value = serde_json::from_str(parameter.schema).unwrap_or_default();
+    json!({
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.required,
+        "description": parameter.text,
+        "schema": schema,
+    })
+}
+
 fn reference(schema: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{schema}")})
 }
+
+/// Requests of people: a field that is not known is a mistake.
+const STRICT: [&str; 8] = [
+    "ActionRequest",
+    "Assign",
+    "Claim",
+    "Collect",
+    "NewJoinToken",
+    "NewToken",
+    "ParameterValues",
+    "Window",
+];
 
 /// A message with everything that it names.
 fn add<T: ToSchema + PartialSchema>(all: &mut Vec<(String, RefOr<Schema>)>, name: &str) {
@@ -207,11 +163,34 @@ fn schemas() -> Value {
     add::<operator::Page<operator::JoinToken>>(&mut all, "Page_JoinToken");
     add::<operator::Page<operator::Token>>(&mut all, "Page_Token");
     add::<operator::Page<operator::Revision>>(&mut all, "Page_Revision");
-    let schemas: Map<String, Value> = all
+    let mut schemas: Map<String, Value> = all
         .into_iter()
         .map(|(name, schema)| (name, json!(schema)))
         .collect();
+    schemas.insert("Tags".to_owned(), tags());
+    for name in STRICT {
+        if let Some(Value::Object(schema)) = schemas.get_mut(name) {
+            schema.insert("additionalProperties".to_owned(), false.into());
+        }
+    }
+    for name in ["Claim", "NewJoinToken"] {
+        let schema = schemas.get_mut(name);
+        if let Some(property) = schema.and_then(|schema| schema.pointer_mut("/properties/tags")) {
+            *property = reference("Tags");
+        }
+    }
     schemas.into()
+}
+
+/// As `http::devices` judges them.
+fn tags() -> Value {
+    json!({
+        "description": "Tags of a device; `name` is what it is called.",
+        "type": "object",
+        "maxProperties": 64,
+        "propertyNames": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
+        "additionalProperties": {"type": "string", "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f\"]{0,256}$"},
+    })
 }
 
 #[cfg(test)]
@@ -250,7 +229,65 @@ mod tests {
         let document = document();
         let fields = "/components/schemas/Assign/properties/download-only";
         assert_eq!(document.pointer(fields).unwrap()["type"], "boolean");
+        // Of all, those of enums too: they were written as Rust has them.
+        let text = document.to_string();
+        let keys: Vec<&str> = text
+            .split("\":")
+            .filter_map(|before| before.rsplit('"').next())
+            .collect();
+        assert!(keys.contains(&"renew-after") && keys.contains(&"for-what"));
+        let wrong: Vec<_> = keys.iter().filter(|key| key.contains('_')).collect();
+        assert!(
+            wrong.iter().all(|key| key.starts_with("Page_")),
+            "{wrong:?}"
+        );
         let id = "/components/schemas/Device/properties/id";
         assert!(document.pointer(id).is_some());
+    }
+
+    /// What a tool that makes requests by the description was refused for, since it did not say so (schemathesis).
+    #[test]
+    fn what_a_request_must_hold_is_said() {
+        let document = document();
+        let at = |pointer: &str| {
+            let found = document.pointer(pointer);
+            found.unwrap_or_else(|| panic!("{pointer}")).clone()
+        };
+        let strict = ROWS.iter().filter(|row| row.who == Who::Operator);
+        for row in strict {
+            // A root is a message of devices, too, which pass over what they do not know.
+            if let Body::Json(name) = row.request
+                && !["Signed", "Tags"].contains(&name)
+            {
+                let schema = format!("/components/schemas/{name}/additionalProperties");
+                assert_eq!(at(&schema), false, "{name}");
+            }
+        }
+        assert_eq!(
+            at("/components/schemas/ObjectId/pattern"),
+            "^v1:[0-9a-f]{64}$"
+        );
+        assert_eq!(
+            at("/components/schemas/NewJoinToken/properties/uses/minimum"),
+            1
+        );
+        assert_eq!(
+            at("/components/schemas/Window/properties/opens-s/maximum"),
+            86_399
+        );
+        let parameters = at("/paths/~1v1~1products/post/parameters");
+        let product = &parameters.as_array().unwrap()[0];
+        assert_eq!(
+            (&product["name"], &product["required"]),
+            (&json!("product"), &json!(true))
+        );
+        let body = at("/paths/~1v1~1revisions/post/requestBody");
+        assert_eq!(body["required"], true);
+        // Every one is JSON, and a place that there is.
+        for parameter in ROWS.iter().flat_map(|row| row.parameters).chain([&ONCE]) {
+            assert!(["query", "header"].contains(&parameter.place));
+            let schema: Value = serde_json::from_str(parameter.schema).unwrap();
+            assert!(schema.is_object(), "{}", parameter.name);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod chores;
 mod connection;
+mod lent;
 mod watched;
 
 use crate::error::Error;

@@ -173,7 +173,11 @@ impl FromStr for Prefix {
         }
     }
 }
-crate::id::serde_as_text!(Prefix, "an address with prefix length, as 192.168.1.10/24");
+crate::id::serde_as_text!(
+    Prefix,
+    "an address with prefix length, as 192.168.1.10/24",
+    "^[0-9a-fA-F.:]+/[0-9]{1,3}$"
+);
 
 impl Configuration {
     /// Checks every bound.

@@ -50,7 +50,7 @@ impl FromStr for Nonce {
             .ok_or_else(|| Error::invalid("nonce", "is not 64 hexadecimal digits"))
     }
 }
-serde_as_text!(Nonce, "a nonce, 64 hexadecimal digits");
+serde_as_text!(Nonce, "a nonce, 64 hexadecimal digits", "^[0-9a-f]{64}$");
 
 /// A hub's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -52,15 +52,17 @@ pub fn hex(bytes: &[u8]) -> String {
     Hex(bytes).to_string()
 }
 
-/// Implements `Serialize` by `Display` and `Deserialize` by `FromStr`.
+/// Implements `Serialize` by `Display` and `Deserialize` by `FromStr`. The pattern, of JSON Schema, is for the hub's description of
+/// its API; a text that it lets through may still be none.
 macro_rules! serde_as_text {
-    ($name:ty, $expects:literal) => {
+    ($name:ty, $expects:literal, $pattern:literal) => {
         #[cfg(feature = "schema")]
         impl utoipa::PartialSchema for $name {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
                 utoipa::openapi::ObjectBuilder::new()
                     .schema_type(utoipa::openapi::schema::Type::String)
                     .description(Some($expects))
+                    .pattern(Some($pattern))
                     .into()
             }
         }
@@ -140,7 +142,7 @@ impl FromStr for ObjectId {
             .ok_or_else(|| Error::invalid("object id", "is not v1: and 64 hexadecimal digits"))
     }
 }
-serde_as_text!(ObjectId, "an object id, v1:<64 hex>");
+serde_as_text!(ObjectId, "an object id, v1:<64 hex>", "^v1:[0-9a-f]{64}$");
 
 /// The name of a key, and of a device: the SHA-256 of its public key, 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -181,7 +183,7 @@ impl FromStr for KeyId {
             .ok_or_else(|| Error::invalid("key id", "is not 64 hexadecimal digits"))
     }
 }
-serde_as_text!(KeyId, "a key id, 64 hexadecimal digits");
+serde_as_text!(KeyId, "a key id, 64 hexadecimal digits", "^[0-9a-f]{64}$");
 
 /// A name that people give (container, group, volume, product, parameter): 1 to 32 characters of
 /// `a-z`, `0-9` and `-`, beginning with a letter, not ending in `-`. Safe as a path component, a
@@ -228,7 +230,8 @@ impl FromStr for Name {
 }
 serde_as_text!(
     Name,
-    "a name: 1 to 32 of a-z, 0-9 and -, beginning with a letter"
+    "a name: 1 to 32 of a-z, 0-9 and -, beginning with a letter",
+    "^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$"
 );
 
 #[cfg(test)]

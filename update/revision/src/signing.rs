@@ -123,7 +123,11 @@ impl FromStr for PublicKey {
         }
     }
 }
-serde_as_text!(PublicKey, "an ed25519 public key, 64 hexadecimal digits");
+serde_as_text!(
+    PublicKey,
+    "an ed25519 public key, 64 hexadecimal digits",
+    "^[0-9a-f]{64}$"
+);
 
 /// The 64 bytes of a signature, written as 128 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,7 +157,11 @@ impl FromStr for SignatureBytes {
         }
     }
 }
-serde_as_text!(SignatureBytes, "a signature, 128 hexadecimal digits");
+serde_as_text!(
+    SignatureBytes,
+    "a signature, 128 hexadecimal digits",
+    "^[0-9a-f]{128}$"
+);
 
 /// The signatures of one document, at most one a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -91,7 +91,11 @@ fn parse(text: &str) -> Option<Timestamp> {
     let seconds = days_from_date(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second;
     Some(Timestamp(seconds))
 }
-serde_as_text!(Timestamp, "a time stamp, YYYY-MM-DDThh:mm:ssZ");
+serde_as_text!(
+    Timestamp,
+    "a time stamp, YYYY-MM-DDThh:mm:ssZ",
+    "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
+);
 
 #[cfg(test)]
 mod tests {

@@ -44,20 +44,27 @@ pub(super) async fn read(body: Body, cap: usize) -> Result<Bytes, Refusal> {
 }
 
 /// Takes a body that nobody wants, up to a bound: many clients read no answer before they have sent everything, and a
-/// connection that is closed under them takes the answer along.
-async fn drain(mut body: Body) {
+/// connection that is closed under them takes the answer along. Tells whether it came to its end.
+pub(crate) async fn drain(mut body: impl http_body::Body<Data = Bytes> + Unpin) -> bool {
     let draining = async {
         let mut left = DRAINED;
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(length) {
-                Some(rest) => left = rest,
-                None => break,
+        loop {
+            match body.frame().await {
+                None => return true,
+                Some(Err(_)) => return false,
+                Some(Ok(frame)) => {
+                    let length = frame.data_ref().map_or(0, Bytes::len);
+                    let Some(rest) = left.checked_sub(length) else {
+                        return false;
+                    };
+                    left = rest;
+                }
             }
         }
     };
     // Slow ones lose their answer.
-    drop(tokio::time::timeout(Duration::from_secs(5), draining).await);
+    let drained = tokio::time::timeout(Duration::from_secs(5), draining).await;
+    drained.unwrap_or(false)
 }
 
 /// A message of a device: fields that are not known are passed over.

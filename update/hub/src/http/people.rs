@@ -104,7 +104,7 @@ pub(super) async fn new_token(
 ) -> Answer {
     let new: NewToken = body::strict(body).await?;
     let printable = new.name.chars().all(|letter| !letter.is_control());
-    if new.name.is_empty() || new.name.len() > 64 || !printable {
+    if new.name.is_empty() || new.name.chars().count() > 64 || !printable {
         return Err(Refusal::bad(
             "name",
             "a name is 1 to 64 printable characters",

@@ -40,15 +40,19 @@ pub(super) async fn product(
             "a root does not say whose it is: name the product, as /v1/products?product=gateway",
         )
     })?;
-    let name: Name = name
-        .parse()
-        .map_err(|error: kedge_revision::Error| Refusal::bad("product", error.to_string()))?;
+    let name = named(&name)?;
     let document: Signed = body::strict(body).await?;
     if document.document.len() > Root::CAP {
         return Err(Refusal::too_large(Root::CAP));
     }
     publish::register(&hub, name, document).await?;
     Ok(answer::none(StatusCode::CREATED))
+}
+
+/// A product as somebody typed it.
+fn named(name: &str) -> Result<Name, Refusal> {
+    name.parse()
+        .map_err(|error: kedge_revision::Error| Refusal::bad("product", error.to_string()))
 }
 
 /// `POST /v1/revisions`
@@ -81,15 +85,18 @@ pub(super) async fn list(
     let query = query.as_deref();
     let limit = lists::limit(query)?;
     let cursor = parameter(query, "cursor");
-    let product = parameter(query, "product");
+    let product: Option<Name> = match parameter(query, "product") {
+        None => None,
+        Some(name) => Some(named(&name)?),
+    };
     let mut revisions: Vec<_> = hub
         .fleet
         .revisions()
         .into_iter()
         .filter(|revision| {
             product
-                .as_deref()
-                .is_none_or(|name| revision.product.as_str() == name)
+                .as_ref()
+                .is_none_or(|name| revision.product == *name)
                 && cursor
                     .as_deref()
                     .is_none_or(|after| revision.id.hex().as_str() > after)

@@ -1,13 +1,14 @@
 //! One connection: TLS, then HTTP/1 until it ends.
 
+use super::lent::Lent;
 use super::watched::{Activity, LOOK, Watched};
 use crate::certificate::Certificate;
-use crate::http::Peer;
+use crate::http::{Peer, drain};
 use crate::hub::{Hub, stopped};
 use axum::Router;
 use axum::body::Body;
 use axum::http::HeaderValue;
-use axum::http::header::CONNECTION;
+use axum::http::header::{CONNECTION, EXPECT};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -32,21 +33,53 @@ const SMALL: usize = 16 * 1024;
 /// By then it must have come.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A request with its body in memory, if that is small; and whether it is.
-async fn gathered(request: hyper::Request<Incoming>) -> (hyper::Request<Body>, bool) {
+/// What is left of a request's body once it was answered.
+enum Rest {
+    /// Nothing: it was taken before.
+    None,
+    /// Perhaps something, and a client that sends it whatever it is told.
+    Coming(Lent),
+    /// Something that is not to be waited for: it did not come in time, or its client waits to be told to send it.
+    Unwanted,
+}
+
+/// A request with its body in memory, if that is small.
+async fn gathered(request: hyper::Request<Incoming>) -> (hyper::Request<Body>, Rest) {
     let length = request.body().size_hint().exact();
     let most = u64::try_from(SMALL).unwrap_or(u64::MAX);
     if length.is_none_or(|length| length > most) {
-        return (request.map(Body::new), false);
+        let waits = request.headers().contains_key(EXPECT);
+        let (parts, body) = request.into_parts();
+        let lent = Lent::new(body);
+        let request = hyper::Request::from_parts(parts, Body::new(lent.clone()));
+        let rest = if waits {
+            Rest::Unwanted
+        } else {
+            Rest::Coming(lent)
+        };
+        return (request, rest);
     }
     let (parts, body) = request.into_parts();
     match tokio::time::timeout(PATIENCE, body.collect()).await {
         Ok(Ok(body)) => {
             let body = Body::from(body.to_bytes());
-            (hyper::Request::from_parts(parts, body), true)
+            (hyper::Request::from_parts(parts, body), Rest::None)
         }
         // It did not come: what is there is no request, and is refused as such.
-        Ok(Err(_)) | Err(_) => (hyper::Request::from_parts(parts, Body::empty()), false),
+        Ok(Err(_)) | Err(_) => (
+            hyper::Request::from_parts(parts, Body::empty()),
+            Rest::Unwanted,
+        ),
+    }
+}
+
+/// Whether a body that was refused came to its end. A client that sends it whole before it reads would lose the answer
+/// with the connection.
+async fn is_over(rest: Rest) -> bool {
+    match rest {
+        Rest::None => true,
+        Rest::Coming(body) => drain(body).await,
+        Rest::Unwanted => false,
     }
 }
 
@@ -124,12 +157,12 @@ async fn talk(hub: &Arc<Hub>, router: Router, stream: Box<TlsStream<TcpStream>>,
             let mut router = router.clone();
             activity.begin();
             async move {
-                let (mut request, whole) = gathered(request).await;
+                let (mut request, rest) = gathered(request).await;
                 request.extensions_mut().insert(peer);
                 let mut answer = tower_service::Service::call(&mut router, request).await;
                 if let Ok(answer) = &mut answer
-                    && !whole
                     && !answer.status().is_success()
+                    && !is_over(rest).await
                 {
                     // What was not read of the body would be taken for the next request.
                     let close = HeaderValue::from_static("close");

@@ -3,7 +3,7 @@
 use crate::client::{receive_chunk, receive_head};
 use crate::world::{Device, Plan, World, report};
 use kedge_api::device::{ActionKind, Phase, Reports, State};
-use kedge_api::operator::{Assigned, Device as Shown, Page, ParametersSet, Token, Why};
+use kedge_api::operator::{Assigned, Device as Shown, Page, ParametersSet, Revision, Token, Why};
 use kedge_revision::bundle::Head;
 use kedge_revision::parameters::Parameters;
 use serde_json::{Value, json};
@@ -419,4 +419,40 @@ fn a_device_is_told_whether_somebody_looks_at_its_logs() {
         drop(stream);
         assert!(!held.join().unwrap().json::<State>().logs);
     });
+}
+
+/// Clients that send everything before they read lost the answer with the connection: `kedge publish` with a token that
+/// had ended was told of a torn connection.
+#[test]
+fn a_refusal_reaches_whoever_sends_a_large_body_first() {
+    let world = World::new();
+    let stranger = world.server.client();
+    let body = vec![b'x'; 1_500_000];
+    for _ in 0..20 {
+        for (method, path) in [("POST", "/v1/revisions"), ("PUT", "/v1/device/report")] {
+            let answer = stranger.ask(method, path, &[], &body).unwrap().is(401);
+            // What was sent was taken, so the connection is good for the next request.
+            assert_eq!(answer.headers.get("connection"), None);
+        }
+    }
+    // Nobody is asked for a body that is refused anyway.
+    let mut stream = stranger.connect().unwrap();
+    let head = "POST /v1/revisions HTTP/1.1\r\nhost: hub\r\ncontent-length: 1500000\r\nexpect: 100-continue\r\n\r\n";
+    std::io::Write::write_all(stream.get_mut(), head.as_bytes()).unwrap();
+    let answer = crate::client::receive(&mut stream).unwrap().is(401);
+    assert_eq!(answer.headers["connection"], "close");
+}
+
+#[test]
+fn a_product_that_is_no_name_is_a_mistake_and_not_an_empty_list() {
+    let world = World::new();
+    let list = |product: &str| {
+        world
+            .operator
+            .get(&format!("/v1/revisions?product={product}"))
+    };
+    assert_eq!(list("gateway").is(200).json::<Page<Revision>>().items, []);
+    for wrong in ["", "0.5", "Gateway"] {
+        list(wrong).refused(400, "product");
+    }
 }
