@@ -6,7 +6,7 @@ use super::hub::table;
 use crate::flash::disks::{self, Disk};
 use crate::flash::{Flashed, Stage, Target};
 use crate::project::units::human;
-use crate::{files, progress, terminal};
+use crate::{files, process, progress, terminal};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
@@ -14,7 +14,9 @@ use kedge_revision::enrolment::Provision;
 use serde::Serialize;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
+use tempfile::NamedTempFile;
 
 /// Write the disk image onto a card, a stick or a disk, and read it back.
 ///
@@ -88,10 +90,10 @@ impl Flash {
             ensure!(answer, "nothing was written");
         }
         let start = Instant::now();
-        let flashed = self.write(scene, target, &image)?;
-        if let Some(bytes) = &provision {
-            put(target, bytes)?;
-        }
+        let copy = provision.as_deref().map(|bytes| provisioned(&image, bytes));
+        let copy = copy.transpose()?;
+        let source = copy.as_ref().map_or(image.as_path(), |copy| copy.path());
+        let flashed = self.write(scene, target, source)?;
         let text = format!(
             "Wrote {} onto {} and read it back, {} of it data, in {}.{}",
             human(flashed.size),
@@ -197,8 +199,21 @@ fn provision(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Puts the provisioning where the device looks for it at its first start.
-fn put(target: &Path, bytes: &[u8]) -> Result<()> {
-    let disk = Image::open(target)?.context("what was written is no disk image any more")?;
-    disk.put_private("/device/provision.json", bytes)
+/// A copy of the image with the provisioning where the device looks for it at its first start; for its owner's eyes alone,
+/// and gone with the value. On the disk itself it would not be compared, and a desktop might have mounted it by then.
+fn provisioned(image: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
+    let folder = image.parent().unwrap_or(Path::new("."));
+    let copy = tempfile::Builder::new()
+        .prefix(".flash-")
+        .tempfile_in(folder)
+        .with_context(|| format!("cannot make a copy of {}", image.display()))?;
+    process::run(
+        Command::new("cp")
+            .args(["--sparse=always", "--reflink=auto", "--"])
+            .arg(image)
+            .arg(copy.path()),
+    )?;
+    let disk = Image::open(copy.path())?.context("the copy is no disk image")?;
+    disk.put_private("/device/provision.json", bytes)?;
+    Ok(copy)
 }

@@ -85,27 +85,32 @@ impl Key {
 fn list(scene: &Scene) -> Result<()> {
     let project = scene.project()?;
     let root = project.trust_root()?.root;
-    let folder = project.folder().join("keys");
-    let mut listed = Vec::new();
-    let paths = if folder.exists() {
-        files::list(&folder)?
-    } else {
-        Vec::new()
-    };
-    for path in paths
-        .iter()
-        .filter(|path| path.extension().is_some_and(|e| e == "toml"))
-    {
-        listed.push(describe(&KeyFile::read(path)?, &root));
-    }
+    let files = key_files(&project)?;
+    let listed: Vec<Listed> = files.iter().map(|file| describe(file, &root)).collect();
     let mut lines: Vec<String> = listed.iter().map(line).collect();
     if lines.is_empty() {
+        let folder = project.folder().join("keys");
         lines.push(format!("There are no key files in {}.", folder.display()));
     }
     scene
         .output
         .result(lines.join("\n"), &List { keys: listed });
     Ok(())
+}
+
+/// The key files of the project's own folder.
+fn key_files(project: &Project) -> Result<Vec<KeyFile>> {
+    let folder = project.folder().join("keys");
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let is_toml = |path: &PathBuf| path.extension().is_some_and(|end| end == "toml");
+    let paths = files::list(&folder)?;
+    paths
+        .iter()
+        .filter(|path| is_toml(path))
+        .map(|path| KeyFile::read(path))
+        .collect()
 }
 
 fn describe(file: &KeyFile, root: &Root) -> Listed {

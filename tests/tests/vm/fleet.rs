@@ -186,20 +186,28 @@ fn asked(guest: &mut Guest, project: &Project) -> Result<()> {
     Ok(())
 }
 
+/// A hub that knows the product, and a provisioning with which one device joins it.
+fn joinable(project: &mut Project, folder: &std::path::Path) -> Result<(Hub, String)> {
+    let hub = hub(project, folder)?;
+    let kedge = &project.kedge;
+    let platform = project.platform().display().to_string();
+    kedge.ask(&["publish", "--platform", &platform])?;
+    let path = folder.join("provision.json").display().to_string();
+    let tag = format!("name={NAME}");
+    let words = ["join-token", "new", "--uses", "1", "--for", "1h"];
+    kedge.ask(&[&words[..], &["--tag", &tag, "--out", &path]].concat())?;
+    Ok((hub, path))
+}
+
 /// As a newcomer does it: a token, `kedge run`, and the device is there.
 #[test]
 fn vm_a_device_that_kedge_run_provisions() -> Result<()> {
     let (mut project, _) = built_trials()?;
     let folder = tempfile::tempdir()?;
-    let _hub = hub(&mut project, folder.path())?;
+    let (_hub, path) = joinable(&mut project, folder.path())?;
     let kedge = &project.kedge;
     let platform = project.platform().display().to_string();
-    kedge.ask(&["publish", "--platform", &platform])?;
     kedge.ask(&["build", "--platform", &platform])?;
-    let path = folder.path().join("provision.json").display().to_string();
-    let tag = format!("name={NAME}");
-    let words = ["join-token", "new", "--uses", "1", "--for", "1h"];
-    kedge.ask(&[&words[..], &["--tag", &tag, "--out", &path]].concat())?;
     let mut device = kedge.follow(&["run", "--provision", &path])?;
     device.expect("a hub has taken this device in", HEARD)?;
     let end = Instant::now() + HEARD;
@@ -220,15 +228,9 @@ fn vm_a_device_that_kedge_run_provisions() -> Result<()> {
 fn vm_a_card_that_was_flashed_and_provisioned() -> Result<()> {
     let (mut project, _) = built_trials()?;
     let folder = tempfile::tempdir()?;
-    let _hub = hub(&mut project, folder.path())?;
+    let (_hub, provision) = joinable(&mut project, folder.path())?;
     let kedge = &project.kedge;
-    let platform = project.platform().display().to_string();
-    kedge.ask(&["publish", "--platform", &platform])?;
     let image = project.build()?;
-    let provision = folder.path().join("provision.json").display().to_string();
-    let words = ["join-token", "new", "--uses", "1", "--for", "1h"];
-    let tag = format!("name={NAME}");
-    kedge.ask(&[&words[..], &["--tag", &tag, "--out", &provision]].concat())?;
     let card = image.folder().join("card");
     // A card is larger than the image, and was used before.
     let size = image.path().metadata()?.len() + (64 << 20);

@@ -269,6 +269,16 @@ impl Upload<'_> {
     }
 }
 
+const fn log_request(target: &str) -> Request<'_> {
+    Request {
+        doing: "ask for the log",
+        method: "GET",
+        target,
+        fields: "",
+        length: 0,
+    }
+}
+
 impl Local {
     /// At this socket.
     #[must_use]
@@ -387,13 +397,7 @@ impl Local {
         ];
         let pairs: Vec<String> = pairs.into_iter().flatten().collect();
         let target = format!("/v1/logs?{}", pairs.join("&"));
-        let request = Request {
-            doing: "ask for the log",
-            method: "GET",
-            target: &target,
-            fields: "",
-            length: 0,
-        };
+        let request = log_request(&target);
         let mut http = self.connect(request.doing)?;
         http.send(&request)?;
         let head = http.head(&request)?;
@@ -404,7 +408,7 @@ impl Local {
             full = lines.len() > most;
             // The connection ends with this: nothing more of it is read.
             let enough = Error::Protocol {
-                doing: "ask for the log",
+                doing: request.doing,
                 what: "more than is wanted",
             };
             if full { Err(enough) } else { Ok(()) }
@@ -427,14 +431,7 @@ impl Local {
             text: String,
         }
         let target = format!("/v1/logs?container={source}&limit=64");
-        let request = Request {
-            doing: "ask for the log",
-            method: "GET",
-            target: &target,
-            fields: "",
-            length: 0,
-        };
-        let Ok(lines) = self.ask(&request, MAX_LOG) else {
+        let Ok(lines) = self.ask(&log_request(&target), MAX_LOG) else {
             return String::new();
         };
         let mut texts = Vec::new();

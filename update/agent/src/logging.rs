@@ -2,6 +2,7 @@
 
 use crate::agent::Agent;
 use crate::error::Error;
+use crate::frames::Level;
 use crate::hub::{Address, Connection, MAX_LOG};
 use crate::tls::Stream;
 use serde::Deserialize;
@@ -70,8 +71,12 @@ impl Agent<'_> {
             Some(connection) => connection,
             None => self.connect(hub)?,
         };
-        connection.logs(&lines)?;
-        self.logging.connection = Some(connection);
+        // Lines that the hub does not take are passed over: a full disk there must cost neither the poll nor updates.
+        match connection.logs(&lines) {
+            Ok(()) => self.logging.connection = Some(connection),
+            Err(error @ Error::Refused { .. }) => self.say(Level::Warning, &error.to_string())?,
+            Err(error) => return Err(error),
+        }
         self.logging.next = Some(next);
         Ok(!whole)
     }

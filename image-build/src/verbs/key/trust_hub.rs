@@ -1,8 +1,9 @@
 //! `kedge key trust-hub`: the project's next trust root, which names a hub's key.
 
 use super::super::{PassphraseArguments, Scene};
+use super::key_files;
 use crate::hub::{Address, Settings};
-use crate::keys::{KeyFile, Passphrase};
+use crate::keys::KeyFile;
 use crate::project::Project;
 use crate::project::template::list;
 use crate::{files, project};
@@ -102,7 +103,7 @@ impl TrustHub {
             found.insert(file.public().id(), file);
         }
         let wanted = usize::try_from(role.threshold).unwrap_or(usize::MAX);
-        for file in own(project)? {
+        for file in key_files(project)? {
             if found.len() < wanted && role.keys.contains(&file.public().id()) {
                 found.entry(file.public().id()).or_insert(file);
             }
@@ -113,8 +114,7 @@ impl TrustHub {
             found.len(),
             missing(&role.keys, &found)
         );
-        let open = |file: &KeyFile| open(file, &passphrase);
-        found.values().map(open).collect()
+        found.values().map(|file| file.open(&passphrase)).collect()
     }
 
     /// Puts the address into `kedge.toml`; all that stand there then.
@@ -136,24 +136,6 @@ impl TrustHub {
         }
         Ok(hubs)
     }
-}
-
-fn open(file: &KeyFile, passphrase: &Passphrase) -> Result<SigningKey> {
-    file.open(passphrase)
-}
-
-/// The key files of the project's own folder.
-fn own(project: &Project) -> Result<Vec<KeyFile>> {
-    let folder = project.folder().join("keys");
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let toml = |path: &PathBuf| path.extension().is_some_and(|end| end == "toml");
-    files::list(&folder)?
-        .iter()
-        .filter(|path| toml(path))
-        .map(|path: &PathBuf| KeyFile::read(path))
-        .collect()
 }
 
 fn missing(keys: &[KeyId], found: &BTreeMap<KeyId, KeyFile>) -> String {
