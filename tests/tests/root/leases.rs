@@ -81,7 +81,8 @@ struct Server {
 }
 
 impl Server {
-    /// dnsmasq with leases of two minutes, the shortest that it knows, to be renewed after three seconds.
+    /// dnsmasq with leases of two minutes, the shortest that it knows, to be renewed after three seconds, and of anybody
+    /// after eight: an answer that got lost is waited for until then (RFC 2131, 4.4.5).
     fn start(cable: &Cable, folder: &Path, first: u8) -> Self {
         let range = format!(
             "--dhcp-range=10.77.0.{first},10.77.0.{},255.255.255.0,2m",
@@ -105,7 +106,7 @@ impl Server {
             .args(["--dhcp-authoritative", "--log-dhcp", "--log-facility=-"])
             .args(["--dhcp-option=option:router,10.77.0.1"])
             .args(["--dhcp-option=option:dns-server,10.77.0.1"])
-            .args(["--dhcp-option=option:T1,3s", "--dhcp-option=option:T2,100s"])
+            .args(["--dhcp-option=option:T1,3s", "--dhcp-option=option:T2,8s"])
             .arg(range)
             .arg(format!("--dhcp-leasefile={}", leases.display()))
             .arg(format!("--pid-file={}", folder.join("pid").display()));
