@@ -56,6 +56,10 @@ pub struct VmConfig {
     pub disk_cache: DiskCache,
     /// How time passes in the guest.
     pub clock: Clock,
+    /// What the machine's clock shows at its start, like `1970-01-01T00:00:00` in UTC; none: the host's time.
+    pub date: Option<String>,
+    /// Network cards beside the first, each in a network of its own: the first of them leases 10.0.3.15, the next 10.0.4.15.
+    pub more_cards: u8,
     /// A provisioning for the device, a file that QEMU reads at each start.
     pub provision: Option<PathBuf>,
     /// Kernel arguments after all others, for tests; only where the host plays the loader.
@@ -75,6 +79,8 @@ impl VmConfig {
             console: Console::Events,
             disk_cache: DiskCache::WriteBack,
             clock: Clock::Wall,
+            date: None,
+            more_cards: 0,
             provision: None,
             arguments: String::new(),
         }

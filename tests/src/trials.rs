@@ -234,9 +234,17 @@ impl Project {
     /// # Errors
     /// It has no file.
     pub fn grant(&self, name: &str, role: &str) -> Result<()> {
+        self.add_line(name, &format!("roles = [{role:?}]"))
+    }
+
+    /// Adds a line to a container's file, before all others.
+    ///
+    /// # Errors
+    /// It has no file.
+    pub fn add_line(&self, name: &str, line: &str) -> Result<()> {
         let path = self.file(&format!("containers/{name}.toml"));
         let text = files::read_text(&path)?;
-        files::write(&path, format!("roles = [{role:?}]\n{text}"))
+        files::write(&path, format!("{line}\n{text}"))
     }
 
     /// Changes a place of `kedge.toml`.

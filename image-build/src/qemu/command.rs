@@ -78,6 +78,9 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
         Clock::Instructions => command.args(["-icount", "shift=0,sleep=on"]),
         Clock::Wall => &mut command,
     };
+    if let Some(date) = &config.date {
+        command.args(["-rtc", &format!("base={date}")]);
+    }
     Ok(command)
 }
 
@@ -103,6 +106,17 @@ fn disk_and_network(command: &mut Command, config: &VmConfig, qemu: &Qemu) {
     command.args(["-netdev", &format!("user,id=net{forwards}")]);
     // No network boot: its ROM is not in every package of QEMU, and no loader here asks for one.
     command.args(["-device", &format!("{},netdev=net,romfile=", qemu.network)]);
+    for card in 1..=config.more_cards {
+        let network = u16::from(card) + 2;
+        command.args([
+            "-netdev",
+            &format!("user,id=net{card},net=10.0.{network}.0/24"),
+        ]);
+        command.args([
+            "-device",
+            &format!("{},netdev=net{card},romfile=", qemu.network),
+        ]);
+    }
 }
 
 /// The serial console, the control port and QEMU's monitor.

@@ -260,6 +260,25 @@ fn instructions_can_be_counted() {
 }
 
 #[test]
+fn a_machine_has_its_own_date_and_as_many_cards_as_wanted() {
+    let plain = words(&config());
+    assert!(
+        !plain.contains("-rtc") && !plain.contains("net1"),
+        "{plain}"
+    );
+    let config = VmConfig {
+        date: Some("1970-01-01T00:00:00".to_owned()),
+        more_cards: 2,
+        ..config()
+    };
+    let words = words(&config);
+    assert!(words.contains("-rtc base=1970-01-01T00:00:00"), "{words}");
+    for card in ["user,id=net1,net=10.0.3.0/24", "netdev=net2"] {
+        assert!(words.contains(card), "{words}");
+    }
+}
+
+#[test]
 fn a_folder_that_no_socket_fits_into_is_refused() {
     let config = VmConfig {
         folder: PathBuf::from("/tmp").join("x".repeat(100)),

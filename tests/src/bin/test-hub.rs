@@ -11,7 +11,10 @@ fn main() -> Result<()> {
     let settings = kedge_hub::Settings {
         data: data.into(),
         listen: "127.0.0.1:0".to_owned(),
-        names: vec!["127.0.0.1".to_owned(), "10.0.2.2".to_owned()],
+        // The machine and, as QEMU has it, its loopback seen from a guest through its first and its second card.
+        names: ["127.0.0.1", "10.0.2.2", "10.0.3.2"]
+            .map(str::to_owned)
+            .to_vec(),
         mode: Mode::Development,
         connections: 1000,
     };

@@ -3,11 +3,13 @@
 use crate::built_fleet;
 use anyhow::{Context, Result, ensure};
 use kedge_image_build::files;
+use kedge_revision::Timestamp;
 use kedge_tests::fleet::{Fleet, PULLED};
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::hub::Hub;
 use kedge_tests::trials::{committed, failure, pid, update};
 use serde_json::Value;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 #[test]
 fn vm_a_confined_agent_brings_an_update() -> Result<()> {
@@ -60,6 +62,43 @@ fn vm_a_confined_agent_brings_an_update() -> Result<()> {
         },
     );
     checks.finish(&mut guest)
+}
+
+/// What a device's clock shows when it starts says nothing: neither who is believed nor what is installed hangs on it.
+#[test]
+fn vm_a_clock_that_is_wrong_is_set_and_keeps_nobody_out() -> Result<()> {
+    let (fleet, disk) = built_fleet()?;
+    // Before anything was made, and after every certificate has run out.
+    for (date, word) in [
+        ("1970-01-01T00:00:00", "early"),
+        ("2099-06-01T12:00:00", "late"),
+    ] {
+        let mut config = fleet.machine(&disk)?;
+        config.provision = Some(fleet.provision.clone());
+        config.date = Some(date.to_owned());
+        let mut guest = Guest::with(config)?;
+        let mut checks = Checks::default();
+        checks.run(word, &mut guest, |guest| {
+            guest.wait_for_control(BOOT)?;
+            let set = "the clock is set to ";
+            let line = guest.wait_for_log("kedge", set, PULLED)?.text;
+            let (_, time) = line.split_once(set).context("no time")?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+            let off = now.abs_diff(time.parse::<Timestamp>()?.unix());
+            ensure!(off < 600, "{line}");
+            fleet.project.app("started", &["sleep", word], "")?;
+            let revision = fleet.publish(&[])?;
+            fleet.wait_for_enrolment(guest)?;
+            fleet.project.kedge.ask(&["assign", "all", &revision])?;
+            fleet.wait_for_commit(guest, &revision)?;
+            let failed = failure(guest)?;
+            ensure!(failed.is_empty(), "{failed}");
+            Ok(())
+        });
+        guest.cut_power()?;
+        checks.finish(&mut guest)?;
+    }
+    Ok(())
 }
 
 /// Bytes of text that become about a third when they are packed.

@@ -1,7 +1,8 @@
 //! The device's network: leased, lost and found again, and tried with a revision that changes it.
 
-use crate::built_trials;
+use crate::{built_fleet, built_trials};
 use anyhow::{Context, Result, ensure};
+use kedge_image_build::files;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::trials::{JUDGED, Project, committed, failure, pid, update};
 use serde_json::{Value, json};
@@ -88,6 +89,9 @@ fn vm_a_network_is_leased_and_tried() -> Result<()> {
     checks.run("values of parameters are tried", &mut guest, |guest| {
         parameter(&project, guest)
     });
+    checks.run("name servers reach a container", &mut guest, |guest| {
+        names(&project, guest)
+    });
     checks.finish(&mut guest)
 }
 
@@ -109,7 +113,7 @@ fn cable(guest: &mut Guest) -> Result<()> {
 /// Makes the network of the project another one: `tables` come behind `[configuration.network]`.
 fn set(project: &Project, tables: &str) -> Result<()> {
     let path = project.kedge.folder().join("kedge.toml");
-    let all = kedge_image_build::files::read_text(&path)?;
+    let all = files::read_text(&path)?;
     let begin = "[configuration.network]\n";
     let from = all.find(begin).context("no network in kedge.toml")? + begin.len();
     let rest = all.get(from..).unwrap_or_default();
@@ -168,7 +172,7 @@ fn parameter(project: &Project, guest: &mut Guest) -> Result<()> {
     let file = project.kedge.folder().join("values.toml");
     let values = |value: &str| {
         let line = format!("address = {value:?}\n");
-        kedge_image_build::files::write(&file, line)
+        files::write(&file, line)
     };
     let path = file.display().to_string();
     values("dhcp")?;
@@ -180,4 +184,70 @@ fn parameter(project: &Project, guest: &mut Guest) -> Result<()> {
     guest.wait("nothing is tried any more", JUDGED, |guest| {
         Ok(update(guest)?.get("trial").is_none().then_some(()))
     })
+}
+
+/// What a container of the device's network finds in `/etc/resolv.conf`.
+fn names(project: &Project, guest: &mut Guest) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    std::fs::create_dir(folder.path().join("etc"))?;
+    files::write(
+        &folder.path().join("etc/resolv.conf"),
+        "nameserver 192.0.2.1\n",
+    )?;
+    let layer = project.layer_of(folder.path())?;
+    project.app("started", &["reverse", "/etc/resolv.conf"], "")?;
+    project.lay("app", &layer)?;
+    project.add_line("app", "network = \"host\"")?;
+    let pushed = project.push(guest, &[])?;
+    ensure!(pushed.committed, "{}", pushed.said);
+    let server: String = "nameserver 10.0.2.3".chars().rev().collect();
+    guest.wait_for_log("app", &server, SOON).map(drop)
+}
+
+/// Either port is enough: the hub is reached over the second when the first one's cable is out, and the first is used again
+/// when it is in.
+#[test]
+fn vm_two_ports_of_which_one_is_enough() -> Result<()> {
+    let (fleet, _) = built_fleet()?;
+    let (project, first) = (&fleet.project, fleet.device_address()?);
+    set(
+        project,
+        "prefer = [\"eth0\", \"eth1\"]\n\n[configuration.network.interfaces.eth0]\ndhcp = true\n\
+         [configuration.network.interfaces.eth1]\ndhcp = true\n\n",
+    )?;
+    // The second card's network leads to the machine's loopback by another address.
+    let second = first.replace("10.0.2.2", "10.0.3.2");
+    project.edit(
+        &format!("hubs = [{first:?}]"),
+        &format!("hubs = [{first:?}, {second:?}]"),
+    )?;
+    let disk = project.build()?;
+    let mut config = fleet.machine(&disk)?;
+    config.provision = Some(fleet.provision.clone());
+    config.more_cards = 1;
+    let mut guest = Guest::with(config)?;
+    let mut checks = Checks::default();
+    let link = |guest: &Guest, card: &str, up: bool| {
+        guest.monitor("set_link", &json!({"name": card, "up": up}))
+    };
+    checks.run("both ports have their leases", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        bound(guest)?;
+        guest.wait("eth1 is bound", SOON, |guest| {
+            let port = port(guest, "eth1")?;
+            Ok(has(&port, "addresses", "10.0.3.15/24").then_some(()))
+        })?;
+        fleet.wait_for_enrolment(guest)
+    });
+    for (cut, word) in [("net", "first"), ("net1", "second")] {
+        checks.run(&format!("the {word} cable is out"), &mut guest, |guest| {
+            link(guest, cut, false)?;
+            project.app("started", &["sleep", word], "")?;
+            let revision = fleet.publish(&["--assign", "all"])?;
+            fleet.wait_for_commit(guest, &revision)?;
+            link(guest, cut, true)?;
+            bound(guest).map(drop)
+        });
+    }
+    checks.finish(&mut guest)
 }
