@@ -20,6 +20,7 @@ mod bench;
 mod confinement;
 #[path = "../../../init/container/tests/root/files.rs"]
 mod files;
+mod full_disk;
 mod helpers;
 mod leases;
 #[path = "../../../init/container/tests/root/running.rs"]

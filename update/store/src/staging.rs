@@ -76,7 +76,7 @@ impl Staging {
         let Some(tree) = Self::saved_tree(store, id, object) else {
             return Ok(0);
         };
-        let staging = Self::begin(store, id, object, &tree)?;
+        let staging = Self::open(store, id, object, &tree)?;
         let done = staging.done();
         if done == object.size {
             staging.finish()?;
@@ -89,9 +89,16 @@ impl Staging {
     /// # Errors
     /// [`Error::Damaged`] if the tree is not the object's, [`Error::File`].
     pub fn begin(store: &Store, id: ObjectId, object: Object, tree: &[u8]) -> Result<Self, Error> {
+        let staging = Self::open(store, id, object, tree)?;
+        // Before the first block: without it nothing of the file could be judged after a cut.
+        durable::write(&store.staging_path(id, "tree"), tree)?;
+        Ok(staging)
+    }
+
+    /// As [`Staging::begin`], but the tree is not kept: it is there, and a full disk would take no other.
+    fn open(store: &Store, id: ObjectId, object: Object, tree: &[u8]) -> Result<Self, Error> {
         let judged =
             Tree::open(id, object.size, tree).map_err(|source| Error::Damaged { source })?;
-        durable::write(&store.staging_path(id, "tree"), tree)?;
         let path = store.staging_path(id, "part");
         let part = OpenOptions::new()
             .read(true)
