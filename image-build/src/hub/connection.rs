@@ -203,6 +203,14 @@ fn explained(address: &Address, error: anyhow::Error) -> anyhow::Error {
              the address is one of the hub's names; if the hub was set up anew: `kedge logout` and `kedge login` again"
         ));
     }
+    let is_closed = |cause: &(dyn std::error::Error + 'static)| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof)
+    };
+    if error.chain().any(is_closed) {
+        // What TLS has to say of it is of no use to whoever reads this.
+        return anyhow::anyhow!("the connection to {address} was closed in the middle");
+    }
     error.context(format!("the connection to {address} broke off"))
 }
 

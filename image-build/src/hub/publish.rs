@@ -49,7 +49,7 @@ pub struct Outcome {
     pub counter: u64,
     /// Objects that were sent.
     pub objects_sent: u64,
-    /// Their bytes, without those that the hub had, and without their trees.
+    /// Bytes of objects that the hub took: without those that it had, and without those that were lost on the way.
     pub bytes_sent: u64,
     /// Bytes of all objects of the revision.
     pub size: u64,
@@ -84,12 +84,25 @@ pub fn publish(
     let mut patience = Patience::default();
     loop {
         news(News::Offered(&offer));
-        let Err(error) = objects(client, payload, &offer, &mut outcome, &mut patience, news) else {
+        let Err(error) = objects(client, payload, &offer, &mut outcome, news) else {
             return Ok(outcome);
         };
         patience.take(error, news)?;
+        let before = left(&offer);
         offer = offered(client, &head, &outcome.product, roots, news)?;
+        let taken = before.saturating_sub(left(&offer));
+        outcome.bytes_sent = outcome.bytes_sent.saturating_add(taken);
+        if taken > 0 {
+            patience.renew();
+        }
     }
+}
+
+/// Bytes that the hub lacks.
+fn left(offer: &Offer) -> u64 {
+    offer.missing.iter().fold(0, |sum, missing| {
+        sum.saturating_add(missing.size.saturating_sub(missing.have))
+    })
 }
 
 /// The head of a bundle. Parameters are one device's, and no revision's.
@@ -214,13 +227,12 @@ fn objects(
     payload: &Payload,
     offer: &Offer,
     outcome: &mut Outcome,
-    patience: &mut Patience,
     news: &mut dyn FnMut(News<'_>),
 ) -> Result<()> {
     for missing in &offer.missing {
         news(News::Object(missing));
         let tree = payload.tree(missing.id).context(Ours)?;
-        let result = object(client, payload, missing, &tree, outcome, news);
+        let result = object(client, payload, missing, &tree, news);
         let done = match result {
             Ok(done) => done,
             Err(error) => {
@@ -231,9 +243,6 @@ fn objects(
                 return Err(error);
             }
         };
-        if done.done > missing.have {
-            patience.renew();
-        }
         if !done.complete {
             bail!(
                 "the hub took {} of {} bytes of object {}",
@@ -244,6 +253,7 @@ fn objects(
         }
         outcome.objects_sent = outcome.objects_sent.saturating_add(1);
     }
+    outcome.bytes_sent = outcome.bytes_sent.saturating_add(left(offer));
     Ok(())
 }
 
@@ -253,7 +263,6 @@ fn object(
     payload: &Payload,
     missing: &Missing,
     tree: &[u8],
-    outcome: &mut Outcome,
     news: &mut dyn FnMut(News<'_>),
 ) -> Result<Done> {
     let left = missing.size.saturating_sub(missing.have);
@@ -275,7 +284,6 @@ fn object(
             let of_tree = ahead.min(count);
             ahead = ahead.saturating_sub(of_tree);
             let count = count.saturating_sub(of_tree);
-            outcome.bytes_sent = outcome.bytes_sent.saturating_add(count);
             news(News::Bytes(count));
         },
     )

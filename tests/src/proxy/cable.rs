@@ -18,6 +18,8 @@ pub enum Break {
     Refused,
     /// It ends after so many bytes.
     Cut(usize),
+    /// It ends after so many bytes that the device, or an operator, sends.
+    CutSent(u64),
     /// One bit of this byte is another one.
     Flip(usize),
     /// The segment in which this byte is comes twice.
@@ -111,15 +113,24 @@ impl Shared {
                 }
                 return Ok(());
             }
-            Break::None | Break::Cut(_) | Break::Flip(_) | Break::Twice(_) | Break::Slow(_) => {}
+            Break::None
+            | Break::Cut(_)
+            | Break::CutSent(_)
+            | Break::Flip(_)
+            | Break::Twice(_)
+            | Break::Slow(_) => {}
         }
+        let sent = match how {
+            Break::CutSent(bytes) => bytes,
+            _ => u64::MAX,
+        };
         let address = lock(&self.hub).context("no hub")?;
         let hub = TcpStream::connect(address)?;
         hub.set_nodelay(true)?;
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 // It has ended either way.
-                std::io::copy(&mut &*device, &mut &hub).ok();
+                std::io::copy(&mut device.take(sent), &mut &hub).ok();
                 hub.shutdown(Shutdown::Both).ok();
             });
             let ended = carry(&hub, device, &how);
@@ -159,7 +170,11 @@ fn carry(mut hub: &TcpStream, mut device: &TcpStream, how: &Break) -> Result<()>
                 }
             }
             Break::Slow(pause) => std::thread::sleep(*pause),
-            Break::None | Break::Refused | Break::Endless(_) | Break::Drip(..) => {}
+            Break::None
+            | Break::CutSent(_)
+            | Break::Refused
+            | Break::Endless(_)
+            | Break::Drip(..) => {}
         }
         device.write_all(segment)?;
         at += count;

@@ -13,6 +13,7 @@ use kedge_revision::signing::Kind;
 use kedge_revision::{PublicKey, SignatureSet};
 use kedge_tests::hub::Hub;
 use kedge_tests::kedge::Kedge;
+use kedge_tests::proxy::{Break, Cable};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -227,4 +228,56 @@ fn removals(kedge: &Kedge, revision: &str) -> Result<()> {
     let (said, _) = kedge.refuse(&["device", "show", "hall-2"])?;
     ensure!(said.contains("404"), "{said}");
     Ok(())
+}
+
+/// A publish whose connection breaks again and again goes on where it was, without being asked to.
+#[test]
+fn host_a_publish_that_is_cut_again_and_again_goes_on_where_it_was() -> Result<()> {
+    let folder = workshop()?;
+    let hub = Hub::start(HUB, folder.path())?;
+    let address = hub.url().strip_prefix("https://").context("no address")?;
+    let cable = Cable::new(address.parse()?)?;
+    let config = folder.path().join("config");
+    let kedge = Kedge::new(KEDGE, &folder.path().join("gateway")).with("XDG_CONFIG_HOME", &config);
+    let (url, token) = (cable.url(), hub.token());
+    kedge.ask(&["login", &url, "--token-file", &token, "--yes"])?;
+    project(&kedge, folder.path(), &noise(3_000_000))?;
+    let platform = platform(folder.path())?.display().to_string();
+    // Few enough that what else is asked, the head among it, comes through.
+    let cut = 400_000;
+    cable.breaks(vec![Break::CutSent(cut); 60]);
+    let before = cable.connections();
+    let published = kedge.ask(&["publish", "--platform", &platform])?;
+    let (sent, size) = (
+        number(&published, "bytes-sent")?,
+        number(&published, "size")?,
+    );
+    let connections = u64::try_from(cable.connections() - before)?;
+    ensure!(connections > size / cut, "{connections} connections");
+    // What is lost with a connection is not counted.
+    ensure!(
+        sent == size,
+        "{sent} of {size} in {connections} connections"
+    );
+    cable.breaks([]);
+    let again = kedge.ask(&["publish", "--platform", &platform])?;
+    ensure!(number(&again, "bytes-sent")? == 0, "{again}");
+    ensure!(again.get("revision") == published.get("revision"));
+    Ok(())
+}
+
+/// A program that no compression makes small.
+fn noise(size: usize) -> Vec<u8> {
+    let mut state = 7_u64;
+    let mut bytes = b"\x7fELF".to_vec();
+    bytes.extend(
+        std::iter::repeat_with(|| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            state.to_be_bytes()[0]
+        })
+        .take(size),
+    );
+    bytes
 }

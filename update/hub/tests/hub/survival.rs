@@ -27,17 +27,19 @@ struct Told {
     report: u64,
     enrolled: Vec<u8>,
     uploaded: u64,
+    /// Lines of the log.
+    logged: u64,
 }
 
-/// Sends reports, enrolments and pieces of an object until the hub is gone.
+/// Sends reports, enrolments, pieces of an object and logs until the hub is gone.
 fn send(
     world: &World,
     device: &Device,
     made: &Made,
-    first: (u64, u8, u64),
+    first: (u64, u8, u64, u64),
 ) -> impl FnOnce() -> Told + use<> {
     let over = Arc::new(AtomicBool::new(false));
-    let (mut seq, mut number, mut offset) = first;
+    let (mut seq, mut number, mut offset, mut line) = first;
     let reports = {
         let (client, over) = (device.client.clone(), Arc::clone(&over));
         std::thread::spawn(move || {
@@ -97,12 +99,27 @@ fn send(
             offset
         })
     };
+    let logs = {
+        let (client, over) = (device.client.clone(), Arc::clone(&over));
+        std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                let text = format!("{{\"source\":\"web\",\"text\":\"line {}\"}}\n", line + 1);
+                let body = zstd::bulk::compress(text.as_bytes(), 1).unwrap();
+                match client.ask("POST", "/v1/device/logs", &[], &body) {
+                    Ok(answer) if answer.status == 204 => line += 1,
+                    _ => break,
+                }
+            }
+            line
+        })
+    };
     move || {
         over.store(true, Ordering::Relaxed);
         Told {
             report: reports.join().unwrap(),
             enrolled: enrolments.join().unwrap(),
             uploaded: uploads.join().unwrap(),
+            logged: logs.join().unwrap(),
         }
     }
 }
@@ -139,10 +156,10 @@ fn what_was_acknowledged_outlives_a_kill_at_any_moment() {
     let made = made.make(&world.keys);
     world.offer(&made.head).is(200);
     let id = largest(&made).0;
-    let (mut seq, mut offset) = (0, 0);
+    let (mut seq, mut offset, mut line) = (0, 0, 0);
     for seed in 0..seeds.unwrap_or(SEEDS) {
         let begun = Instant::now();
-        let ended = send(&world, &device, &made, (seq, 1, offset));
+        let ended = send(&world, &device, &made, (seq, 1, offset, line));
         // Between nothing and a fifth of a second, in no order.
         let moment = Duration::from_millis(seed * 7919 % 200);
         std::thread::sleep(moment.saturating_sub(begun.elapsed()));
@@ -177,6 +194,13 @@ fn what_was_acknowledged_outlives_a_kill_at_any_moment() {
             told.uploaded
         );
         offset = have;
+        let path = format!("/v1/devices/{}/logs", device.id);
+        let kept = world.operator.get(&path).is(200).text();
+        for number in line + 1..=told.logged {
+            let wanted = format!("\"text\":\"line {number}\"");
+            assert!(kept.contains(&wanted), "seed {seed}: no line {number}");
+        }
+        line = told.logged;
     }
 }
 
