@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 29 {
+    match choice % 32 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -90,6 +90,16 @@ fuzz_target!(|data: &[u8]| {
             let _ = net::dhcp::message::Reply::from_packet(bytes);
             let _ = net::dhcp::message::Reply::parse(bytes);
             let _ = net::Standing::decode(bytes);
+        }
+        29 => kedge_hub::fuzzing::logs(bytes),
+        30 | 31 => {
+            if let Ok(text) = std::str::from_utf8(bytes) {
+                if choice % 32 == 30 {
+                    kedge_hub::fuzzing::query(text);
+                } else {
+                    kedge_hub::fuzzing::claim(text);
+                }
+            }
         }
         other => network::parse(other - 22, bytes),
     }

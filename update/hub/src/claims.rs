@@ -112,7 +112,7 @@ impl Claims {
 }
 
 /// As people type it: any case, any separators.
-fn spelled(code: &str) -> String {
+pub(crate) fn spelled(code: &str) -> String {
     let words: Vec<String> = code
         .split(|letter: char| !letter.is_ascii_alphabetic())
         .filter(|word| !word.is_empty())

@@ -32,6 +32,7 @@ mod enrol;
 mod error;
 mod events;
 mod fleet;
+pub mod fuzzing;
 mod http;
 mod hub;
 mod identity;

@@ -220,7 +220,7 @@ fn frames(bytes: &[u8]) -> (Vec<u8>, u64) {
 }
 
 /// What a device has sent, if it is lines of JSON objects.
-fn judged(compressed: &[u8]) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn judged(compressed: &[u8]) -> Result<Vec<u8>, Refusal> {
     let limit = u64::try_from(LINES).unwrap_or(u64::MAX);
     let mut lines = Vec::new();
     let mut decoder =
