@@ -120,9 +120,10 @@ impl Shared {
             | Break::Twice(_)
             | Break::Slow(_) => {}
         }
-        let sent = match how {
-            Break::CutSent(bytes) => bytes,
-            _ => u64::MAX,
+        let sent = if let Break::CutSent(bytes) = how {
+            bytes
+        } else {
+            u64::MAX
         };
         let address = lock(&self.hub).context("no hub")?;
         let hub = TcpStream::connect(address)?;

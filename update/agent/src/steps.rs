@@ -78,6 +78,10 @@ impl Agent<'_> {
                 // A container was quicker with its lock: the status tells of it.
                 return self.look_again();
             }
+            if matches!(error.status(), Some(500 | 502..=506)) {
+                // PID 1 or a helper of its has trouble of its own, which says nothing of the revision.
+                return Err(error);
+            }
             self.refuse(target, &error);
             return Ok(());
         }

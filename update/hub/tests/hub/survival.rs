@@ -1,6 +1,6 @@
 //! What was acknowledged is there after a kill; what must not be opened is not; backups come back.
 
-use crate::client::Credentials;
+use crate::client::{Client, Credentials};
 use crate::world::{
     Device, HUB, Made, Plan, Server, World, device_key, report, request, sample, unhex,
 };
@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Kills in CI; `KEDGE_SEEDS` for more.
@@ -31,6 +32,43 @@ struct Told {
     logged: u64,
 }
 
+/// Sends lines of a log, one a request, behind line `line`; the last one that the hub has acknowledged.
+fn send_logs(client: Client, over: &Arc<AtomicBool>, mut line: u64) -> JoinHandle<u64> {
+    let over = Arc::clone(over);
+    std::thread::spawn(move || {
+        while !over.load(Ordering::Relaxed) {
+            let text = format!("{{\"source\":\"web\",\"text\":\"line {}\"}}\n", line + 1);
+            let body = zstd::bulk::compress(text.as_bytes(), 1).unwrap();
+            match client.ask("POST", "/v1/device/logs", &[], &body) {
+                Ok(answer) if answer.status == 204 => line += 1,
+                _ => break,
+            }
+        }
+        line
+    })
+}
+
+/// Takes devices in behind number `number`; those that the hub has acknowledged.
+fn send_enrolments(world: &World, over: &Arc<AtomicBool>, mut number: u8) -> JoinHandle<Vec<u8>> {
+    let (client, token, over) = (
+        world.server.client(),
+        world.join_token(200),
+        Arc::clone(over),
+    );
+    std::thread::spawn(move || {
+        let mut told = Vec::new();
+        while !over.load(Ordering::Relaxed) && number < 250 {
+            number += 1;
+            let body = serde_json::to_vec(&request(number, "gateway", Some(&token))).unwrap();
+            match client.ask("POST", "/v1/enroll", &[], &body) {
+                Ok(answer) if answer.status == 200 => told.push(number),
+                _ => break,
+            }
+        }
+        told
+    })
+}
+
 /// Sends reports, enrolments, pieces of an object and logs until the hub is gone.
 fn send(
     world: &World,
@@ -39,7 +77,7 @@ fn send(
     first: (u64, u8, u64, u64),
 ) -> impl FnOnce() -> Told + use<> {
     let over = Arc::new(AtomicBool::new(false));
-    let (mut seq, mut number, mut offset, mut line) = first;
+    let (mut seq, number, mut offset, line) = first;
     let reports = {
         let (client, over) = (device.client.clone(), Arc::clone(&over));
         std::thread::spawn(move || {
@@ -58,25 +96,7 @@ fn send(
             told
         })
     };
-    let enrolments = {
-        let (client, token, over) = (
-            world.server.client(),
-            world.join_token(200),
-            Arc::clone(&over),
-        );
-        std::thread::spawn(move || {
-            let mut told = Vec::new();
-            while !over.load(Ordering::Relaxed) && number < 250 {
-                number += 1;
-                let body = serde_json::to_vec(&request(number, "gateway", Some(&token))).unwrap();
-                match client.ask("POST", "/v1/enroll", &[], &body) {
-                    Ok(answer) if answer.status == 200 => told.push(number),
-                    _ => break,
-                }
-            }
-            told
-        })
-    };
+    let enrolments = send_enrolments(world, &over, number);
     let uploads = {
         let (client, over) = (world.operator.clone(), Arc::clone(&over));
         let (id, (sealed, bytes)) = largest(made);
@@ -99,20 +119,7 @@ fn send(
             offset
         })
     };
-    let logs = {
-        let (client, over) = (device.client.clone(), Arc::clone(&over));
-        std::thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                let text = format!("{{\"source\":\"web\",\"text\":\"line {}\"}}\n", line + 1);
-                let body = zstd::bulk::compress(text.as_bytes(), 1).unwrap();
-                match client.ask("POST", "/v1/device/logs", &[], &body) {
-                    Ok(answer) if answer.status == 204 => line += 1,
-                    _ => break,
-                }
-            }
-            line
-        })
-    };
+    let logs = send_logs(device.client.clone(), &over, line);
     move || {
         over.store(true, Ordering::Relaxed);
         Told {
