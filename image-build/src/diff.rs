@@ -3,12 +3,14 @@
 //! The documents are compared as JSON, field by field, so that nothing that is signed can differ unsaid, whatever fields
 //! there will be. On top of that stands a list of what gives a container, or somebody, more than it had ([`widening`]).
 //! Defaults are absent in documents: a field that appears differs from its default.
+//! What a device does about it is not guessed: [`kedge_revision::change`] is what PID 1 asks, too ([`costs`]).
 
 use anyhow::{Context, Result};
-use kedge_revision::{Envelope, ObjectId};
+use kedge_revision::change::{Change, Exchange, Running, change};
+use kedge_revision::{Content, Envelope, Name, ObjectId};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest value that is shown, characters.
 const SHOWN: usize = 120;
@@ -42,6 +44,156 @@ pub struct Travel {
     pub of_objects: usize,
     /// All its bytes.
     pub of_bytes: u64,
+}
+
+/// What going from the old revision to the new one costs on a device that runs the old one with the declared defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Costs {
+    /// The device's own word for it: `nothing`, `restart`, `reboot`, or `slot`.
+    pub cost: &'static str,
+    /// Why it takes a reboot, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Boots that the trial may take without a verdict, where it takes boots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tries: Option<u8>,
+    /// Containers that go on as they are.
+    pub kept: Vec<Name>,
+    /// Containers that are started again, since they differ.
+    pub restarted: Vec<Name>,
+    /// Containers that are started for the first time.
+    pub started: Vec<Name>,
+    /// Containers that are stopped and do not come back.
+    pub stopped: Vec<Name>,
+}
+
+impl Costs {
+    fn new(change: Change, tries: u8) -> Self {
+        let mut costs = Self {
+            cost: change.word(),
+            why: None,
+            tries: None,
+            kept: Vec::new(),
+            restarted: Vec::new(),
+            started: Vec::new(),
+            stopped: Vec::new(),
+        };
+        match change {
+            Change::Nothing => {}
+            Change::Slot => costs.tries = Some(tries),
+            Change::Reboot(why) => {
+                costs.why = Some(why.to_string());
+                costs.tries = Some(tries);
+            }
+            Change::Restart(exchange) => costs.exchange(exchange),
+        }
+        costs
+    }
+
+    fn exchange(&mut self, exchange: Exchange) {
+        let Exchange {
+            kept,
+            stopped,
+            started,
+        } = exchange;
+        self.kept = kept;
+        for name in &started {
+            let again = stopped.contains(name);
+            let list = if again {
+                &mut self.restarted
+            } else {
+                &mut self.started
+            };
+            list.push(name.clone());
+        }
+        let gone = stopped.into_iter().filter(|name| !started.contains(name));
+        self.stopped = gone.collect();
+    }
+
+    /// In one line.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let tries = self.tries.unwrap_or_default();
+        let attempts = format!(
+            "at most {tries} {}",
+            if tries == 1 { "try" } else { "tries" }
+        );
+        match (self.cost, &self.why) {
+            ("slot", _) => format!(
+                "the other slot is written and booted ({attempts}): what the loader starts differs"
+            ),
+            (_, Some(why)) => format!("a reboot ({attempts}): {why}"),
+            _ => self.containers(),
+        }
+    }
+
+    fn containers(&self) -> String {
+        let mut parts = Vec::new();
+        for (names, one, many) in [
+            (&self.restarted, "restarts", "restart"),
+            (&self.started, "is started", "are started"),
+            (&self.stopped, "is stopped for good", "are stopped for good"),
+        ] {
+            let list: Vec<&str> = names.iter().map(Name::as_str).collect();
+            match list.len() {
+                0 => {}
+                1 => parts.push(format!("{} {one}", list.join(", "))),
+                _ => parts.push(format!("{} {many}", list.join(", "))),
+            }
+        }
+        if parts.is_empty() {
+            return "nothing restarts".to_owned();
+        }
+        if !self.kept.is_empty() {
+            let kept: Vec<&str> = self.kept.iter().map(Name::as_str).collect();
+            let word = if kept.len() == 1 { "goes" } else { "go" };
+            parts.push(format!("{} {word} on", kept.join(", ")));
+        }
+        parts.join("; ")
+    }
+}
+
+/// What an update costs, by the code that decides it on the device. Values that a device was given are not known here, so
+/// that it is asked for one with the declared defaults.
+///
+/// # Errors
+/// The content of one of them is nothing that this version knows.
+pub fn costs(old: (ObjectId, &Envelope), new: (ObjectId, &Envelope)) -> Result<Costs> {
+    let tries = new.1.tries;
+    // As on the device: kernel and init of the new one may know content that we do not.
+    if old.1.boot != new.1.boot {
+        return Ok(Costs::new(Change::Slot, tries));
+    }
+    let content = |envelope: &Envelope, which| {
+        envelope
+            .content()
+            .with_context(|| format!("the content of the {which} revision is not understood"))
+    };
+    let (before, after) = (content(old.1, "old")?, content(new.1, "new")?);
+    let (old_values, new_values) = (defaults(&before), defaults(&after));
+    let found = change(
+        &Running {
+            revision: old.0,
+            boot: &old.1.boot,
+            content: &before,
+            parameters: &old_values,
+        },
+        &Running {
+            revision: new.0,
+            boot: &new.1.boot,
+            content: &after,
+            parameters: &new_values,
+        },
+    );
+    Ok(Costs::new(found, tries))
+}
+
+fn defaults(content: &Content) -> BTreeMap<Name, String> {
+    let declared = content.parameters.iter();
+    declared
+        .filter_map(|(name, parameter)| Some((name.clone(), parameter.default.clone()?)))
+        .collect()
 }
 
 /// All that differs between the documents of two revisions, the widened first.
@@ -341,6 +493,35 @@ mod tests {
         assert!(widened(&at("roles"), json!(null), json!(["operate"])).is_some());
         assert!(widened("commit.hub", json!("if-reachable-before"), json!("never")).is_some());
         assert_eq!(widened(&at("goal"), json!("started"), json!("ready")), None);
+    }
+
+    #[test]
+    fn what_an_exchange_costs_is_told_container_by_container() {
+        let names = |list: &[&str]| list.iter().map(|name| name.parse().unwrap()).collect();
+        let costs = |kept: &[&str], stopped: &[&str], started: &[&str]| {
+            let (kept, stopped, started) = (names(kept), names(stopped), names(started));
+            let exchange = Exchange {
+                kept,
+                stopped,
+                started,
+            };
+            Costs::new(Change::Restart(exchange), 3)
+        };
+        assert_eq!(costs(&["a", "b"], &[], &[]).words(), "nothing restarts");
+        assert_eq!(
+            costs(&["a"], &["b", "c", "d"], &["c", "d", "e"]).words(),
+            "c, d restart; e is started; b is stopped for good; a goes on"
+        );
+        let slot = Costs::new(Change::Slot, 1);
+        assert_eq!((slot.cost, slot.tries), ("slot", Some(1)));
+        assert!(slot.words().contains("at most 1 try"), "{}", slot.words());
+        let why = kedge_revision::change::Why::Groups;
+        let reboot = Costs::new(Change::Reboot(why), 3);
+        assert_eq!(
+            reboot.words(),
+            "a reboot (at most 3 tries): the groups differ"
+        );
+        assert_eq!(Costs::new(Change::Nothing, 3).words(), "nothing restarts");
     }
 
     #[test]

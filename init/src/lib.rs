@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`boot`] | the phases from the kernel's `exec` to the first container |
 //! | [`machine`] | decides: containers, groups, goals, restarts, shutdown; pure |
-//! | [`change`] | decides: what a new revision means for the one that runs; pure |
 //! | [`driver`] | performs: one thread, one epoll |
 //! | [`judge`] | decides: the verdict of a trial; pure |
 //! | [`control`] | the control API, without I/O |
@@ -20,7 +19,6 @@
 //! archives; any `unsafe` code.
 
 pub mod boot;
-pub mod change;
 pub mod control;
 pub mod ctl;
 pub mod driver;

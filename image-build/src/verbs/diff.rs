@@ -2,7 +2,7 @@
 
 use super::disk::Disk;
 use super::{Scene, Told};
-use crate::diff::{self, Difference, Travel};
+use crate::diff::{self, Costs, Difference, Travel};
 use crate::payload::Payload;
 use crate::project::units::human;
 use crate::{bundle, files};
@@ -12,8 +12,9 @@ use kedge_revision::{Envelope, Name, ObjectId, json, revision, verity};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// Show what an update from one revision to another changes: what containers may do more than before comes first, then
-/// every other field that differs, and how many bytes must travel. Nothing is verified; `kedge verify` does that.
+/// Show what an update from one revision to another changes: how many bytes must travel, what it costs on a device that
+/// runs the old one (containers that restart, a reboot, the other slot), what containers may do more than before, and
+/// every other field that differs. Nothing is verified; `kedge verify` does that.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kedge diff released.kedge build/revision.json
@@ -35,6 +36,11 @@ struct Differs {
     old: Side,
     new: Side,
     travels: Travel,
+    /// Absent where no device goes from one to the other, or where this version does not know their content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    costs: Option<Costs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    costs_unknown: Option<String>,
     differences: Vec<Difference>,
 }
 
@@ -50,7 +56,16 @@ struct Side {
 impl Diff {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
         let (old, new) = (read(&self.old)?, read(&self.new)?);
+        let goes = old.1.product == new.1.product && old.1.board == new.1.board;
+        let costs = goes.then(|| diff::costs((old.0, &old.1), (new.0, &new.1)));
+        let (costs, costs_unknown) = match costs {
+            Some(Ok(costs)) => (Some(costs), None),
+            Some(Err(error)) => (None, Some(format!("{error:#}"))),
+            None => (None, None),
+        };
         let differs = Differs {
+            costs,
+            costs_unknown,
             travels: diff::travel(&old.1, &new.1),
             differences: diff::differences(&old.1, &new.1)?,
             old: side(old),
@@ -100,6 +115,8 @@ fn words(differs: &Differs) -> String {
         old,
         new,
         travels,
+        costs,
+        costs_unknown,
         differences,
     } = differs;
     let name = |side: &Side| format!("{} (counter {})", side.version, side.counter);
@@ -121,6 +138,12 @@ fn words(differs: &Differs) -> String {
         travels.objects,
         travels.of_objects
     ));
+    if let Some(costs) = costs {
+        lines.push(format!("it costs on a device: {}", costs.words()));
+    }
+    if let Some(why) = costs_unknown {
+        lines.push(format!("what it costs on a device cannot be told: {why}"));
+    }
     if new.counter < old.counter {
         lines.push("the new one is older: its counter is lower".to_owned());
     }

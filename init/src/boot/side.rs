@@ -1,12 +1,12 @@
 //! A revision with its values, ready to be run: read from disk and judged, at boot and when a trial begins.
 
 use super::{Boot, DATA, Identity, Roots, Values, objects, partitions, trust};
-use crate::change::Running;
 use crate::error::Error;
 use crate::helpers::stage::{COMPLETE, envelope_of};
 use kedge_board_support::control::Decision;
 use kedge_board_support::record::Slot;
 use kedge_board_support::record::state::Target;
+use kedge_revision::change::Running;
 use kedge_revision::configuration::NetworkConfiguration;
 use kedge_revision::container::Snapshot;
 use kedge_revision::revision::Object;

@@ -2,8 +2,8 @@
 
 use super::Driver;
 use super::update::{Direction, Planned, Step};
-use crate::change::{Change, Running, change};
 use crate::machine::{Event, Halt};
+use kedge_revision::change::{Change, Running, change};
 
 impl Driver {
     /// Goes back to what ran before a trial that was begun live.

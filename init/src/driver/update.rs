@@ -7,12 +7,11 @@
 //!                    ▲                   │ volumes are kept, or brought back
 //!                    └──── bad verdict ──┘
 //! ```
-//! What it does not do: it decides nothing that boot control, [`crate::change`] or the judge decide.
+//! What it does not do: it decides nothing that boot control, [`kedge_revision::change`] or the judge decide.
 
 use super::helpers::STAGE;
 use super::{Driver, FAREWELL_MS, now_ms};
 use crate::boot::{self, DATA, Side};
-use crate::change::{Change, Exchange, Running, change};
 use crate::control::Refusal;
 use crate::driver::trial::note;
 use crate::error::Error;
@@ -24,6 +23,7 @@ use crate::machine::{Event, Halt};
 use kedge_board_support::control::{Decision, How, Next, Write};
 use kedge_board_support::record::state::Target;
 use kedge_board_support::record::{Reason, Slot};
+use kedge_revision::change::{Change, Exchange, Running, change};
 use kedge_revision::revision::{Object, ObjectKind};
 use kedge_revision::{Name, ObjectId, Verified};
 use std::path::Path;
@@ -269,7 +269,7 @@ impl Driver {
                 &side.running(),
             ),
             // Nothing runs (repair mode): whatever it is, it takes a boot.
-            _ => Change::Reboot(crate::change::Why::Configuration),
+            _ => Change::Reboot(kedge_revision::change::Why::Configuration),
         };
         offer.side = Some(side);
         Ok(offer)

@@ -268,6 +268,13 @@ fn host_a_diff_tells_what_is_widened_and_what_travels() -> Result<()> {
         found.pointer("/travels/objects") == Some(&json!(1)),
         "{found}"
     );
+    // `web` is in the group that changes by a restart, and nothing that boots differs.
+    let costs = found.get("costs");
+    ensure!(
+        costs.and_then(|costs| costs.get("cost")) == Some(&json!("restart"))
+            && costs.and_then(|costs| costs.get("restarted")) == Some(&json!(["web"])),
+        "{found}"
+    );
     let strict = kedge.fails(&["diff", &old, &new, "--fail-if-widened"])?;
     ensure!(strict == found, "{strict}");
     let back = kedge.ask(&["diff", &new, &old, "--fail-if-widened"])?;
@@ -277,6 +284,34 @@ fn host_a_diff_tells_what_is_widened_and_what_travels() -> Result<()> {
     );
     let same = kedge.ask(&["diff", &new, &new])?;
     ensure!(same.get("differences") == Some(&json!([])), "{same}");
+    ensure!(
+        same.pointer("/costs/cost") == Some(&json!("nothing")),
+        "{same}"
+    );
+    let manifest = kedge.folder().join("kedge.toml");
+    let text = files::read_text(&manifest)?;
+    files::write(
+        &manifest,
+        text.replace(
+            "[[groups]]\nname = \"app\"\n",
+            "[[groups]]\nname = \"apps\"\n",
+        ),
+    )?;
+    let text = files::read_text(&definition)?;
+    files::write(
+        &definition,
+        text.replace("group = \"app\"", "group = \"apps\""),
+    )?;
+    let before = folder.path().join("before.json");
+    files::write(&before, files::read(std::path::Path::new(&new))?)?;
+    build(&kedge, &platform)?;
+    let moved = kedge.ask(&["diff", &before.display().to_string(), &new])?;
+    ensure!(
+        moved.pointer("/costs/cost") == Some(&json!("reboot"))
+            && moved.pointer("/costs/why") == Some(&json!("the groups differ"))
+            && moved.pointer("/costs/tries") == Some(&json!(3)),
+        "{moved}"
+    );
     let (said, _) = kedge.refuse(&["diff", &definition.display().to_string(), &new])?;
     ensure!(said.contains("holds no revision"), "{said}");
     Ok(())

@@ -14,6 +14,7 @@
 //! | [`root`] | the trust root and its rotation |
 //! | [`revision`] | a revision's envelope and its verification |
 //! | [`content`], [`container`], [`configuration`] | what the envelope carries |
+//! | [`change`] | what going from one revision to another costs |
 //! | [`definition`] | what a container's data is kept under |
 //! | [`bundle`] | a revision with its objects in one file |
 //! | [`parameters`] | the values that differ between devices |
@@ -27,6 +28,7 @@
 
 pub mod authority;
 pub mod bundle;
+pub mod change;
 pub mod configuration;
 pub mod container;
 pub mod content;

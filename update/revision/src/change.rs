@@ -1,7 +1,7 @@
 //! What a new revision means for the one that runs: which containers change, and what that costs.
 //!
 //! Pure: it compares definitions and values and does nothing. It does not say whether the new revision may run at
-//! all; that is verified before.
+//! all; that is verified before. PID 1 acts on it, and `kedge diff` tells it beforehand: both have this one answer.
 //!
 //! | differs | costs |
 //! |---|---|
@@ -14,11 +14,11 @@
 //! A container differs if its definition does, or the value of a parameter that it uses. Its data of `revision`
 //! lifetime stays as long as its definition does, so that it can go on through revisions that leave it alone.
 
+use crate::configuration::{Configuration, Logs};
+use crate::content::Change as Cost;
+use crate::revision::Boot;
+use crate::{Container, Content, Name, ObjectId};
 use core::fmt;
-use kedge_revision::configuration::{Configuration, Logs};
-use kedge_revision::content::Change as Cost;
-use kedge_revision::revision::Boot;
-use kedge_revision::{Container, Content, Name, ObjectId};
 use std::collections::BTreeMap;
 
 /// A revision with its parameters, as it runs or would run.
@@ -176,7 +176,7 @@ fn reboot(old: &Running<'_>, new: &Running<'_>, exchange: &Exchange) -> Option<W
         .chain(comes)
         .filter_map(|(name, content)| {
             let group = &content.containers.get(name)?.group;
-            let costs = |other: &&kedge_revision::content::Group| {
+            let costs = |other: &&crate::content::Group| {
                 other.name == *group && other.change == Cost::Reboot
             };
             content.groups.iter().find(costs)?;

@@ -1,13 +1,15 @@
 //! Every field that can differ, and what it costs.
 
 use super::*;
-use crate::machine::fixture::{container, content, health, name};
-use kedge_revision::configuration::Interface;
-use kedge_revision::container::{Check, Goal, Network, Snapshot, Volume};
-use kedge_revision::container::{Lifetime, RootWrites};
-use kedge_revision::content::{Group, HubGoal};
-use kedge_revision::parameters::{Parameter, ParameterType};
+use crate::configuration::Interface;
+use crate::container::{Check, Goal, Network, Snapshot, Volume};
+use crate::container::{Lifetime, RootWrites};
+use crate::content::{Group, HubGoal};
+use crate::parameters::{Parameter, ParameterType};
+use fixture::{container, content, health, name};
 use proptest::prelude::*;
+
+mod fixture;
 
 /// A revision that owns what [`Running`] borrows.
 #[derive(Debug, Clone)]
@@ -216,7 +218,7 @@ fn any_field_of_a_definition_exchanges_that_container_alone() {
         },
         |c| c.limits.memory_max = Some(1 << 20),
         |c| c.network = Network::Host,
-        |c| c.roles.push(kedge_revision::ControlRole::Observe),
+        |c| c.roles.push(crate::ControlRole::Observe),
         |c| c.after.push(name("web")),
     ];
     for edit in edits {
