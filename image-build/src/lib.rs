@@ -14,6 +14,7 @@ pub mod flash;
 pub mod http;
 pub mod hub;
 pub mod image;
+pub mod import;
 pub mod kernel;
 pub mod keys;
 pub mod layers;

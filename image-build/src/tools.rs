@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
@@ -20,6 +20,8 @@ use std::sync::{Mutex, PoisonError};
 const SUITE: &str = "trixie";
 /// The packages and the upstream version that each must have: another one makes other bytes.
 const PINNED: [(&str, &str); 2] = [("erofs-utils", "1.8.6-"), ("e2fsprogs", "1.47.2-")];
+/// The package with `sqfs2tar` and `tar2sqfs`. Its version does not matter: what it unpacks is made into a layer by the tools above.
+const SQUASHFS: &str = "squashfs-tools-ng";
 const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
@@ -96,6 +98,34 @@ pub fn e2fsck() -> Result<Tool> {
     tool("usr/sbin/e2fsck")
 }
 
+/// `sqfs2tar`: a squashfs as a tar on standard output, with owners and modes, without unpacking it onto the file system.
+///
+/// # Errors
+/// As [`mkfs_erofs`].
+pub fn sqfs2tar() -> Result<Tool> {
+    tool_in(&squashfs()?, "usr/bin/sqfs2tar")
+}
+
+/// `tar2sqfs`: the way back.
+///
+/// # Errors
+/// As [`mkfs_erofs`].
+pub fn tar2sqfs() -> Result<Tool> {
+    tool_in(&squashfs()?, "usr/bin/tar2sqfs")
+}
+
+fn squashfs() -> Result<PathBuf> {
+    let cache = Cache::open()?;
+    let key = crate::cache::key([SUITE, SQUASHFS].map(str::to_owned));
+    cache.entry("tools", &key, |folder| {
+        progress::step(format!("unpacking {SQUASHFS}"), || {
+            let archive = Archive::open(&cache, SUITE)?;
+            let packages = archive.closure(&[SQUASHFS], Status::Empty)?;
+            Archive::unpack(&archive.download(&packages)?, folder)
+        })
+    })
+}
+
 /// The exact version of each package that the tools were taken from, libraries included; recorded when they were
 /// unpacked, so that an image can say what made it.
 ///
@@ -116,7 +146,10 @@ struct Versions {
 }
 
 fn tool(program: &str) -> Result<Tool> {
-    let root = unpacked()?;
+    tool_in(&unpacked()?, program)
+}
+
+fn tool_in(root: &Path, program: &str) -> Result<Tool> {
     let program = root.join(program);
     if !program.is_file() {
         bail!(

@@ -15,6 +15,7 @@ mod disk;
 mod events;
 mod flash;
 mod hub;
+mod import;
 mod inspect;
 mod join_token;
 mod key;
@@ -68,6 +69,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage.";
 enum Verb {
     New(new::New),
     Add(Box<add::Add>),
+    Import(import::Import),
     Build(build::Build),
     Bundle(bundle::Bundle),
     Push(push::Push),
@@ -180,6 +182,7 @@ fn dispatch(verb: Verb, scene: &Scene) -> Result<()> {
     match verb {
         Verb::New(verb) => verb.run(scene),
         Verb::Add(verb) => verb.run(scene),
+        Verb::Import(verb) => verb.run(scene),
         Verb::Build(verb) => verb.run(scene),
         Verb::Bundle(verb) => verb.run(scene),
         Verb::Push(verb) => verb.run(scene),

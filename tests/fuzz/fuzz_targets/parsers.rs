@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 32 {
+    match choice % 34 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -101,6 +101,11 @@ fuzz_target!(|data: &[u8]| {
                 }
             }
         }
+        32 => compose(bytes),
+        33 => {
+            let conf = |_: &str, _: &str| Ok(String::from_utf8_lossy(bytes).into_owned());
+            let _ = kedge_image_build::import::pantavisor::parse(bytes, "state", &conf);
+        }
         other => network::parse(other - 22, bytes),
     }
 });
@@ -172,6 +177,27 @@ fn slot(bytes: &[u8]) {
         end = offset + length;
     }
     assert!(end <= size, "a piece is beyond the partition");
+}
+
+/// What is read of a compose file becomes files that are read back.
+fn compose(bytes: &[u8]) {
+    use kedge_image_build::import::compose::{Options, parse};
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let options = Options {
+        variables: std::collections::BTreeMap::new(),
+        profiles: Vec::new(),
+        group: "app".parse().expect("a name"),
+        source: "compose.yaml".to_owned(),
+        read: &|name| Ok(Some(name.to_owned())),
+    };
+    if let Ok(compose) = parse(text, options) {
+        for draft in compose.drafts {
+            let text = draft.text();
+            kedge_image_build::project::template::check(&text).expect("own file");
+        }
+    }
 }
 
 /// A layer is read to its end or refused; what it would write is thrown away.

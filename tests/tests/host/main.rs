@@ -4,6 +4,7 @@ mod command;
 mod documents;
 mod fleet;
 mod hostile;
+mod importing;
 mod layers;
 mod slots;
 mod updates;
