@@ -127,6 +127,14 @@ pub fn ensure_present(project: &Project, definition: &Definition) -> Result<()> 
 /// # Errors
 /// A layer cannot be read, or the text is over a megabyte or not UTF-8.
 pub fn read_text(layers: &[PathBuf], path: &str) -> Result<String> {
+    read_text_up_to(layers, path, MOST_TEXT)
+}
+
+/// As [`read_text`], with another bound.
+///
+/// # Errors
+/// As [`read_text`].
+pub fn read_text_up_to(layers: &[PathBuf], path: &str, most: usize) -> Result<String> {
     for layer in layers.iter().rev() {
         let dump = tools::dump_erofs()?;
         // dump.erofs answers with success for a path that is not there; its words go to standard error.
@@ -141,7 +149,7 @@ pub fn read_text(layers: &[PathBuf], path: &str) -> Result<String> {
         if bytes.is_empty() {
             continue;
         }
-        if bytes.len() > MOST_TEXT {
+        if bytes.len() > most {
             bail!("{path} has {} bytes in {}", bytes.len(), layer.display());
         }
         return String::from_utf8(bytes)

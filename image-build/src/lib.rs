@@ -28,6 +28,7 @@ pub mod project;
 pub mod push;
 pub mod qemu;
 pub mod sample;
+pub mod sbom;
 pub mod terminal;
 pub mod toolchain;
 pub mod tools;

@@ -25,6 +25,7 @@ mod publish;
 mod push;
 mod revisions;
 mod run;
+mod sbom;
 mod sign;
 mod verify;
 
@@ -80,6 +81,7 @@ enum Verb {
     Verify(verify::Verify),
     Inspect(inspect::Inspect),
     Diff(diff::Diff),
+    Sbom(sbom::Sbom),
     Key(key::Key),
     Login(login::Login),
     Logout(login::Logout),
@@ -193,6 +195,7 @@ fn dispatch(verb: Verb, scene: &Scene) -> Result<()> {
         Verb::Verify(verb) => verb.run(scene),
         Verb::Inspect(verb) => verb.run(scene),
         Verb::Diff(verb) => verb.run(scene),
+        Verb::Sbom(verb) => verb.run(scene),
         Verb::Key(verb) => verb.run(scene),
         Verb::Login(verb) => verb.run(scene),
         Verb::Logout(verb) => verb.run(scene),

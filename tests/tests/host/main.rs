@@ -6,5 +6,6 @@ mod fleet;
 mod hostile;
 mod importing;
 mod layers;
+mod sbom;
 mod slots;
 mod updates;

@@ -1,0 +1,70 @@
+//! `kedge sbom`: what a built revision is made of.
+
+use super::Scene;
+use crate::{files, sbom};
+use anyhow::{Context, Result};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use kedge_revision::{json, revision, verity};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Write a bill of materials of the project's last build: each container with the packages that its databases list (dpkg,
+/// apk) and its layers, kernel and initramfs. Nothing is run; the same revision gives the same bytes.
+///
+/// Not in it: the parts of the device binary and of the kernel, and packages of languages.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kedge build && kedge sbom > sbom.spdx.json
+  kedge sbom --format cyclonedx --output sbom.cdx.json")]
+pub(super) struct Sbom {
+    /// The form: SPDX 2.3 or CycloneDX 1.6, both as JSON.
+    #[arg(long, default_value = "spdx", value_parser = PossibleValuesParser::new(["spdx", "cyclonedx"]))]
+    format: String,
+    /// Write it to a file.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Written {
+    path: PathBuf,
+    containers: usize,
+    packages: usize,
+}
+
+impl Sbom {
+    pub(super) fn run(&self, scene: &Scene) -> Result<()> {
+        let project = scene.project()?;
+        let path = project.build_folder().join("revision.json");
+        let document = files::read(&path).context("kedge build makes the revision")?;
+        let envelope = json::parse("revision", revision::CAP, &document)
+            .with_context(|| format!("{} holds no revision", path.display()))?;
+        let bill = sbom::bill(&project, verity::digest(&document), &envelope)?;
+        let value = if self.format == "spdx" {
+            sbom::spdx::document(&bill)
+        } else {
+            sbom::cyclonedx::document(&bill)
+        };
+        let text = serde_json::to_string_pretty(&value).context("cannot write it as JSON")?;
+        let Some(output) = &self.output else {
+            scene.output.result(text, &value);
+            return Ok(());
+        };
+        files::write(output, text + "\n")?;
+        let written = Written {
+            path: output.clone(),
+            containers: bill.containers.len(),
+            packages: bill.containers.iter().map(|one| one.packages.len()).sum(),
+        };
+        let words = format!(
+            "{}: {} packages in {} containers",
+            written.path.display(),
+            written.packages,
+            written.containers
+        );
+        scene.output.result(words, &written);
+        Ok(())
+    }
+}
