@@ -324,6 +324,29 @@ mod tests {
     }
 
     #[test]
+    fn every_file_of_a_board_is_part_of_the_program() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/boards");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let is_shipped = SHIPPED.iter().any(|(file, _)| *file == name);
+            assert!(is_shipped, "add {name} to SHIPPED");
+        }
+    }
+
+    #[test]
+    fn the_guides_board_is_one() {
+        let guide = include_str!("../../docs/guides/integrator.md");
+        let (_, rest) = guide.split_once("```toml\n").unwrap();
+        let (text, _) = rest.split_once("```").unwrap();
+        let board = parse("field-gateway.toml", text).unwrap();
+        assert_eq!(board.boot.backend, Backend::UBoot);
+        assert_eq!(
+            (board.name.as_str(), board.partitions.data),
+            ("field-gateway", 1024)
+        );
+    }
+
+    #[test]
     fn arguments_over_several_lines_are_one_line_for_the_kernel() {
         let arguments = find("qemu-x86-64").unwrap().boot.arguments;
         let words: Vec<&str> = arguments.split(' ').collect();

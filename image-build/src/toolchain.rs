@@ -13,12 +13,14 @@ use std::process::Command;
 use std::time::Duration;
 
 /// Rust and the sources of its standard library, and what makes Python's virtual environments.
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 6] = [
     "rustc-web",
     "cargo-web",
     "libstd-rust-web-dev",
     "rust-web-src",
     "python3-venv",
+    // `nm`, for the order of functions.
+    "binutils",
 ];
 /// Another version makes other bytes.
 const ZIG: &str = "0.17.1";
@@ -112,7 +114,7 @@ fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
     let Target { rust: name, zig } = program.target;
     let linker = linker(cache, zig)?;
     // One folder for each toolchain: cargo would otherwise compile everything again at every change of compiler.
-    let key = cache::key([rust.version.as_str(), ZIG, &FLAGS.join(" ")]);
+    let key = cache::key([rust.version.as_str(), ZIG, &FLAGS.join(" "), ORDER, LINK]);
     let target = cache.folder(&format!("cargo-target/device-{key}"))?;
     let _lock = cache.lock("device-binary")?;
     let mut command = Command::new(&rust.cargo);
@@ -265,6 +267,8 @@ fn linker(cache: &Cache, zig_target: &str) -> Result<PathBuf> {
         script(&format!("cc -target {zig_target}")),
     )?;
     files::write_executable(&folder.join("ar"), script("ar"))?;
+    files::write(&folder.join("order.awk"), ORDER)?;
+    files::write_executable(&folder.join(LINKER), LINK)?;
     files::write(&folder.join("unwind.c"), UNWIND)?;
     let mut compile = Command::new(folder.join("cc"));
     compile.arg("-Os").arg("-c").arg(folder.join("unwind.c"));
@@ -284,6 +288,28 @@ while [ "$count" -gt 0 ]; do
         *) set -- "$@" "$word" ;;
     esac
 done
+"#;
+
+/// Which functions stand beside which; what it is for stands in it.
+const ORDER: &str = include_str!("toolchain/order.awk");
+
+/// rustc tells by the end of a linker's name what arguments it takes.
+const LINKER: &str = "ordered-cc";
+
+/// Links with [`ORDER`]: the script is made of the symbols of the objects that are linked, and put beside what comes out.
+const LINK: &str = r#"#!/bin/sh
+set -e
+here=${0%/*}
+out=a.out
+last=
+for word; do
+    [ "$last" != -o ] || out=$word
+    last=$word
+done
+for word; do
+    case $word in *.rcgu.o) nm --defined-only "$word" ;; esac
+done | awk -f "$here/order.awk" >"$out.ld"
+exec "$here/cc" "$@" "-Wl,-T,$out.ld"
 "#;
 
 const UNWIND_OBJECT: &str = "unwind.o";
@@ -330,7 +356,10 @@ fn environment(
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_DIR", folder)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
-        .env(format!("CARGO_TARGET_{}_LINKER", name.to_uppercase()), &cc)
+        .env(
+            format!("CARGO_TARGET_{}_LINKER", name.to_uppercase()),
+            linker.join(LINKER),
+        )
         .env(format!("CC_{name}"), &cc)
         .env(format!("AR_{name}"), linker.join("ar"));
     Ok(())

@@ -8,6 +8,7 @@
 //! | [`product`] | the project that the VM tier boots |
 //! | [`kedge`] | the host command |
 //! | [`disk`] | copies of its image, and faults on them |
+//! | [`guide`] | the commands of a Markdown file |
 //! | [`guest`] | a device in QEMU: console, control interface, deadlines |
 //! | [`http`] | one exchange |
 //! | [`hub`] | a hub in a process of its own |
@@ -21,6 +22,7 @@ pub mod agent;
 pub mod disk;
 pub mod fleet;
 pub mod guest;
+pub mod guide;
 pub mod http;
 pub mod hub;
 pub mod kedge;

@@ -6,6 +6,7 @@ mod arm64;
 mod cuts;
 mod faults;
 mod fleet;
+mod guides;
 mod hangs;
 mod life;
 mod live;

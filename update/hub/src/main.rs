@@ -15,7 +15,8 @@ use std::path::PathBuf;
     kedge-hub serve --data /var/lib/kedge-hub --name hub.example\n  \
     Keep the token that the first start prints, once: operators need it.\n  \
     kedge login https://hub.example:8443, which shows the authority that each start prints.\n  \
-    Add the key that it prints to the hub role of the product's root, and register that root."
+    kedge new gateway --hub hub.example, or `kedge key trust-hub` in a project that exists: devices trust it.\n  \
+    kedge publish, which makes the product known."
 )]
 struct Command {
     #[command(subcommand)]
