@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const KEDGE: &str = env!("CARGO_BIN_EXE_kedge");
 const HUB: &str = env!("CARGO_BIN_EXE_test-kedge-hub");
-/// Each trial has its window of a minute.
+/// Boots and some trials.
 const PATIENCE: Duration = Duration::from_secs(900);
 
 fn run(name: &str, ports: &[&str]) -> Result<()> {
