@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use kedge_image_build::files;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How a block is run.
@@ -117,6 +117,18 @@ fn script(name: &str, blocks: &[Block]) -> String {
     script
 }
 
+/// How a process ended; none: it goes on.
+fn wait(child: &mut Child, patience: Duration) -> Result<Option<ExitStatus>> {
+    let end = Instant::now() + patience;
+    while Instant::now() < end {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(None)
+}
+
 /// A guide in a folder of its own.
 #[derive(Debug)]
 pub struct Guide {
@@ -203,16 +215,7 @@ impl Guide {
             .process_group(0)
             .spawn()
             .context("cannot start bash")?;
-        let end = Instant::now() + patience;
-        let status = loop {
-            if let Some(status) = child.try_wait()? {
-                break Some(status);
-            }
-            if Instant::now() > end {
-                break None;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        };
+        let status = wait(&mut child, patience)?;
         // What goes on in the background ends with it.
         let group = format!("-{}", child.id());
         Command::new("kill")
