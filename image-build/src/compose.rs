@@ -2,7 +2,8 @@
 //!
 //! The order: containers' files are parsed and their users resolved, every layer is found and measured, kernel and
 //! initramfs become objects, the whole is checked as a device would check it, gets its counter ([`Lock`]), and is signed.
-//! Everything lands in `build/` of the project: `objects/v1/…`, `revision.json`, `revision.sig`.
+//! Everything lands in `build/` of the project: `objects/v1/…`, `revision.json`, `revision.sig`, and `parts.json` for bills of
+//! materials.
 //! Two runs over an unchanged project give the same bytes.
 
 use crate::keys::{KeyFile, Passphrase};
@@ -11,6 +12,7 @@ use crate::project::lock::{self, Lock};
 use crate::project::source::Mistake;
 use crate::project::units::UserText;
 use crate::project::{Definition, Project, TrustRoot, users};
+use crate::sbom::Parts;
 use crate::{files, layers};
 use anyhow::{Context, Result, bail};
 use ed25519_dalek::SigningKey;
@@ -232,6 +234,12 @@ fn boot(
     }
     let archive = initramfs(init, product, root, modules)?;
     let initramfs = store.add(&archive, ObjectKind::Initramfs)?;
+    Parts {
+        initramfs,
+        kernel_version: platform.kernel_version,
+        crates: platform.crates,
+    }
+    .write(project)?;
     let arguments = project.manifest().boot.arguments.clone();
     Ok((
         Boot {

@@ -5,8 +5,9 @@
 //! It is made by the developers of the system, read by `kedge build`.
 
 use crate::cache::Cache;
+use crate::files;
 use crate::kernel::{self, Kernel};
-use crate::{files, toolchain};
+use crate::toolchain::{self, Crate};
 use anyhow::{Context, Result, bail};
 use kedge_board_support::boards;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,9 @@ pub struct Platform {
     pub modules: Vec<String>,
     /// What `uname -r` says on the device.
     pub kernel_version: String,
+    /// What the device binary was compiled from, for bills of materials.
+    #[serde(default)]
+    pub crates: Vec<Crate>,
 }
 
 impl Platform {
@@ -96,9 +100,10 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
         KernelSource::Debian => kernel::distribution(&cache, &found)?,
     };
     let init = toolchain::build_device(&found, &["agent"])?;
+    let crates = toolchain::crates_of_device(&found, &["agent"])?;
     let folder = folder_in(&cache, board, source);
     let _lock = cache.lock("platform")?;
-    assemble(board, &kernel, &init, &folder)?;
+    assemble(board, &kernel, (&init, crates), &folder)?;
     Ok(folder)
 }
 
@@ -112,7 +117,12 @@ pub fn cheapest(board: &str) -> Result<KernelSource> {
 }
 
 /// The description is written last and removed first: a folder that has one is whole.
-fn assemble(board: &str, kernel: &Kernel, init: &Path, folder: &Path) -> Result<()> {
+fn assemble(
+    board: &str,
+    kernel: &Kernel,
+    (init, crates): (&Path, Vec<Crate>),
+    folder: &Path,
+) -> Result<()> {
     let new = files::temporary(folder);
     files::remove_folder(&new)?;
     files::copy(&kernel.image, &new.join("vmlinuz"))?;
@@ -132,6 +142,7 @@ fn assemble(board: &str, kernel: &Kernel, init: &Path, folder: &Path) -> Result<
         init: "init".to_owned(),
         modules,
         kernel_version: kernel.version.clone(),
+        crates,
     };
     let text =
         serde_json::to_string_pretty(&platform).context("cannot write a platform as JSON")?;
@@ -159,10 +170,16 @@ mod tests {
         };
         let made = folder.path().join("platform/board");
         for _ in 0..2 {
-            assemble("board", &kernel, &part("init-plain"), &made).unwrap();
+            let crates = vec![Crate {
+                name: "serde".to_owned(),
+                version: "1.0.1".to_owned(),
+                licence: "MIT OR Apache-2.0".to_owned(),
+            }];
+            assemble("board", &kernel, (&part("init-plain"), crates), &made).unwrap();
         }
         let read = Platform::load(&made).unwrap();
         assert_eq!(read.modules, ["modules/b.ko", "modules/a.ko"]);
+        assert_eq!(read.crates.len(), 1);
         assert_eq!(
             files::read_text(&made.join(&read.init)).unwrap(),
             "init-plain"

@@ -9,13 +9,17 @@ pub mod spdx;
 
 pub use packages::{Ecosystem, Package, apk, dpkg};
 
-use crate::layers;
 use crate::project::Project;
+use crate::toolchain::Crate;
+use crate::{files, layers};
 use anyhow::{Context, Result};
 use kedge_revision::revision::ObjectKind;
 use kedge_revision::{Envelope, Name, ObjectId};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// In a project's `build` folder.
+const PARTS: &str = "parts.json";
 /// Largest package database, bytes.
 const MOST_DATABASE: usize = 32 * 1024 * 1024;
 
@@ -33,7 +37,78 @@ pub struct Bill {
     /// Its containers, by name.
     pub containers: Vec<Part>,
     /// Kernel, initramfs and device trees.
-    pub boot: Vec<(&'static str, ObjectId)>,
+    pub boot: Vec<Piece>,
+}
+
+/// A part of what boots.
+#[derive(Debug)]
+pub struct Piece {
+    /// What it is: `kernel`, `initramfs`, `device-tree`.
+    pub kind: &'static str,
+    /// The object.
+    pub id: ObjectId,
+    /// What it was made of, as far as that is known.
+    pub packages: Vec<Package>,
+}
+
+/// What a project's kernel and initramfs were made of: `build/parts.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Parts {
+    /// The initramfs that this tells of; of any other it tells nothing.
+    pub initramfs: ObjectId,
+    /// What `uname -r` says on the device.
+    pub kernel_version: String,
+    /// What the device binary was compiled from.
+    pub crates: Vec<Crate>,
+}
+
+impl Parts {
+    /// Keeps it with the build.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, project: &Project) -> Result<()> {
+        let text = serde_json::to_string(self).context("cannot write the parts as JSON")?;
+        files::write(&project.build_folder().join(PARTS), text)
+    }
+
+    /// That of the last build; none: it was made by an older version, or the file is gone.
+    fn read(project: &Project) -> Result<Option<Self>> {
+        let path = project.build_folder().join(PARTS);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let parts = serde_json::from_slice(&files::read(&path)?);
+        parts
+            .map(Some)
+            .with_context(|| format!("{} is damaged: kedge build makes it again", path.display()))
+    }
+
+    /// What an object was made of.
+    fn of(&self, kind: ObjectKind) -> Vec<Package> {
+        match kind {
+            ObjectKind::Kernel => vec![Package {
+                ecosystem: Ecosystem::Linux,
+                name: "linux".to_owned(),
+                version: self.kernel_version.clone(),
+                architecture: String::new(),
+                licence: Some("GPL-2.0-only".to_owned()),
+            }],
+            ObjectKind::Initramfs => self.crates.iter().map(of_crate).collect(),
+            ObjectKind::Layer | ObjectKind::DeviceTree => Vec::new(),
+        }
+    }
+}
+
+fn of_crate(one: &Crate) -> Package {
+    Package {
+        ecosystem: Ecosystem::Cargo,
+        name: one.name.clone(),
+        version: one.version.clone(),
+        architecture: String::new(),
+        licence: Some(one.licence.clone()).filter(|licence| !licence.is_empty()),
+    }
 }
 
 /// One container.
@@ -87,10 +162,17 @@ pub fn bill(project: &Project, revision: ObjectId, envelope: &Envelope) -> Resul
         ObjectKind::Initramfs => Some("initramfs"),
         ObjectKind::DeviceTree => Some("device-tree"),
     };
-    let boot = envelope
-        .objects
-        .iter()
-        .filter_map(|(id, object)| Some((kind(object.kind)?, *id)));
+    let initramfs = envelope.boot.initramfs;
+    let parts = Parts::read(project)?.filter(|parts| parts.initramfs == initramfs);
+    let boot = envelope.objects.iter().filter_map(|(id, object)| {
+        Some(Piece {
+            kind: kind(object.kind)?,
+            id: *id,
+            packages: parts
+                .as_ref()
+                .map_or_else(Vec::new, |parts| parts.of(object.kind)),
+        })
+    });
     Ok(Bill {
         revision,
         name: format!("{}-{}", envelope.product, envelope.board),

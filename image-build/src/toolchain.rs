@@ -8,6 +8,7 @@ use crate::cache::{self, Cache};
 use crate::{debian, files, process, progress};
 use anyhow::{Context, Result, bail};
 use kedge_board_support::boards::Board;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -168,6 +169,62 @@ fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
     let kept = made.join(format!("{}-{}", program.binary, label(features)));
     files::copy(&made.join("device").join(program.binary), &kept)?;
     Ok(kept)
+}
+
+/// A crate that a program was compiled from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Crate {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its licence as it states it itself, an expression of SPDX; empty if it states none.
+    pub licence: String,
+}
+
+/// The crates of a board's device binary with these features, the standard library among them; sorted.
+///
+/// # Errors
+/// As [`build_device`], which must have been called before: what it needs of the network is then here.
+pub fn crates_of_device(board: &Board, features: &[&str]) -> Result<Vec<Crate>> {
+    let rust = Rust::installed()?;
+    let mut command = Command::new(&rust.cargo);
+    command
+        .current_dir(workspace()?)
+        .args(["tree", "--locked", "--offline", "--package", "kedge-init"])
+        .args(["--target", &board.rust_target, "--edges", "normal"])
+        .args(["--prefix", "none", "--format", "{p}|{l}"])
+        .args(["--features", &features.join(",")])
+        .env("RUSTC", &rust.rustc);
+    let mut crates = crates(&process::text(&mut command)?)?;
+    let version = rust.version.split(' ').nth(1).unwrap_or_default();
+    crates.push(Crate {
+        name: "std".to_owned(),
+        version: version.to_owned(),
+        licence: "MIT OR Apache-2.0".to_owned(),
+    });
+    crates.sort();
+    crates.dedup();
+    Ok(crates)
+}
+
+/// Crates as `cargo tree` tells them with the format `{p}|{l}`: `serde v1.0.228|MIT OR Apache-2.0`, behind the version maybe
+/// where it comes from, and ` (*)` behind one that was told before.
+fn crates(text: &str) -> Result<Vec<Crate>> {
+    let found = text.lines().filter(|line| !line.is_empty()).map(|line| {
+        let (package, licence) = line.split_once('|').unwrap_or((line, ""));
+        let mut words = package.split(' ');
+        let name = words.next().unwrap_or_default();
+        let version = words.next().and_then(|word| word.strip_prefix('v'));
+        let version = version.with_context(|| format!("`cargo tree` says `{line}`"))?;
+        Ok(Crate {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            licence: licence.trim_end_matches(" (*)").to_owned(),
+        })
+    });
+    found.collect()
 }
 
 fn label(features: &[&str]) -> String {
@@ -414,6 +471,26 @@ mod tests {
             let target = Target::of(&board).unwrap();
             assert_eq!(target.rust.replace("-unknown", ""), target.zig);
         }
+    }
+
+    #[test]
+    fn crates_are_read_with_version_and_licence() {
+        let text = "kedge-init v0.1.0 (/a b/init)|Apache-2.0 OR MIT\nserde v1.0.228|MIT OR Apache-2.0\n\nserde v1.0.228|MIT OR Apache-2.0 (*)\nbare v2.0.0|\n";
+        let found = crates(text).unwrap();
+        let is: Vec<_> = found
+            .iter()
+            .map(|one| {
+                (
+                    one.name.as_str(),
+                    one.version.as_str(),
+                    one.licence.as_str(),
+                )
+            })
+            .collect();
+        let serde = ("serde", "1.0.228", "MIT OR Apache-2.0");
+        let init = ("kedge-init", "0.1.0", "Apache-2.0 OR MIT");
+        assert_eq!(is, [init, serde, serde, ("bare", "2.0.0", "")]);
+        crates("error: no such thing").unwrap_err();
     }
 
     #[test]

@@ -16,7 +16,7 @@ use kedge_board_support::boards::Backend;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -177,6 +177,17 @@ fn loaded(config: &VmConfig, reset: Option<ResetCause>) -> Result<Option<Loaded>
     Ok(Some(loaded))
 }
 
+/// The same command, of a process that ends when the thread that starts it does: whatever kills us, no machine goes on
+/// unseen (`PR_SET_PDEATHSIG`, prctl(2)). Starting it is its first thread's work, or that of the one that stays until the
+/// end.
+fn tied_to_us(command: &Command) -> Command {
+    let mut tied = Command::new("setpriv");
+    tied.args(["--pdeathsig", "KILL", "--"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    tied
+}
+
 fn boot(
     config: &VmConfig,
     memory: &Memory,
@@ -199,7 +210,7 @@ fn boot(
     std::fs::remove_file(&socket).ok();
     let listener = UnixListener::bind(&socket)
         .with_context(|| format!("cannot make the socket {}", socket.display()))?;
-    let mut command = command(config, first, &memory.path())?;
+    let mut command = tied_to_us(&command(config, first, &memory.path())?);
     command.stderr(Stdio::piped());
     if config.console == Console::Events {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -1,6 +1,6 @@
 //! CycloneDX 1.6 as JSON.
 
-use super::Bill;
+use super::{Bill, Package};
 use serde_json::{Value, json};
 
 /// The document. Its serial number is made of the revision's id, so that the same revision has the same one.
@@ -13,20 +13,7 @@ pub fn document(bill: &Bill) -> Value {
     for container in &bill.containers {
         let own = format!("container:{}", container.name);
         let mut needs = Vec::new();
-        for package in &container.packages {
-            let reference = format!("{own}/{}", package.purl());
-            let mut component = json!({
-                "type": "library", "bom-ref": reference, "name": package.name, "version": package.version, "purl": package.purl(),
-            });
-            if let (Some(licence), Some(fields)) = (&package.licence, component.as_object_mut()) {
-                fields.insert(
-                    "licenses".to_owned(),
-                    json!([{"license": {"name": licence}}]),
-                );
-            }
-            components.push(component);
-            needs.push(reference);
-        }
+        contents(&own, &container.packages, &mut components, &mut needs);
         for (number, layer) in container.layers.iter().enumerate() {
             let reference = format!("{own}/layer:{number}");
             components.push(json!({
@@ -38,9 +25,12 @@ pub fn document(bill: &Bill) -> Value {
         dependencies.push(json!({"ref": own, "dependsOn": needs}));
         parts.push(own);
     }
-    for (kind, id) in &bill.boot {
-        let reference = format!("{kind}:{id}");
-        components.push(json!({"type": "firmware", "bom-ref": reference, "name": kind, "version": id.to_string()}));
+    for piece in &bill.boot {
+        let reference = format!("{}:{}", piece.kind, piece.id);
+        let mut needs = Vec::new();
+        contents(&reference, &piece.packages, &mut components, &mut needs);
+        components.push(json!({"type": "firmware", "bom-ref": reference, "name": piece.kind, "version": piece.id.to_string()}));
+        dependencies.push(json!({"ref": reference, "dependsOn": needs}));
         parts.push(reference);
     }
     dependencies.push(json!({"ref": root, "dependsOn": parts}));
@@ -58,6 +48,24 @@ pub fn document(bill: &Bill) -> Value {
         "components": components,
         "dependencies": dependencies,
     })
+}
+
+/// The packages that something contains.
+fn contents(own: &str, found: &[Package], components: &mut Vec<Value>, needs: &mut Vec<String>) {
+    for package in found {
+        let reference = format!("{own}/{}", package.purl());
+        let mut component = json!({
+            "type": "library", "bom-ref": reference, "name": package.name, "version": package.version, "purl": package.purl(),
+        });
+        if let (Some(licence), Some(fields)) = (&package.licence, component.as_object_mut()) {
+            fields.insert(
+                "licenses".to_owned(),
+                json!([{"license": {"name": licence}}]),
+            );
+        }
+        components.push(component);
+        needs.push(reference);
+    }
 }
 
 /// A UUID of version 8 (RFC 9562: contents of one's own) from the first digits of an id.

@@ -7,6 +7,10 @@ pub enum Ecosystem {
     Debian,
     /// apk(8).
     Alpine,
+    /// Crates of Rust.
+    Cargo,
+    /// The kernel.
+    Linux,
 }
 
 /// An installed package.
@@ -18,26 +22,29 @@ pub struct Package {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Its architecture.
+    /// Its architecture; empty where it says nothing.
     pub architecture: String,
     /// Its licence as the database has it; dpkg's has none.
     pub licence: Option<String>,
 }
 
 impl Package {
-    /// Its package URL (purl-spec, `deb` and `apk`).
+    /// Its package URL (purl-spec, `deb`, `apk`, `cargo` and `generic`).
     #[must_use]
     pub fn purl(&self) -> String {
-        let (kind, owner) = match self.ecosystem {
-            Ecosystem::Debian => ("deb", "debian"),
-            Ecosystem::Alpine => ("apk", "alpine"),
+        let kind = match self.ecosystem {
+            Ecosystem::Debian => "deb/debian",
+            Ecosystem::Alpine => "apk/alpine",
+            Ecosystem::Cargo => "cargo",
+            Ecosystem::Linux => "generic",
         };
-        format!(
-            "pkg:{kind}/{owner}/{}@{}?arch={}",
-            percent(&self.name),
-            percent(&self.version),
-            percent(&self.architecture)
-        )
+        let (name, version) = (percent(&self.name), percent(&self.version));
+        let url = format!("pkg:{kind}/{name}@{version}");
+        if self.architecture.is_empty() {
+            url
+        } else {
+            format!("{url}?arch={}", percent(&self.architecture))
+        }
     }
 }
 

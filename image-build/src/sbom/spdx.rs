@@ -1,6 +1,6 @@
 //! SPDX 2.3 as JSON.
 
-use super::Bill;
+use super::{Bill, Package};
 use serde_json::{Value, json};
 
 /// The document. Its namespace is made of the revision's id, so that the same revision has the same one.
@@ -35,30 +35,14 @@ pub fn document(bill: &Bill) -> Value {
             packages.push(package(&id, &name, &layer.to_string(), "ARCHIVE", None));
             relations.push(relation(&own, "CONTAINS", &id));
         }
-        for (number, found) in container.packages.iter().enumerate() {
-            let id = format!("{own}-package-{number}");
-            let mut entry = package(
-                &id,
-                &found.name,
-                &found.version,
-                "LIBRARY",
-                Some(&found.purl()),
-            );
-            if let (Some(licence), Some(fields)) = (&found.licence, entry.as_object_mut()) {
-                // As it is written there: not every database has expressions of SPDX.
-                fields.insert(
-                    "licenseComments".to_owned(),
-                    format!("the package database says: {licence}").into(),
-                );
-            }
-            packages.push(entry);
-            relations.push(relation(&own, "CONTAINS", &id));
-        }
+        contents(&own, &container.packages, &mut packages, &mut relations);
     }
-    for (number, (kind, id)) in bill.boot.iter().enumerate() {
+    for (number, piece) in bill.boot.iter().enumerate() {
         let own = format!("SPDXRef-boot-{number}");
-        packages.push(package(&own, kind, &id.to_string(), "FIRMWARE", None));
+        let id = piece.id.to_string();
+        packages.push(package(&own, piece.kind, &id, "FIRMWARE", None));
         relations.push(relation("SPDXRef-revision", "CONTAINS", &own));
+        contents(&own, &piece.packages, &mut packages, &mut relations);
     }
     json!({
         "spdxVersion": "SPDX-2.3",
@@ -73,6 +57,24 @@ pub fn document(bill: &Bill) -> Value {
         "packages": packages,
         "relationships": relations,
     })
+}
+
+/// The packages that something contains.
+fn contents(own: &str, found: &[Package], packages: &mut Vec<Value>, relations: &mut Vec<Value>) {
+    for (number, found) in found.iter().enumerate() {
+        let id = format!("{own}-package-{number}");
+        let purl = found.purl();
+        let mut entry = package(&id, &found.name, &found.version, "LIBRARY", Some(&purl));
+        if let (Some(licence), Some(fields)) = (&found.licence, entry.as_object_mut()) {
+            // As it is written there: not every database has expressions of SPDX.
+            fields.insert(
+                "licenseComments".to_owned(),
+                format!("the package database says: {licence}").into(),
+            );
+        }
+        packages.push(entry);
+        relations.push(relation(own, "CONTAINS", &id));
+    }
 }
 
 fn package(id: &str, name: &str, version: &str, purpose: &str, purl: Option<&str>) -> Value {

@@ -18,7 +18,15 @@ fn bill() -> Bill {
             layers: vec![ObjectId::from_digest([1; 32])],
             packages,
         }],
-        boot: vec![("kernel", ObjectId::from_digest([2; 32]))],
+        boot: vec![Piece {
+            kind: "initramfs",
+            id: ObjectId::from_digest([2; 32]),
+            packages: vec![of_crate(&Crate {
+                name: "serde".to_owned(),
+                version: "1.0.228".to_owned(),
+                licence: "MIT OR Apache-2.0".to_owned(),
+            })],
+        }],
     }
 }
 

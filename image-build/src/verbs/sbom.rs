@@ -10,9 +10,10 @@ use serde::Serialize;
 use std::path::PathBuf;
 
 /// Write a bill of materials of the project's last build: each container with the packages that its databases list (dpkg,
-/// apk) and its layers, kernel and initramfs. Nothing is run; the same revision gives the same bytes.
+/// apk) and its layers, the kernel with its version, and the crates of the device binary. Nothing is run; the same
+/// revision gives the same bytes.
 ///
-/// Not in it: the parts of the device binary and of the kernel, and packages of languages.
+/// Not in it: packages of languages in containers, and what rpm installed.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kedge build && kedge sbom > sbom.spdx.json

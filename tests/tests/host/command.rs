@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use kedge_image_build::cache::Cache;
 use kedge_image_build::platform::Platform;
+use kedge_image_build::toolchain::Crate;
 use kedge_image_build::{debian, files, process};
 use kedge_tests::disk::Disk;
 use kedge_tests::kedge::Kedge;
@@ -23,6 +24,11 @@ pub(crate) fn platform(folder: &Path) -> Result<PathBuf> {
         init: "init".into(),
         modules: Vec::new(),
         kernel_version: "6.12".into(),
+        crates: vec![Crate {
+            name: "serde".into(),
+            version: "1.0.228".into(),
+            licence: "MIT OR Apache-2.0".into(),
+        }],
     };
     files::write(
         &path.join("platform.json"),

@@ -220,6 +220,16 @@ fn vm_a_device_that_kedge_run_provisions() -> Result<()> {
     ensure!(waiting.is_some_and(Vec::is_empty), "it waits for a claim");
     kedge.ask(&["ctl", "poweroff"])?;
     device.expect("powered-off", HEARD)?;
+    // A machine ends with whoever runs it, also when that is killed.
+    let mut device = kedge.follow(&["run"])?;
+    device.expect("keeper: running", HEARD)?;
+    kedge.ask(&["ctl", "status"])?;
+    drop(device);
+    let end = Instant::now() + HEARD;
+    while kedge.try_ask(&["ctl", "status"])?.1 == Some(0) {
+        ensure!(Instant::now() < end, "the machine goes on");
+        std::thread::sleep(Duration::from_millis(300));
+    }
     Ok(())
 }
 
