@@ -257,9 +257,14 @@ const UNFINISHED: u32 = 0o1000;
 /// Makes a directory that will be written to, if it is not there: with an owner, and with a tmpfs on
 /// it if it is to be in memory. What is there is left as it is.
 fn make_source(path: &CStr, memory: Option<u64>, owner: (u16, u16)) -> Result<(), Errno> {
+    let mut is_mounted = false;
     match statat(CWD, path, AtFlags::empty()) {
         Ok(found) if found.st_mode & 0o7777 != UNFINISHED => return Ok(()),
-        Ok(_) => {}
+        // Its container can give it this mode, too: another tmpfs on top at each start would take memory without a bound.
+        Ok(found) => {
+            let parent = parent(path).ok_or(Errno::INVAL)?;
+            is_mounted = statat(CWD, &parent, AtFlags::empty())?.st_dev != found.st_dev;
+        }
         Err(_) => {
             if let Some(parent) = parent(path) {
                 make_directories(&parent)?;
@@ -267,7 +272,7 @@ fn make_source(path: &CStr, memory: Option<u64>, owner: (u16, u16)) -> Result<()
             mkdirat(CWD, path, Mode::from_raw_mode(UNFINISHED))?;
         }
     }
-    if let Some(bytes) = memory {
+    if let Some(bytes) = memory.filter(|_| !is_mounted) {
         let size = CString::new(bytes.to_string()).map_err(|_| Errno::INVAL)?;
         let tmpfs = filesystem(
             c"tmpfs",

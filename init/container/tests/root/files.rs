@@ -49,6 +49,18 @@ fn an_overlay_in_memory_outlives_a_restart() {
 }
 
 #[test]
+fn a_volume_in_memory_is_made_once_whatever_its_container_makes_of_it() {
+    let device = Device::new();
+    let members =
+        json!({"volumes": {"memory": {"path": "/opt", "lifetime": "boot", "size": 1048576}}});
+    // The mode of a directory that is not ready.
+    let script = "cd /opt; echo x >> file; wc -l < file; chmod 1000 .";
+    assert_eq!(device.run(script, &members).output(), "1\n");
+    // On a second file system over the first one, the file would not be there.
+    assert_eq!(device.run(script, &members).output(), "2\n");
+}
+
+#[test]
 fn higher_layers_cover_lower_ones() {
     let device = Device::new();
     // Not on the file system of the lowest layer, of which they must be no part.

@@ -144,6 +144,8 @@ pub(super) async fn end_token(
         operator,
     );
     let ended = ended.await?;
+    // Who read it before it was deleted is judging it now, and would keep it as known.
+    let _nobody_judges = hub.tokens.hashing.lock().await;
     hub.tokens.forget(&id);
     Ok(ended)
 }
