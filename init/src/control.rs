@@ -53,6 +53,8 @@ pub const SOCKET: &str = "/run/kedge/control.sock";
 pub const AGENT_SOCKET: &str = "/run/kedge/agent/control.sock";
 /// Connections that PID 1 keeps at once; further ones get [`busy`] and are closed.
 pub const MAX_CONNECTIONS: usize = 8;
+/// Of these one socket's, which is one container's: no container keeps the others out.
+pub const CONNECTIONS_OF_ONE: usize = 4;
 /// Places beyond those that are the agent's alone: containers must not cut a device off from its hub.
 pub const AGENT_CONNECTIONS: usize = 2;
 

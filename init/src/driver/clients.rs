@@ -6,7 +6,9 @@
 //!
 //! A port without a client on the host reports a hang-up for ever, so it alone is watched for edges.
 
-use crate::control::{self, AGENT_CONNECTIONS, Call, Connection, MAX_CONNECTIONS, Role, Transport};
+use crate::control::{
+    self, AGENT_CONNECTIONS, CONNECTIONS_OF_ONE, Call, Connection, MAX_CONNECTIONS, Role, Transport,
+};
 use crate::driver::poller::{Poller, Ready, Token};
 use crate::error::Error;
 use crate::log::Journal;
@@ -91,7 +93,7 @@ impl Clients {
             let Ok(Some(fd)) = sock::accept(&listener.socket) else {
                 return;
             };
-            let Some(index) = self.free_slot(listener.role) else {
+            let Some(index) = self.free_slot(by, listener.role) else {
                 // A short answer fits every socket's buffer; a client that does not get it sees the end.
                 write(&fd, control::busy()).ok();
                 continue;
@@ -114,13 +116,15 @@ impl Clients {
         }
     }
 
-    fn free_slot(&mut self, role: Role) -> Option<u16> {
+    fn free_slot(&mut self, by: u16, role: Role) -> Option<u16> {
         let others = |taken: usize| match role {
             Role::Update => taken < MAX_CONNECTIONS.saturating_add(AGENT_CONNECTIONS),
             Role::Observe | Role::Lock | Role::Operate => taken < MAX_CONNECTIONS,
         };
         let taken = self.slots.iter().flatten().count();
-        if !others(taken) {
+        let own = self.slots.iter().flatten();
+        let own = own.filter(|client| client.listener == by).count();
+        if !others(taken) || own >= CONNECTIONS_OF_ONE {
             return None;
         }
         let index = match self.slots.iter().position(Option::is_none) {
@@ -344,6 +348,34 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_socket_leaves_places_to_the_others() {
+        use std::io::Read;
+        use std::os::unix::net::UnixStream;
+        let directory = tempfile::tempdir().unwrap();
+        let path = |by: u16| directory.path().join(by.to_string());
+        let poller = Poller::new().unwrap();
+        let mut clients = Clients::default();
+        let [one, other] =
+            [0, 1].map(|by| Listener::bind(&path(by), Role::Observe, 0o600).unwrap());
+        let streams: Vec<_> = (0..20)
+            .map(|_| UnixStream::connect(path(0)).unwrap())
+            .collect();
+        clients.accept(0, &one, &poller);
+        assert_eq!(clients.slots.iter().flatten().count(), CONNECTIONS_OF_ONE);
+        let mut said = Vec::new();
+        (&streams[CONNECTIONS_OF_ONE])
+            .read_to_end(&mut said)
+            .unwrap();
+        assert_eq!(said, control::busy());
+        let _held = UnixStream::connect(path(1)).unwrap();
+        clients.accept(1, &other, &poller);
+        assert_eq!(
+            clients.slots.iter().flatten().count(),
+            CONNECTIONS_OF_ONE + 1
+        );
+    }
 
     #[test]
     fn a_client_that_has_hung_up_is_let_go() {

@@ -190,6 +190,9 @@ impl Agent<'_> {
                 self.known.certificate = None;
                 self.kept.forget("hub")?;
                 self.known.hub = None;
+                // Numbers of actions are a hub's own; the next one begins with its own.
+                self.memory.action = 0;
+                self.kept.put("memory", &self.memory)?;
             }
             self.known.authority = Some(signed);
         }

@@ -31,6 +31,9 @@ pub(crate) fn take(
         }
         remember_previous(row, &report);
         row.actions.retain(|action| action.id > report.action);
+        // A device that was taken in anew, or a hub that came back from a backup: what it has done already is done, and
+        // numbers go on behind. Half of them are left, whatever a device claims.
+        row.action = row.action.max(report.action.min(u64::MAX / 4));
         row.report_seq = report.seq;
         row.report = Some(Summary::of(&report));
         console = report.console.take().or(console);
@@ -44,7 +47,7 @@ pub(crate) fn take(
     step.database
         .prepare_cached(
             "UPDATE devices SET report_seq = ?2, report = ?3, console = coalesce(?4, console), \
-             container_log = coalesce(?5, container_log), previous = ?6 WHERE id = ?1",
+             container_log = coalesce(?5, container_log), previous = ?6, action = ?7 WHERE id = ?1",
         )?
         .execute(params![
             row.id.digest(),
@@ -53,6 +56,7 @@ pub(crate) fn take(
             console,
             log,
             row.previous.as_ref().map(kedge_revision::ObjectId::digest),
+            signed(row.action),
         ])?;
     step.database
         .prepare_cached("DELETE FROM actions WHERE device = ?1 AND id <= ?2")?

@@ -226,6 +226,29 @@ fn parameters_are_judged_counted_handed_to_their_device_and_never_shown() {
 }
 
 #[test]
+fn actions_go_on_behind_what_a_device_has_done_for_a_hub_that_forgot_it() {
+    let world = World::new();
+    let device = world.device(1);
+    let mut told = report(1, Phase::Idle, None);
+    told.action = 7;
+    tell(&device, told);
+    let asked = world
+        .operator
+        .post(&path(&device, "/actions"), &json!({"what": "identify"}));
+    asked.is(202);
+    let state: State = device.client.get("/v1/device/state").is(200).json();
+    let ids: Vec<_> = state.actions.iter().map(|action| action.id).collect();
+    assert_eq!(ids, [8]);
+    // Whatever it claims, there are numbers left.
+    let mut told = report(2, Phase::Idle, None);
+    told.action = u64::MAX;
+    tell(&device, told);
+    let path = path(&device, "/actions");
+    let asked = world.operator.post(&path, &json!({"what": "identify"}));
+    asked.is(202);
+}
+
+#[test]
 fn actions_wait_until_they_are_reported_and_some_change_what_is_desired() {
     let world = World::new();
     let first = world.publish(&Plan::default());
