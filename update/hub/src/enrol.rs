@@ -41,8 +41,12 @@ pub(crate) async fn enrol(hub: &Hub, request: Signed) -> Result<Enrolled, Refusa
         }
         if row.product != request.product || row.board != request.board {
             let (product, board, nonce) = (request.product, request.board, request.nonce);
+            let token = request.token;
             hub.change_device(id, move |step, row| {
                 once(step, id, nonce)?;
+                if row.product != product {
+                    admitted(step, row, token.as_deref(), &product)?;
+                }
                 row.product = product;
                 row.board = board;
                 Ok(())
@@ -76,6 +80,26 @@ pub(crate) async fn enrol(hub: &Hub, request: Signed) -> Result<Enrolled, Refusa
         .await?;
     hub.claims.remove(id);
     accepted(hub, &request.key)
+}
+
+/// A device that was taken in for one product is no device of another by its own word: a token for that one says so.
+fn admitted(
+    step: &Step<'_>,
+    row: &mut Row,
+    token: Option<&str>,
+    product: &Name,
+) -> Result<(), Refusal> {
+    let Some(token) = token else {
+        return Err(Refusal::forbidden(
+            "other-product",
+            format!(
+                "it was taken in as a device of {}: it needs a join token for {product}, or is removed first",
+                row.product
+            ),
+        ));
+    };
+    row.tags.extend(tokens::spend(step, token, product)?);
+    Ok(())
 }
 
 /// Keeps the nonce of a request that changes something; refuses one that has done so before.
