@@ -207,14 +207,7 @@ impl Driver {
                 };
                 // Some of its words are a stranger's: they must not be taken for ours, nor steer a terminal.
                 let text = text.replace(char::is_control, " ");
-                match self.agent.lines.take(now_ms()) {
-                    Some(0) => self.say(stream, &format!("agent: {text}")),
-                    Some(more) => {
-                        let before = format!("agent: {more} lines were too many; {text}");
-                        self.say(stream, &before);
-                    }
-                    None => {}
-                }
+                self.agent_line(stream, &text);
             }
             Ok(Report::Hub { answered }) => {
                 let first = answered && !self.agent.hub;
@@ -227,7 +220,19 @@ impl Driver {
                 }
             }
             Ok(Report::Clock { unix }) => self.set_clock(Timestamp::from_unix(unix)),
-            Err(_) => self.say(Stream::Error, "the agent talks nonsense"),
+            Err(_) => self.agent_line(Stream::Error, "talks nonsense"),
+        }
+    }
+
+    /// A line of the agent's, or because of it, as long as there are not too many.
+    fn agent_line(&mut self, stream: Stream, text: &str) {
+        match self.agent.lines.take(now_ms()) {
+            Some(0) => self.say(stream, &format!("agent: {text}")),
+            Some(more) => {
+                let before = format!("agent: {more} lines were too many; {text}");
+                self.say(stream, &before);
+            }
+            None => {}
         }
     }
 
@@ -235,16 +240,13 @@ impl Driver {
     fn set_clock(&mut self, time: Timestamp) {
         let floor = self.boot.revision.as_ref().map(|r| r.envelope().created);
         if floor.is_some_and(|floor| time < floor) {
-            self.say(
-                Stream::Warning,
-                "agent: a hub's time is before the revision's",
-            );
+            self.agent_line(Stream::Warning, "a hub's time is before the revision's");
             return;
         }
         match boot::set_clock(time) {
-            Ok(true) => self.say(Stream::Notice, &format!("the clock is set to {time}")),
+            Ok(true) => self.agent_line(Stream::Notice, &format!("the clock is set to {time}")),
             Ok(false) => {}
-            Err(error) => self.say(Stream::Warning, &format!("clock: {error}")),
+            Err(error) => self.agent_line(Stream::Warning, &format!("clock: {error}")),
         }
     }
 

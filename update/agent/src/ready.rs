@@ -22,9 +22,10 @@ use rustls::client::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
 
-/// The floor of time rises by at most so much in one run of the agent, seconds, beside what passes meanwhile: a hub whose
-/// clock ran wild must not lock a device out of its own future. A floor that lags is a floor too.
-const MOST_AHEAD: u64 = 86_400;
+/// How many times as fast as time passes the floor of time rises at most: a hub whose clock ran wild, or that is hostile,
+/// must not lock a device out of its own future, however often the agent or the device is started again. A floor that
+/// lags is a floor too.
+const MOST_AHEAD: u64 = 2;
 /// The floor is written when it has risen by so much, seconds.
 const WORTH_WRITING: u64 = 3600;
 
@@ -220,9 +221,7 @@ impl Agent<'_> {
     pub(crate) fn raise_floor(&mut self, fresh: &Fresh) -> Result<(), Error> {
         let floor = self.time_floor();
         let from = *self.risen_from.get_or_insert(floor);
-        let most = from
-            .saturating_add(MOST_AHEAD)
-            .saturating_add(self.seconds());
+        let most = from.saturating_add(self.seconds().saturating_mul(MOST_AHEAD));
         let risen = fresh.time.unix().min(most);
         if risen >= self.memory.time_floor.saturating_add(WORTH_WRITING) {
             self.memory.time_floor = risen;

@@ -19,6 +19,7 @@ use kedge_revision::product::Mode;
 use kedge_revision::{KeyId, Name};
 use kedge_store::durable;
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -83,6 +84,9 @@ impl Hub {
     /// Opens what is in `data`; at the first start all is made.
     pub(crate) fn open(data: &Path, mode: Mode) -> Result<Opened, Error> {
         durable::make_directory(data)?;
+        // All in it is its owner's alone, whatever the files' own modes are.
+        let owners = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(data, owners).map_err(Error::file("close to others", data))?;
         let lock = lock(data)?;
         backup::sweep(data)?;
         let database = database::open(data)?;

@@ -140,6 +140,28 @@ pub(crate) fn find(database: &Connection, id: &str) -> Result<Option<Kept>, Erro
     Ok(found.optional()?)
 }
 
+/// A token that ends makes none that outlasts it: whoever has stolen it would have it for good.
+pub(crate) fn ends_in_time(
+    database: &Connection,
+    maker: &Operator,
+    new: &NewToken,
+) -> Result<(), Refusal> {
+    let Some(until) = find(database, &maker.id)?.and_then(|kept| kept.until) else {
+        return Ok(());
+    };
+    let lasts = new.lasts_s.map(|lasts| clock::unix() + u64::from(lasts));
+    if lasts.is_some_and(|end| end <= until) {
+        return Ok(());
+    }
+    Err(Refusal::forbidden(
+        "outlasts-its-maker",
+        format!(
+            "your own token ends at {}: one that you make ends before it",
+            Timestamp::from_unix(until)
+        ),
+    ))
+}
+
 /// A token that was used since the start.
 #[derive(Debug, Clone)]
 struct Used {

@@ -3,7 +3,7 @@
 use super::body;
 use crate::answers::{Digest, Given, LONGEST, Told};
 use crate::clock;
-use crate::error::Refusal;
+use crate::error::{Error, Refusal};
 use crate::hub::Hub;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -54,17 +54,36 @@ pub(super) async fn once(
         Told::Full => return Err(Refusal::busy(1, "too many requests are being answered")),
         Told::New => {}
     }
+    // To its end, also when whoever asked is gone meanwhile: what it changes is changed then, and a repeat must know.
+    let answering = tokio::spawn(answered(
+        hub,
+        key,
+        next,
+        Request::from_parts(parts, body.into()),
+    ));
+    answering.await.map_err(|_| Error::Stopping)?
+}
+
+async fn answered(
+    hub: Arc<Hub>,
+    key: Digest,
+    next: Next,
+    request: Request,
+) -> Result<Response, Refusal> {
     let taken = Taken { hub: &hub, key };
-    let answer = next.run(Request::from_parts(parts, Body::from(body))).await;
+    let answer = next.run(request).await;
     let (parts, body) = answer.into_parts();
     // Answers of these requests are short, and made before they are sent.
     let body = body
         .collect()
         .await
         .map_or_else(|_| Bytes::new(), |body| body.to_bytes());
-    let keep = !parts.status.is_server_error()
-        && parts.status != StatusCode::UNAUTHORIZED
-        && body.len() <= LONGEST;
+    // What says only that it was not looked at, or not yet, is no answer to keep.
+    let unheard = matches!(
+        parts.status,
+        StatusCode::UNAUTHORIZED | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+    );
+    let keep = !parts.status.is_server_error() && !unheard && body.len() <= LONGEST;
     let given = keep.then(|| Given {
         status: parts.status,
         kind: parts.headers.get(CONTENT_TYPE).cloned(),

@@ -118,6 +118,7 @@ pub(super) async fn new_token(
     let made = hub
         .writer
         .run(move |step| {
+            tokens::ends_in_time(step.database, &operator, &new)?;
             let token = tokens::insert(step.database, &made, &new)?;
             let text = format!(
                 "{} made token {} for {}",
@@ -136,18 +137,17 @@ pub(super) async fn end_token(
     State(hub): State<Arc<Hub>>,
     Path(id): Path<String>,
 ) -> Answer {
-    let ended = end(
-        &hub,
-        "DELETE FROM tokens WHERE id = ?1",
-        "token",
-        id.clone(),
-        operator,
-    );
-    let ended = ended.await?;
-    // Who read it before it was deleted is judging it now, and would keep it as known.
-    let _nobody_judges = hub.tokens.hashing.lock().await;
-    hub.tokens.forget(&id);
-    Ok(ended)
+    // To its end, also when whoever asked is gone meanwhile.
+    let ending = tokio::spawn(async move {
+        let statement = "DELETE FROM tokens WHERE id = ?1";
+        let ended = end(&hub, statement, "token", id.clone(), operator).await;
+        // Who read it before it was deleted is judging it now, and would keep it as known.
+        let _nobody_judges = hub.tokens.hashing.lock().await;
+        // Also where there is no row: one that was deleted may still be known.
+        hub.tokens.forget(&id);
+        ended
+    });
+    ending.await.map_err(|_| Error::Stopping)?
 }
 
 async fn end(

@@ -377,6 +377,40 @@ fn a_repeated_request_with_its_key_changes_nothing_twice() {
 }
 
 #[test]
+fn a_token_that_ends_makes_none_that_outlasts_it() {
+    let world = World::new();
+    let new = json!({"name": "guest", "lasts-s": 600});
+    let guest: Token = world.operator.post("/v1/tokens", &new).is(201).json();
+    let client = world.server.operator(guest.token.as_ref().unwrap());
+    for lasts in [
+        json!({"name": "more"}),
+        json!({"name": "more", "lasts-s": 3600}),
+    ] {
+        client
+            .post("/v1/tokens", &lasts)
+            .refused(403, "outlasts-its-maker");
+    }
+    let less = json!({"name": "less", "lasts-s": 60});
+    client.post("/v1/tokens", &less).is(201);
+    // Deleted again: it is forgotten, whoever asks.
+    let path = format!("/v1/tokens/{}", guest.id);
+    world.operator.delete(&path).is(204);
+    client.get("/v1/devices").refused(401, "token-refused");
+    world.operator.delete(&path).refused(404, "not-found");
+}
+
+#[test]
+fn what_a_hub_keeps_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let directory = world.directory.path();
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let world = world.restarted(|server| assert!(server.stop()));
+    assert_eq!(mode(world.directory.path()), 0o700);
+}
+
+#[test]
 fn logs_are_kept_for_a_device_and_read_by_container() {
     let world = World::new();
     let device = world.device(1);
