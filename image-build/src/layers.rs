@@ -138,19 +138,19 @@ pub fn read_text_up_to(layers: &[PathBuf], path: &str, most: usize) -> Result<St
     for layer in layers.iter().rev() {
         let dump = tools::dump_erofs()?;
         // dump.erofs answers with success for a path that is not there; its words go to standard error.
-        let Ok(bytes) = process::output(
-            dump.command()
-                .arg("--cat")
-                .arg(format!("--path={path}"))
-                .arg(layer),
-        ) else {
+        let mut command = dump.command();
+        command
+            .arg("--cat")
+            .arg(format!("--path={path}"))
+            .arg(layer);
+        let Ok(bytes) = process::output_up_to(&mut command, most) else {
             continue;
+        };
+        let Some(bytes) = bytes else {
+            bail!("{path} has more than {most} bytes in {}", layer.display());
         };
         if bytes.is_empty() {
             continue;
-        }
-        if bytes.len() > most {
-            bail!("{path} has {} bytes in {}", bytes.len(), layer.display());
         }
         return String::from_utf8(bytes)
             .with_context(|| format!("{path} is not UTF-8 in {}", layer.display()));

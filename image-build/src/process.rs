@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -36,6 +37,38 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
         );
     }
     Ok(done.stdout)
+}
+
+/// Runs a program and returns what it wrote to standard output; none: it wrote more than `most` bytes, and was ended.
+///
+/// # Errors
+/// As [`run`], without its last lines.
+pub fn output_up_to(command: &mut Command, most: usize) -> Result<Option<Vec<u8>>> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", line(command)))?;
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(most)?.saturating_add(1);
+    let read = child
+        .stdout
+        .take()
+        .map(|out| out.take(limit).read_to_end(&mut bytes));
+    if bytes.len() > most {
+        // It may have ended just now.
+        child.kill().ok();
+        child.wait().ok();
+        return Ok(None);
+    }
+    let status = child.wait()?;
+    read.transpose()
+        .with_context(|| format!("cannot read what `{}` prints", line(command)))?;
+    if !status.success() {
+        bail!("`{}` ended with {status}", line(command));
+    }
+    Ok(Some(bytes))
 }
 
 /// Runs a program and returns its standard output as trimmed text.
@@ -168,6 +201,19 @@ mod tests {
         assert!(error.contains("exit status: 3"), "{error}");
         assert!(error.ends_with("99\n100\ncause"), "{error}");
         assert!(!error.contains("\n80\n"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_prints_without_end_is_ended() {
+        let mut endless = Command::new("yes");
+        assert_eq!(output_up_to(&mut endless, 1000).unwrap(), None);
+        let mut short = Command::new("echo");
+        assert_eq!(
+            output_up_to(short.arg("four"), 5).unwrap().unwrap(),
+            b"four\n"
+        );
+        assert_eq!(output_up_to(&mut Command::new("echo"), 0).unwrap(), None);
+        output_up_to(&mut Command::new("false"), 5).unwrap_err();
     }
 
     #[test]
