@@ -69,6 +69,7 @@ fn received(data: &Path) -> u64 {
 
 #[test]
 fn root_a_disk_that_fills_up_in_the_middle_costs_nothing_that_was_there() -> Result<()> {
+    crate::own_mounts()?;
     let fleet = Fleet::start(HUB)?;
     let folder = tempfile::tempdir()?;
     let disk = Disk::mount(&folder.path().join("data"), c"size=24m")?;

@@ -212,6 +212,7 @@ impl Drop for Helper {
 #[test]
 fn root_a_lease_of_a_real_server_is_renewed_and_given_up() {
     debian::require(&["dnsmasq-base", "iproute2"], "lease addresses in a test").unwrap();
+    crate::own_mounts().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let cable = Cable::new();
     let resolv_conf = folder.path().join("resolv.conf");
@@ -236,8 +237,12 @@ fn root_a_lease_of_a_real_server_is_renewed_and_given_up() {
     );
 
     // Renewed by its server, without being discovered again; the address stays.
-    server.says("DHCPACK", 3);
-    assert_eq!(server.count("DHCPDISCOVER"), 1, "{:#?}", server.seen);
+    server.says("DHCPACK", 1);
+    // More than one where an answer came too late for the first.
+    let discovered = server.count("DHCPDISCOVER");
+    server.says("DHCPACK", 4);
+    let again = server.count("DHCPDISCOVER");
+    assert_eq!(again, discovered, "{:#?}", server.seen);
     let names = std::fs::read_to_string(&resolv_conf).unwrap();
     assert!(names.contains("nameserver 10.77.0.1"), "{names}");
 

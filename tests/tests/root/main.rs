@@ -26,3 +26,11 @@ mod leases;
 #[path = "../../../init/container/tests/root/running.rs"]
 mod running;
 mod stage;
+
+/// Gives this thread, and what it starts, mounts of its own: another test compares all that it sees before and after.
+fn own_mounts() -> kedge_sys::Result<()> {
+    use kedge_sys::rustix::mount::{MountPropagationFlags, mount_change};
+    kedge_sys::process::unshare(kedge_sys::clone::Namespaces::MOUNT)?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).map_err(|errno| kedge_sys::Error::new("mount", errno))
+}
