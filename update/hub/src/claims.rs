@@ -4,12 +4,14 @@
 //! guessing one must be hopeless: operators alone may try, and at most [`WAITING`] codes are good at a time.
 
 use crate::error::Error;
+use crate::limits::network;
 use crate::random;
 use kedge_api::operator::Waiting;
 use kedge_revision::enrolment::Enrolment;
 use kedge_revision::fresh::Nonce;
 use kedge_revision::{KeyId, Name, PublicKey, Timestamp};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One a line.
@@ -30,6 +32,8 @@ pub(crate) struct Candidate {
     /// Of its last request.
     pub(crate) nonce: Nonce,
     code: String,
+    /// Where it asks from.
+    from: IpAddr,
     since: u64,
     asked: u64,
 }
@@ -45,8 +49,15 @@ impl Claims {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The code of a device that asks; the same one for as long as it goes on asking. None if too many wait.
-    pub(crate) fn wait(&self, request: &Enrolment, now: u64) -> Result<Option<String>, Error> {
+    /// The code of a device that asks; the same one for as long as it goes on asking. None if too many wait, or too many
+    /// from where it asks: one site has half of what is free, so that no stranger keeps all others waiting.
+    pub(crate) fn wait(
+        &self,
+        request: &Enrolment,
+        from: IpAddr,
+        now: u64,
+    ) -> Result<Option<String>, Error> {
+        let from = network(from);
         let mut waiting = self.waiting();
         waiting.retain(|_, candidate| now.saturating_sub(candidate.asked) < FORGOTTEN);
         let id = request.key.id();
@@ -57,7 +68,8 @@ impl Claims {
             candidate.nonce = request.nonce;
             return Ok(Some(candidate.code.clone()));
         }
-        if waiting.len() >= WAITING {
+        let neighbours = waiting.values().filter(|other| other.from == from).count();
+        if neighbours >= WAITING.saturating_sub(waiting.len()) / 2 {
             return Ok(None);
         }
         let code = loop {
@@ -72,6 +84,7 @@ impl Claims {
             board: request.board.clone(),
             nonce: request.nonce,
             code: code.clone(),
+            from,
             since: now,
             asked: now,
         };
@@ -138,6 +151,8 @@ fn three_words() -> Result<String, Error> {
 mod tests {
     use super::*;
 
+    const SITE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     fn request(number: u32) -> Enrolment {
         let mut key = [0; 32];
         key[..4].copy_from_slice(&number.to_le_bytes());
@@ -159,8 +174,8 @@ mod tests {
     #[test]
     fn a_code_stays_while_its_device_asks_and_is_typed_in_any_way() {
         let claims = Claims::default();
-        let code = claims.wait(&request(1), 0).unwrap().unwrap();
-        assert_eq!(claims.wait(&request(1), 500).unwrap(), Some(code.clone()));
+        let code = claims.wait(&request(1), SITE, 0).unwrap().unwrap();
+        assert_eq!(claims.wait(&request(1), SITE, 500).unwrap(), Some(code.clone()));
         let typed = format!("  {} ", code.to_uppercase().replace('-', "  "));
         assert_eq!(claims.find(&typed, 1000).unwrap().key, request(1).key);
         assert!(claims.find(&code, 1100).is_none());
@@ -171,12 +186,23 @@ mod tests {
     #[test]
     fn no_more_wait_than_there_is_room_for() {
         let claims = Claims::default();
-        for number in 0..1000 {
-            assert!(claims.wait(&request(number), 0).unwrap().is_some());
+        let wait = |number: u32, site: u8, now| {
+            let from = IpAddr::from([192, 0, 2, site]);
+            claims.wait(&request(number), from, now).unwrap()
+        };
+        let (mut number, mut sites) = (0, Vec::new());
+        for site in 0..3 {
+            let first = number;
+            while wait(number, site, 0).is_some() {
+                number += 1;
+            }
+            sites.push(number - first);
         }
-        assert_eq!(claims.wait(&request(1000), 0).unwrap(), None);
-        assert!(claims.wait(&request(7), 599).unwrap().is_some());
-        assert!(claims.wait(&request(1000), 600).unwrap().is_some());
+        // Half of what is free, each: the third still has its share of what the first two left.
+        assert_eq!(sites, [333, 222, 148]);
+        assert!(claims.list(0).len() < WAITING);
+        assert!(wait(7, 0, 599).is_some());
+        assert!(wait(number, 0, 600).is_some());
         assert_eq!(claims.list(600).len(), 2);
     }
 }

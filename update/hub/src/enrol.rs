@@ -25,12 +25,17 @@ use kedge_revision::fresh::Nonce;
 use kedge_revision::id::hex;
 use kedge_revision::{KeyId, Name, PublicKey};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// Nonces that are kept of each device.
 const NONCES: u32 = 32;
 
 /// A device asks to be taken in.
-pub(crate) async fn enrol(hub: &Hub, request: Signed) -> Result<Enrolled, Refusal> {
+pub(crate) async fn enrol(
+    hub: &Hub,
+    request: Signed,
+    from: IpAddr,
+) -> Result<Enrolled, Refusal> {
     let request = judged(&request)?;
     served(hub, &request.product)?;
     let id = request.key.id();
@@ -56,13 +61,13 @@ pub(crate) async fn enrol(hub: &Hub, request: Signed) -> Result<Enrolled, Refusa
         return accepted(hub, &request.key);
     }
     let Some(token) = request.token.clone() else {
-        let code = hub.claims.wait(&request, clock::unix())?;
+        let code = hub.claims.wait(&request, from, clock::unix())?;
         return match code {
             Some(claim) => Ok(Enrolled::Waiting {
                 claim,
                 retry_after_s: ASK_AGAIN_S,
             }),
-            None => Err(Refusal::busy(60, "too many devices wait to be claimed")),
+            None => Err(Refusal::busy(60, "too many devices wait to be claimed, of all or from this address")),
         };
     };
     let (key, product, board) = (request.key, request.product, request.board);

@@ -7,8 +7,12 @@ use crate::rows::{signed, unsigned};
 use crate::writer::Step;
 use kedge_api::operator::Event;
 use kedge_revision::{KeyId, Timestamp};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
+/// Events that one device may tell of itself in an hour.
+const AN_HOUR: u32 = 100;
+/// What an event is that says that others were left out.
+const NOISY: &str = "noisy";
 /// Events that are kept; older ones are dropped.
 pub(crate) const KEPT: u64 = 100_000;
 
@@ -29,6 +33,42 @@ pub(crate) fn add(
         text,
     }));
     Ok(())
+}
+
+/// Writes down what a device tells of itself: so much an hour, and then once that there is more. Whatever it tells, what
+/// others did stays to be read.
+pub(crate) fn told(
+    step: &mut Step<'_>,
+    device: KeyId,
+    what: &'static str,
+    text: String,
+) -> Result<(), Refusal> {
+    let newest = nth(step.database, device, 0)?;
+    let hour = nth(step.database, device, AN_HOUR - 1)?;
+    let now = clock::unix();
+    if hour.is_none_or(|(time, _)| now.saturating_sub(time) >= 3600) {
+        return add(step, Some(device), what, text);
+    }
+    if newest.is_some_and(|(_, what)| what == NOISY) {
+        return Ok(());
+    }
+    let text = format!("told more than {AN_HOUR} things within an hour; what follows is left out");
+    add(step, Some(device), NOISY, text)
+}
+
+/// When a device's event happened, and what it was; 0 is the newest.
+fn nth(
+    database: &Connection,
+    device: KeyId,
+    number: u32,
+) -> Result<Option<(u64, String)>, Error> {
+    let mut statement = database.prepare_cached(
+        "SELECT time, what FROM events WHERE device = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2",
+    )?;
+    let row = statement.query_row(params![device.digest(), number], |row| {
+        Ok((unsigned(row.get(0)?), row.get(1)?))
+    });
+    Ok(row.optional()?)
 }
 
 /// Writes down what happened, and tells its number.

@@ -12,6 +12,7 @@ pub(crate) struct Metrics {
     pub(crate) refusals: Counter,
     pub(crate) connections: Counter,
     pub(crate) connections_open: Gauge,
+    pub(crate) connections_refused: Counter,
     pub(crate) handshakes_failed: Counter,
     pub(crate) bytes_served: Counter,
     pub(crate) bytes_taken: Counter,

@@ -27,7 +27,7 @@ pub(crate) fn take(
         }
         let mut report = bounded(report);
         for (what, text) in news(row.report.as_ref(), &report) {
-            events::add(step, Some(row.id), what, text)?;
+            events::told(step, row.id, what, text)?;
         }
         remember_previous(row, &report);
         row.actions.retain(|action| action.id > report.action);

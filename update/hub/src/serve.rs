@@ -154,8 +154,9 @@ async fn accept(hub: Arc<Hub>, listener: TcpListener, acceptor: TlsAcceptor, mos
             Ok((stream, address)) => {
                 let (hub, acceptor) = (Arc::clone(&hub), acceptor.clone());
                 let router = router.clone();
+                let free = places.available_permits();
                 tokio::spawn(async move {
-                    connection::serve(&hub, &acceptor, router, stream, address).await;
+                    connection::serve(&hub, &acceptor, router, stream, address, free).await;
                     drop(place);
                 });
             }

@@ -51,9 +51,9 @@ fn limited(hub: &Hub, peer: Peer, cost: f64) -> Result<(), Refusal> {
     }
 }
 
-/// Anybody, as often as one address may ask.
+/// Anybody, as often as one address may ask; and which one that is.
 #[derive(Debug)]
-pub(super) struct Anybody;
+pub(super) struct Anybody(pub(super) IpAddr);
 
 impl FromRequestParts<Arc<Hub>> for Anybody {
     type Rejection = Refusal;
@@ -64,7 +64,7 @@ impl FromRequestParts<Arc<Hub>> for Anybody {
         if peer.certificate.is_none() {
             limited(hub, peer, 1.0)?;
         }
-        Ok(Self)
+        Ok(Self(peer.address))
     }
 }
 

@@ -50,9 +50,9 @@ pub(super) async fn authority(_: Anybody, State(hub): State<Arc<Hub>>) -> Answer
 }
 
 /// `POST /v1/enroll`
-pub(super) async fn enrol(_: Anybody, State(hub): State<Arc<Hub>>, body: Body) -> Answer {
+pub(super) async fn enrol(Anybody(from): Anybody, State(hub): State<Arc<Hub>>, body: Body) -> Answer {
     let request = body::lenient(body, MESSAGE).await?;
-    enrolled(&enrol::enrol(&hub, request).await?)
+    enrolled(&enrol::enrol(&hub, request, from).await?)
 }
 
 fn enrolled(enrolled: &Enrolled) -> Answer {

@@ -289,6 +289,7 @@ pub(super) async fn revoke(
         Ok(())
     })
     .await?;
+    hub.limits.end(device.id());
     Ok(answer::none(StatusCode::NO_CONTENT))
 }
 

@@ -5,8 +5,9 @@ use crate::answers::{Digest, Given, LONGEST, Told};
 use crate::clock;
 use crate::error::{Error, Refusal};
 use crate::hub::Hub;
+use crate::tokens::Operator;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
@@ -31,7 +32,9 @@ pub(super) async fn once(
     if key.is_empty() || key.len() > KEY {
         return Err(Refusal::bad("idempotency-key", "a key is 1 to 128 bytes"));
     }
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    // Strangers fill no places, and what an ended token was told is not told again.
+    Operator::from_request_parts(&mut parts, &hub).await?;
     let body = body::read(body, body::REQUEST).await?;
     let token = parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
     let key = digest(&[token.unwrap_or_default(), key.as_bytes()]);

@@ -58,6 +58,11 @@ pub(super) async fn metrics(_: Anybody, State(hub): State<Arc<Hub>>) -> Answer {
             known.connections.get(),
         ),
         (
+            "kedge_connections_refused_total",
+            "counter",
+            known.connections_refused.get(),
+        ),
+        (
             "kedge_handshakes_failed_total",
             "counter",
             known.handshakes_failed.get(),

@@ -5,6 +5,7 @@ use super::watched::{Activity, LOOK, Watched};
 use crate::certificate::Certificate;
 use crate::http::{Peer, drain};
 use crate::hub::{Hub, stopped};
+use crate::limits::{OfDevice, Place};
 use axum::Router;
 use axum::body::Body;
 use axum::http::HeaderValue;
@@ -15,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -107,7 +108,12 @@ pub(super) async fn serve(
     router: Router,
     stream: TcpStream,
     address: SocketAddr,
+    free: usize,
 ) {
+    let Some(newcomer) = hub.limits.newcomer(address.ip(), free) else {
+        hub.metrics.connections_refused.add(1);
+        return;
+    };
     let _open = Open::new(hub);
     // Answers are written whole; waiting for more would only make them late.
     if let Err(error) = stream.set_nodelay(true) {
@@ -132,15 +138,35 @@ pub(super) async fn serve(
         address: address.ip(),
         certificate: certificate(&stream),
     };
-    let guest = match peer.certificate {
-        Some(_) => None,
+    let whose = match peer.certificate.and_then(|shown| shown.device()) {
+        Some(device) => Whose::Device(hub.limits.device(device)),
         None => match hub.limits.guest(peer.address) {
-            None => return,
-            guest => guest,
+            Some(guest) => Whose::Guest(guest),
+            None => {
+                hub.metrics.connections_refused.add(1);
+                return;
+            }
         },
     };
-    talk(hub, router, stream, peer).await;
-    drop(guest);
+    drop(newcomer);
+    talk(hub, router, stream, peer, whose).await;
+}
+
+/// For whom a connection is counted.
+enum Whose<'a> {
+    Device(OfDevice<'a>),
+    /// Kept for its count alone.
+    Guest(#[expect(dead_code, reason = "it counts until it is dropped")] Place<'a, IpAddr>),
+}
+
+impl Whose<'_> {
+    /// Ready when the connection has to end for what others do.
+    async fn over(&mut self) {
+        match self {
+            Self::Device(counted) => counted.over().await,
+            Self::Guest(_) => std::future::pending().await,
+        }
+    }
 }
 
 fn certificate(stream: &TlsStream<TcpStream>) -> Option<Certificate> {
@@ -148,7 +174,13 @@ fn certificate(stream: &TlsStream<TcpStream>) -> Option<Certificate> {
     Certificate::read(certificates.first()?)
 }
 
-async fn talk(hub: &Arc<Hub>, router: Router, stream: Box<TlsStream<TcpStream>>, peer: Peer) {
+async fn talk(
+    hub: &Arc<Hub>,
+    router: Router,
+    stream: Box<TlsStream<TcpStream>>,
+    peer: Peer,
+    mut whose: Whose<'_>,
+) {
     let activity = Arc::new(Activity::new());
     let service = {
         let (hub, activity) = (Arc::clone(hub), Arc::clone(&activity));
@@ -196,6 +228,7 @@ async fn talk(hub: &Arc<Hub>, router: Router, stream: Box<TlsStream<TcpStream>>,
                 }
                 return;
             }
+            () = whose.over() => return,
             () = stopped(&mut stopping), if !told => {
                 told = true;
                 connection.as_mut().graceful_shutdown();

@@ -78,10 +78,12 @@ fn a_claim_code_is_shown_typed_and_good_once() {
 #[test]
 fn a_revoked_device_is_shut_out_at_once_and_for_good() {
     let world = World::new();
-    let device = world.device(1);
+    let mut device = world.device(1);
     device.client.get("/v1/device/state").is(200);
     let path = format!("/v1/devices/{}/revoke", device.id);
     world.operator.post(&path, &json!({})).is(204);
+    // Its connections ended with that.
+    device.reconnect(&world.server);
     let shut_out = |world: &World, device: &Device| {
         device
             .client
@@ -98,7 +100,6 @@ fn a_revoked_device_is_shut_out_at_once_and_for_good() {
     };
     shut_out(&world, &device);
     let world = world.restarted(|server| assert!(server.stop()));
-    let mut device = device;
     device.reconnect(&world.server);
     shut_out(&world, &device);
 }

@@ -9,6 +9,7 @@
 )]
 
 mod admission;
+mod bounds;
 mod client;
 mod crowd;
 mod first_path;
