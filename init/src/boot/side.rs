@@ -166,13 +166,20 @@ pub fn check_object(id: ObjectId, object: Object) -> Result<(), Error> {
     objects::check(&Store::at(Path::new(DATA)), id, object)
 }
 
-/// Volumes of which a trial needs copies, as container and volume.
+/// Volumes of which a trial needs copies, as container and volume: both revisions want that. One that the new revision
+/// does not know it cannot change; and where it says that it takes its chance, a volume that its container has made too
+/// large to copy does not keep its own mending away.
 #[must_use]
-pub fn snapshot_volumes(content: &Content) -> Vec<(String, String)> {
+pub fn snapshot_volumes(committed: &Content, tried: &Content) -> Vec<(String, String)> {
+    let wants = |content: &Content, name, volume| {
+        let container = content.containers.get(name);
+        let definition = container.and_then(|container| container.volumes.get(volume));
+        definition.is_some_and(|definition| definition.snapshot == Snapshot::OnTrial)
+    };
     let mut volumes = Vec::new();
-    for (name, container) in &content.containers {
-        for (volume, definition) in &container.volumes {
-            if definition.snapshot == Snapshot::OnTrial {
+    for (name, container) in &committed.containers {
+        for volume in container.volumes.keys() {
+            if wants(committed, name, volume) && wants(tried, name, volume) {
                 volumes.push((name.to_string(), volume.to_string()));
             }
         }
@@ -198,4 +205,38 @@ pub fn snapshot_of(data: &Path) -> Option<ObjectId> {
 #[must_use]
 pub fn slot_device(slot: Slot, data: Option<&Path>) -> Option<PathBuf> {
     partitions::sibling(Path::new(CLASS), data?, slot.partition())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::helpers::stage::fixture::{container, draft};
+    use kedge_revision::container::{Lifetime, Volume};
+
+    #[test]
+    fn copies_are_made_of_what_both_revisions_want_copied() {
+        let with = |names: &[&str], snapshot| {
+            let mut content = draft(1, &[b"layer"]).content;
+            for name in names {
+                let volume = Volume {
+                    path: "/data".into(),
+                    lifetime: Lifetime::Permanent,
+                    owner: None,
+                    size: None,
+                    snapshot,
+                    snapshot_max: None,
+                };
+                let name = name.parse().unwrap();
+                content.containers.insert(name, container(b"layer", volume));
+            }
+            content
+        };
+        let data = |name: &str| (name.to_owned(), "data".to_owned());
+        let committed = with(&["left", "stays"], Snapshot::OnTrial);
+        let tried = with(&["new", "stays"], Snapshot::OnTrial);
+        assert_eq!(snapshot_volumes(&committed, &tried), [data("stays")]);
+        let daring = with(&["left", "stays"], Snapshot::Never);
+        assert_eq!(snapshot_volumes(&committed, &daring), []);
+        assert_eq!(snapshot_volumes(&daring, &committed), []);
+    }
 }

@@ -331,6 +331,8 @@ pub enum Command {
     },
     /// An orderly restart of the device.
     Reboot,
+    /// The same, but not before the device was up for a minute.
+    RebootSoon,
     /// An orderly end.
     PowerOff,
     /// Try a staged revision.

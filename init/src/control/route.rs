@@ -15,6 +15,7 @@ pub(super) fn route(head: &Head<'_>, role: Role) -> Result<Call, Refusal> {
     let (call, method) = match path {
         "status" => (Call::Status, Method::Get),
         "logs" => (Call::Logs(query(head.query)?), Method::Get),
+        "reboot" if role == Role::Update => (Call::Command(Command::RebootSoon), Method::Post),
         "reboot" => (Call::Command(Command::Reboot), Method::Post),
         "poweroff" => (Call::Command(Command::PowerOff), Method::Post),
         "history" => (Call::History, Method::Get),
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!(ask("POST /v1/update/apply", Operate), Err(400));
         assert_eq!(
             ask("POST /v1/reboot", Update),
-            Ok(Call::Command(Command::Reboot))
+            Ok(Call::Command(Command::RebootSoon))
         );
         assert!(ask("POST /v1/update/rollback", Update).is_ok());
         for path in ["poweroff", "containers/web/stop"] {

@@ -291,7 +291,7 @@ impl Driver {
             self.clients.settle(client, &self.poller);
             if let Some(halt) = ending {
                 let at = now_ms().saturating_add(FAREWELL_MS);
-                self.asked_end.get_or_insert((at, halt));
+                self.end_at(at, halt);
             }
             call = self.clients.next_call(client);
         }
@@ -343,6 +343,10 @@ impl Driver {
     fn command(&mut self, client: ClientId, command: Asked) -> Option<Halt> {
         let (ending, event) = match command {
             Asked::Reboot => (Some(Halt::Reboot), None),
+            Asked::RebootSoon => {
+                self.restart_asked();
+                (None, None)
+            }
             Asked::PowerOff => (Some(Halt::PowerOff), None),
             Asked::RollBack => {
                 let done = self.roll_back_asked();

@@ -1,12 +1,12 @@
 //! Actions: what the machine decided, done.
 
-use super::{Driver, now_ms};
+use super::{Driver, FAREWELL_MS, now_ms};
 use crate::boot::CGROUPS;
 use crate::driver::ending;
 use crate::driver::poller::Token;
 use crate::driver::unit::{Layers, Running, RunningCheck, Unit};
 use crate::log::{SourceId, Stream};
-use crate::machine::{Action, Event, Id};
+use crate::machine::{Action, Event, Halt, Id};
 use kedge_container::{Probe, Spawned};
 use kedge_revision::Name;
 use kedge_revision::container::Check;
@@ -20,6 +20,9 @@ use std::time::Duration;
 
 /// Uptime at which a reboot that a container asks for is granted: 20 minutes.
 const REBOOT_AFTER_MS: u64 = 1_200_000;
+/// Uptime at which a restart is granted that the agent asks for. It counts a hub's itself; this is for an agent that somebody
+/// else has taken over: what it can do without end still leaves the device its minute.
+const AGENT_REBOOT_MS: u64 = 60_000;
 
 impl Driver {
     /// Does what the machine decided; what is known at once comes back as the next event.
@@ -345,6 +348,21 @@ impl Driver {
         );
         self.say(Stream::Error, &text);
         self.reboot_at.get_or_insert(at);
+    }
+
+    /// The agent asks for a restart.
+    pub(super) fn restart_asked(&mut self) {
+        let at = now_ms().saturating_add(FAREWELL_MS).max(AGENT_REBOOT_MS);
+        let text = format!("the agent asks for a restart; granted at {} s", at / 1000);
+        self.say(Stream::Notice, &text);
+        self.end_at(at, Halt::Reboot);
+    }
+
+    /// Ends then, or before, if that was asked for.
+    pub(super) fn end_at(&mut self, at: u64, halt: Halt) {
+        if self.asked_end.is_none_or(|(due, _)| due > at) {
+            self.asked_end = Some((at, halt));
+        }
     }
 
     /// Drains a container's pipe into the journal; closes it at its end.

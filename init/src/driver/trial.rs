@@ -118,7 +118,7 @@ impl Driver {
                 if kept == Some(target.revision) {
                     return false;
                 }
-                let volumes = self.committed_volumes();
+                let volumes = self.volumes_to_copy();
                 self.send_snapshot(target.revision, &volumes)
             }
             // A trial ended without a commit: what it did to the volumes is undone.
@@ -160,11 +160,14 @@ impl Driver {
             .any(|tried| tried.revision == target.revision && tried.parameters != target.parameters)
     }
 
-    /// Volumes of the committed revision of which a trial needs copies.
-    fn committed_volumes(&self) -> Vec<(String, String)> {
+    /// Volumes of the committed revision of which the trial that runs needs copies.
+    fn volumes_to_copy(&self) -> Vec<(String, String)> {
         let committed = self.boot.control.as_ref().map(|c| c.state().committed);
         let side = committed.and_then(|target| self.boot.read_committed(target).ok());
-        side.map_or_else(Vec::new, |side| boot::snapshot_volumes(&side.content))
+        side.zip(self.boot.content.as_ref())
+            .map_or_else(Vec::new, |(side, tried)| {
+                boot::snapshot_volumes(&side.content, tried)
+            })
     }
 
     /// Starts the containers of this boot, and begins to judge them.

@@ -412,9 +412,11 @@ impl Driver {
         }
     }
 
-    /// Asks for copies of the volumes that the running revision wants kept, of the containers that were stopped.
+    /// Asks for copies of the volumes that both revisions want kept, of the containers that were stopped.
     fn ask_snapshot(&mut self, planned: &Planned) -> Asked {
-        let volumes = self.boot.content.as_ref().map(boot::snapshot_volumes);
+        let running = self.boot.content.as_ref();
+        let volumes =
+            running.map(|running| boot::snapshot_volumes(running, &planned.side.content));
         let mut volumes = volumes.unwrap_or_default();
         volumes.retain(|(name, _)| {
             planned

@@ -243,6 +243,10 @@ impl Driver {
         let configure = Request::Configure {
             floor: state.floor,
             committed: state.committed.revision,
+            parameters: [
+                state.committed.parameters,
+                state.trial.map_or(0, |trial| trial.target.parameters),
+            ],
             product: &product,
             root: &root,
         };

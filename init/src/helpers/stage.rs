@@ -121,9 +121,11 @@ impl<'a> Stage<'a> {
             Request::Configure {
                 floor,
                 committed,
+                parameters,
                 product,
                 root,
             } => {
+                self.keep.counters(parameters);
                 let trust = Trust::new(floor, committed, product, root).map_err(Error::Frame)?;
                 self.trust = Some(trust);
                 self.commit(committed);

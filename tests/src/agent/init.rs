@@ -39,6 +39,8 @@ pub struct State {
     pub failed: Option<(Target, String)>,
     /// Why trials end badly; they hold if absent.
     pub rolls_back: Option<&'static str>,
+    /// What is to be tried is taken, and never begun: as where a slot cannot be written.
+    pub never_begins: bool,
     /// What the agent has said, in order.
     pub said: Vec<String>,
     /// Times that it told.
@@ -81,6 +83,7 @@ impl State {
             trial: None,
             failed: None,
             rolls_back: None,
+            never_begins: false,
             said: Vec::new(),
             clock: Vec::new(),
             hub: false,
@@ -219,7 +222,7 @@ impl Init {
             Call::Status => self.tell(connection),
             Call::Logs(query) => connection.answer_logs(&query, &lock(&self.journal)),
             Call::History => connection.answer_bytes(200, "application/x-ndjson", b""),
-            Call::Command(Command::Reboot) => {
+            Call::Command(Command::RebootSoon) => {
                 self.state().reboots += 1;
                 connection.answer_done();
             }
@@ -318,7 +321,9 @@ impl Init {
                 .0
         };
         state.trials += 1;
-        state.trial = Some(((revision, counter), Instant::now()));
+        if !state.never_begins {
+            state.trial = Some(((revision, counter), Instant::now()));
+        }
         Ok(())
     }
 
@@ -398,11 +403,13 @@ impl Init {
 
     fn configure_stage(&self, stage: &Stage) -> Result<()> {
         let state = self.state();
-        let (floor, committed) = (state.floor, state.committed.0);
+        let (floor, (committed, counter)) = (state.floor, state.committed);
+        let on_trial = state.trial.map_or(0, |((_, counter), _)| counter);
         drop(state);
         stage.send(&Request::Configure {
             floor,
             committed,
+            parameters: [counter, on_trial],
             product: &self.product.encode()?,
             root: &self.root.encode()?,
         })

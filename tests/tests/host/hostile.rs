@@ -30,6 +30,7 @@ mod drip;
 mod inside;
 mod kills;
 mod poison;
+mod restless;
 
 use anyhow::{Context, Result, ensure};
 use kedge_tests::agent::Device;

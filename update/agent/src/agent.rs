@@ -80,6 +80,10 @@ pub(crate) struct Agent<'a> {
     /// Frames of a hub were damaged: objects come as they are.
     pub(crate) plain: bool,
     pub(crate) refused: Option<(Target, String, u64)>,
+    /// What PID 1 has taken to be tried, as far as this process knows.
+    pub(crate) taken: Option<Target>,
+    /// It was said that a restart waits.
+    pub(crate) restart_waits: bool,
     /// A root that PID 1 would not take, until when it is not brought again.
     pub(crate) refused_root: Option<(u32, u64)>,
     pub(crate) logging: Logging,
@@ -134,6 +138,8 @@ impl<'a> Agent<'a> {
             wire: 0,
             plain: false,
             refused: None,
+            taken: None,
+            restart_waits: false,
             refused_root: None,
             logging: Logging::default(),
             kept,

@@ -75,6 +75,15 @@ pub struct Memory {
     /// The revision that this agent let PID 1 try, with the hub's `retry`: what became of it is to be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trying: Option<Failed>,
+    /// Restarts that hubs asked for since the device was last up for long.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub restarts: u32,
+}
+
+/// See [`Memory::restarts`].
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Memory {

@@ -11,6 +11,10 @@ use kedge_revision::Root;
 
 /// A refusal of PID 1's is asked again after so long, seconds: room may have been made.
 const REFUSED_S: u64 = 3600;
+/// Restarts that are done as soon as a hub asks for them. Whoever has a hub's key must not keep its fleet from working.
+const SOON: u32 = 2;
+/// Any other waits until the device was up for so long, seconds: at most three an hour.
+const UP_S: u64 = 1200;
 /// Actions that are done for one answer of the hub's.
 const MOST_ACTIONS: u32 = 16;
 /// A fresh answer is asked for at least so often, seconds.
@@ -86,6 +90,7 @@ impl Agent<'_> {
             return Ok(());
         }
         applied?;
+        self.taken = Some(target);
         self.phase = Phase::Trying;
         self.look_again()
     }
@@ -103,6 +108,13 @@ impl Agent<'_> {
 
     pub(crate) fn settle(&mut self, phase: Phase, failed: Option<Failed>) -> Result<(), Error> {
         self.memory.trying = None;
+        if let (Phase::Idle, Some(target)) = (&phase, self.taken.take()) {
+            // Taken and not begun, without a boot in between: a slot that cannot be written, say. Again at once would only
+            // wear it out.
+            let until = self.seconds().saturating_add(REFUSED_S);
+            let reason = "the trial could not begin; the device's log says why".to_owned();
+            self.refused = Some((target, reason, until));
+        }
         if let Some(failed) = failed {
             self.memory.fail(failed);
         }
@@ -115,6 +127,10 @@ impl Agent<'_> {
 
     /// Does what the hub asks for once.
     pub(crate) fn act(&mut self) -> Result<(), Error> {
+        if self.memory.restarts > 0 && self.seconds() >= UP_S {
+            self.memory.restarts = 0;
+            self.kept.put("memory", &self.memory)?;
+        }
         let actions = self.asking.state.as_ref().map(|s| s.actions.clone());
         let mut done = 0_u32;
         for action in actions.unwrap_or_default() {
@@ -125,9 +141,15 @@ impl Agent<'_> {
             if done >= MOST_ACTIONS {
                 break;
             }
+            if action.what == ActionKind::Reboot && self.restart_waits()? {
+                break;
+            }
             done = done.saturating_add(1);
             // Before it is done: a restart must not be done again after itself.
             self.memory.action = action.id;
+            if action.what == ActionKind::Reboot {
+                self.memory.restarts = self.memory.restarts.saturating_add(1);
+            }
             self.kept.put("memory", &self.memory)?;
             match action.what {
                 ActionKind::Reboot => {
@@ -153,5 +175,19 @@ impl Agent<'_> {
             self.note(false)?;
         }
         Ok(())
+    }
+
+    /// Whether a restart has to wait, because hubs asked for too many.
+    fn restart_waits(&mut self) -> Result<bool, Error> {
+        let waits = self.memory.restarts >= SOON && self.seconds() < UP_S;
+        if waits && !self.restart_waits {
+            let minutes = UP_S / 60;
+            let text = format!(
+                "a hub asks for one more restart: it waits until the device was up for {minutes} minutes"
+            );
+            self.say(Level::Warning, &text)?;
+        }
+        self.restart_waits = waits;
+        Ok(waits)
     }
 }

@@ -226,7 +226,7 @@ pub enum Snapshot {
     /// No: what the trial wrote stays.
     #[default]
     Never,
-    /// A copy is made before the trial, and is brought back if the trial fails.
+    /// A copy is made before the trial, and is brought back if the trial fails; where both revisions say so.
     OnTrial,
 }
 

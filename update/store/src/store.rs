@@ -280,6 +280,24 @@ impl Store {
         Ok(found)
     }
 
+    /// Drops the parameters of a revision but those of these counters.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn drop_parameters(&self, id: ObjectId, keep: &[u64]) -> Result<(), Error> {
+        let directory = self.revision_directory(id).join("parameters");
+        if !directory.is_dir() {
+            return Ok(());
+        }
+        for name in names(&directory)? {
+            let counter = name.parse::<u64>().ok();
+            if counter.is_some_and(|counter| !keep.contains(&counter)) {
+                durable::remove(&directory.join(&name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Every revision whose document is there.
     ///
     /// # Errors
@@ -387,6 +405,9 @@ mod tests {
         let mut found = store.parameters(id).unwrap();
         found.sort_unstable();
         assert_eq!(found, [(9, b"values".into()), (10, b"values".into())]);
+        store.drop_parameters(id, &[0, 10, 11]).unwrap();
+        let found = store.parameters(id).unwrap();
+        assert_eq!(found, [(10, b"values".into())]);
     }
 
     #[test]

@@ -80,9 +80,15 @@ impl Device {
     }
 
     pub(crate) fn configure(&self, committed: ObjectId) -> Request<'_> {
+        self.configure_with(committed, [0; 2])
+    }
+
+    /// The same, with parameters of these counters committed and on trial.
+    pub(crate) fn configure_with(&self, committed: ObjectId, parameters: [u64; 2]) -> Request<'_> {
         Request::Configure {
             floor: Floor::default(),
             committed,
+            parameters,
             product: &self.product,
             root: &self.root,
         }

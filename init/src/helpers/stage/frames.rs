@@ -60,6 +60,8 @@ pub enum Request<'a> {
         floor: Floor,
         /// The committed revision.
         committed: ObjectId,
+        /// Counters of the parameters that must stay: the committed ones, and those on trial; 0: none.
+        parameters: [u64; 2],
         /// The product's document.
         product: &'a [u8],
         /// The newest trusted root's document.
@@ -130,15 +132,18 @@ impl<'a> Request<'a> {
             Self::Configure {
                 floor,
                 committed,
+                parameters: [counter, on_trial],
                 product,
                 root,
             } => {
                 let ((product_length, product), (root_length, root)) =
                     (measured(product), measured(root));
-                let parts: [&[u8]; 7] = [
+                let parts: [&[u8]; 9] = [
                     &floor.root.to_le_bytes(),
                     &floor.counter.to_le_bytes(),
                     committed.digest(),
+                    &counter.to_le_bytes(),
+                    &on_trial.to_le_bytes(),
                     &product_length,
                     product,
                     &root_length,
@@ -192,6 +197,10 @@ impl<'a> Request<'a> {
                     counter: u64::from_le_bytes(take(rest)?),
                 },
                 committed: id(rest)?,
+                parameters: [
+                    u64::from_le_bytes(take(rest)?),
+                    u64::from_le_bytes(take(rest)?),
+                ],
                 product: document(rest)?,
                 root: document(rest)?,
             },
@@ -376,6 +385,7 @@ mod tests {
                 counter: 1 << 40,
             },
             committed: ID,
+            parameters: [1 << 41, 9],
             product: b"{}",
             root: b"root",
         };

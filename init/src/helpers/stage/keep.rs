@@ -10,6 +10,8 @@ use kedge_store::{Error, Store};
 pub(super) struct Keep {
     named: Vec<ObjectId>,
     committed: Option<ObjectId>,
+    /// Of parameters that are committed or on trial.
+    counters: [u64; 2],
 }
 
 impl Keep {
@@ -19,6 +21,25 @@ impl Keep {
 
     pub(super) const fn commit(&mut self, revision: ObjectId) {
         self.committed = Some(revision);
+    }
+
+    pub(super) const fn counters(&mut self, counters: [u64; 2]) {
+        self.counters = counters;
+    }
+
+    /// Drops a revision's parameters but those that are committed, on trial, or of this counter. A hub may give new ones
+    /// as often as it likes, and none before them is ever asked for again.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub(super) fn drop_parameters(
+        &self,
+        store: &Store,
+        revision: ObjectId,
+        newest: u64,
+    ) -> Result<(), Error> {
+        let [committed, on_trial] = self.counters;
+        store.drop_parameters(revision, &[committed, on_trial, newest])
     }
 
     /// Removes what containers wrote under definitions that are not those of the committed revision. Where that cannot

@@ -90,6 +90,9 @@ pub(super) fn take(
         .saturating_add(copies);
     fits(store, keep, &verified, needed)?;
     put(store, trust, &verified, &head, content.as_ref(), parameters)?;
+    if let Some(counter) = parameters {
+        keep.drop_parameters(store, verified.id(), counter)?;
+    }
 
     let listed = missing.iter().take(MOST_LISTED);
     let answer = Answer {

@@ -356,6 +356,37 @@ fn a_revision_without_parameters_goes_on_with_those_of_the_device() {
 }
 
 #[test]
+fn new_parameters_replace_those_that_nobody_runs() {
+    let device = Device::new();
+    let committed = device.put(1, &[], "factory\n");
+    let counters = || {
+        let kept = device.store.parameters(committed).unwrap();
+        let mut counters: Vec<u64> = kept.into_iter().map(|(counter, _)| counter).collect();
+        counters.sort_unstable();
+        counters
+    };
+    talk(&device, committed, |talk| {
+        let mut give = |counter: u64, running| {
+            talk.send(device.configure_with(committed, running));
+            let values = BTreeMap::from([("site".parse().unwrap(), counter.to_string())]);
+            let document = Parameters::new(counter, values).encode().unwrap();
+            let (_, head) = device.offer(draft(1, &[]), Some(&document));
+            assert_eq!(talk.body(Body::Offer, &head).0, 200, "{counter}");
+        };
+        give(5, [0, 0]);
+        give(6, [5, 0]);
+        give(7, [5, 6]);
+        assert_eq!(counters(), [5, 6, 7]);
+        for counter in 8..40 {
+            give(counter, [5, 6]);
+        }
+        assert_eq!(counters(), [5, 6, 39]);
+        give(40, [39, 0]);
+    });
+    assert_eq!(counters(), [39, 40]);
+}
+
+#[test]
 fn what_boots_is_needed_only_if_it_differs() {
     let device = Device::new();
     let committed = device.put(1, &[], "factory\n");
