@@ -6,6 +6,7 @@ use crate::{files, process, tools};
 use anyhow::{Context, Result, bail};
 use kedge_revision::ObjectId;
 use kedge_rootfs::{Image, ImportOptions, Progress, Source};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Kinds of images that may stand before a path.
@@ -156,6 +157,52 @@ pub fn read_text_up_to(layers: &[PathBuf], path: &str, most: usize) -> Result<St
             .with_context(|| format!("{path} is not UTF-8 in {}", layer.display()));
     }
     Ok(String::new())
+}
+
+/// The names in a directory of a container's root file system, as its layers leave it; empty if none has it.
+///
+/// # Errors
+/// A layer cannot be read, or the directory has over [`MOST_TEXT`] bytes of names.
+pub fn list(layers: &[PathBuf], path: &str) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for layer in layers {
+        let dump = tools::dump_erofs()?;
+        let mut command = dump.command();
+        command
+            .arg("--ls")
+            .arg(format!("--path={path}"))
+            .arg(layer);
+        // As above: a path that is not there gives no list.
+        let Ok(bytes) = process::output_up_to(&mut command, MOST_TEXT) else {
+            continue;
+        };
+        let Some(bytes) = bytes else {
+            bail!("{path} has too many names in {}", layer.display());
+        };
+        listed(&String::from_utf8_lossy(&bytes), &mut names);
+    }
+    Ok(names)
+}
+
+/// Takes a list of dump.erofs: number, type and name a line. A whiteout (a character device) takes a name away.
+fn listed(text: &str, names: &mut BTreeSet<String>) {
+    const CHARACTER_DEVICE: &str = "3";
+    let mut lines = text.lines();
+    if !lines.any(|line| line.trim_end().ends_with("TYPE  FILENAME")) {
+        return;
+    }
+    for line in lines {
+        let entry = line.trim_start().split_once(' ');
+        let Some((kind, name)) = entry.and_then(|(_, rest)| rest.trim_start().split_once("  "))
+        else {
+            continue;
+        };
+        if kind == CHARACTER_DEVICE {
+            names.remove(name);
+        } else if name != "." && name != ".." {
+            names.insert(name.to_owned());
+        }
+    }
 }
 
 /// The image's name with its path made absolute.

@@ -26,6 +26,7 @@ pub mod process;
 pub mod progress;
 pub mod project;
 pub mod push;
+pub mod python;
 pub mod qemu;
 pub mod sample;
 pub mod sbom;

@@ -7,7 +7,7 @@ pub mod cyclonedx;
 mod packages;
 pub mod spdx;
 
-pub use packages::{Ecosystem, Package, apk, dpkg};
+pub use packages::{Ecosystem, Package, apk, dpkg, dpkg_files, wheel};
 
 use crate::project::Project;
 use crate::toolchain::Crate;
@@ -20,6 +20,17 @@ use std::path::PathBuf;
 
 /// In a project's `build` folder.
 const PARTS: &str = "parts.json";
+/// Where distroless images have a file for each package.
+const DPKG_FILES: &str = "/var/lib/dpkg/status.d";
+/// Where Python's packages are: Debian's, pip's, and those of the usual virtual environments.
+const PYTHON: [&str; 6] = [
+    "/usr/lib",
+    "/usr/local/lib",
+    "/opt/venv/lib",
+    "/venv/lib",
+    "/app/.venv/lib",
+    "/app/venv/lib",
+];
 /// Largest package database, bytes.
 const MOST_DATABASE: usize = 32 * 1024 * 1024;
 
@@ -144,16 +155,10 @@ pub fn bill(project: &Project, revision: ObjectId, envelope: &Envelope) -> Resul
                 place.display()
             );
         }
-        let read = |path: &str| layers::read_text_up_to(&places, path, MOST_DATABASE);
-        let mut packages = dpkg(&read("/var/lib/dpkg/status")?);
-        packages.extend(apk(&read("/lib/apk/db/installed")?));
-        packages.extend(apk(&read("/usr/lib/apk/db/installed")?));
-        packages.sort();
-        packages.dedup();
         containers.push(Part {
             name: name.clone(),
             layers: container.layers.clone(),
-            packages,
+            packages: installed(&places)?,
         });
     }
     let kind = |kind| match kind {
@@ -181,6 +186,38 @@ pub fn bill(project: &Project, revision: ObjectId, envelope: &Envelope) -> Resul
         containers,
         boot: boot.collect(),
     })
+}
+
+/// What the package databases of a container list, sorted.
+fn installed(layers: &[PathBuf]) -> Result<Vec<Package>> {
+    let read = |path: &str| layers::read_text_up_to(layers, path, MOST_DATABASE);
+    let mut packages = dpkg(&read("/var/lib/dpkg/status")?);
+    // Images without a shell have a file for each package, and no state in it.
+    for name in layers::list(layers, DPKG_FILES)? {
+        if !name.ends_with(".md5sums") {
+            packages.extend(dpkg_files(&read(&format!("{DPKG_FILES}/{name}"))?));
+        }
+    }
+    packages.extend(apk(&read("/lib/apk/db/installed")?));
+    packages.extend(apk(&read("/usr/lib/apk/db/installed")?));
+    for root in PYTHON {
+        for version in layers::list(layers, root)? {
+            if !version.starts_with("python3") {
+                continue;
+            }
+            for kind in ["site-packages", "dist-packages"] {
+                let folder = format!("{root}/{version}/{kind}");
+                for name in layers::list(layers, &folder)? {
+                    if name.ends_with(".dist-info") {
+                        packages.extend(wheel(&read(&format!("{folder}/{name}/METADATA"))?));
+                    }
+                }
+            }
+        }
+    }
+    packages.sort();
+    packages.dedup();
+    Ok(packages)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! compiler and C library for every architecture. Nothing is compiled differently on another machine.
 
 use crate::cache::{self, Cache};
-use crate::{debian, files, process, progress};
+use crate::{debian, files, process, progress, python};
 use anyhow::{Context, Result, bail};
 use kedge_board_support::boards::Board;
 use serde::{Deserialize, Serialize};
@@ -283,32 +283,19 @@ fn file_of(package: &str, end: &str) -> Result<PathBuf> {
 /// # Errors
 /// The board's target is not known here, or the toolchain cannot be installed.
 pub fn c_compiler(board: &Board) -> Result<PathBuf> {
-    debian::require(&["python3-venv"], "compile a program for the device")?;
     Ok(linker(&Cache::open()?, Target::of(board)?.zig)?.join("cc"))
 }
 
 /// The folder with `cc` and `ar` for a target of Zig's, both of Zig.
 fn linker(cache: &Cache, zig_target: &str) -> Result<PathBuf> {
-    let entry = cache.entry("toolchain", &format!("ziglang-{ZIG}"), |folder| {
-        progress::step(
-            format_args!("fetching Zig {ZIG} from PyPI: linker, C compiler and C library"),
-            || {
-                // Modules by `--target`, not by a virtual environment: those hold absolute paths and cannot be renamed.
-                let venv = folder.join("venv");
-                process::run(
-                    Command::new("/usr/bin/python3")
-                        .args(["-m", "venv"])
-                        .arg(&venv),
-                )?;
-                let mut pip = Command::new(venv.join("bin/pip"));
-                pip.args(["install", "--quiet", "--no-deps", "--target"])
-                    .arg(folder.join("lib"));
-                process::run(pip.arg(format!("ziglang=={ZIG}")))?;
-                files::remove_folder(&venv)
-            },
-        )
-    })?;
-    let zig = entry.join("lib/ziglang/zig");
+    let modules = python::modules(
+        cache,
+        "toolchain",
+        &format!("ziglang-{ZIG}"),
+        &[&format!("ziglang=={ZIG}")],
+        format_args!("fetching Zig {ZIG} from PyPI: linker, C compiler and C library"),
+    )?;
+    let zig = modules.join("ziglang/zig");
     let caches = cache.folder("toolchain/zig-cache")?;
     let folder = cache.folder(&format!("toolchain/{zig_target}-{ZIG}"))?;
     let script = |verb: &str| {

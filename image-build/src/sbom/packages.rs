@@ -7,6 +7,8 @@ pub enum Ecosystem {
     Debian,
     /// apk(8).
     Alpine,
+    /// Python's, from wherever.
+    Python,
     /// Crates of Rust.
     Cargo,
     /// The kernel.
@@ -29,12 +31,13 @@ pub struct Package {
 }
 
 impl Package {
-    /// Its package URL (purl-spec, `deb`, `apk`, `cargo` and `generic`).
+    /// Its package URL (purl-spec, `deb`, `apk`, `pypi`, `cargo` and `generic`).
     #[must_use]
     pub fn purl(&self) -> String {
         let kind = match self.ecosystem {
             Ecosystem::Debian => "deb/debian",
             Ecosystem::Alpine => "apk/alpine",
+            Ecosystem::Python => "pypi",
             Ecosystem::Cargo => "cargo",
             Ecosystem::Linux => "generic",
         };
@@ -64,23 +67,52 @@ fn percent(text: &str) -> String {
 /// The installed packages of `/var/lib/dpkg/status`; paragraphs that are no package are passed over.
 #[must_use]
 pub fn dpkg(text: &str) -> Vec<Package> {
-    let package = |paragraph: &str| {
-        let field = |name: &str| {
-            let mut lines = paragraph.lines();
-            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::trim))
-        };
-        // "want flag status": removed packages leave their paragraph behind.
-        let installed = field("Status")?.ends_with(" installed");
-        installed.then_some(())?;
-        Some(Package {
-            ecosystem: Ecosystem::Debian,
-            name: field("Package")?.to_owned(),
-            version: field("Version")?.to_owned(),
-            architecture: field("Architecture").unwrap_or("all").to_owned(),
-            licence: None,
-        })
+    // "want flag status": removed packages leave their paragraph behind.
+    let is_installed = |paragraph: &&str| {
+        field(paragraph, "Status").is_some_and(|status| status.ends_with(" installed"))
     };
-    text.split("\n\n").filter_map(package).collect()
+    text.split("\n\n")
+        .filter(is_installed)
+        .filter_map(debian)
+        .collect()
+}
+
+/// The package of a file of `/var/lib/dpkg/status.d`, which says nothing of its state.
+#[must_use]
+pub fn dpkg_files(text: &str) -> Vec<Package> {
+    text.split("\n\n").filter_map(debian).collect()
+}
+
+fn debian(paragraph: &str) -> Option<Package> {
+    Some(Package {
+        ecosystem: Ecosystem::Debian,
+        name: field(paragraph, "Package")?.to_owned(),
+        version: field(paragraph, "Version")?.to_owned(),
+        architecture: field(paragraph, "Architecture").unwrap_or("all").to_owned(),
+        licence: None,
+    })
+}
+
+/// A field of a paragraph as RFC 822 has them.
+fn field<'a>(paragraph: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = paragraph.lines();
+    lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::trim))
+}
+
+/// The package of a `METADATA` (Python packaging's core metadata): its head, before the description.
+#[must_use]
+pub fn wheel(text: &str) -> Option<Package> {
+    let head = text.split("\n\n").next()?;
+    // purl-spec and PEP 503 compare names in lower case and with dashes.
+    let name = field(head, "Name")?.to_lowercase().replace(['_', '.'], "-");
+    let licence = field(head, "License-Expression").or_else(|| field(head, "License"));
+    Some(Package {
+        ecosystem: Ecosystem::Python,
+        name,
+        version: field(head, "Version")?.to_owned(),
+        architecture: String::new(),
+        licence: licence.filter(|text| !text.is_empty()).map(str::to_owned),
+    })
 }
 
 /// The packages of apk's `installed`: a letter, a colon and the value a line.
