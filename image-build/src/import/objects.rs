@@ -6,7 +6,7 @@
 //! ```
 
 use super::pantavisor;
-use crate::{files, process, tools};
+use crate::{files, tools};
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use kedge_revision::id;
@@ -14,9 +14,12 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// Largest object, bytes: a root file system.
 const MOST_OBJECT: u64 = 4 << 30;
+/// Largest archive of a root file system, bytes.
+const MOST_ARCHIVE: u64 = 8 << 30;
 /// All of an archive together, unpacked.
 const MOST_TOTAL: u64 = 16 << 30;
 /// Most entries of an archive.
@@ -120,8 +123,13 @@ impl Objects {
         let out = File::create(&new).with_context(|| format!("cannot write {}", new.display()))?;
         let tool = tools::sqfs2tar()?;
         let mut command = tool.command();
-        process::run(command.arg(&place).stdout(out))
-            .with_context(|| format!("{path} is no squashfs that can be read"))?;
+        let made = archived(command.arg(&place), out)
+            .with_context(|| format!("{path} is no squashfs that can be read"));
+        if made.is_err() {
+            // The error that counts is the first one.
+            std::fs::remove_file(&new).ok();
+        }
+        made?;
         files::publish(&new, tar)
     }
 
@@ -131,6 +139,27 @@ impl Objects {
         ensure!(place.is_file(), "{path}: the object {hash} is not there");
         Ok(place)
     }
+}
+
+/// Runs what writes an archive to its standard output, as long as that stays below [`MOST_ARCHIVE`]: a squashfs of zeros
+/// grows a thousandfold.
+fn archived(command: &mut Command, mut out: File) -> Result<()> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let from = child.stdout.take().context("no output")?;
+    let copied = std::io::copy(&mut from.take(MOST_ARCHIVE + 1), &mut out);
+    if !matches!(copied, Ok(bytes) if bytes <= MOST_ARCHIVE) {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    ensure!(
+        copied? <= MOST_ARCHIVE,
+        "it unpacks to over {MOST_ARCHIVE} bytes"
+    );
+    ensure!(status.success(), "sqfs2tar: {status}");
+    Ok(())
 }
 
 fn is_hash(text: &str) -> bool {

@@ -12,6 +12,31 @@ use std::process::Command;
 
 const KEDGE: &str = env!("CARGO_BIN_EXE_kedge");
 
+/// Containers, and the package database that each has.
+const IMAGES: [(&str, &str, &str); 5] = [
+    (
+        "web",
+        "var/lib/dpkg/status",
+        "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.41-12\n",
+    ),
+    (
+        "cache",
+        "lib/apk/db/installed",
+        "P:musl\nV:1.2.5-r0\nA:x86_64\nL:MIT\n",
+    ),
+    (
+        "slim",
+        "var/lib/dpkg/status.d/base",
+        "Package: base-files\nArchitecture: all\nVersion: 12.4\n",
+    ),
+    (
+        "snake",
+        "usr/local/lib/python3.13/site-packages/Flask_Thing-3.1.dist-info/METADATA",
+        "Metadata-Version: 2.4\nName: Flask_Thing\nVersion: 3.1\nLicense-Expression: BSD-3-Clause\n\nName: no\n",
+    ),
+    ("bare", "etc/none", "nothing"),
+];
+
 #[test]
 fn host_a_bill_lists_what_package_databases_list() -> Result<()> {
     let folder = workshop()?;
@@ -23,29 +48,7 @@ fn host_a_bill_lists_what_package_databases_list() -> Result<()> {
         refused.contains("kedge build makes the revision"),
         "{refused}"
     );
-    for (name, path, database) in [
-        (
-            "web",
-            "var/lib/dpkg/status",
-            "Package: libc6\nStatus: install ok installed\nArchitecture: amd64\nVersion: 2.41-12\n",
-        ),
-        (
-            "cache",
-            "lib/apk/db/installed",
-            "P:musl\nV:1.2.5-r0\nA:x86_64\nL:MIT\n",
-        ),
-        (
-            "slim",
-            "var/lib/dpkg/status.d/base",
-            "Package: base-files\nArchitecture: all\nVersion: 12.4\n",
-        ),
-        (
-            "snake",
-            "usr/local/lib/python3.13/site-packages/Flask_Thing-3.1.dist-info/METADATA",
-            "Metadata-Version: 2.4\nName: Flask_Thing\nVersion: 3.1\nLicense-Expression: BSD-3-Clause\n\nName: no\n",
-        ),
-        ("bare", "etc/none", "nothing"),
-    ] {
+    for (name, path, database) in IMAGES {
         let root = folder.path().join(name);
         files::write_executable(&root.join("server"), b"\x7fELF not really")?;
         files::write(&root.join(path), database)?;
@@ -103,7 +106,9 @@ fn judged(format: &str, bill: &Path) -> Result<()> {
     )?;
     let validate = |path: &Path| {
         let mut python = Command::new("/usr/bin/python3");
-        python.env("PYTHONPATH", &modules).args(["-c", JUDGE, format]);
+        python
+            .env("PYTHONPATH", &modules)
+            .args(["-c", JUDGE, format]);
         process::output(python.arg(path))
     };
     validate(bill)?;
@@ -133,5 +138,5 @@ else:
     from cyclonedx.validation.json import JsonStrictValidator
     error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(open(path).read())
     wrong = [str(error)] if error else []
-sys.exit("; ".join(wrong)[:2000])
+sys.exit("; ".join(wrong)[:2000] or 0)
 "#;

@@ -83,6 +83,7 @@ impl Device {
             let configure = Request::Configure {
                 floor: Floor::default(),
                 committed: self.committed,
+                parameters: [0; 2],
                 product: &self.product,
                 root: &self.root,
             };

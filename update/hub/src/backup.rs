@@ -46,9 +46,14 @@ pub fn backup(data: &Path, file: &Path, contents: Contents) -> Result<(), Error>
 }
 
 fn write(data: &Path, path: &Path, contents: Contents) -> Result<(), Error> {
+    // Left by one that was cut off, or a link of somebody else's to where it should not be written.
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(Error::file("replace", path)(error));
+    }
     let file = File::options()
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .write(true)
         .mode(0o600)
         .open(path)

@@ -400,7 +400,7 @@ mod tests {
             volumes: "",
         };
         vec![
-            (configure, 55),
+            (configure, 71),
             (Request::Begin { body, length: 5 }, 50),
             (
                 Request::Begin {
