@@ -10,13 +10,14 @@ pub mod objects;
 pub mod pantavisor;
 pub mod yaml;
 
+use crate::files;
+use crate::layers::{self, Named};
 use crate::project::Project;
 use crate::project::container::ContainerText;
 use crate::project::source::Source;
-use crate::{files, layers};
+use crate::registry::reference::Reference;
 use anyhow::{Context, Result, bail, ensure};
 use draft::{Draft, Layers, Left};
-use kedge_board_support::boards;
 use kedge_revision::container::Goal;
 use kedge_revision::content::Change;
 use kedge_revision::{Name, ObjectId};
@@ -38,8 +39,10 @@ pub struct Written {
     pub missing_image: Option<String>,
 }
 
+/// Pulls a registry's image, and returns its name with the digest that it came to.
+pub type Puller<'a> = dyn Fn(&Reference) -> Result<Reference> + 'a;
+
 /// Where things are put.
-#[derive(Debug)]
 pub struct Place<'a> {
     /// The project.
     pub project: &'a Project,
@@ -49,6 +52,17 @@ pub struct Place<'a> {
     pub here: &'a Path,
     /// Whether containers that exist are written anew.
     pub replace: bool,
+    /// For images that are in a registry.
+    pub pull: &'a Puller<'a>,
+}
+
+impl std::fmt::Debug for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place")
+            .field("images", &self.images)
+            .field("replace", &self.replace)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What `kedge.toml` must have for the containers.
@@ -111,15 +125,15 @@ pub fn place(
 /// The image's layers go to `build/objects`; what the source leaves to the image is taken from it.
 fn import(place: &Place<'_>, draft: &mut Draft, image: &str) -> Result<()> {
     let project = place.project;
-    let board = project.manifest().board.as_str();
-    let board = boards::find(board).map_err(|error| {
-        project
-            .source()
-            .mistake(&["board"], error.to_string(), None)
-    })?;
-    let kept = layers::kept_name(project, place.here, image)?;
+    let architecture = layers::architecture(project)?;
+    let kept = match layers::named(project, place.here, image)? {
+        Named::File(name) => name,
+        Named::Registry(reference) => (place.pull)(&reference)
+            .with_context(|| format!("the image of {}", draft.name))?
+            .to_string(),
+    };
     let options = |command| ImportOptions {
-        architecture: Some(board.architecture.oci().to_owned()),
+        architecture: Some(architecture.to_owned()),
         command,
         ..ImportOptions::default()
     };

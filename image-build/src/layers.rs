@@ -2,10 +2,14 @@
 //! read without being mounted.
 
 use crate::project::{Definition, Project};
+use crate::registry::manifest::Platform;
+use crate::registry::reference::Reference;
+use crate::registry::{self, Access, Pulled};
 use crate::{files, process, tools};
 use anyhow::{Context, Result, bail};
+use kedge_board_support::boards;
 use kedge_revision::ObjectId;
-use kedge_rootfs::{Image, ImportOptions, Progress, Source};
+use kedge_rootfs::{Bounds, Image, ImportOptions, Progress, Source};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +29,17 @@ pub struct Imported {
     pub image: Image,
 }
 
-/// Imports an image; `name` may have its kind in front (`oci:images/web`), a relative path is taken from `base`.
+/// Where an image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// In files: its name as the project keeps it.
+    File(String),
+    /// In a registry.
+    Registry(Reference),
+}
+
+/// Imports an image; `name` may have its kind in front (`oci:images/web`), a relative path is taken from `base`. What of a
+/// registry's image is not in the cache is pulled, as whoever the user's own files say.
 ///
 /// # Errors
 /// What `kedge-rootfs` refuses, or the objects cannot be written.
@@ -37,7 +51,18 @@ pub fn import(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Imported> {
     let mkfs = tools::mkfs_erofs()?;
-    let source = Source::open(&at(base, name), &options.bounds)
+    let place = if Reference::is_marked(name) {
+        let pulled = pull(
+            project,
+            &name.parse()?,
+            &Access::default(),
+            &mut registry::tell,
+        )?;
+        format!("oci:{}", pulled.layout.display())
+    } else {
+        at(base, name)
+    };
+    let source = Source::open(&place, &options.bounds)
         .with_context(|| format!("cannot use the image {name}"))?;
     let build = project.build_folder();
     files::make_folder(&build)?;
@@ -202,6 +227,32 @@ fn listed(text: &str, names: &mut BTreeSet<String>) {
     }
 }
 
+/// The architecture of the project's board, as OCI images name it.
+///
+/// # Errors
+/// There is no such board.
+pub fn architecture(project: &Project) -> Result<&'static str> {
+    let board = boards::find(project.manifest().board.as_str()).map_err(|error| {
+        let source = project.source();
+        source.mistake(&["board"], error.to_string(), None)
+    })?;
+    Ok(board.architecture.oci())
+}
+
+/// Pulls a registry's image for the project's board.
+///
+/// # Errors
+/// As [`registry::pull`].
+pub fn pull(
+    project: &Project,
+    reference: &Reference,
+    access: &Access,
+    news: &mut dyn FnMut(registry::News<'_>),
+) -> Result<Pulled> {
+    let platform = Platform::linux(architecture(project)?);
+    registry::pull(reference, access, &platform, &Bounds::default(), news)
+}
+
 /// The image's name with its path made absolute.
 fn at(base: &Path, name: &str) -> String {
     let (kind, path) = split(name);
@@ -212,16 +263,27 @@ fn at(base: &Path, name: &str) -> String {
     }
 }
 
-/// The image's name as the project keeps it: relative to its folder if it lies in it, else absolute.
+/// Finds out whether a name is a file's or a registry's: what has `docker://` in front is a registry's, a path that
+/// exists is a file's, and what begins with what can only be a registry, as `host.example/web:1`, is one's again.
 ///
 /// # Errors
-/// There is nothing at the path.
-pub fn kept_name(project: &Project, base: &Path, name: &str) -> Result<String> {
+/// There is nothing at the path, or the name is none that a registry could have.
+pub fn named(project: &Project, base: &Path, name: &str) -> Result<Named> {
+    let (kind, path) = split(name);
+    let is_plain = kind.is_none() && !base.join(path).exists() && Reference::names_registry(name);
+    if Reference::is_marked(name) || is_plain {
+        return Ok(Named::Registry(name.parse()?));
+    }
+    kept_name(project, base, name).map(Named::File)
+}
+
+/// The image's name as the project keeps it: relative to its folder if it lies in it, else absolute.
+fn kept_name(project: &Project, base: &Path, name: &str) -> Result<String> {
     let (kind, path) = split(name);
     let path = base.join(path);
     let path = path.canonicalize().with_context(|| {
         format!(
-            "there is no image at {}\nhelp: kedge reads files: an OCI layout, `docker save` or `podman save` archive, a root file system; it does not pull from registries",
+            "there is no image at {}\nhelp: give a file (an OCI layout, an archive of `docker save` or `podman save`, a root file system), or an image of a registry as docker://HOST/REPOSITORY:TAG",
             path.display()
         )
     })?;

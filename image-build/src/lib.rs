@@ -28,6 +28,7 @@ pub mod project;
 pub mod push;
 pub mod python;
 pub mod qemu;
+pub mod registry;
 pub mod sample;
 pub mod sbom;
 pub mod terminal;

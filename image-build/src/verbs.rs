@@ -23,6 +23,7 @@ mod login;
 mod new;
 mod publish;
 mod push;
+mod registry;
 mod revisions;
 mod run;
 mod sbom;

@@ -12,6 +12,7 @@
 //! | [`guest`] | a device in QEMU: console, control interface, deadlines |
 //! | [`http`] | one exchange |
 //! | [`hub`] | a hub in a process of its own |
+//! | [`registry`] | a registry of images, an honest one and one that lies |
 //! | [`updates`] | a device that takes updates, played |
 //! | `tidy` | rules of the house; unit tests of their own |
 //!
@@ -28,6 +29,7 @@ pub mod hub;
 pub mod kedge;
 pub mod product;
 pub mod proxy;
+pub mod registry;
 pub mod releases;
 #[cfg(test)]
 mod tidy;

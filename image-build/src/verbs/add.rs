@@ -1,17 +1,18 @@
 //! `kedge add`: an OCI image becomes layers and a container's file.
 
 use super::Scene;
-use crate::layers::{self, Imported};
+use super::registry::{self, RegistryArguments};
+use crate::layers::{self, Imported, Named};
 use crate::project::container::DEFAULT_PATH;
 use crate::project::source::Source;
 use crate::project::template::{self, NewContainer};
 use crate::project::units::{Signal, Size, Span, UserText, human};
 use crate::project::{Project, container::ContainerText};
+use crate::registry::reference::Reference;
 use crate::{compose, files};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use kedge_board_support::boards;
 use kedge_revision::container::{Goal, Network, Process, RootWrites};
 use kedge_revision::{Name, ObjectId};
 use kedge_rootfs::{Healthcheck, ImageProcess, ImportOptions, Progress};
@@ -22,9 +23,17 @@ use std::path::PathBuf;
 /// Add an image as a container: its layers go to build/objects, its definition to containers/NAME.toml.
 ///
 /// IMAGE is a path: an OCI layout, an archive of `docker save` or `podman save`, a root file system as folder or tar. Its
-/// kind is found out, or stands in front: oci:, oci-archive:, docker-archive:, dir:, tar:. Everything that the image leaves
-/// to its runtime is written down with its default, so that you see, and can take away, what the container gets.
+/// kind is found out, or stands in front: oci:, oci-archive:, docker-archive:, dir:, tar:. Or it is in a registry:
+/// docker://HOST[:PORT]/REPOSITORY[:TAG][@sha256:…], where docker:// may be left away if HOST has a dot or a port and there is no
+/// such file. The image for the board is pulled, and what the tag came to is written down, so that the same layers are made again
+/// later. Everything that the image leaves to its runtime is written down with its default, so that you see, and can take away,
+/// what the container gets.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kedge add ../web.tar --name web
+  kedge add docker://registry.example/shop/web:1.2 --name web --health-http 8080/health
+  kedge add docker://registry.example/shop/web:1.3 --name web --update
+  kedge add docker://10.0.0.2:5000/web:1 --name web --username ci --password-file ~/ci.password --ca-file ca.pem")]
 pub(super) struct Add {
     /// The image.
     image: String,
@@ -61,7 +70,7 @@ pub(super) struct Add {
     /// Most memory, as in 64MiB.
     #[arg(long, value_name = "SIZE")]
     memory: Option<Size>,
-    /// Which image of several in the source.
+    /// Which image of several in an archive or layout.
     #[arg(long)]
     reference: Option<String>,
     /// Put new layers into an existing definition; nothing else in it changes.
@@ -70,6 +79,8 @@ pub(super) struct Add {
     /// Write an existing definition anew.
     #[arg(long, conflicts_with = "update")]
     replace: bool,
+    #[command(flatten)]
+    registry: RegistryArguments,
     /// What to run in place of the image's entrypoint and command; takes all that follows.
     #[arg(long, value_name = "PROGRAM", num_args = 1.., allow_hyphen_values = true)]
     command: Option<Vec<String>>,
@@ -79,6 +90,8 @@ pub(super) struct Add {
 #[serde(rename_all = "kebab-case")]
 struct Added {
     name: Name,
+    /// As the project keeps it; of a registry with its digest.
+    image: String,
     path: PathBuf,
     layers: Vec<ObjectId>,
     size: u64,
@@ -91,7 +104,7 @@ impl Add {
         let path = project.container_path(&self.name);
         self.check_place(&path)?;
         let here = std::env::current_dir().context("cannot tell the current folder")?;
-        let image = layers::kept_name(&project, &here, &self.image)?;
+        let image = self.kept(scene, &project, &here)?;
         let bar = scene.output.spinner(&format!("importing {}", self.image));
         let imported = layers::import(
             &project,
@@ -120,11 +133,12 @@ impl Add {
         let text = if self.update {
             updated(&Source::read(&path)?, &image, &imported)?
         } else {
-            self.definition(&project, image, &imported, &mut notes)?
+            self.definition(&project, image.clone(), &imported, &mut notes)?
         };
         files::write(&path, text)?;
         let added = Added {
             name: self.name.clone(),
+            image,
             path,
             layers: imported.layers.clone(),
             size: imported.size,
@@ -132,6 +146,26 @@ impl Add {
         };
         scene.output.result(words(&added), &added);
         Ok(())
+    }
+
+    /// The image as the project keeps its name; one of a registry is in the cache then.
+    fn kept(&self, scene: &Scene, project: &Project, here: &std::path::Path) -> Result<String> {
+        let reference = match layers::named(project, here, &self.image)? {
+            Named::Registry(reference) => reference,
+            Named::File(name) => {
+                ensure!(
+                    !self.registry.is_given(),
+                    "{name} is a file: --username, --ca-file and --insecure are for images of registries"
+                );
+                return Ok(name);
+            }
+        };
+        ensure!(
+            self.reference.is_none(),
+            "--reference is for archives and layouts: write the tag behind the image, as in {reference}"
+        );
+        let pulled = registry::pull(scene, project, &reference, &self.registry.access()?)?;
+        Ok(pulled.to_string())
     }
 
     fn check_place(&self, path: &std::path::Path) -> Result<()> {
@@ -151,15 +185,10 @@ impl Add {
     }
 
     fn options(&self, project: &Project) -> Result<ImportOptions> {
-        let board = boards::find(project.manifest().board.as_str()).map_err(|error| {
-            project
-                .source()
-                .mistake(&["board"], error.to_string(), None)
-        })?;
         // An update keeps what the definition runs, whatever the image says.
         let anything = self.update.then(|| vec!["-".to_owned()]);
         Ok(ImportOptions {
-            architecture: Some(board.architecture.oci().to_owned()),
+            architecture: Some(layers::architecture(project)?.to_owned()),
             reference: self.reference.clone(),
             command: self.command.clone().or(anything),
             ..ImportOptions::default()
@@ -434,6 +463,9 @@ fn words(added: &Added) -> String {
         human(added.size),
         added.path.display()
     )];
+    if Reference::is_marked(&added.image) {
+        lines.push(format!("  pulled {}", added.image));
+    }
     lines.extend(
         added
             .notes

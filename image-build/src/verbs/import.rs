@@ -1,11 +1,13 @@
 //! `kedge import`: what others describe their containers with becomes files of the project.
 
-use super::{Scene, Told};
+use super::{Scene, Told, registry};
 use crate::files;
-use crate::import::draft::Left;
+use crate::import::draft::{Draft, Layers, Left};
 use crate::import::objects::Objects;
 use crate::import::{self, Declares, Place, Written, compose, pantavisor};
 use crate::project::Project;
+use crate::registry::Access;
+use crate::registry::reference::Reference;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use kedge_revision::Name;
@@ -55,12 +57,14 @@ struct Pantavisor {
 
 /// Import the services of a compose file.
 ///
-/// Images are named by the file and brought by you: --image SERVICE=PATH takes what `kedge add` takes. A service without
+/// Images are named by the file and brought by you: --image SERVICE=PATH takes what `kedge add` takes, and --pull takes the others
+/// from their registries, with the logins of docker, podman and skopeo. A service without
 /// one is written all the same, and listed; run again with --image and --replace. Variables come from --env and from an
 /// .env file beside the compose file, never from your own environment.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kedge import compose ../shop/compose.yaml --image web=oci:web --image db=db.tar
+  kedge import compose compose.yaml --pull
   kedge import compose compose.yaml --profile debug --env TAG=1.2 --strict   # exit status 1 if anything is listed
   kedge import compose compose.yaml --json | jq .left")]
 struct Compose {
@@ -72,6 +76,9 @@ struct Compose {
     /// The image of a service, as `kedge add` takes it. May be given again.
     #[arg(long, value_name = "SERVICE=PATH")]
     image: Vec<String>,
+    /// Pull the images of the services that --image does not name from the registries that the file names.
+    #[arg(long)]
+    pull: bool,
     /// The group of the containers, one of kedge.toml; the last one if absent.
     #[arg(long)]
     group: Option<Name>,
@@ -125,11 +132,16 @@ impl Compose {
             mut left,
             services,
         } = compose::parse(&text, options).with_context(|| self.file.display().to_string())?;
+        let mut images = self.images(&services)?;
+        if self.pull {
+            images.extend(pulled(&drafts, &images));
+        }
         let place = Place {
             project: &project,
-            images: self.images(&services)?,
+            images,
             here: &here,
             replace: self.replace,
+            pull: &|reference| registry::pull(scene, &project, reference, &Access::default()),
         };
         let declares = Declares {
             secrets,
@@ -208,6 +220,7 @@ impl Pantavisor {
             images,
             here: project.folder(),
             replace: self.replace,
+            pull: &|reference| registry::pull(scene, &project, reference, &Access::default()),
         };
         let declares = Declares {
             secrets: Vec::new(),
@@ -216,6 +229,23 @@ impl Pantavisor {
         let containers = import::place(&place, drafts, &declares, &mut left)?;
         tell(scene, &Imported { containers, left }, self.strict)
     }
+}
+
+/// The images of containers that have none yet, as a registry has them: that is what a compose file's names mean.
+fn pulled(drafts: &[Draft], images: &BTreeMap<Name, String>) -> BTreeMap<Name, String> {
+    let mut more = BTreeMap::new();
+    for draft in drafts {
+        let Layers::Missing(reference) = &draft.layers else {
+            continue;
+        };
+        // What is built from sources has no name here, and stays to be given.
+        if let Ok(reference) = reference.parse::<Reference>()
+            && !images.contains_key(&draft.name)
+        {
+            more.insert(draft.name.clone(), reference.to_string());
+        }
+    }
+    more
 }
 
 /// A small text beside the file; none if it is not there.
@@ -286,7 +316,7 @@ fn words(imported: &Imported) -> String {
     }
     lines.push(
         if containers.iter().any(|one| one.missing_image.is_some()) {
-            "Next: run it again with --image SERVICE=PATH for those without an image, and --replace"
+            "Next: run it again with --pull, or --image SERVICE=PATH for those without an image, and --replace"
         } else {
             "Next: look the files over, then kedge build"
         }

@@ -5,6 +5,7 @@
 #![no_main]
 
 mod network;
+mod registry;
 
 use kedge_board_support::slot;
 use kedge_init::helpers::{disk, net, stage};
@@ -19,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 34 {
+    match choice % 37 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -106,6 +107,9 @@ fuzz_target!(|data: &[u8]| {
             let conf = |_: &str, _: &str| Ok(String::from_utf8_lossy(bytes).into_owned());
             let _ = kedge_image_build::import::pantavisor::parse(bytes, "state", &conf);
         }
+        34 => registry::reference(bytes),
+        35 => registry::challenge(bytes),
+        36 => registry::manifest(bytes),
         other => network::parse(other - 22, bytes),
     }
 });

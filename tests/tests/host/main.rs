@@ -6,6 +6,7 @@ mod fleet;
 mod hostile;
 mod importing;
 mod layers;
+mod registries;
 mod sbom;
 mod slots;
 mod updates;
