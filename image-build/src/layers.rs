@@ -168,10 +168,7 @@ pub fn list(layers: &[PathBuf], path: &str) -> Result<BTreeSet<String>> {
     for layer in layers {
         let dump = tools::dump_erofs()?;
         let mut command = dump.command();
-        command
-            .arg("--ls")
-            .arg(format!("--path={path}"))
-            .arg(layer);
+        command.arg("--ls").arg(format!("--path={path}")).arg(layer);
         // As above: a path that is not there gives no list.
         let Ok(bytes) = process::output_up_to(&mut command, MOST_TEXT) else {
             continue;

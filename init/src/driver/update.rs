@@ -415,8 +415,7 @@ impl Driver {
     /// Asks for copies of the volumes that both revisions want kept, of the containers that were stopped.
     fn ask_snapshot(&mut self, planned: &Planned) -> Asked {
         let running = self.boot.content.as_ref();
-        let volumes =
-            running.map(|running| boot::snapshot_volumes(running, &planned.side.content));
+        let volumes = running.map(|running| boot::snapshot_volumes(running, &planned.side.content));
         let mut volumes = volumes.unwrap_or_default();
         volumes.retain(|(name, _)| {
             planned

@@ -103,7 +103,9 @@ fn judged(format: &str, bill: &Path) -> Result<()> {
     )?;
     let validate = |path: &Path| {
         let mut python = Command::new("/usr/bin/python3");
-        python.env("PYTHONPATH", &modules).args(["-c", JUDGE, format]);
+        python
+            .env("PYTHONPATH", &modules)
+            .args(["-c", JUDGE, format]);
         process::output(python.arg(path))
     };
     validate(bill)?;

@@ -175,7 +175,10 @@ mod tests {
     fn a_code_stays_while_its_device_asks_and_is_typed_in_any_way() {
         let claims = Claims::default();
         let code = claims.wait(&request(1), SITE, 0).unwrap().unwrap();
-        assert_eq!(claims.wait(&request(1), SITE, 500).unwrap(), Some(code.clone()));
+        assert_eq!(
+            claims.wait(&request(1), SITE, 500).unwrap(),
+            Some(code.clone())
+        );
         let typed = format!("  {} ", code.to_uppercase().replace('-', "  "));
         assert_eq!(claims.find(&typed, 1000).unwrap().key, request(1).key);
         assert!(claims.find(&code, 1100).is_none());

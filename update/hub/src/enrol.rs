@@ -31,11 +31,7 @@ use std::net::IpAddr;
 const NONCES: u32 = 32;
 
 /// A device asks to be taken in.
-pub(crate) async fn enrol(
-    hub: &Hub,
-    request: Signed,
-    from: IpAddr,
-) -> Result<Enrolled, Refusal> {
+pub(crate) async fn enrol(hub: &Hub, request: Signed, from: IpAddr) -> Result<Enrolled, Refusal> {
     let request = judged(&request)?;
     served(hub, &request.product)?;
     let id = request.key.id();
@@ -67,7 +63,10 @@ pub(crate) async fn enrol(
                 claim,
                 retry_after_s: ASK_AGAIN_S,
             }),
-            None => Err(Refusal::busy(60, "too many devices wait to be claimed, of all or from this address")),
+            None => Err(Refusal::busy(
+                60,
+                "too many devices wait to be claimed, of all or from this address",
+            )),
         };
     };
     let (key, product, board) = (request.key, request.product, request.board);

@@ -57,11 +57,7 @@ pub(crate) fn told(
 }
 
 /// When a device's event happened, and what it was; 0 is the newest.
-fn nth(
-    database: &Connection,
-    device: KeyId,
-    number: u32,
-) -> Result<Option<(u64, String)>, Error> {
+fn nth(database: &Connection, device: KeyId, number: u32) -> Result<Option<(u64, String)>, Error> {
     let mut statement = database.prepare_cached(
         "SELECT time, what FROM events WHERE device = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2",
     )?;

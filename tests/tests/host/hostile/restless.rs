@@ -25,17 +25,29 @@ fn host_restarts_without_end_are_not_granted() -> Result<()> {
     bench.enrol()?;
     let waits = |device: &Device| device.has_said("one more restart");
     bench.device.until("the third restart", waits)?;
-    ensure!(bench.device.state().reboots == 2, "{:?}", bench.device.state());
+    ensure!(
+        bench.device.state().reboots == 2,
+        "{:?}",
+        bench.device.state()
+    );
     // A restart, as far as the agent can tell: it knows how many there were.
     bench.device.kill();
     bench.device.state().said.clear();
     bench.proxy.plays("/v1/device/state", 1, asks(100));
     bench.device.start()?;
     bench.device.until("the next restart", waits)?;
-    ensure!(bench.device.state().reboots == 2, "{:?}", bench.device.state());
+    ensure!(
+        bench.device.state().reboots == 2,
+        "{:?}",
+        bench.device.state()
+    );
     let release = fleet.publish(&Plan::new(2, 9000))?;
     bench.update(&fleet, &release)?;
-    ensure!(bench.device.state().reboots == 2, "{:?}", bench.device.state());
+    ensure!(
+        bench.device.state().reboots == 2,
+        "{:?}",
+        bench.device.state()
+    );
     bench.audit(&[&release])
 }
 
@@ -56,12 +68,20 @@ fn host_a_trial_that_cannot_begin_is_not_asked_for_again_and_again() -> Result<(
         })
     };
     bench.device.until("the report of it", told)?;
-    ensure!(bench.device.state().trials == 1, "{:?}", bench.device.state());
+    ensure!(
+        bench.device.state().trials == 1,
+        "{:?}",
+        bench.device.state()
+    );
     // The next boot may know better.
     bench.device.kill();
     bench.device.state().never_begins = false;
     bench.device.start()?;
     bench.device.until_committed(release.id)?;
-    ensure!(bench.device.state().trials == 2, "{:?}", bench.device.state());
+    ensure!(
+        bench.device.state().trials == 2,
+        "{:?}",
+        bench.device.state()
+    );
     bench.audit(&[&release])
 }

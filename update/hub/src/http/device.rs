@@ -50,7 +50,11 @@ pub(super) async fn authority(_: Anybody, State(hub): State<Arc<Hub>>) -> Answer
 }
 
 /// `POST /v1/enroll`
-pub(super) async fn enrol(Anybody(from): Anybody, State(hub): State<Arc<Hub>>, body: Body) -> Answer {
+pub(super) async fn enrol(
+    Anybody(from): Anybody,
+    State(hub): State<Arc<Hub>>,
+    body: Body,
+) -> Answer {
     let request = body::lenient(body, MESSAGE).await?;
     enrolled(&enrol::enrol(&hub, request, from).await?)
 }

@@ -130,7 +130,10 @@ fn a_key_of_a_repeated_request_is_for_those_who_are_known() {
         .json();
     let short = world.server.operator(made.token.as_ref().unwrap());
     ask(&short).is(201);
-    world.operator.delete(&format!("/v1/tokens/{}", made.id)).is(204);
+    world
+        .operator
+        .delete(&format!("/v1/tokens/{}", made.id))
+        .is(204);
     // The answer holds a token: who has none any more does not get it again.
     ask(&short).refused(401, "token-refused");
 }
