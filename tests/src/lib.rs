@@ -33,5 +33,6 @@ pub mod registry;
 pub mod releases;
 #[cfg(test)]
 mod tidy;
+pub mod token;
 pub mod trials;
 pub mod updates;
