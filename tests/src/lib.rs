@@ -12,6 +12,7 @@
 //! | [`guest`] | a device in QEMU: console, control interface, deadlines |
 //! | [`http`] | one exchange |
 //! | [`hub`] | a hub in a process of its own |
+//! | [`stick`] | images of removable disks |
 //! | [`updates`] | a device that takes updates, played |
 //! | `tidy` | rules of the house; unit tests of their own |
 //!
@@ -29,6 +30,7 @@ pub mod kedge;
 pub mod product;
 pub mod proxy;
 pub mod releases;
+pub mod stick;
 #[cfg(test)]
 mod tidy;
 pub mod trials;

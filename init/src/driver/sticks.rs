@@ -200,7 +200,7 @@ impl Driver {
     }
 
     /// What is said against an offer that was good as such, where it came from a stick: status and body of the answer.
-    pub(super) fn stick_objects(
+    pub(super) fn against_stick(
         &mut self,
         client: ClientId,
         what: Upload,

@@ -174,7 +174,7 @@ impl Driver {
         if self.clients.generation(upload.client) != upload.generation {
             return;
         }
-        let unwanted = self.stick_objects(upload.client, upload.what, status, body);
+        let unwanted = self.against_stick(upload.client, upload.what, status, body);
         let (status, body) = match &unwanted {
             Some((status, body)) => (*status, body.as_slice()),
             None => (status, body),

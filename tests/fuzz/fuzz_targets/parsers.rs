@@ -7,7 +7,7 @@
 mod network;
 
 use kedge_board_support::slot;
-use kedge_init::helpers::{disk, net, stage};
+use kedge_init::helpers::{disk, net, stage, stick};
 use kedge_revision::bundle::{self, Event};
 use kedge_revision::fresh::Fresh;
 use kedge_revision::parameters::Parameters;
@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 34 {
+    match choice % 35 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -105,6 +105,15 @@ fuzz_target!(|data: &[u8]| {
         33 => {
             let conf = |_: &str, _: &str| Ok(String::from_utf8_lossy(bytes).into_owned());
             let _ = kedge_image_build::import::pantavisor::parse(bytes, "state", &conf);
+        }
+        34 => {
+            let _ = stick::choice::peek(bytes);
+            if let Ok(look) = stick::Look::decode(bytes) {
+                assert_eq!(look.encode(), bytes);
+            }
+            if let Ok(report) = stick::Report::decode(bytes) {
+                let _ = report.encode();
+            }
         }
         other => network::parse(other - 22, bytes),
     }
