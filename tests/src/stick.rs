@@ -32,7 +32,9 @@ pub fn make_divided(image: &Path, files: &[PathBuf]) -> Result<()> {
     let mut sector = vec![0; 512];
     let entry = |sector: &mut Vec<u8>, at: usize, bytes: &[u8]| -> Result<()> {
         let place = sector.get_mut(at..at.saturating_add(bytes.len()));
-        place.context("a table of 512 bytes")?.copy_from_slice(bytes);
+        place
+            .context("a table of 512 bytes")?
+            .copy_from_slice(bytes);
         Ok(())
     };
     // One entry of type 0x0c, FAT by logical addresses: first sector, sectors; and the signature.
@@ -82,8 +84,12 @@ pub fn tampered(bundle: &Path, word: &[u8], other: &[u8]) -> Result<Vec<u8>> {
     ensure!(word.len() == other.len(), "another length");
     let mut bytes = files::read(bundle)?;
     let at = bytes.windows(word.len()).position(|part| part == word);
-    let end = at.context("the word is not in the bundle")?.saturating_add(word.len());
+    let end = at
+        .context("the word is not in the bundle")?
+        .saturating_add(word.len());
     let place = bytes.get_mut(end.saturating_sub(word.len())..end);
-    place.context("a place that was found")?.copy_from_slice(other);
+    place
+        .context("a place that was found")?
+        .copy_from_slice(other);
     Ok(bytes)
 }

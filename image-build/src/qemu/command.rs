@@ -129,9 +129,8 @@ fn sticks(command: &mut Command, config: &VmConfig) {
     for (number, image) in sticks.iter().enumerate() {
         let image = quoted(image);
         let drive = format!("if=none,id=stick{number},format=raw,read-only=on,file={image}");
-        let device = format!(
-            "scsi-hd,bus=sticks.0,drive=stick{number},id=stick{number}-disk,removable=on"
-        );
+        let device =
+            format!("scsi-hd,bus=sticks.0,drive=stick{number},id=stick{number}-disk,removable=on");
         command.args(["-drive", &drive, "-device", &device]);
     }
 }

@@ -30,7 +30,10 @@ fn start(disk: &Disk, sticks: &[&Path]) -> Result<Guest> {
 }
 
 fn accept(project: &Project) -> Result<()> {
-    project.edit("\n[configuration]\n", "\n[configuration]\nsticks = \"accept\"\n")
+    project.edit(
+        "\n[configuration]\n",
+        "\n[configuration]\nsticks = \"accept\"\n",
+    )
 }
 
 fn id_of(bundle: &Path) -> Result<String> {
@@ -122,8 +125,14 @@ fn vm_sticks_that_are_plugged_in() -> Result<()> {
         ] {
             guest.expect(line, TAKEN)?;
         }
-        ensure!(before == (committed(guest)?, pid(guest, "app")?), "something was changed");
-        ensure!(events(guest, "trial-begun")?.is_empty(), "a trial has begun");
+        ensure!(
+            before == (committed(guest)?, pid(guest, "app")?),
+            "something was changed"
+        );
+        ensure!(
+            events(guest, "trial-begun")?.is_empty(),
+            "a trial has begun"
+        );
         Ok(())
     });
     checks.run("pulled out in the middle", &mut guest, |guest| {
@@ -132,7 +141,9 @@ fn vm_sticks_that_are_plugged_in() -> Result<()> {
         guest.wait("some of it is there", TAKEN, |guest| {
             let received = update(guest)?;
             let received = received.pointer("/staging/received");
-            Ok(received.and_then(Value::as_u64).filter(|bytes| *bytes > 4 << 20))
+            Ok(received
+                .and_then(Value::as_u64)
+                .filter(|bytes| *bytes > 4 << 20))
         })?;
         stick::pull(guest, "first")?;
         guest.expect("it goes on when the disk is back", JUDGED)?;
@@ -147,9 +158,14 @@ fn vm_sticks_that_are_plugged_in() -> Result<()> {
         let [begun] = begun.as_slice() else {
             anyhow::bail!("these trials have begun: {begun:?}");
         };
-        ensure!(begun.get("source").and_then(Value::as_str) == Some("stick"), "{begun}");
+        ensure!(
+            begun.get("source").and_then(Value::as_str) == Some("stick"),
+            "{begun}"
+        );
         ensure!(guest.boots() == 1, "the device was restarted");
-        guest.expect("stick: good.kedge on sdb1: revision", JUDGED).map(drop)
+        guest
+            .expect("stick: good.kedge on sdb1: revision", JUDGED)
+            .map(drop)
     });
     checks.run("what fails is tried once", &mut guest, |guest| {
         stick::plug(guest, "third", &image("bad"))?;
@@ -159,8 +175,14 @@ fn vm_sticks_that_are_plugged_in() -> Result<()> {
         ensure!(committed(guest)? == good, "it was committed");
         stick::pull(guest, "third")?;
         stick::plug(guest, "fourth", &image("bad"))?;
-        guest.expect("it was tried, and failed: goal-missed(app, finished", JUDGED)?;
-        ensure!(events(guest, "trial-begun")?.len() == 2, "it was tried again");
+        guest.expect(
+            "it was tried, and failed: goal-missed(app, finished",
+            JUDGED,
+        )?;
+        ensure!(
+            events(guest, "trial-begun")?.len() == 2,
+            "it was tried again"
+        );
         Ok(())
     });
     checks.finish(&mut guest)
@@ -172,7 +194,13 @@ fn vm_a_stick_that_stays_in() -> Result<()> {
     let (project, _) = built_trials()?;
     accept(&project)?;
     let disk = project.build()?;
-    project.set("base", "platform", "started", &["sleep", "from a stick"], "")?;
+    project.set(
+        "base",
+        "platform",
+        "started",
+        &["sleep", "from a stick"],
+        "",
+    )?;
     let bundle = project.bundle("update.kedge")?;
     let image = disk.folder().join("stick");
     stick::make_divided(&image, &[bundle.clone()])?;
@@ -191,8 +219,14 @@ fn vm_a_stick_that_stays_in() -> Result<()> {
         guest.wait_for_boot(3, BOOT)?;
         guest.wait_for_control(BOOT)?;
         guest.wait_for_log("kedge", again, BOOT)?;
-        ensure!(events(guest, "trial-begun")?.len() == 1, "it was tried again");
-        ensure!(guest.boots() == 3 && committed(guest)? == id, "the device goes round");
+        ensure!(
+            events(guest, "trial-begun")?.len() == 1,
+            "it was tried again"
+        );
+        ensure!(
+            guest.boots() == 3 && committed(guest)? == id,
+            "the device goes round"
+        );
         Ok(())
     });
     checks.finish(&mut guest)
@@ -214,7 +248,10 @@ fn vm_a_stick_that_nobody_asked_for() -> Result<()> {
         std::thread::sleep(Duration::from_secs(10));
         ensure!(!guest.has_said("stick:"), "it was looked at");
         ensure!(committed(guest)? == before, "something else is committed");
-        ensure!(events(guest, "trial-begun")?.is_empty(), "a trial has begun");
+        ensure!(
+            events(guest, "trial-begun")?.is_empty(),
+            "a trial has begun"
+        );
         Ok(())
     });
     checks.finish(&mut guest)
