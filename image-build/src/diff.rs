@@ -324,6 +324,9 @@ fn widening(path: &str, old: Option<&Value>, new: Option<&Value>) -> Option<Stri
             }
         }
         ["configuration", "hubs"] => Some(format!("asks the hubs {}", more()?)),
+        ["configuration", "sticks"] if is(new, "accept") => {
+            Some("removable disks are mounted, and what is on them is tried".to_owned())
+        }
         ["configuration", "network", "interfaces", interface] if old.is_none() => {
             Some(format!("interface {interface} is used"))
         }

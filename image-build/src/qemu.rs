@@ -60,6 +60,9 @@ pub struct VmConfig {
     pub date: Option<String>,
     /// Network cards beside the first, each in a network of its own: the first of them leases 10.0.3.15, the next 10.0.4.15.
     pub more_cards: u8,
+    /// Images of removable disks on a SCSI bus, which are not written; none: the machine has no such bus, and nothing can be
+    /// plugged in.
+    pub sticks: Option<Vec<PathBuf>>,
     /// A provisioning for the device, a file that QEMU reads at each start.
     pub provision: Option<PathBuf>,
     /// Kernel arguments after all others, for tests; only where the host plays the loader.
@@ -81,6 +84,7 @@ impl VmConfig {
             clock: Clock::Wall,
             date: None,
             more_cards: 0,
+            sticks: None,
             provision: None,
             arguments: String::new(),
         }

@@ -29,6 +29,7 @@ use crate::evidence::Evidence;
 use crate::last_resort::last_resort;
 pub use arguments::Arguments;
 pub use cgroups::ROOT as CGROUPS;
+pub(crate) use disks::listen_to_kernel;
 pub use disks::set_clock;
 use kedge_board_support::bootenv::Bootenv;
 use kedge_board_support::control::{Control, Decision};

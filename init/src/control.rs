@@ -2,7 +2,7 @@
 //!
 //! A [`Connection`] takes bytes and gives bytes and typed [`Call`]s; the driver owns the sockets,
 //! asks the machine and hands the answer back. The same connection serves the unix sockets
-//! (containers, by their role, and the agent), and in development products the virtio-serial port `kedge.control`.
+//! (containers, by their role, the agent, and the helper that reads sticks), and in development products the virtio-serial port `kedge.control`.
 //!
 //! No HTTP crate is used: the smallest servers bring 100 kB and more, an executor or threads, and
 //! allocate as the peer likes. What is needed is a request head of 4 KiB, a body of 4 KiB or one that passes
@@ -51,6 +51,8 @@ pub use stream::LOG_FILL;
 pub const SOCKET: &str = "/run/kedge/control.sock";
 /// Where the agent's is: its role is [`Role::Update`].
 pub const AGENT_SOCKET: &str = "/run/kedge/agent/control.sock";
+/// Where that of the helper is which reads removable disks: its role is [`Role::Stick`].
+pub const STICK_SOCKET: &str = "/run/kedge/stick/control.sock";
 /// Connections that PID 1 keeps at once; further ones get [`busy`] and are closed.
 pub const MAX_CONNECTIONS: usize = 8;
 /// Of these one socket's, which is one container's: no container keeps the others out.

@@ -9,6 +9,7 @@ mod arguments;
 mod client;
 mod show;
 
+pub(crate) use apply::apply_file;
 pub use arguments::{Arguments, Ask, USAGE, UsageError};
 pub use client::{Body, Client, ClientError};
 

@@ -20,6 +20,7 @@ mod perform;
 mod poller;
 mod said;
 mod status;
+mod sticks;
 mod telling;
 mod trial;
 mod undo;
@@ -54,6 +55,7 @@ use poller::{Poller, Ready, Token};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
+use sticks::Sticks;
 use telling::Asking;
 use trial::Times;
 pub(crate) use unit::RESOLV_CONF;
@@ -81,6 +83,7 @@ pub struct Driver {
     clients: Clients,
     helpers: Helpers,
     agent: Agent,
+    sticks: Sticks,
     network: Network,
     watchdog: Watchdog,
     /// What is under way between revisions.
@@ -170,6 +173,7 @@ impl Driver {
             clients: Clients::default(),
             helpers: Helpers::default(),
             agent: Agent::default(),
+            sticks: Sticks::default(),
             network: Network::default(),
             watchdog: Watchdog::default(),
             update: Update::default(),
@@ -271,6 +275,7 @@ impl Driver {
         }
         self.start_helpers();
         self.say_hello();
+        self.watch_sticks();
         // Now that there is somebody to keep the history: a trial that cannot even run has its verdict.
         if self.in_repair() && self.on_trial() {
             self.verdict_bad(if self.boot.refused {
@@ -406,6 +411,7 @@ impl Driver {
         self.upload_turn(now);
         self.history_turn(now);
         self.agent_turn(now);
+        self.stick_turn(now);
         self.journal.settle(now);
         self.feed_helpers(now);
         for client in self.clients.pump(&self.journal) {
@@ -435,6 +441,7 @@ impl Driver {
             self.upload_until(),
             self.trial_deadline(),
             self.agent.deadline(),
+            self.stick_deadline(),
             self.asking.as_ref().map(Asking::until),
         ];
         let earliest = deadlines.into_iter().flatten().min();

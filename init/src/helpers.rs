@@ -6,6 +6,7 @@
 //! | [`net`] | sets interfaces up and keeps them so |
 //! | [`stage`] | takes a revision in, writes slots, keeps and restores volumes |
 //! | [`agent`] | asks a hub what to run, and brings it |
+//! | [`stick`] | looks for a revision on removable disks, and brings it |
 //!
 //! Each talks with PID 1 over a pair of sockets that keep messages whole (`SOCK_SEQPACKET`): a frame
 //! is a message, so there is nothing to reassemble and nothing torn. The helper's end is its
@@ -20,6 +21,7 @@ mod error;
 mod link;
 pub mod net;
 pub mod stage;
+pub mod stick;
 mod wire;
 
 use kedge_sys::privilege::{self, CapabilitySet};

@@ -71,6 +71,9 @@ pub struct Event {
     /// Why, as the status has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How the revision came, if not by a person: `stick`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<&'static str>,
     /// Why the run before ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
@@ -99,6 +102,7 @@ impl Event {
             parameters: None,
             slot: None,
             reason: None,
+            source: None,
             cause: None,
             took_ms: None,
             text: None,

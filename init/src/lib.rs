@@ -12,7 +12,7 @@
 //! | [`lock`] | decides: whether containers hold updates back; pure |
 //! | [`history`] | what happened to the device, until the disk helper has kept it |
 //! | [`log`] | the bounded ring of what containers and kernel say |
-//! | [`helpers`] | processes that may block: `disk`, `net`, `stage`, `agent` |
+//! | [`helpers`] | processes that may block: `disk`, `net`, `stage`, `agent`, `stick` |
 //! | [`last_resort`] | the end when nothing else is left |
 //!
 //! What is not here: networking, TLS and regular expressions in PID 1's path; TOML; unpacking of
@@ -37,7 +37,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Becomes what the binary was called as: PID 1 if it is that, else `disk`, `net`, `stage`, `agent` or `ctl`.
+/// Becomes what the binary was called as: PID 1 if it is that, else `disk`, `net`, `stage`, `agent`, `stick` or `ctl`.
 #[must_use]
 pub fn run() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -56,6 +56,7 @@ pub fn run() -> ExitCode {
         Some("disk") => helpers::disk::run(socket.as_fd(), Path::new(helpers::disk::DIRECTORY)),
         Some("net") => helpers::net::run(socket.as_fd(), Path::new(driver::RESOLV_CONF)),
         Some("stage") => helpers::stage::run(socket.as_fd(), Path::new(boot::DATA)),
+        Some("stick") => helpers::stick::run(socket.as_fd()),
         Some("ctl") => return ctl::run(arguments),
         _ if arguments.next().is_some_and(|word| word == "ctl") => return ctl::run(arguments),
         _ => {

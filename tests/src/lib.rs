@@ -13,6 +13,7 @@
 //! | [`http`] | one exchange |
 //! | [`hub`] | a hub in a process of its own |
 //! | [`registry`] | a registry of images, an honest one and one that lies |
+//! | [`stick`] | images of removable disks |
 //! | [`updates`] | a device that takes updates, played |
 //! | `tidy` | rules of the house; unit tests of their own |
 //!
@@ -31,6 +32,7 @@ pub mod product;
 pub mod proxy;
 pub mod registry;
 pub mod releases;
+pub mod stick;
 #[cfg(test)]
 mod tidy;
 pub mod token;

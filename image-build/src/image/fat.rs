@@ -8,11 +8,26 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-/// Makes a FAT of `size` bytes with these files; `id` gives its serial number, `time` every time in it.
+/// Makes a FAT of `size` bytes with these files; `id` gives its serial number, `time` every time in it, and to the files
+/// themselves.
 ///
 /// # Errors
 /// The tools cannot be had, or the files do not fit.
 pub fn make(image: &Path, size: u64, id: [u8; 16], files: &[PathBuf], time: u64) -> Result<()> {
+    let when = SystemTime::UNIX_EPOCH + Duration::from_secs(time);
+    for path in files {
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        file.set_modified(when)
+            .with_context(|| format!("cannot set the time of {}", path.display()))?;
+    }
+    make_of(image, size, id, files, time)
+}
+
+/// The same with each file's own time, of somebody else's files.
+///
+/// # Errors
+/// As [`make`].
+pub fn make_of(image: &Path, size: u64, id: [u8; 16], files: &[PathBuf], time: u64) -> Result<()> {
     tools()?;
     let file =
         File::create_new(image).with_context(|| format!("cannot make {}", image.display()))?;
@@ -26,11 +41,7 @@ pub fn make(image: &Path, size: u64, id: [u8; 16], files: &[PathBuf], time: u64)
             .arg(image),
         time,
     ))?;
-    let when = SystemTime::UNIX_EPOCH + Duration::from_secs(time);
     for path in files {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        file.set_modified(when)
-            .with_context(|| format!("cannot set the time of {}", path.display()))?;
         process::run(deterministic(
             Command::new("mcopy")
                 .arg("-m")

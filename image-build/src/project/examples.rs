@@ -46,6 +46,7 @@ fn the_examples_name_every_field() {
         "nameservers",
         "gateways",
         "hubs",
+        "sticks",
         "health",
         "max-retries",
         "root",

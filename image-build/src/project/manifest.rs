@@ -4,7 +4,7 @@
 //! types of `kedge-revision`, which have the last word.
 
 use super::units::{Size, Span};
-use kedge_revision::configuration::{Interface, Logs, NetworkConfiguration, Ports};
+use kedge_revision::configuration::{Interface, Logs, NetworkConfiguration, Ports, Sticks};
 use kedge_revision::content::{Change, Commit, Content, Group, HubGoal};
 use kedge_revision::parameters::Parameter;
 use kedge_revision::{Configuration, Container, Mode, Name};
@@ -127,6 +127,8 @@ pub struct GroupText {
 pub struct ConfigurationText {
     /// Addresses of the hubs.
     pub hubs: Vec<String>,
+    /// What becomes of bundles on removable disks.
+    pub sticks: Sticks,
     /// Interfaces and names.
     pub network: NetworkText,
     /// Bounds of what is logged.
@@ -218,6 +220,7 @@ impl Manifest {
                     disk_max: self.configuration.logs.disk_max.bytes,
                 },
                 hubs: self.configuration.hubs.clone(),
+                sticks: self.configuration.sticks,
             },
             commit: Commit {
                 window_s: self.commit.window.ms / 1000,

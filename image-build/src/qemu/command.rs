@@ -62,6 +62,7 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
     };
 
     disk_and_network(&mut command, config, qemu);
+    sticks(&mut command, config);
     consoles(&mut command, config, qemu, &control);
     if let Some(provision) = &config.provision {
         // The device reads it where Linux shows it: /sys/firmware/qemu_fw_cfg.
@@ -116,6 +117,21 @@ fn disk_and_network(command: &mut Command, config: &VmConfig, qemu: &Qemu) {
             "-device",
             &format!("{},netdev=net{card},romfile=", qemu.network),
         ]);
+    }
+}
+
+/// Removable disks. The bus is `sticks`, so that more can be plugged in by the monitor.
+fn sticks(command: &mut Command, config: &VmConfig) {
+    let Some(sticks) = &config.sticks else {
+        return;
+    };
+    command.args(["-device", "virtio-scsi-pci,id=sticks"]);
+    for (number, image) in sticks.iter().enumerate() {
+        let image = quoted(image);
+        let drive = format!("if=none,id=stick{number},format=raw,read-only=on,file={image}");
+        let device =
+            format!("scsi-hd,bus=sticks.0,drive=stick{number},id=stick{number}-disk,removable=on");
+        command.args(["-drive", &drive, "-device", &device]);
     }
 }
 

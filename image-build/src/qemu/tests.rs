@@ -260,21 +260,23 @@ fn instructions_can_be_counted() {
 }
 
 #[test]
-fn a_machine_has_its_own_date_and_as_many_cards_as_wanted() {
+fn a_machine_has_its_own_date_and_as_many_cards_and_sticks_as_wanted() {
     let plain = words(&config());
     assert!(
-        !plain.contains("-rtc") && !plain.contains("net1"),
+        !plain.contains("-rtc") && !plain.contains("net1") && !plain.contains("stick"),
         "{plain}"
     );
     let config = VmConfig {
         date: Some("1970-01-01T00:00:00".to_owned()),
         more_cards: 2,
+        sticks: Some(vec!["/one,two".into()]),
         ..config()
     };
     let words = words(&config);
     assert!(words.contains("-rtc base=1970-01-01T00:00:00"), "{words}");
-    for card in ["user,id=net1,net=10.0.3.0/24", "netdev=net2"] {
-        assert!(words.contains(card), "{words}");
+    let stick = "if=none,id=stick0,format=raw,read-only=on,file=/one,,two";
+    for word in ["user,id=net1,net=10.0.3.0/24", "netdev=net2", stick] {
+        assert!(words.contains(word), "{words}");
     }
 }
 

@@ -31,8 +31,8 @@ $2 ~ /^[tT]$/ && match($3, /Cs[0-9A-Za-z]+_[0-9]/) {
     part = identifier()
     if (crate in is_agent || (crate == "kedge_init" && module == "helpers" && part == "agent")) {
         agent = agent " *(.text." $3 ")\n"
-    } else if ((crate == "kedge_store" && (module == "staging" || module == "collect")) || crate == "lexopt" || (crate == "kedge_init" && (module == "ctl" || (module == "helpers" && part == "stage")))) {
-        # Only while an update comes, or when somebody asks by a command.
+    } else if ((crate == "kedge_store" && (module == "staging" || module == "collect")) || crate == "lexopt" || (crate == "kedge_init" && (module == "ctl" || (module == "helpers" && (part == "stage" || part == "stick"))))) {
+        # Only while an update comes, a disk is plugged in, or when somebody asks by a command.
         seldom = seldom " *(.text." $3 ")\n"
     }
 }

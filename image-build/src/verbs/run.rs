@@ -1,6 +1,7 @@
 //! `kedge run`: the project's disk image in QEMU.
 
 use super::{Scene, ctl};
+use crate::image::fat;
 use crate::process;
 use crate::project::Project;
 use crate::qemu::{Console, Ending, Event, Forward, Vm, VmConfig};
@@ -13,6 +14,11 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+/// A FAT's own tables, and what its files leave of their last clusters, bytes.
+const STICK_SPARE: u64 = 32 << 20;
+/// When it was made, which nobody looks at: 1980, the first time that FAT knows.
+const STICK_TIME: u64 = 315_619_200;
 
 /// Boot the disk image in QEMU, with the serial console here. Ctrl-A x ends it.
 ///
@@ -35,6 +41,9 @@ pub(super) struct Run {
     /// Give the device this provisioning, as `kedge join-token new --out` writes it: it joins the hub at its first start.
     #[arg(long, value_name = "FILE")]
     provision: Option<PathBuf>,
+    /// Plug a stick with this bundle in; a device that accepts sticks takes it. May be given again.
+    #[arg(long, value_name = "BUNDLE")]
+    stick: Vec<PathBuf>,
     /// End after so many seconds, for scripts; the exit status is then 1.
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -52,13 +61,37 @@ impl Run {
         }
         self.check_provision()?;
         let disk = self.disk(scene, &project, &image)?;
-        let config = self.config(scene, &project, &disk)?;
+        let mut config = self.config(scene, &project, &disk)?;
+        let stick = disk.with_extension("stick");
+        if self.stick_at(&stick)? {
+            config.sticks = Some(vec![stick.clone()]);
+        }
         let result = self.watch(scene, config);
+        // There may be none.
+        std::fs::remove_file(&stick).ok();
         if !self.keep {
             std::fs::remove_file(&disk)
                 .with_context(|| format!("cannot remove {}", disk.display()))?;
         }
         result
+    }
+
+    /// Makes the image of the stick, if there is to be one.
+    fn stick_at(&self, image: &Path) -> Result<bool> {
+        // An earlier run may have been killed.
+        std::fs::remove_file(image).ok();
+        let mut size = STICK_SPARE;
+        for bundle in &self.stick {
+            let metadata = bundle.metadata();
+            let metadata = metadata.with_context(|| format!("cannot read {}", bundle.display()))?;
+            size = size.saturating_add(metadata.len());
+        }
+        let some = !self.stick.is_empty();
+        if some {
+            let size = size.next_multiple_of(1 << 20);
+            fat::make_of(image, size, [0x5c; 16], &self.stick, STICK_TIME)?;
+        }
+        Ok(some)
     }
 
     /// A device passes over a provisioning that it cannot read; its user had better know at once.

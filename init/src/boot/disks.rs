@@ -51,7 +51,7 @@ pub(crate) fn wait_for_partitions() -> Result<Partitions, Error> {
 }
 
 /// A socket of the kernel's device events (kobject_uevent(9), multicast group 1).
-fn listen_to_kernel() -> Result<OwnedFd, Error> {
+pub(crate) fn listen_to_kernel() -> Result<OwnedFd, Error> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(
         AddressFamily::NETLINK,

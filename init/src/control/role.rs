@@ -2,7 +2,7 @@
 
 use kedge_revision::container::ControlRole;
 
-/// See the module. Reading is everybody's.
+/// See the module. Reading is everybody's but the stick helper's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Nothing else.
@@ -11,6 +11,8 @@ pub enum Role {
     Lock,
     /// To bring and try revisions, and to restart the device: the agent, which talks to the network.
     Update,
+    /// To bring and try revisions, and nothing else: the helper that reads removable disks.
+    Stick,
     /// Everything.
     Operate,
 }

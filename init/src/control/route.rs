@@ -42,6 +42,8 @@ pub(super) fn route(head: &Head<'_>, role: Role) -> Result<Call, Refusal> {
     }
     let locks = matches!(path, "update/lock" | "update/unlock");
     match (method, role) {
+        (_, Role::Stick) if brings(&call) => Ok(call),
+        (_, Role::Stick) => Err(Refusal::Forbidden),
         (Method::Get, _) | (_, Role::Operate) => Ok(call),
         (_, Role::Lock) if locks => Ok(call),
         (_, Role::Update) if locks => Err(Refusal::Forbidden),
@@ -50,6 +52,17 @@ pub(super) fn route(head: &Head<'_>, role: Role) -> Result<Call, Refusal> {
             Err(Refusal::Forbidden)
         }
     }
+}
+
+/// Whether it brings a revision or lets it be tried, whatever holds updates back left in peace.
+const fn brings(call: &Call) -> bool {
+    matches!(
+        call,
+        Call::Upload {
+            what: Upload::Offer | Upload::Object { .. },
+            ..
+        } | Call::Command(Command::Apply { now: false, .. })
+    )
 }
 
 fn upload(head: &Head<'_>, what: Upload) -> Call {
@@ -202,6 +215,21 @@ mod tests {
         assert!(ask("POST /v1/update/rollback", Update).is_ok());
         for path in ["poweroff", "containers/web/stop"] {
             assert_eq!(ask(&format!("POST /v1/{path}"), Update), Err(403), "{path}");
+        }
+        let stick = |target: &str| ask(&format!("POST /v1/update/{target}"), Role::Stick);
+        assert!(stick("offer").is_ok() && stick(&format!("objects/{hex}")).is_ok());
+        assert!(stick(&format!("apply?revision={hex}")).is_ok());
+        for never in [
+            "root",
+            "rollback",
+            "unlock",
+            "lock?seconds=1",
+            &format!("apply?revision={hex}&now=1"),
+        ] {
+            assert_eq!(stick(never), Err(403), "{never}");
+        }
+        for never in ["POST /v1/reboot", "GET /v1/status", "GET /v1/logs"] {
+            assert_eq!(ask(never, Role::Stick), Err(403), "{never}");
         }
         assert_eq!(ask("POST /v1/update/objects/abc", Operate), Err(404));
         for path in [

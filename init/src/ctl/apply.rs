@@ -40,7 +40,7 @@ type Range = (u64, u64);
 /// A bundle: where its documents end and its objects are.
 struct Bundle<'a> {
     path: &'a Path,
-    file: File,
+    file: &'a File,
     head: u64,
     /// Counter of the parameters in it.
     parameters: Option<u64>,
@@ -54,7 +54,21 @@ pub(super) fn apply<S: Read + Write>(
     path: &Path,
     out: &mut impl Write,
 ) -> Result<(), ClientError> {
-    let bundle = Bundle::open(path)?;
+    let file = File::open(path).map_err(|source| ClientError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    apply_file(client, path, &file, out)
+}
+
+/// The same with a file that is open; `path` is its name in errors.
+pub(crate) fn apply_file<S: Read + Write>(
+    client: &mut Client<S>,
+    path: &Path,
+    file: &File,
+    out: &mut impl Write,
+) -> Result<(), ClientError> {
+    let bundle = Bundle::open(path, file)?;
     loop {
         let answer = bundle.send(client, "/v1/update/offer", [(0, bundle.head), (0, 0)])?;
         let offer: Offer =
@@ -79,12 +93,11 @@ pub(super) fn apply<S: Read + Write>(
 
 impl<'a> Bundle<'a> {
     /// Finds the sections.
-    fn open(path: &'a Path) -> Result<Self, ClientError> {
+    fn open(path: &'a Path, file: &'a File) -> Result<Self, ClientError> {
         let cannot = |source| ClientError::File {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(cannot)?;
         let size = file.metadata().map_err(cannot)?.len();
         let mut bundle = Self {
             path,
@@ -175,7 +188,7 @@ impl<'a> Bundle<'a> {
         let mut answer = Vec::new();
         let body = Body {
             path: self.path,
-            file: &self.file,
+            file: self.file,
             ranges,
         };
         client.request_with("POST", target, Some(&body), &mut |part| {

@@ -119,7 +119,7 @@ impl Clients {
     fn free_slot(&mut self, by: u16, role: Role) -> Option<u16> {
         let others = |taken: usize| match role {
             Role::Update => taken < MAX_CONNECTIONS.saturating_add(AGENT_CONNECTIONS),
-            Role::Observe | Role::Lock | Role::Operate => taken < MAX_CONNECTIONS,
+            Role::Observe | Role::Lock | Role::Stick | Role::Operate => taken < MAX_CONNECTIONS,
         };
         let taken = self.slots.iter().flatten().count();
         let own = self.slots.iter().flatten();

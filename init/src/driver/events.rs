@@ -1,6 +1,7 @@
 //! Descriptors that are ready, turned into events for the machine or into work of the driver's own.
 
 use super::agent::LISTENER;
+use super::sticks::LISTENER as STICKS;
 use super::{Driver, FAREWELL_MS, now_ms};
 use crate::control::{Action as Verb, Call, Command as Asked, Problem, Refusal};
 use crate::driver::clients::ClientId;
@@ -31,6 +32,7 @@ pub(super) fn event(driver: &mut Driver, token: Token, ready: Ready) {
             driver.timer.take().ok();
         }
         Token::Kernel => driver.kernel_log(),
+        Token::Devices => driver.devices_told(),
         Token::Listener(index) => driver.accept(index),
         Token::Ended(index) => driver.container_ended(index),
         Token::Report(index) => driver.reported(index),
@@ -120,6 +122,7 @@ impl Driver {
     fn accept(&mut self, index: u16) {
         let listener = match index.checked_sub(1) {
             _ if index == LISTENER => self.agent.listener(),
+            _ if index == STICKS => self.sticks.listener(),
             None => self.listener.as_ref(),
             Some(unit) => self
                 .units
@@ -375,7 +378,8 @@ impl Driver {
                 parameters,
                 now: _,
             } => {
-                let (status, kind, body) = applied_answer(self.apply(revision, parameters));
+                let (status, kind, body) =
+                    applied_answer(self.apply_for(client, revision, parameters));
                 let connection = self.clients.connection(client)?;
                 connection.answer_bytes(status, kind, &body);
                 return None;

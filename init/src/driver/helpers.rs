@@ -23,6 +23,8 @@ pub(super) const NET: u16 = 1;
 pub(crate) const STAGE: u16 = 2;
 /// Index of the agent, which runs where there is a hub to ask.
 pub(super) const AGENT: u16 = 3;
+/// Index of the helper that looks for bundles on removable disks, once each time that it is started.
+pub(super) const STICK: u16 = 4;
 /// Frames that are taken of one helper at a time: the agent talks to the network, and may be somebody else's.
 const MOST_FRAMES: usize = 64;
 /// Longest frame from a helper that always runs.
@@ -43,6 +45,7 @@ pub(crate) struct Helpers {
     net: Helper,
     stage: Helper,
     agent: Helper,
+    stick: Helper,
     /// When the stage helper was last asked for something.
     staged_at: u64,
     /// Nothing more goes to the stage helper that runs: it is about to end.
@@ -64,6 +67,7 @@ impl Default for Helpers {
             net: Helper::new(c"net"),
             stage: Helper::new(c"stage"),
             agent: Helper::new(c"agent"),
+            stick: Helper::new(c"stick"),
             staged_at: 0,
             closing: false,
             discards: 0,
@@ -81,6 +85,7 @@ impl Helpers {
             NET => Some(&mut self.net),
             STAGE => Some(&mut self.stage),
             AGENT => Some(&mut self.agent),
+            STICK => Some(&mut self.stick),
             _ => None,
         }
     }
@@ -96,6 +101,7 @@ impl Helpers {
             (NET, &self.net),
             (STAGE, &self.stage),
             (AGENT, &self.agent),
+            (STICK, &self.stick),
         ];
         helpers
             .into_iter()
@@ -109,6 +115,7 @@ impl Helpers {
             ("net", &self.net),
             ("stage", &self.stage),
             ("agent", &self.agent),
+            ("stick", &self.stick),
         ];
         let running = helpers.into_iter().filter_map(|(name, helper)| {
             let pid = helper.running.as_ref()?.child.pid;
@@ -120,6 +127,11 @@ impl Helpers {
     /// Whether the agent runs.
     pub(super) const fn agent_runs(&self) -> bool {
         self.agent.running.is_some()
+    }
+
+    /// Whether removable disks are being looked at.
+    pub(super) const fn stick_runs(&self) -> bool {
+        self.stick.running.is_some()
     }
 
     /// Whether the disk helper runs.
@@ -215,7 +227,7 @@ impl Driver {
         self.helpers.discards > 0
     }
 
-    fn start_helper(&mut self, index: u16) {
+    pub(super) fn start_helper(&mut self, index: u16) {
         let now = now_ms();
         let Some(helper) = self.helpers.get(index) else {
             return;
@@ -247,6 +259,10 @@ impl Driver {
         }
         if index == AGENT {
             self.brief_agent();
+            return;
+        }
+        if index == STICK {
+            self.brief_stick();
             return;
         }
         self.helpers.progress.helper(true, now_ms());
@@ -291,7 +307,7 @@ impl Driver {
     /// Log batches that are due, queues that have room again, helpers to be started again.
     pub(super) fn feed_helpers(&mut self, now: u64) {
         self.rest_stage(now);
-        for index in [DISK, NET, STAGE, AGENT] {
+        for index in [DISK, NET, STAGE, AGENT, STICK] {
             let Some(helper) = self.helpers.get(index) else {
                 continue;
             };
@@ -406,6 +422,10 @@ impl Driver {
                             self.agent_says(frame);
                             None
                         }
+                        STICK => {
+                            self.stick_says(frame);
+                            None
+                        }
                         _ => self.net_reports(frame),
                     };
                     if let Some((stream, text)) = said {
@@ -511,9 +531,11 @@ impl Driver {
             return;
         };
         helper.ended(now);
-        if index == STAGE {
-            // It comes when it is needed.
+        if matches!(index, STAGE | STICK) {
+            // They come when they are needed.
             helper.restart_at = None;
+        }
+        if index == STAGE {
             self.helpers.closing = false;
             self.helpers.discards = 0;
         }
@@ -537,6 +559,9 @@ impl Driver {
                 return;
             }
             self.stage_lost();
+        }
+        if index == STICK && matches!(&status, Ok(Some(status)) if status.success()) {
+            return;
         }
         let text = format!("helper {} ended: {status:?}", name.to_string_lossy());
         self.say(Stream::Error, &text);

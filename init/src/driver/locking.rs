@@ -1,6 +1,7 @@
 //! Containers that hold updates back, as they ask over their control sockets; [`crate::lock`] decides.
 
 use super::agent::LISTENER;
+use super::sticks::LISTENER as STICKS;
 use super::{Driver, now_ms};
 use crate::control::{Problem, Refusal};
 use crate::driver::clients::ClientId;
@@ -53,8 +54,9 @@ impl Driver {
         }
     }
 
-    /// Whether what this client wants to be tried must wait: the agent's, not an operator's.
+    /// Whether what this client wants to be tried must wait: the agent's and a stick's, not an operator's.
     pub(super) fn is_locked_for(&mut self, client: ClientId) -> bool {
-        self.clients.listener(client) == Some(LISTENER) && self.update.locks.held().next().is_some()
+        matches!(self.clients.listener(client), Some(LISTENER | STICKS))
+            && self.update.locks.held().next().is_some()
     }
 }

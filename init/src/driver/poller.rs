@@ -39,6 +39,8 @@ pub(crate) enum Token {
     HelperEnded(u16),
     /// The development port of a virtual machine.
     Port,
+    /// The kernel's events of devices.
+    Devices,
 }
 
 impl Token {
@@ -59,6 +61,7 @@ impl Token {
             Self::Helper(index) => (12, index),
             Self::HelperEnded(index) => (13, index),
             Self::Port => (14, 0),
+            Self::Devices => (15, 0),
         };
         kind << 16 | u64::from(index)
     }
@@ -81,6 +84,7 @@ impl Token {
             12 => Self::Helper(index),
             13 => Self::HelperEnded(index),
             14 => Self::Port,
+            15 => Self::Devices,
             _ => return None,
         })
     }
@@ -202,6 +206,7 @@ mod tests {
         for token in [
             Token::Signals,
             Token::Port,
+            Token::Devices,
             Token::Ended(0),
             Token::Check(65_535),
             Token::HelperEnded(1),

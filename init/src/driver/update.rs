@@ -46,6 +46,8 @@ pub(crate) struct Update {
     pub(crate) limit: Option<u64>,
     /// Which containers hold updates back.
     pub(crate) locks: Locks,
+    /// How what was applied last came, for the history.
+    pub(super) source: Option<&'static str>,
 }
 
 /// One step of the way.
@@ -294,7 +296,9 @@ impl Driver {
             self.write_or_say(&back);
             return Err(Refused(error.to_string()));
         }
-        self.history.note(note(Kind::TrialBegun, Some(&target)));
+        let mut begun = note(Kind::TrialBegun, Some(&target));
+        begun.source = self.update.source;
+        self.history.note(begun);
         self.say(
             Stream::Notice,
             &format!("trial of {} begins", target.revision),
@@ -346,6 +350,7 @@ impl Driver {
                 self.say(Stream::Error, &format!("the trial cannot begin: {why}"));
                 let mut refused = note(Kind::Refused, Some(&target));
                 refused.reason = Some(why);
+                refused.source = self.update.source;
                 self.history.note(refused);
             }
         }
@@ -529,6 +534,7 @@ impl Driver {
         // The helper compares, and leaves alone what is the same.
         self.configure_network();
         self.exchange_units();
+        self.watch_sticks();
         self.begin_judging(now_ms());
         let text = match direction {
             Direction::Forward => "the trial runs",

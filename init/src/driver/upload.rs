@@ -40,15 +40,22 @@ pub(crate) struct Upload {
 
 /// What PID 1 wants to know of the helper's answer to an offer.
 #[derive(Deserialize)]
-struct Offered {
-    revision: ObjectId,
-    parameters: Option<u64>,
+pub(super) struct Offered {
+    pub(super) revision: ObjectId,
+    pub(super) parameters: Option<u64>,
 }
 
 impl Driver {
     /// Takes a new upload, or refuses it.
     pub(super) fn upload_begins(&mut self, client: ClientId, what: What, length: u64) {
-        let refusal = self.upload_refusal();
+        let refusal = self.upload_refusal().map(|refusal| {
+            // Whatever is in the way passes; a stick's helper looks again then.
+            if self.is_stick(client) {
+                Refusal::Unavailable(refusal.detail())
+            } else {
+                refusal
+            }
+        });
         let Some(connection) = self.clients.connection(client) else {
             return;
         };
@@ -167,6 +174,11 @@ impl Driver {
         if self.clients.generation(upload.client) != upload.generation {
             return;
         }
+        let unwanted = self.against_stick(upload.client, upload.what, status, body);
+        let (status, body) = match &unwanted {
+            Some((status, body)) => (*status, body.as_slice()),
+            None => (status, body),
+        };
         // An offer's answer says what the revision would change, too.
         let with_change = if upload.what == What::Offer && status == 200 {
             self.with_change(body)

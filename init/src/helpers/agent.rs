@@ -6,6 +6,8 @@
 
 mod filter;
 
+pub(super) use filter::FILTER;
+
 use super::net::RESOLV_CONF;
 use super::{Error, hold};
 use kedge_sys::Errno;
@@ -130,7 +132,7 @@ fn leave() -> Result<Result<(), kedge_sys::Error>, Error> {
     set_group(USER).map_err(Error::Privilege)?;
     set_user(USER).map_err(Error::Privilege)?;
     hold(CapabilitySet::empty())?;
-    seccomp::load(&filter::FILTER, seccomp::Options::default()).map_err(Error::Privilege)?;
+    seccomp::load(&FILTER, seccomp::Options::default()).map_err(Error::Privilege)?;
     Ok(bounded)
 }
 

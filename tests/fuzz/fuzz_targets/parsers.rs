@@ -8,7 +8,7 @@ mod network;
 mod registry;
 
 use kedge_board_support::slot;
-use kedge_init::helpers::{disk, net, stage};
+use kedge_init::helpers::{disk, net, stage, stick};
 use kedge_revision::bundle::{self, Event};
 use kedge_revision::fresh::Fresh;
 use kedge_revision::parameters::Parameters;
@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 37 {
+    match choice % 38 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -110,6 +110,15 @@ fuzz_target!(|data: &[u8]| {
         34 => registry::reference(bytes),
         35 => registry::challenge(bytes),
         36 => registry::manifest(bytes),
+        37 => {
+            let _ = stick::choice::peek(bytes);
+            if let Ok(look) = stick::Look::decode(bytes) {
+                assert_eq!(look.encode(), bytes);
+            }
+            if let Ok(report) = stick::Report::decode(bytes) {
+                let _ = report.encode();
+            }
+        }
         other => network::parse(other - 22, bytes),
     }
 });

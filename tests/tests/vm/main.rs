@@ -13,6 +13,7 @@ mod live;
 mod mend;
 mod network;
 mod slots;
+mod sticks;
 mod unjudged;
 
 use anyhow::Result;

@@ -9,7 +9,8 @@
 //! | `requires`, groups, host name, logs, hubs, a container of a group with `change = "reboot"` | a reboot |
 //! | anything else | the restart of the containers that differ, which may be none |
 //!
-//! The network but for the host name is not looked at: the `net` helper goes from any configuration to any other as it runs.
+//! The network but for the host name is not looked at: the `net` helper goes from any configuration to any other as it runs. Nor is
+//! what becomes of sticks, which PID 1 looks up at each.
 //!
 //! A container differs if its definition does, or the value of a parameter that it uses. Its data of `revision`
 //! lifetime stays as long as its definition does, so that it can go on through revisions that leave it alone.
@@ -136,6 +137,7 @@ fn fixed(content: &Content) -> (Option<&Name>, &Logs, &[String]) {
         network,
         logs,
         hubs,
+        sticks: _,
     } = &content.configuration;
     (network.hostname.as_ref(), logs, hubs)
 }

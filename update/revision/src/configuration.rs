@@ -19,6 +19,26 @@ pub struct Configuration {
     /// Addresses of the hubs, `https://…`, tried in order; none: the device is on its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hubs: Vec<String>,
+    /// What becomes of bundles on removable disks.
+    #[serde(default, skip_serializing_if = "Sticks::is_ignore")]
+    pub sticks: Sticks,
+}
+
+/// What becomes of bundles on removable disks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sticks {
+    /// Nothing: no such disk is ever mounted.
+    #[default]
+    Ignore,
+    /// The newest one is tried, if it is newer than what the device returns to.
+    Accept,
+}
+
+impl Sticks {
+    fn is_ignore(&self) -> bool {
+        *self == Self::Ignore
+    }
 }
 
 /// Interfaces and names.

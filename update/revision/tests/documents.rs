@@ -9,7 +9,7 @@
 )]
 
 use ed25519_dalek::SigningKey;
-use kedge_revision::configuration::{Interface, Logs, NetworkConfiguration};
+use kedge_revision::configuration::{Interface, Logs, NetworkConfiguration, Sticks};
 use kedge_revision::container::{
     Capability, Check, Container, ControlRole, Goal, Health, Lifetime, Limits, Network, Process,
     Restart, RestartPolicy, RootWrites, Snapshot, Then, User, Volume,
@@ -215,6 +215,7 @@ fn content() -> Content {
             },
             logs: Logs::default(),
             hubs: vec!["https://hub.example".into()],
+            sticks: Sticks::Accept,
         },
         commit: Commit {
             window_s: 60,

@@ -181,7 +181,7 @@ const KILLED: usize = LENGTH - 1;
 const NEXT: usize = 0;
 
 /// The filter.
-pub(super) static FILTER: [SockFilter; LENGTH] = build();
+pub(in crate::helpers) static FILTER: [SockFilter; LENGTH] = build();
 
 /// A filter on its way.
 struct Code {

@@ -1,7 +1,7 @@
 //! Every field that can differ, and what it costs.
 
 use super::*;
-use crate::configuration::Interface;
+use crate::configuration::{Interface, Sticks};
 use crate::container::{Check, Goal, Network, Snapshot, Volume};
 use crate::container::{Lifetime, RootWrites};
 use crate::content::{Group, HubGoal};
@@ -161,6 +161,12 @@ fn what_only_a_boot_sets_up_needs_a_reboot() {
         let change = of(&made(), &made().but(edit));
         assert_eq!(change, Change::Reboot(Why::Configuration));
     }
+    // Looked up at each stick: whatever runs goes on.
+    let sticks = made().but(|made| made.content.configuration.sticks = Sticks::Accept);
+    assert!(matches!(
+        of(&made(), &sticks),
+        Change::Nothing | Change::Restart(_)
+    ));
     let new = made().but(|made| made.content.requires.push("fs-verity".to_owned()));
     assert_eq!(of(&made(), &new), Change::Reboot(Why::Requires));
 }
