@@ -321,7 +321,7 @@ fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
 
 /// What the loader would find out on the device.
 fn check_kernel(plan: &ImagePlan<'_>, path: &Path) -> Result<()> {
-    let beginning = || {
+    let beginning = || -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         File::open(path)
             .and_then(|file| file.take(4096).read_to_end(&mut bytes))

@@ -13,6 +13,7 @@ mod live;
 mod mend;
 mod network;
 mod slots;
+mod uefi;
 mod unjudged;
 
 use anyhow::Result;
