@@ -18,7 +18,11 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let fast = std::env::args().any(|argument| argument == "--fast");
     let mut bad = 0;
-    for (kit, name) in [(Kit::Direct, "direct"), (Kit::UBoot, "u-boot")] {
+    for (kit, name) in [
+        (Kit::Direct, "direct"),
+        (Kit::UBoot, "u-boot"),
+        (Kit::Uefi, "uefi"),
+    ] {
         match summary(kit, name, fast) {
             Ok(line) => println!("{line}"),
             Err(found) => {

@@ -13,12 +13,13 @@ use kedge_revision::Name;
 use serde::Deserialize;
 
 /// The files that ship: name, text.
-const SHIPPED: [(&str, &str); 2] = [
+const SHIPPED: [(&str, &str); 3] = [
     (
         "qemu-x86-64.toml",
         include_str!("../boards/qemu-x86-64.toml"),
     ),
     ("qemu-arm64.toml", include_str!("../boards/qemu-arm64.toml")),
+    ("pc-x86-64.toml", include_str!("../boards/pc-x86-64.toml")),
 ];
 
 /// Largest board file, bytes.
@@ -126,6 +127,8 @@ pub enum Backend {
     Direct,
     /// U-Boot, by a script of ours on the partition `boot`.
     UBoot,
+    /// UEFI, by a program of ours on the partition `boot` and once more on `boot-copy`.
+    Uefi,
 }
 
 /// Sizes of the partitions, MiB.
@@ -134,7 +137,7 @@ pub enum Backend {
 pub struct Partitions {
     /// The boot record.
     pub bootenv: u32,
-    /// What the firmware itself reads: the script of a backend that has one; none otherwise.
+    /// What the firmware itself reads: the script or program of a backend that has one; none otherwise.
     pub boot: Option<u32>,
     /// Kernel and initramfs of slot a.
     pub slot_a: u32,
@@ -159,6 +162,10 @@ pub struct Qemu {
     pub packages: Vec<String>,
     /// The firmware, a file of one of these packages: `-bios`. None if the host plays the loader.
     pub firmware: Option<String>,
+    /// Debian's package that the firmware is a file of instead: it is unpacked, not installed.
+    pub firmware_package: Option<String>,
+    /// What the firmware's variables begin as, a file beside it: both are flash then, in place of `-bios`.
+    pub variables: Option<String>,
     /// `-M`.
     pub machine: String,
     /// `-cpu`.
@@ -264,7 +271,7 @@ mod tests {
         let error = find("toaster").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no board toaster; there are: qemu-x86-64, qemu-arm64"
+            "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64"
         );
     }
 
@@ -366,7 +373,7 @@ mod tests {
 
     #[test]
     fn what_a_backend_needs_is_demanded_and_what_it_cannot_use_is_refused() {
-        let u_boot = SHIPPED[1].1;
+        let (u_boot, pc) = (SHIPPED[1].1, SHIPPED[2].1);
         let cases = [
             (
                 GOOD,
@@ -392,6 +399,12 @@ mod tests {
             (u_boot, "panic=1 oops", "panic=1 ${oops}", "boot.arguments"),
             (u_boot, "panic=1 oops", "panic=1 'oops'", "boot.arguments"),
             (u_boot, "\"u-boot-qemu\"", "\"-u\"", "qemu.packages"),
+            (pc, "boot = 40", "boot = 32", "partitions.boot"),
+            (pc, "boot = 40\n", "", "partitions.boot"),
+            (pc, "firmware = \"/usr", "firmware = \"usr", "qemu.firmware"),
+            (pc, "_VARS_4M.fd\"", "_VARS 4M.fd\"", "qemu.variables"),
+            (pc, "\"ovmf\"", "\"-o\"", "qemu.firmware-package"),
+            (pc, "\"x86-64\"", "\"arm64\"", "boot.backend"),
         ];
         for (text, from, to, key) in cases {
             assert!(text.contains(from), "{from}");

@@ -95,7 +95,7 @@ impl<Fd: AsFd> Bootenv<Fd> {
         let mut copies = bytes.chunks_exact(COPY);
         let mut next = || copies.next().unwrap_or_default();
         let found = Found {
-            loader: [Loader::parse(next()), Loader::parse(next())],
+            loader: [next(), next()].map(|copy| Ok(Loader::parse(copy)?)),
             state: [Numbered::parse(next()), Numbered::parse(next())],
         };
         let order = Order::of(&found);

@@ -37,7 +37,7 @@
 mod backend;
 mod boot;
 
-pub use backend::{Backend, Direct, LoaderSays, UBoot};
+pub use backend::{Backend, Direct, LoaderSays, UBoot, Uefi};
 
 use crate::record::loader::Armed;
 use crate::record::{Failure, Hub, Loader, Reason, Slot, State, Target, Trial};

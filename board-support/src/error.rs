@@ -97,3 +97,13 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+impl From<kedge_loading::Damage> for Error {
+    fn from(damage: kedge_loading::Damage) -> Self {
+        match damage {
+            kedge_loading::Damage::Short { length } => Self::Short { length },
+            kedge_loading::Damage::Checksum => Self::Checksum,
+            kedge_loading::Damage::Field { field } => Self::Field { field },
+        }
+    }
+}

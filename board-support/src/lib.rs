@@ -5,6 +5,7 @@
 //! | [`record`] | the loader record and the state record: formats, and which copy to believe |
 //! | [`bootenv`] | reading and writing them in the raw partition `bootenv`, in an order that survives a power cut |
 //! | [`control`] | the machine that decides what a boot runs, how a trial begins and ends, and what is written for it |
+//! | [`loading`] | what every loader of ours decides: a crate of its own, since it also runs without a system |
 //! | [`slot`] | how a slot's file system is laid out |
 //! | `boards` (feature `boards`, host only) | the board files, parsed and checked |
 //!
@@ -19,3 +20,4 @@ pub mod record;
 pub mod slot;
 
 pub use error::Error;
+pub use kedge_loading as loading;

@@ -47,6 +47,8 @@ pub struct Composition {
     pub kinds: BTreeMap<ObjectId, Object>,
     /// The revision, judged as a device would judge it.
     pub verified: Verified,
+    /// The loader of boards that have one of ours.
+    pub loader: Option<PathBuf>,
     /// Size of the device binary, bytes.
     pub device_binary: u64,
     /// The trust root that the initramfs carries.
@@ -71,7 +73,7 @@ pub fn compose(project: &Project, platform: &Path, passphrase: &Passphrase) -> R
     for layer in containers.values().flat_map(|container| &container.layers) {
         store.add_existing(*layer, ObjectKind::Layer)?;
     }
-    let (boot, device_binary) = boot(project, platform, &root, &mut store)?;
+    let (boot, device_binary, loader) = boot(project, platform, &root, &mut store)?;
     let Objects { places, kinds, .. } = store;
     let draft = draft(project, &root, kinds.clone(), boot, containers)?;
     let encode = |draft: Draft| {
@@ -113,6 +115,7 @@ pub fn compose(project: &Project, platform: &Path, passphrase: &Passphrase) -> R
         objects: places,
         kinds,
         verified,
+        loader,
         device_binary,
         root,
         product,
@@ -202,7 +205,7 @@ fn boot(
     folder: &Path,
     root: &TrustRoot,
     store: &mut Objects<'_>,
-) -> Result<(Boot, u64)> {
+) -> Result<(Boot, u64, Option<PathBuf>)> {
     let platform = Platform::load(folder)?;
     if platform.board != project.manifest().board.as_str() {
         bail!(
@@ -222,6 +225,7 @@ fn boot(
         .product()
         .encode()
         .context("cannot encode the product's identity")?;
+    let loader = platform.loader.as_ref().map(|name| folder.join(name));
     let mut modules = Vec::new();
     for name in &platform.modules {
         let file = Path::new(name)
@@ -248,6 +252,7 @@ fn boot(
             arguments,
         },
         device_binary,
+        loader,
     ))
 }
 

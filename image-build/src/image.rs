@@ -6,7 +6,8 @@
 //! | partition | content |
 //! |---|---|
 //! | `bootenv` | both records in both copies: slot a is the default, the revision is committed, its floor holds |
-//! | `boot` | FAT, only where the firmware needs it: [`boot_script`] |
+//! | `boot` | FAT, only where the firmware needs it: [`boot_script`], [`efi`] |
+//! | `boot-copy` | the same once more, where the firmware is UEFI: [`efi`] |
 //! | `slot-a` | FAT: `/kernel`, `/initramfs`, `/cmdline.txt` |
 //! | `slot-b` | FAT, empty |
 //! | `data` | ext4 with the layers under fs-verity, the revision, the roots, and empty folders for the rest |
@@ -14,6 +15,7 @@
 //! It signs nothing and compresses nothing; it knows no project, only what [`ImagePlan`] names.
 
 pub mod boot_script;
+pub mod efi;
 pub mod ext4;
 pub mod fat;
 pub mod gpt;
@@ -62,6 +64,8 @@ pub struct ImagePlan<'a> {
     pub roots: &'a [RootDocument<'a>],
     /// Where each object's bytes are.
     pub objects: &'a BTreeMap<ObjectId, PathBuf>,
+    /// The loader of the board's platform, if it has one of ours.
+    pub loader: Option<&'a Path>,
 }
 
 /// What was made.
@@ -102,12 +106,7 @@ pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Res
         gpt::write(&file, &layout).with_context(|| format!("cannot write {}", disk.display()))?;
 
     write_boot_record(plan, &file, &partitions)?;
-    if plan.board.boot.backend == Backend::UBoot {
-        say("writing boot");
-        let script = scratch.folder("boot")?.join(boot_script::FILE);
-        files::write(&script, boot_script::make(plan.board, created(plan)))?;
-        write_fat(plan, "boot", &[script], &scratch, &file, &partitions)?;
-    }
+    write_boot(plan, &scratch, &file, &partitions, say)?;
     for slot in [Slot::A, Slot::B] {
         say(&format!("writing {}", slot.partition()));
         let contents = slot_files(plan, slot, &scratch)?;
@@ -142,6 +141,47 @@ pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Res
         sealed,
         partitions,
     })
+}
+
+/// What the firmware itself reads.
+fn write_boot(
+    plan: &ImagePlan<'_>,
+    scratch: &Scratch,
+    disk: &File,
+    partitions: &[Partition],
+    say: &mut dyn FnMut(&str),
+) -> Result<()> {
+    match plan.board.boot.backend {
+        Backend::Direct => Ok(()),
+        Backend::UBoot => {
+            say("writing boot");
+            let script = scratch.folder("boot")?.join(boot_script::FILE);
+            files::write(&script, boot_script::make(plan.board, created(plan)))?;
+            write_fat(plan, "boot", &[script], scratch, disk, partitions)
+        }
+        Backend::Uefi => {
+            let folder = scratch.folder("boot")?;
+            let program = folder.join(efi::FILE);
+            let loader = plan.loader.with_context(|| {
+                format!(
+                    "the platform has no loader for UEFI, which the board {0} needs\nhelp: make it anew with `cargo xtask image {0}`",
+                    plan.board.name
+                )
+            })?;
+            let made = efi::make(plan.board, files::read(loader)?)
+                .with_context(|| format!("cannot use the loader {}", loader.display()))?;
+            files::write(&program, made)?;
+            for name in efi::PARTITIONS {
+                say(&format!("writing {name}"));
+                let partition = gpt::find(partitions, name)?;
+                let image = scratch.path(&format!("{name}.fat"));
+                let label = identity(plan, name);
+                fat::make_efi(&image, partition.size, label, &program, created(plan))?;
+                copy_into(&image, disk, partition)?;
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Makes the FAT of a partition.
@@ -198,9 +238,13 @@ fn layout(plan: &ImagePlan<'_>) -> Layout {
     };
     let sizes = plan.board.partitions;
     // The data last: the device grows it over the rest of its disk.
+    let is_efi = plan.board.boot.backend == Backend::Uefi;
+    let boot = if is_efi { Kind::Efi } else { Kind::Boot };
+    let [first, second] = efi::PARTITIONS;
     let partitions = [
         ("bootenv", Kind::BootEnvironment, Some(sizes.bootenv)),
-        ("boot", Kind::Boot, sizes.boot),
+        (first, boot, sizes.boot),
+        (second, boot, sizes.boot.filter(|_| is_efi)),
         ("slot-a", Kind::Fat, Some(sizes.slot_a)),
         ("slot-b", Kind::Fat, Some(sizes.slot_b)),
         ("data", Kind::Linux, Some(sizes.data)),
@@ -277,15 +321,17 @@ fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
 
 /// What the loader would find out on the device.
 fn check_kernel(plan: &ImagePlan<'_>, path: &Path) -> Result<()> {
+    let beginning = || -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(4096).read_to_end(&mut bytes))
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(bytes)
+    };
     match plan.board.boot.backend {
         Backend::Direct => Ok(()),
-        Backend::UBoot => {
-            let mut beginning = Vec::new();
-            File::open(path)
-                .and_then(|file| file.take(64).read_to_end(&mut beginning))
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            boot_script::check_kernel(plan.board, &beginning)
-        }
+        Backend::UBoot => boot_script::check_kernel(plan.board, &beginning()?),
+        Backend::Uefi => efi::check_kernel(&beginning()?),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A board's platform: kernel, its modules and the device binary, which belong to no integrator's project.
 //!
 //! `<cache>/platform/<board>` (`<board>-own` with our own kernel) holds the files and `platform.json`, which names
-//! them: `{"board", "kernel", "init", "modules" (in load order), "kernel-version"}`, paths relative to the folder.
+//! them: `{"board", "kernel", "init", "modules" (in load order), "kernel-version"}` and, of some boards, "loader", paths relative to the folder.
 //! It is made by the developers of the system, read by `kedge build`.
 
 use crate::cache::Cache;
@@ -9,7 +9,7 @@ use crate::files;
 use crate::kernel::{self, Kernel};
 use crate::toolchain::{self, Crate};
 use anyhow::{Context, Result, bail};
-use kedge_board_support::boards;
+use kedge_board_support::boards::{self, Backend};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,9 @@ impl fmt::Display for KernelSource {
     }
 }
 
+/// The loader's name in a platform.
+const LOADER: &str = "loader.efi";
+
 /// The file `platform.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -44,6 +47,9 @@ pub struct Platform {
     pub init: String,
     /// Modules in load order.
     pub modules: Vec<String>,
+    /// The loader, of boards whose firmware starts one of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loader: Option<String>,
     /// What `uname -r` says on the device.
     pub kernel_version: String,
     /// What the device binary was compiled from, for bills of materials.
@@ -101,9 +107,13 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
     };
     let init = toolchain::build_device(&found, &["agent"])?;
     let crates = toolchain::crates_of_device(&found, &["agent"])?;
+    let loader = match found.boot.backend {
+        Backend::Uefi => Some(toolchain::build_loader(&found)?),
+        Backend::Direct | Backend::UBoot => None,
+    };
     let folder = folder_in(&cache, board, source);
     let _lock = cache.lock("platform")?;
-    assemble(board, &kernel, (&init, crates), &folder)?;
+    assemble(board, &kernel, (&init, crates), loader.as_deref(), &folder)?;
     Ok(folder)
 }
 
@@ -121,12 +131,16 @@ fn assemble(
     board: &str,
     kernel: &Kernel,
     (init, crates): (&Path, Vec<Crate>),
+    loader: Option<&Path>,
     folder: &Path,
 ) -> Result<()> {
     let new = files::temporary(folder);
     files::remove_folder(&new)?;
     files::copy(&kernel.image, &new.join("vmlinuz"))?;
     files::copy(init, &new.join("init"))?;
+    if let Some(loader) = loader {
+        files::copy(loader, &new.join(LOADER))?;
+    }
     let mut modules = Vec::new();
     for module in &kernel.modules {
         let name = format!(
@@ -141,6 +155,7 @@ fn assemble(
         kernel: "vmlinuz".to_owned(),
         init: "init".to_owned(),
         modules,
+        loader: loader.map(|_| LOADER.to_owned()),
         kernel_version: kernel.version.clone(),
         crates,
     };
@@ -175,11 +190,15 @@ mod tests {
                 version: "1.0.1".to_owned(),
                 licence: "MIT OR Apache-2.0".to_owned(),
             }];
-            assemble("board", &kernel, (&part("init-plain"), crates), &made).unwrap();
+            let loader = part("some.efi");
+            let init = part("init-plain");
+            assemble("board", &kernel, (&init, crates), Some(&loader), &made).unwrap();
         }
         let read = Platform::load(&made).unwrap();
         assert_eq!(read.modules, ["modules/b.ko", "modules/a.ko"]);
         assert_eq!(read.crates.len(), 1);
+        let loader = made.join(read.loader.unwrap());
+        assert_eq!(files::read_text(&loader).unwrap(), "some.efi");
         assert_eq!(
             files::read_text(&made.join(&read.init)).unwrap(),
             "init-plain"

@@ -16,6 +16,9 @@
 //! who wants to keep the image gives it a copy. Killing the machine ([`Vm::kill`]) is a power cut as far as QEMU can
 //! make one: what it handed to the host survives.
 
+/// The file in a machine's folder that its firmware keeps variables in; made anew where there is none.
+pub const VARIABLES: &str = "variables";
+
 mod command;
 mod loader;
 mod memory;
@@ -24,9 +27,9 @@ mod supervisor;
 
 pub use loader::{Loaded, load};
 
-use crate::{debian, files, process};
-use anyhow::{Context, Result};
-use kedge_board_support::boards::Board;
+use crate::{debian, files, process, tools};
+use anyhow::{Context, Result, bail};
+use kedge_board_support::boards::{Board, Qemu};
 use kedge_board_support::record::Slot;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -44,7 +47,8 @@ pub struct VmConfig {
     pub board: Board,
     /// The disk image; it is written.
     pub disk: PathBuf,
-    /// A folder for sockets and the kernel's files, made if absent. Its path must be short: a socket's has at most 107 bytes.
+    /// A folder for sockets, the kernel's files and a firmware's variables, made if absent. Its path must be short: a
+    /// socket's has at most 107 bytes.
     pub folder: PathBuf,
     /// MiB of memory; none: the board's.
     pub memory: Option<u32>,
@@ -175,15 +179,48 @@ pub fn require(board: &Board) -> Result<()> {
         .qemu
         .as_ref()
         .with_context(|| format!("the board {} has no [qemu] table", board.name))?;
-    let firmware = qemu.firmware.as_ref();
+    let installed = qemu.firmware_package.is_none();
+    let firmware = qemu.firmware.as_ref().filter(|_| installed);
     // Asking dpkg takes longer than looking.
-    if process::find(&qemu.program).is_some()
-        && firmware.is_none_or(|path| Path::new(path).exists())
+    if process::find(&qemu.program).is_none()
+        || firmware.is_some_and(|path| !Path::new(path).exists())
     {
-        return Ok(());
+        let packages: Vec<&str> = qemu.packages.iter().map(String::as_str).collect();
+        debian::require(&packages, "boot devices in QEMU")?;
     }
-    let packages: Vec<&str> = qemu.packages.iter().map(String::as_str).collect();
-    debian::require(&packages, "boot devices in QEMU")
+    Firmware::of(qemu).map(drop)
+}
+
+/// A board's firmware on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Firmware {
+    code: PathBuf,
+    /// What its variables begin as, where it keeps some.
+    variables: Option<PathBuf>,
+}
+
+impl Firmware {
+    /// Nothing where the host plays the loader.
+    fn of(qemu: &Qemu) -> Result<Option<Self>> {
+        let Some(code) = &qemu.firmware else {
+            return Ok(None);
+        };
+        let root = match &qemu.firmware_package {
+            Some(package) => tools::package(package)?,
+            None => PathBuf::from("/"),
+        };
+        let place = |path: &str| {
+            let path = root.join(path.trim_start_matches('/'));
+            if !path.is_file() {
+                bail!("the firmware {} is not there", path.display());
+            }
+            Ok(path)
+        };
+        Ok(Some(Self {
+            code: place(code)?,
+            variables: qemu.variables.as_deref().map(place).transpose()?,
+        }))
+    }
 }
 
 /// A running machine. Dropping it kills it.

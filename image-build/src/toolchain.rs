@@ -4,6 +4,10 @@
 //! `cargo` and `rustc` are for host programs and stay out of it. Zig, from PyPI into the cache, is linker, C
 //! compiler and C library for every architecture. Nothing is compiled differently on another machine.
 
+mod loader;
+
+pub use loader::build_loader;
+
 use crate::cache::{self, Cache};
 use crate::{debian, files, process, progress, python};
 use anyhow::{Context, Result, bail};
@@ -286,8 +290,8 @@ pub fn c_compiler(board: &Board) -> Result<PathBuf> {
     Ok(linker(&Cache::open()?, Target::of(board)?.zig)?.join("cc"))
 }
 
-/// The folder with `cc` and `ar` for a target of Zig's, both of Zig.
-fn linker(cache: &Cache, zig_target: &str) -> Result<PathBuf> {
+/// The program `zig`.
+fn zig(cache: &Cache) -> Result<PathBuf> {
     let modules = python::modules(
         cache,
         "toolchain",
@@ -295,7 +299,12 @@ fn linker(cache: &Cache, zig_target: &str) -> Result<PathBuf> {
         &[&format!("ziglang=={ZIG}")],
         format_args!("fetching Zig {ZIG} from PyPI: linker, C compiler and C library"),
     )?;
-    let zig = modules.join("ziglang/zig");
+    Ok(modules.join("ziglang/zig"))
+}
+
+/// The folder with `cc` and `ar` for a target of Zig's, both of Zig.
+fn linker(cache: &Cache, zig_target: &str) -> Result<PathBuf> {
+    let zig = zig(cache)?;
     let caches = cache.folder("toolchain/zig-cache")?;
     let folder = cache.folder(&format!("toolchain/{zig_target}-{ZIG}"))?;
     let script = |verb: &str| {
@@ -374,25 +383,13 @@ fn environment(
     linker: &Path,
     folder: &Path,
 ) -> Result<()> {
-    // Cargo's and rustup's variables of the outer build speak of another toolchain.
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        let foreign =
-            text.starts_with("CARGO") && text != "CARGO_HOME" && !text.starts_with("CARGO_NET");
-        if foreign || text.starts_with("RUST") || matches!(text.as_ref(), "CC" | "AR" | "CFLAGS") {
-            command.env_remove(&name);
-        }
-    }
+    apart(command);
     let mut flags: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
     flags.push(format!(
         "-Clink-arg={}",
         linker.join(UNWIND_OBJECT).display()
     ));
-    // Paths of this machine end up in panic messages: two users would build two binaries.
-    flags.push(format!("--remap-path-prefix={}=", workspace()?.display()));
-    if let Some(home) = cargo_home() {
-        flags.push(format!("--remap-path-prefix={}=cargo", home.display()));
-    }
+    flags.extend(paths()?);
     let name = name.replace('-', "_");
     let cc = linker.join("cc");
     command
@@ -407,6 +404,27 @@ fn environment(
         .env(format!("CC_{name}"), &cc)
         .env(format!("AR_{name}"), linker.join("ar"));
     Ok(())
+}
+
+/// Takes cargo's and rustup's variables of the outer build away: they speak of another toolchain.
+fn apart(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let foreign =
+            text.starts_with("CARGO") && text != "CARGO_HOME" && !text.starts_with("CARGO_NET");
+        if foreign || text.starts_with("RUST") || matches!(text.as_ref(), "CC" | "AR" | "CFLAGS") {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// Flags without which paths of this machine end up in panic messages: two users would build two binaries.
+fn paths() -> Result<Vec<String>> {
+    let mut flags = vec![format!("--remap-path-prefix={}=", workspace()?.display())];
+    if let Some(home) = cargo_home() {
+        flags.push(format!("--remap-path-prefix={}=cargo", home.display()));
+    }
+    Ok(flags)
 }
 
 fn cargo_home() -> Option<PathBuf> {

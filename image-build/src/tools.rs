@@ -126,6 +126,23 @@ fn squashfs() -> Result<PathBuf> {
     })
 }
 
+/// The folder that one package is unpacked in, without what it depends on and without being installed. What was unpacked once
+/// stays, whatever the mirror has later.
+///
+/// # Errors
+/// It is not in the cache and cannot be downloaded.
+pub fn package(name: &str) -> Result<PathBuf> {
+    let cache = Cache::open()?;
+    let key = crate::cache::key([SUITE, name, "alone"].map(str::to_owned));
+    cache.entry("tools", &key, |folder| {
+        progress::step(format!("unpacking {name}"), || {
+            let archive = Archive::open(&cache, SUITE)?;
+            let package = archive.package(name)?;
+            Archive::unpack(&archive.download(&[package])?, folder)
+        })
+    })
+}
+
 /// The exact version of each package that the tools were taken from, libraries included; recorded when they were
 /// unpacked, so that an image can say what made it.
 ///

@@ -197,7 +197,15 @@ impl Disk {
     /// # Errors
     /// The disk cannot be written, or mtools is absent.
     pub fn write_to_slot(&self, slot: Slot, name: &str, bytes: &[u8]) -> Result<()> {
-        let offset = self.partition(slot.partition())?.offset;
+        self.write_to_fat(slot.partition(), name, bytes)
+    }
+
+    /// Puts a file into a partition with a FAT, in place of what is there; `path` has no `/` at its front.
+    ///
+    /// # Errors
+    /// As [`Disk::write_to_slot`].
+    pub fn write_to_fat(&self, partition: &str, path: &str, bytes: &[u8]) -> Result<()> {
+        let offset = self.partition(partition)?.offset;
         let source = self.folder.path().join("file");
         files::write(&source, bytes)?;
         process::run(
@@ -205,7 +213,7 @@ impl Disk {
                 .args(["-o", "-i"])
                 .arg(format!("{}@@{offset}", self.path.display()))
                 .arg(&source)
-                .arg(format!("::/{name}")),
+                .arg(format!("::/{path}")),
         )
     }
 

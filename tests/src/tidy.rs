@@ -12,7 +12,7 @@ use std::process::Command;
 const MOST_LINES: usize = 600;
 
 /// Which crates of ours each crate may name, in `[dependencies]`. `kedge-tests` may name all.
-const DIRECTION: [(&str, &[&str]); 14] = [
+const DIRECTION: [(&str, &[&str]); 15] = [
     ("kedge-revision", &[]),
     ("kedge-api", &["kedge-revision"]),
     (
@@ -22,7 +22,11 @@ const DIRECTION: [(&str, &[&str]); 14] = [
     ("kedge-sys", &[]),
     ("kedge-store", &["kedge-revision", "kedge-sys"]),
     ("kedge-hub", &["kedge-api", "kedge-revision", "kedge-store"]),
-    ("kedge-board-support", &["kedge-revision", "kedge-sys"]),
+    ("kedge-loading", &[]),
+    (
+        "kedge-board-support",
+        &["kedge-loading", "kedge-revision", "kedge-sys"],
+    ),
     ("kedge-container", &["kedge-revision", "kedge-sys"]),
     (
         "kedge-init",

@@ -12,6 +12,7 @@ use kedge_board_support::boards;
 use kedge_image_build::platform::Platform;
 use kedge_image_build::{files, process, toolchain};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -41,18 +42,26 @@ struct Made {
     platform: PathBuf,
 }
 
-static MADE: Mutex<Option<Made>> = Mutex::new(None);
+static MADE: Mutex<BTreeMap<String, Made>> = Mutex::new(BTreeMap::new());
 
 /// A copy of the project and of its disk; `kedge` is the path of the host command.
 ///
 /// # Errors
 /// It cannot be built.
 pub fn project(kedge: &str) -> Result<(Project, Disk)> {
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    if made.is_none() {
-        *made = Some(make(kedge)?);
+    project_on(kedge, BOARD)
+}
+
+/// [`project`] for another board.
+///
+/// # Errors
+/// As [`project`].
+pub fn project_on(kedge: &str, board: &str) -> Result<(Project, Disk)> {
+    let mut all = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !all.contains_key(board) {
+        all.insert(board.to_owned(), make(kedge, board)?);
     }
-    let made = made.as_ref().context("the project was just made")?;
+    let made = all.get(board).context("the project was just made")?;
     let folder = tempfile::Builder::new().prefix("kedge-trial-").tempdir()?;
     let copy = folder.path().join("project");
     process::run(
@@ -70,19 +79,19 @@ pub fn project(kedge: &str) -> Result<(Project, Disk)> {
     Ok((project, Disk::copy_of(&made.image)?))
 }
 
-fn make(program: &str) -> Result<Made> {
-    let folder = product::folder(BOARD)?.join("trials");
+fn make(program: &str, board: &str) -> Result<Made> {
+    let folder = product::folder(board)?.join("trials");
     let kedge = Kedge::new(program, &folder);
-    kedge.create("trials", BOARD)?;
-    fill(&kedge)
+    kedge.create("trials", board)?;
+    fill(&kedge, board)
 }
 
 /// Fills a new project with the containers, and builds it.
-fn fill(kedge: &Kedge) -> Result<Made> {
+fn fill(kedge: &Kedge, board: &str) -> Result<Made> {
     let folder = kedge.folder().to_owned();
-    let probe = toolchain::build_program(&boards::find(BOARD)?, "kedge-probe", "probe")
+    let probe = toolchain::build_program(&boards::find(board)?, "kedge-probe", "probe")
         .context("cannot build the program in the containers")?;
-    let place = product::folder(BOARD)?;
+    let place = product::folder(board)?;
     let source = place.join("trial-files");
     product::root_file_system(&source, &probe)?;
     let image = format!("dir:{}", source.display());
@@ -119,7 +128,7 @@ fn fill(kedge: &Kedge) -> Result<Made> {
     ] {
         files::write(&folder.join(format!("containers/{name}.toml")), text)?;
     }
-    let platform = product::platform(BOARD)?;
+    let platform = product::platform(board)?;
     let words = ["build", "--platform", &platform.display().to_string()];
     let built = kedge.ask(&words)?;
     Ok(Made {
@@ -180,7 +189,7 @@ impl Project {
     pub fn fill(kedge: Kedge) -> Result<(Self, Disk)> {
         // One at a time: all build the same program.
         let one = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = fill(&kedge)?;
+        let made = fill(&kedge, BOARD)?;
         drop(one);
         let project = Self {
             kedge,

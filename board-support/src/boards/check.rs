@@ -1,6 +1,6 @@
 //! What a board file must fulfil beyond its types.
 
-use super::{Backend, Board, Partitions, Qemu};
+use super::{Architecture, Backend, Board, Partitions, Qemu};
 
 /// A key, and what is wrong with its value.
 type Problem = (&'static str, &'static str);
@@ -112,14 +112,45 @@ fn backend(board: &Board) -> Result<(), Problem> {
                 "boot.arguments",
                 "has a character that U-Boot's shell would take for its own",
             )?;
-            let file = |path: &str| path.starts_with('/') && path.split('/').skip(1).all(is_word);
             demand(
-                firmware.is_none_or(|path| path.is_some_and(file)),
+                firmware.is_none_or(|path| path.is_some_and(is_file)),
                 "qemu.firmware",
                 "is no absolute path: QEMU has no U-Boot of its own",
             )
         }
+        Backend::Uefi => {
+            demand(
+                board.architecture == Architecture::X86_64,
+                "boot.backend",
+                "cannot be uefi: the loader is built for x86-64 alone yet",
+            )?;
+            // It is a FAT32, which has at least 65,525 clusters.
+            demand(
+                board
+                    .partitions
+                    .boot
+                    .is_some_and(|size| (36..=256).contains(&size)),
+                "partitions.boot",
+                "is not 36 to 256 MiB: the loader is there",
+            )?;
+            demand(
+                firmware.is_none_or(|path| path.is_some_and(is_file)),
+                "qemu.firmware",
+                "is no absolute path: QEMU has no UEFI of its own",
+            )?;
+            let variables = board.qemu.as_ref().map(|qemu| qemu.variables.as_deref());
+            demand(
+                variables.is_none_or(|path| path.is_some_and(is_file)),
+                "qemu.variables",
+                "is no absolute path: UEFI keeps variables",
+            )
+        }
     }
+}
+
+/// An absolute path that can stand in QEMU's options.
+fn is_file(path: &str) -> bool {
+    path.starts_with('/') && path.split('/').skip(1).all(is_word)
 }
 
 fn partitions(sizes: Partitions) -> Result<(), Problem> {
@@ -195,6 +226,11 @@ fn qemu(qemu: &Qemu) -> Result<(), Problem> {
         (16..=65536).contains(&qemu.memory),
         "qemu.memory",
         "is not 16 to 65536 MiB",
+    )?;
+    demand(
+        qemu.firmware_package.as_deref().is_none_or(is_word),
+        "qemu.firmware-package",
+        "is no package's name",
     )?;
     let devices = [
         ("qemu.disk", &qemu.disk),

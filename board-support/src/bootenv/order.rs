@@ -13,33 +13,7 @@ use super::Found;
 use crate::Error;
 use crate::control::Write;
 use crate::record::{Loader, State};
-
-/// One of two copies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// The copy that comes first on disk.
-    First,
-    /// The other one.
-    Second,
-}
-
-impl Side {
-    /// The other one.
-    #[must_use]
-    pub const fn other(self) -> Self {
-        match self {
-            Self::First => Self::Second,
-            Self::Second => Self::First,
-        }
-    }
-
-    pub(super) const fn of<T: Copy>(self, [first, second]: [T; 2]) -> T {
-        match self {
-            Self::First => first,
-            Self::Second => second,
-        }
-    }
-}
+pub use kedge_loading::Side;
 
 /// Where copies are written. A write may reach the disk, or not, or tear, until the next flush has returned.
 pub trait Medium {

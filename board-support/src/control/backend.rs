@@ -1,4 +1,4 @@
-//! What differs from loader to loader. Both that exist use the loader record, so that little does.
+//! What differs from loader to loader. All use the loader record, so that little does.
 //!
 //! What the machine relies on, whatever the loader:
 //!
@@ -65,6 +65,10 @@ pub struct Direct;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UBoot;
 
+/// Our own program for UEFI, which decides by [`crate::loading`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uefi;
+
 impl Backend for Direct {
     fn starts_unwritable(&self) -> bool {
         false
@@ -72,6 +76,12 @@ impl Backend for Direct {
 }
 
 impl Backend for UBoot {
+    fn starts_unwritable(&self) -> bool {
+        true
+    }
+}
+
+impl Backend for Uefi {
     fn starts_unwritable(&self) -> bool {
         true
     }

@@ -541,7 +541,7 @@ fn what_relies_on_a_record_that_takes_no_writes_does_not_happen() {
 
 #[test]
 fn what_the_machine_writes_is_what_both_loaders_read() {
-    let loaders: [&dyn Backend; 2] = [&Direct, &UBoot];
+    let loaders: [&dyn Backend; 3] = [&Direct, &UBoot, &Uefi];
     for loader in loaders {
         assert_eq!(loader.arm(Slot::A, Slot::B, 3), armed(3));
         assert_eq!(loader.commit(Slot::B), Loader::starts(Slot::B));
@@ -550,7 +550,7 @@ fn what_the_machine_writes_is_what_both_loaders_read() {
         assert_eq!(loader.slots(None), [Slot::A, Slot::B]);
         assert_eq!(loader.default(Some(Loader::starts(Slot::B))), Slot::B);
     }
-    assert!(UBoot.starts_unwritable() && !Direct.starts_unwritable());
+    assert!(UBoot.starts_unwritable() && Uefi.starts_unwritable() && !Direct.starts_unwritable());
 }
 
 #[test]

@@ -40,6 +40,11 @@ fn nothing_breaks_with_u_boot() {
 }
 
 #[test]
+fn nothing_breaks_with_uefi() {
+    holds(Kit::Uefi);
+}
+
+#[test]
 fn every_planted_fault_is_found_with_the_direct_loader() {
     catches(Kit::Direct);
 }
@@ -47,6 +52,11 @@ fn every_planted_fault_is_found_with_the_direct_loader() {
 #[test]
 fn every_planted_fault_is_found_with_u_boot() {
     catches(Kit::UBoot);
+}
+
+#[test]
+fn every_planted_fault_is_found_with_uefi() {
+    catches(Kit::Uefi);
 }
 
 #[test]

@@ -14,11 +14,8 @@ use std::time::{Duration, SystemTime};
 /// # Errors
 /// The tools cannot be had, or the files do not fit.
 pub fn make(image: &Path, size: u64, id: [u8; 16], files: &[PathBuf], time: u64) -> Result<()> {
-    let when = SystemTime::UNIX_EPOCH + Duration::from_secs(time);
     for path in files {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        file.set_modified(when)
-            .with_context(|| format!("cannot set the time of {}", path.display()))?;
+        date(path, time)?;
     }
     make_of(image, size, id, files, time)
 }
@@ -28,6 +25,14 @@ pub fn make(image: &Path, size: u64, id: [u8; 16], files: &[PathBuf], time: u64)
 /// # Errors
 /// As [`make`].
 pub fn make_of(image: &Path, size: u64, id: [u8; 16], files: &[PathBuf], time: u64) -> Result<()> {
+    format(image, size, id, "16", time)?;
+    files
+        .iter()
+        .try_for_each(|path| put(image, path, "::/", time))
+}
+
+/// An empty FAT whose entries have so many bits.
+fn format(image: &Path, size: u64, id: [u8; 16], bits: &str, time: u64) -> Result<()> {
     tools()?;
     let file =
         File::create_new(image).with_context(|| format!("cannot make {}", image.display()))?;
@@ -37,22 +42,44 @@ pub fn make_of(image: &Path, size: u64, id: [u8; 16], files: &[PathBuf], time: u
     let serial = format!("{a:02x}{b:02x}{c:02x}{d:02x}");
     process::run(deterministic(
         Command::new("mkfs.vfat")
-            .args(["--invariant", "-F", "16", "-i", &serial])
+            .args(["--invariant", "-F", bits, "-i", &serial])
             .arg(image),
         time,
-    ))?;
-    for path in files {
-        process::run(deterministic(
-            Command::new("mcopy")
-                .arg("-m")
-                .arg("-i")
-                .arg(image)
-                .arg(path)
-                .arg("::/"),
-            time,
-        ))?;
-    }
-    Ok(())
+    ))
+}
+
+/// Sets the time of a file.
+fn date(path: &Path, time: u64) -> Result<()> {
+    let when = SystemTime::UNIX_EPOCH + Duration::from_secs(time);
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    file.set_modified(when)
+        .with_context(|| format!("cannot set the time of {}", path.display()))
+}
+
+/// Copies a file into a folder of a FAT.
+fn put(image: &Path, path: &Path, folder: &str, time: u64) -> Result<()> {
+    process::run(deterministic(
+        Command::new("mcopy")
+            .arg("-m")
+            .arg("-i")
+            .arg(image)
+            .arg(path)
+            .arg(folder),
+        time,
+    ))
+}
+
+/// Makes a FAT32 of `size` bytes with one program in the folder where UEFI looks for it, `/EFI/BOOT`.
+///
+/// # Errors
+/// As [`make`].
+pub fn make_efi(image: &Path, size: u64, id: [u8; 16], program: &Path, time: u64) -> Result<()> {
+    format(image, size, id, "32", time)?;
+    let mut folders = Command::new("mmd");
+    folders.arg("-i").arg(image).args(["::/EFI", "::/EFI/BOOT"]);
+    process::run(deterministic(&mut folders, time))?;
+    date(program, time)?;
+    put(image, program, "::/EFI/BOOT/", time)
 }
 
 /// Copies the file `name` of the FAT that begins at byte `offset` of `disk` to `to`.

@@ -28,6 +28,8 @@ pub enum Kind {
     Fat,
     /// A FAT file system that a firmware boots from.
     Boot,
+    /// The same for UEFI: an EFI system partition.
+    Efi,
     /// A Linux file system.
     Linux,
 }
@@ -44,6 +46,8 @@ impl Kind {
             Self::Fat | Self::Boot => {
                 *b"\xa2\xa0\xd0\xeb\xe5\xb9\x33\x44\x87\xc0\x68\xb6\xb7\x26\x99\xc7"
             }
+            // C12A7328-F81F-11D2-BA4B-00A0C93EC93B
+            Self::Efi => *b"\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b",
             // 0FC63DAF-8483-4772-8E79-3D69D8477DE4
             Self::Linux => *b"\xaf\x3d\xc6\x0f\x83\x84\x72\x47\x8e\x79\x3d\x69\xd8\x47\x7d\xe4",
         }
@@ -52,7 +56,7 @@ impl Kind {
     /// The entry's attributes. Bit 2 is "legacy BIOS bootable": what U-Boot's distro boot looks for, before all others.
     const fn attributes(self) -> u64 {
         match self {
-            Self::BootEnvironment | Self::Fat | Self::Linux => 0,
+            Self::BootEnvironment | Self::Fat | Self::Efi | Self::Linux => 0,
             Self::Boot => 1 << 2,
         }
     }

@@ -28,6 +28,7 @@ pub(crate) struct Sample {
     signatures: Vec<u8>,
     root: Document,
     objects: BTreeMap<ObjectId, PathBuf>,
+    loader: Option<PathBuf>,
 }
 
 impl Sample {
@@ -37,8 +38,19 @@ impl Sample {
 
     /// For this board.
     fn of(board: &str) -> Self {
-        let (kernel, initramfs) = (kernel(), noise(50_000, 2));
+        let board = boards::find(board).unwrap();
+        let is_uefi = board.boot.backend == Backend::Uefi;
+        let kernel = if is_uefi {
+            efi::tests::program(70_000)
+        } else {
+            kernel()
+        };
+        let initramfs = noise(50_000, 2);
         let folder = tempfile::tempdir().unwrap();
+        let loader = is_uefi.then(|| folder.path().join("loader.efi"));
+        if let Some(loader) = &loader {
+            files::write(loader, efi::tests::program(1024)).unwrap();
+        }
         let mut objects = BTreeMap::new();
         let mut listed = BTreeMap::new();
         let mut add = |name: &str, bytes: &[u8], kind| {
@@ -70,15 +82,17 @@ impl Sample {
             device_trees: vec![],
             arguments: "quiet".into(),
         };
-        let (verified, document, signatures, root) = signed(draft(board, listed, boot));
+        let (verified, document, signatures, root) =
+            signed(draft(board.name.as_str(), listed, boot));
         Self {
             folder,
-            board: boards::find(board).unwrap(),
+            board,
             verified,
             document,
             signatures,
             root,
             objects,
+            loader,
         }
     }
 
@@ -95,6 +109,7 @@ impl Sample {
             signatures: &self.signatures,
             roots: &roots,
             objects: &self.objects,
+            loader: self.loader.as_deref(),
         };
         let path = self.folder.path().join(name);
         let report = build(&plan, &path, &mut |_| {})?;

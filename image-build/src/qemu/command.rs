@@ -12,7 +12,14 @@ pub(super) enum First<'a> {
     /// A kernel that the host has loaded. QEMU ends at a reset, since only a new process takes another slot.
     Kernel(&'a Loaded),
     /// A firmware, which loads by itself, after each reset again.
-    Firmware(&'a str),
+    Firmware(&'a Path),
+    /// The same in flash, beside its variables, which it writes.
+    Flash {
+        /// The firmware.
+        code: &'a Path,
+        /// Its variables.
+        variables: &'a Path,
+    },
 }
 
 /// Where QEMU calls us back for its monitor.
@@ -58,7 +65,16 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
             .arg("-initrd")
             .arg(&loaded.initramfs)
             .args(["-append", &loaded.arguments, "-no-reboot"]),
-        First::Firmware(path) => command.args(["-bios", path]),
+        First::Firmware(path) => command.arg("-bios").arg(path),
+        First::Flash { code, variables } => command.args([
+            "-drive",
+            &format!(
+                "if=pflash,unit=0,format=raw,readonly=on,file={}",
+                quoted(code)
+            ),
+            "-drive",
+            &format!("if=pflash,unit=1,format=raw,file={}", quoted(variables)),
+        ]),
     };
 
     disk_and_network(&mut command, config, qemu);

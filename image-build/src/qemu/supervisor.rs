@@ -9,7 +9,8 @@
 
 use super::command::{First, command, monitor_socket};
 use super::memory::Memory;
-use super::{Console, Ending, Event, Loaded, ResetCause, VmConfig, load, qmp};
+use super::{Console, Ending, Event, Firmware, Loaded, ResetCause, VARIABLES, VmConfig, load, qmp};
+use crate::files;
 use crate::image::boot_script;
 use anyhow::{Context, Result, bail};
 use kedge_board_support::boards::Backend;
@@ -196,14 +197,23 @@ fn boot(
     events: &Sender<Event>,
 ) -> Result<Run> {
     let loaded = loaded(config, reset)?;
-    let firmware = config
-        .board
-        .qemu
-        .as_ref()
-        .and_then(|qemu| qemu.firmware.as_deref());
-    let first = match (&loaded, firmware) {
+    let qemu = config.board.qemu.as_ref();
+    let firmware = qemu.map(Firmware::of).transpose()?.flatten();
+    let variables = config.folder.join(VARIABLES);
+    let first = match (&loaded, &firmware) {
         (Some(loaded), _) => First::Kernel(loaded),
-        (None, Some(path)) => First::Firmware(path),
+        (None, Some(firmware)) => match &firmware.variables {
+            Some(fresh) => {
+                if !variables.exists() {
+                    files::copy(fresh, &variables)?;
+                }
+                First::Flash {
+                    code: &firmware.code,
+                    variables: &variables,
+                }
+            }
+            None => First::Firmware(&firmware.code),
+        },
         (None, None) => bail!("the board {} has no firmware for QEMU", config.board.name),
     };
     let socket = monitor_socket(config);

@@ -227,7 +227,7 @@ fn a_firmware_loads_by_itself_and_again_after_a_reset() {
         board: kedge_board_support::boards::find("qemu-arm64").unwrap(),
         ..config()
     };
-    let first = First::Firmware("/u-boot.bin");
+    let first = First::Firmware(Path::new("/u-boot.bin"));
     let line = crate::process::line(&command::command(&config, first, Path::new("/m")).unwrap());
     assert!(
         line.contains("-M virt,memory-backend=ram -cpu cortex-a53 -m 256 "),
@@ -237,6 +237,26 @@ fn a_firmware_loads_by_itself_and_again_after_a_reset() {
     for part in ["-kernel", "-append", "-no-reboot"] {
         assert!(!line.contains(part), "{part} is in {line}");
     }
+}
+
+#[test]
+fn a_firmware_in_flash_writes_its_variables_alone() {
+    let config = VmConfig {
+        board: kedge_board_support::boards::find("pc-x86-64").unwrap(),
+        ..config()
+    };
+    let first = First::Flash {
+        code: Path::new("/code,1.fd"),
+        variables: Path::new("/vars.fd"),
+    };
+    let line = crate::process::line(&command::command(&config, first, Path::new("/m")).unwrap());
+    for part in [
+        "if=pflash,unit=0,format=raw,readonly=on,file=/code,,1.fd",
+        "if=pflash,unit=1,format=raw,file=/vars.fd",
+    ] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    assert!(!line.contains("-bios"), "{line}");
 }
 
 #[test]

@@ -105,6 +105,7 @@ fn make_image(
         signatures: &composition.signatures,
         roots: &roots,
         objects: &composition.objects,
+        loader: composition.loader.as_deref(),
     };
     let bar = scene.output.spinner("making the disk image");
     let report = image::build(&plan, out, &mut |step| bar.set_message(step.to_owned()));

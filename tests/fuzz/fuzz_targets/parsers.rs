@@ -93,15 +93,8 @@ fuzz_target!(|data: &[u8]| {
             let _ = net::Standing::decode(bytes);
         }
         29 => kedge_hub::fuzzing::logs(bytes),
-        30 | 31 => {
-            if let Ok(text) = std::str::from_utf8(bytes) {
-                if choice % 32 == 30 {
-                    kedge_hub::fuzzing::query(text);
-                } else {
-                    kedge_hub::fuzzing::claim(text);
-                }
-            }
-        }
+        30 => words(bytes, kedge_hub::fuzzing::query),
+        31 => words(bytes, kedge_hub::fuzzing::claim),
         32 => compose(bytes),
         33 => {
             let conf = |_: &str, _: &str| Ok(String::from_utf8_lossy(bytes).into_owned());
@@ -122,6 +115,13 @@ fuzz_target!(|data: &[u8]| {
         other => network::parse(other - 22, bytes),
     }
 });
+
+/// Text, where it is any.
+fn words(bytes: &[u8], parse: fn(&str)) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        parse(text);
+    }
+}
 
 /// Whatever was accepted must be exactly what encoding gives.
 fn canonical(bytes: &[u8], encoded: Result<Vec<u8>, kedge_revision::Error>) {

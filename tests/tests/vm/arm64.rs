@@ -17,15 +17,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const BOARD: &str = "qemu-arm64";
-/// For U-Boot to decide, and for a kernel to panic.
-const SOON: Duration = Duration::from_secs(60);
+/// For a firmware and a loader to decide, and for a kernel to panic.
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 
 fn fresh_disk() -> Result<Disk> {
     Disk::copy_of(&built_for(BOARD)?.image)
 }
 
 /// Slot b on trial, a the default.
-const fn armed(left: u8) -> Loader {
+pub(crate) const fn armed(left: u8) -> Loader {
     Loader {
         default: Slot::A,
         trial: Some(Armed {
@@ -87,18 +87,18 @@ fn vm_uboot_boots_the_same_images() -> Result<()> {
     checks.finish(&mut guest)
 }
 
-/// What U-Boot is to do with a record.
-struct Case {
+/// What a loader is to do with a record.
+pub(crate) struct Case {
     /// Lines of the console, in their order.
-    says: &'static [&'static str],
+    pub(crate) says: &'static [&'static str],
     /// The slot that starts.
-    slot: Slot,
+    pub(crate) slot: Slot,
     /// The record that is on disk then, in both copies; none if neither is whole.
-    record: Option<Loader>,
+    pub(crate) record: Option<Loader>,
 }
 
 /// Waits for the boot of this number and judges it.
-fn judge(guest: &mut Guest, disk: &Disk, boot: u32, case: &Case) -> Result<()> {
+pub(crate) fn judge(guest: &mut Guest, disk: &Disk, boot: u32, case: &Case) -> Result<()> {
     guest.wait_for_boot(boot, SOON)?;
     // Now, before PID 1 puts the record in order.
     let found = disk.boot_record()?;
@@ -113,7 +113,7 @@ fn judge(guest: &mut Guest, disk: &Disk, boot: u32, case: &Case) -> Result<()> {
     for wanted in case.says {
         ensure!(
             lines.any(|line| line.contains(wanted)),
-            "U-Boot does not say {wanted:?} where it should"
+            "the loader does not say {wanted:?} where it should"
         );
     }
     Ok(())

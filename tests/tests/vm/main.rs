@@ -14,6 +14,7 @@ mod mend;
 mod network;
 mod slots;
 mod sticks;
+mod uefi;
 mod unjudged;
 
 use anyhow::Result;

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 pub(crate) enum Kit {
     Direct,
     UBoot,
+    Uefi,
 }
 
 /// What is run, and how far.
@@ -85,21 +86,34 @@ impl Device {
         &self,
         event: &'static str,
         disk: &Disk,
-        mut writes: Vec<Write>,
+        writes: Vec<Write>,
         before: Vec<Op>,
+    ) -> Checked<Vec<Op>> {
+        self.reach(event, disk, writes, |writes| {
+            let mut recorder = Recorder(before);
+            let mut order = Order::of(&disk.found());
+            for write in writes {
+                let done = order.perform(&mut recorder, write);
+                require(done.is_ok(), Invariant::PerformedIsDurable, || {
+                    format!("{done:?}")
+                })?;
+            }
+            Ok(recorder.0)
+        })
+    }
+
+    /// The row of writes as it reaches the disk, performed by `perform`; with the fault that is planted.
+    pub(crate) fn reach(
+        &self,
+        event: &'static str,
+        disk: &Disk,
+        mut writes: Vec<Write>,
+        perform: impl FnOnce(&[Write]) -> Checked<Vec<Op>>,
     ) -> Checked<Vec<Op>> {
         let planted = self.setup.planted;
         let place = Place::of(event, &writes);
         planted.writes(place, disk.newest(), &mut writes);
-        let mut recorder = Recorder(before);
-        let mut order = Order::of(&disk.found());
-        for write in &writes {
-            let done = order.perform(&mut recorder, write);
-            require(done.is_ok(), Invariant::PerformedIsDurable, || {
-                format!("{done:?}")
-            })?;
-        }
-        let mut ops = recorder.0;
+        let mut ops = perform(&writes)?;
         planted.ops(place, &mut ops);
         self.durable(place, &ops)?;
         let flushes = ops.iter().filter(|op| **op == Op::Flush).count();

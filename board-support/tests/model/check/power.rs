@@ -7,8 +7,9 @@ use super::planted::Logic;
 use super::rules::{Checked, Invariant, Scene, judge, judge_boot, judge_start, observe, require};
 use kedge_board_support::bootenv::Side;
 use kedge_board_support::control::{
-    Backend, Cause, Control, Decision, Direct, Found, LoaderSays, UBoot, Write,
+    Backend, Cause, Control, Decision, Direct, Found, LoaderSays, UBoot, Uefi, Write,
 };
+use kedge_board_support::loading::plan::{Plan, Take};
 use kedge_board_support::record::{Loader, Slot, State};
 
 const ALL_EXTRAS: [Extra; 7] = [
@@ -23,9 +24,8 @@ const ALL_EXTRAS: [Extra; 7] = [
 
 /// What the loader has chosen.
 struct Chosen {
-    /// The slots, in the order in which they are started.
-    order: [Slot; 2],
-    says: LoaderSays,
+    /// The slots, in the order in which they are started, and what each one's kernel is told.
+    starts: [(Slot, LoaderSays); 2],
     /// A try that is taken too late: a planted fault.
     late: Option<Vec<Op>>,
 }
@@ -43,6 +43,7 @@ impl Device {
         match self.setup.kit {
             Kit::Direct => &Direct,
             Kit::UBoot => &UBoot,
+            Kit::Uefi => &Uefi,
         }
     }
 
@@ -75,25 +76,17 @@ impl Device {
         let Some(chosen) = self.choose(node, &mut now, end, out)? else {
             return Ok(());
         };
-        let Chosen {
-            order,
-            mut says,
-            late,
-        } = chosen;
-        let loads = |slot: &Slot| {
+        let Chosen { starts, late } = chosen;
+        let loads = |(slot, _): &(Slot, LoaderSays)| {
             let kernel = now.disk.image(*slot);
             kernel.is_some_and(|kernel| now.ghost.kind(kernel) != Kind::NeverLoads)
         };
-        let Some(slot) = order.into_iter().find(loads) else {
+        let Some((slot, says)) = starts.into_iter().find(loads) else {
             return require(false, Invariant::SomethingStarts, || format!("{now:?}"));
         };
-        if slot != order[0] {
-            // What it says of the slot is no longer so; what it says of the record is.
-            says = LoaderSays {
-                unwritable: says.unwritable,
-                ..LoaderSays::default()
-            };
-            let trial = now.ghost.trial.revision != 0 && order[0] != committed(&now.disk);
+        let [(wanted, _), _] = starts;
+        if slot != wanted {
+            let trial = now.ghost.trial.revision != 0 && wanted != committed(&now.disk);
             now.ghost.trial.unloadable |= trial;
         }
         judge_start(&now.disk, &now.ghost, slot)?;
@@ -127,18 +120,10 @@ impl Device {
         end: End,
         out: &mut Vec<After>,
     ) -> Checked<Option<Chosen>> {
-        let record = node.disk.record();
-        let (_, taken) = record.unwrap_or(Loader::born()).boot();
-        let mut chosen = Chosen {
-            order: self.backend().slots(record),
-            says: LoaderSays::default(),
-            late: None,
-        };
-        match taken {
-            None => {
-                let trial = record.and_then(|record| record.trial);
-                chosen.says.failed = trial.map(|armed| armed.slot);
-            }
+        let mut plan = self.plan(&node.disk);
+        let mut late = None;
+        match plan.take {
+            None => {}
             Some(_) if node.ghost.unwritable => {
                 now.ghost.unwritable = false;
                 if !self.backend().starts_unwritable() {
@@ -151,39 +136,61 @@ impl Device {
                     ));
                     return Ok(None);
                 }
-                let default = self.backend().default(record);
-                chosen.order = [default, default.other()];
-                chosen.says.unwritable = true;
+                plan = plan.unwritable();
             }
-            Some(next) => {
-                let ops = self.take(node, next)?;
+            Some(take) => {
+                let ops = self.take(node, take)?;
                 if self.setup.planted.is(Logic::StartedFirst) {
-                    chosen.late = Some(ops);
+                    late = Some(ops);
                 } else {
                     self.cuts("loader", node, &ops, out)?;
                     now.disk = node.disk.after(&ops);
                     observe(&node.disk, &now.disk, &mut now.ghost);
                     judge(&node.disk, &now.disk, &now.ghost)?;
                 }
-                chosen.says.tried = next.trial.map(|armed| armed.left);
             }
         }
-        Ok(Some(chosen))
+        let mut starts = plan.starts().map(|(slot, word)| {
+            // As the kernel's arguments, read as PID 1 reads them.
+            let text = word.map(|word| word.to_string()).unwrap_or_default();
+            (slot, self.backend().reason(&text))
+        });
+        let starts = [starts.next().unwrap(), starts.next().unwrap()];
+        Ok(Some(Chosen { starts, late }))
+    }
+
+    /// What the loader decides. Of UEFI's it is the code that runs on devices; of the others what their contract says.
+    fn plan(&self, disk: &Disk) -> Plan {
+        let mut plan = Plan::of(disk.loader);
+        match self.setup.kit {
+            Kit::Uefi => {}
+            Kit::Direct | Kit::UBoot => plan.order = self.backend().slots(disk.record()),
+        }
+        plan
     }
 
     /// How the loader takes a try: like PID 1, it begins with the copy that it has not read.
-    fn take(&self, node: &Node, next: Loader) -> Checked<Vec<Op>> {
-        let writes = vec![Write::Loader(next)];
-        let mut ops = self.ops("loader", &node.disk, writes, Vec::new())?;
-        if self.setup.planted.is(Logic::FirstCopyFirst) {
-            ops = vec![
-                Op::Loader(Side::First, next),
-                Op::Flush,
-                Op::Loader(Side::Second, next),
-                Op::Flush,
-            ];
+    fn take(&self, node: &Node, take: Take) -> Checked<Vec<Op>> {
+        let Take { record, mut first } = take;
+        let writes = vec![Write::Loader(record)];
+        if self.setup.kit != Kit::Uefi {
+            let ops = self.ops("loader", &node.disk, writes, Vec::new())?;
+            return Ok(if self.setup.planted.is(Logic::FirstCopyFirst) {
+                both(Side::First, record).to_vec()
+            } else {
+                ops
+            });
         }
-        Ok(ops)
+        if self.setup.planted.is(Logic::FirstCopyFirst) {
+            first = Side::First;
+        }
+        self.reach("loader", &node.disk, writes, |writes| {
+            let written = writes.iter().filter_map(|write| match write {
+                Write::Loader(record) => Some(*record),
+                Write::State(_) | Write::StateBoth(_) => None,
+            });
+            Ok(written.flat_map(|record| both(first, record)).collect())
+        })
     }
 
     fn boot(
@@ -267,6 +274,12 @@ impl Device {
         now.disk = now.disk.after(&ops);
         Ok(())
     }
+}
+
+/// Both copies of the loader record, each flushed before the next.
+fn both(first: Side, record: Loader) -> [Op; 4] {
+    let write = |side| Op::Loader(side, record);
+    [write(first), Op::Flush, write(first.other()), Op::Flush]
 }
 
 /// What a fault can make of the disk.

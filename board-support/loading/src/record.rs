@@ -15,8 +15,8 @@
 //!
 //! Source: U-Boot `cmd/nvedit.c` (`do_env_export`), `include/env_internal.h` (`env_t`).
 
-use super::{COPY, Slot, crc32};
-use crate::Error;
+use crate::{COPY, Damage, Slot, crc32};
+use core::fmt;
 
 /// What a loader knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,14 +89,36 @@ impl Loader {
     /// The bytes of one copy. More than nine tries are written as nine.
     #[must_use]
     pub fn encode(&self) -> [u8; COPY] {
-        let mut text = format!("slot_ok={}\0", self.default);
-        if let Some(Armed { slot, left }) = self.trial {
-            text.push_str(&format!("slot_try={slot}\0try_left={}\0", left.min(9)));
-        }
+        let left = self
+            .trial
+            .map(|armed| b'0'.saturating_add(armed.left.min(9)));
+        let default = self.default.letter();
+        let fields: [&[u8]; 8] = match (&self.trial, &left) {
+            (Some(Armed { slot, .. }), Some(left)) => [
+                b"slot_ok=",
+                default.as_bytes(),
+                b"\0slot_try=",
+                slot.letter().as_bytes(),
+                b"\0try_left=",
+                core::slice::from_ref(left),
+                b"\0",
+                b"",
+            ],
+            (_, _) => [
+                b"slot_ok=",
+                default.as_bytes(),
+                b"\0",
+                b"",
+                b"",
+                b"",
+                b"",
+                b"",
+            ],
+        };
         let mut copy = [0_u8; COPY];
         let (checksum, data) = copy.split_at_mut(4);
-        for (to, from) in data.iter_mut().zip(text.bytes()) {
-            *to = from;
+        for (to, from) in data.iter_mut().zip(fields.iter().copied().flatten()) {
+            *to = *from;
         }
         checksum.copy_from_slice(&crc32(data).to_le_bytes());
         copy
@@ -105,47 +127,57 @@ impl Loader {
     /// Reads one copy.
     ///
     /// # Errors
-    /// [`Error::Short`], [`Error::Checksum`], or [`Error::Field`] for a key or value that no loader of ours writes.
-    pub fn parse(copy: &[u8]) -> Result<Self, Error> {
-        let short = Error::Short { length: copy.len() };
+    /// [`Damage::Short`], [`Damage::Checksum`], or [`Damage::Field`] for a key or value that no loader of ours writes.
+    pub fn parse(copy: &[u8]) -> Result<Self, Damage> {
+        let short = Damage::Short { length: copy.len() };
         let copy = copy.get(..COPY).ok_or(short)?;
         let (checksum, data) = copy.split_first_chunk::<4>().ok_or(short)?;
         if crc32(data) != u32::from_le_bytes(*checksum) {
-            return Err(Error::Checksum);
+            return Err(Damage::Checksum);
         }
         let (mut default, mut slot, mut left) = (None, None, None);
         for entry in data
             .split(|byte| *byte == 0)
             .take_while(|entry| !entry.is_empty())
         {
-            let text = core::str::from_utf8(entry).map_err(|_| Error::Field { field: "key" })?;
-            let (key, value) = text.split_once('=').ok_or(Error::Field { field: "key" })?;
+            let text = core::str::from_utf8(entry).map_err(|_| Damage::Field { field: "key" })?;
+            let (key, value) = text.split_once('=').ok_or(Damage::Field { field: "key" })?;
             let (field, place) = match key {
                 "slot_ok" => ("slot_ok", &mut default),
                 "slot_try" => ("slot_try", &mut slot),
                 "try_left" => ("try_left", &mut left),
-                _ => return Err(Error::Field { field: "key" }),
+                _ => return Err(Damage::Field { field: "key" }),
             };
             if place.replace(value).is_some() {
-                return Err(Error::Field { field });
+                return Err(Damage::Field { field });
             }
         }
         let default = default
             .and_then(Slot::from_letter)
-            .ok_or(Error::Field { field: "slot_ok" })?;
+            .ok_or(Damage::Field { field: "slot_ok" })?;
         let left = match left.unwrap_or_default().as_bytes() {
             [] => 0,
             [digit @ b'0'..=b'9'] => digit.saturating_sub(b'0'),
-            _ => return Err(Error::Field { field: "try_left" }),
+            _ => return Err(Damage::Field { field: "try_left" }),
         };
         let trial = match slot.unwrap_or_default() {
             "" => None,
             letter => {
-                let slot = Slot::from_letter(letter).ok_or(Error::Field { field: "slot_try" })?;
+                let slot = Slot::from_letter(letter).ok_or(Damage::Field { field: "slot_try" })?;
                 Some(Armed { slot, left })
             }
         };
         Ok(Self { default, trial })
+    }
+}
+
+impl fmt::Display for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "default {}", self.default)?;
+        match self.trial {
+            Some(Armed { slot, left }) => write!(f, ", trial {slot}, tries left {left}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -158,6 +190,8 @@ pub fn choose(first: &[u8], second: &[u8]) -> Option<Loader> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::vec;
+    use std::vec::Vec;
 
     fn with(text: &[u8]) -> [u8; COPY] {
         let mut copy = [0; COPY];
@@ -237,7 +271,7 @@ mod tests {
         ];
         for text in bad {
             assert!(
-                matches!(Loader::parse(&with(text)), Err(Error::Field { .. })),
+                matches!(Loader::parse(&with(text)), Err(Damage::Field { .. })),
                 "{text:?}"
             );
         }
@@ -250,7 +284,7 @@ mod tests {
         for bit in 0..COPY * 8 {
             let mut flipped = good;
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Loader::parse(&flipped), Err(Error::Checksum), "bit {bit}");
+            assert_eq!(Loader::parse(&flipped), Err(Damage::Checksum), "bit {bit}");
             if bit % 512 == 0 {
                 assert_eq!(choose(&flipped, &other), Some(two));
                 assert_eq!(choose(&other, &flipped), Some(two));
@@ -293,6 +327,6 @@ mod tests {
     #[test]
     fn an_erased_partition_has_no_record() {
         assert_eq!(choose(&[0; COPY], &[0xff; COPY]), None);
-        assert_eq!(Loader::parse(&[0; 17]), Err(Error::Short { length: 17 }));
+        assert_eq!(Loader::parse(&[0; 17]), Err(Damage::Short { length: 17 }));
     }
 }

@@ -1,0 +1,191 @@
+//! A disk's partition table, as far as a loader needs it: where a partition of some name is.
+//!
+//! A table has a header of one sector and entries; both have a checksum, and both stand twice: the header at sector 1 and at
+//! the disk's last one. Whoever reads it takes the second where the first is damaged. Source: UEFI Specification 2.10,
+//! chapter 5. Sectors of 512 bytes.
+
+use crate::crc32;
+
+/// Bytes of a sector.
+pub const SECTOR: usize = 512;
+/// Most bytes of entries that are read: four times what every tool makes.
+pub const MOST: usize = 64 * 1024;
+
+/// A table's header whose checksum holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The sector where the entries begin.
+    pub entries: u64,
+    /// Bytes of all entries, at most [`MOST`].
+    pub length: usize,
+    each: usize,
+    checksum: u32,
+}
+
+/// A partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partition<'a> {
+    /// Its first sector.
+    pub first: u64,
+    /// How many it has.
+    pub sectors: u64,
+    name: &'a [u8],
+}
+
+impl Header {
+    /// Reads the sector `here`; nothing if it is no header, is damaged, or belongs elsewhere.
+    #[must_use]
+    pub fn parse(sector: &[u8; SECTOR], here: u64) -> Option<Self> {
+        let size = usize::try_from(u32_at(sector, 12)?).ok()?;
+        let whole = sector.get(..size).filter(|whole| whole.len() >= 92)?;
+        let mut unsummed = *sector;
+        unsummed.get_mut(16..20)?.fill(0);
+        let sum = crc32(unsummed.get(..whole.len())?);
+        if !sector.starts_with(b"EFI PART")
+            || sum != u32_at(sector, 16)?
+            || u64_at(sector, 24)? != here
+        {
+            return None;
+        }
+        let count = usize::try_from(u32_at(sector, 80)?).ok()?;
+        let each = usize::try_from(u32_at(sector, 84)?).ok()?;
+        let length = count.checked_mul(each)?;
+        let known = each >= 128 && each.is_multiple_of(8) && length <= MOST;
+        known.then_some(Self {
+            entries: u64_at(sector, 72)?,
+            length,
+            each,
+            checksum: u32_at(sector, 88)?,
+        })
+    }
+
+    /// The partitions in these bytes of entries; nothing if they are not those that the header speaks of.
+    #[must_use]
+    pub fn partitions<'a>(&self, entries: &'a [u8]) -> Option<impl Iterator<Item = Partition<'a>>> {
+        let entries = entries.get(..self.length)?;
+        let used = |entry: &&[u8]| entry.iter().take(16).any(|byte| *byte != 0);
+        let found = entries
+            .chunks_exact(self.each)
+            .filter(used)
+            .filter_map(partition);
+        (crc32(entries) == self.checksum).then_some(found)
+    }
+}
+
+fn partition(entry: &[u8]) -> Option<Partition<'_>> {
+    let first = u64_at(entry, 32)?;
+    let sectors = u64_at(entry, 40)?.checked_sub(first)?.checked_add(1)?;
+    Some(Partition {
+        first,
+        sectors,
+        name: entry.get(56..128)?,
+    })
+}
+
+impl Partition<'_> {
+    /// The units of its name, UTF-16.
+    pub fn name(&self) -> impl Iterator<Item = u16> {
+        let units = self.name.as_chunks::<2>().0.iter();
+        units
+            .map(|unit| u16::from_le_bytes(*unit))
+            .take_while(|unit| *unit != 0)
+    }
+
+    /// Whether that is its name.
+    #[must_use]
+    pub fn is(&self, name: &str) -> bool {
+        self.name().eq(name.encode_utf16())
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .map(|field| u32::from_le_bytes(*field))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .map(|field| u64::from_le_bytes(*field))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    fn entries() -> Vec<u8> {
+        let mut entries = vec![0; 128 * 128];
+        entries[128..144].fill(7);
+        entries[160..168].copy_from_slice(&2048_u64.to_le_bytes());
+        entries[168..176].copy_from_slice(&4095_u64.to_le_bytes());
+        for (place, unit) in entries[184..]
+            .chunks_exact_mut(2)
+            .zip("bootenv".encode_utf16())
+        {
+            place.copy_from_slice(&unit.to_le_bytes());
+        }
+        entries
+    }
+
+    fn header(entries: &[u8], count: u32) -> [u8; SECTOR] {
+        let mut sector = [0; SECTOR];
+        sector[..12].copy_from_slice(b"EFI PART\0\0\x01\0");
+        let fields: [(usize, u32); 6] = [
+            (12, 92),
+            (24, 1),
+            (72, 2),
+            (80, count),
+            (84, 128),
+            (88, crc32(entries)),
+        ];
+        for (at, value) in fields {
+            sector[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        let sum = crc32(&sector[..92]);
+        sector[16..20].copy_from_slice(&sum.to_le_bytes());
+        sector
+    }
+
+    #[test]
+    fn a_partition_is_found_by_its_name() {
+        let entries = entries();
+        let header = Header::parse(&header(&entries, 128), 1).unwrap();
+        let found: Vec<_> = header.partitions(&entries).unwrap().collect();
+        let [only] = found[..] else {
+            panic!("{found:?}")
+        };
+        assert_eq!((only.first, only.sectors), (2048, 2048));
+        assert!(only.is("bootenv") && !only.is("boot") && !only.is("bootenv2"));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_table_is_noticed() {
+        let entries = entries();
+        let good = header(&entries, 128);
+        for bit in 0..92 * 8 {
+            let mut flipped = good;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::parse(&flipped, 1), None, "bit {bit}");
+        }
+        let header = Header::parse(&good, 1).unwrap();
+        for bit in (0..entries.len() * 8).step_by(97) {
+            let mut flipped = entries.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(header.partitions(&flipped).is_none(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_header_of_another_place_or_of_endless_entries_is_none() {
+        let entries = entries();
+        assert_eq!(Header::parse(&header(&entries, 128), 9), None);
+        assert_eq!(Header::parse(&header(&entries, u32::MAX), 1), None);
+        let longer = Header::parse(&header(&entries, 129), 1).unwrap();
+        assert!(longer.partitions(&entries).is_none());
+    }
+}
