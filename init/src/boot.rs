@@ -9,6 +9,8 @@
 //! containers but alive and talking ([`OnFailure::Repair`]), or is told and passed over.
 
 mod arguments;
+#[cfg(test)]
+mod attacks;
 mod cgroups;
 mod decide;
 mod disks;

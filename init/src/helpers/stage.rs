@@ -19,6 +19,8 @@
 //!
 //! A failure is answered and does not end it.
 
+#[cfg(test)]
+mod attacks;
 mod body;
 mod copy;
 #[cfg(test)]

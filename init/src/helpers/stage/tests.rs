@@ -41,7 +41,7 @@ impl Talk {
         Some((status, serde_json::from_slice(body).unwrap()))
     }
 
-    fn answer(&mut self) -> (u16, Value) {
+    pub(super) fn answer(&mut self) -> (u16, Value) {
         loop {
             if let Some(answer) = self.next() {
                 return answer;
