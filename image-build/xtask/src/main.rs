@@ -12,6 +12,7 @@ mod image;
 mod kedge;
 mod lint;
 mod measure;
+mod mutate;
 mod project;
 mod run;
 mod test;
@@ -37,6 +38,7 @@ enum Verb {
     Image(image::Arguments),
     Lint(lint::Arguments),
     Measure(measure::Arguments),
+    Mutate(mutate::Arguments),
     Test(test::Arguments),
 }
 
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Image(arguments) => image::run(&arguments),
         Verb::Lint(arguments) => lint::run(&arguments),
         Verb::Measure(arguments) => measure::run(&arguments),
+        Verb::Mutate(arguments) => mutate::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
     };
     match result {

@@ -78,7 +78,14 @@ fn selections(tier: Tier) -> &'static [&'static [&'static str]] {
     match tier {
         Tier::Unit => &[
             &["--workspace", "--lib", "--bins"],
-            &["--package", "kedge-revision", "--test", "documents"],
+            &[
+                "--package",
+                "kedge-revision",
+                "--test",
+                "documents",
+                "--test",
+                "attacks",
+            ],
         ],
         Tier::Fuzz => &[],
         Tier::Host => &[

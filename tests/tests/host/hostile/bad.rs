@@ -112,3 +112,23 @@ fn host_an_answer_to_another_question_is_not_fresh() -> Result<()> {
     ensure!(bench.device.has_said("the fresh answer is not believed"));
     bench.device.audit(&[&first, &second])
 }
+
+#[test]
+fn host_freeze_a_device_says_that_what_it_knows_is_old() -> Result<()> {
+    let fleet = Arc::new(Fleet::start(HUB)?);
+    let mut bench = Bench::new(&fleet)?;
+    // The hub answers, and goes on answering; what it has signed holds for two seconds and is not signed again.
+    let short = signed_anew(&fleet, |fresh| {
+        Fresh::new(fresh.device, fresh.nonce, fresh.time, fresh.assignment, 2)
+    });
+    bench.proxy.plays("POST /v1/device/assignment", 99, short);
+    bench.enrol()?;
+    let release = fleet.publish(&Plan::new(2, 9000))?;
+    bench.update(&fleet, &release)?;
+    let id = bench.device.id()?;
+    let stale = |_: &Device| fleet.device(id).is_ok_and(|shown| shown.stale);
+    bench
+        .device
+        .until("the device's word that it is stale", stale)?;
+    bench.audit(&[&release])
+}
