@@ -6,7 +6,7 @@
 //! materials.
 //! Two runs over an unchanged project give the same bytes.
 
-use crate::keys::{KeyFile, Passphrase};
+use crate::keys::{KeyFile, Passphrase, Signer};
 use crate::platform::Platform;
 use crate::project::lock::{self, Lock};
 use crate::project::source::Mistake;
@@ -15,7 +15,6 @@ use crate::project::{Definition, Project, TrustRoot, users};
 use crate::sbom::Parts;
 use crate::{files, layers};
 use anyhow::{Context, Result, bail};
-use ed25519_dalek::SigningKey;
 use kedge_revision::container::User;
 use kedge_revision::revision::{Boot, Draft, Object, ObjectKind};
 use kedge_revision::signing::Kind;
@@ -300,7 +299,7 @@ fn sign(
     };
     if root.root.verify_release(document, &set).is_err() {
         let key = release_key(project, &root.root.roles.release, passphrase)?;
-        set.sign(Kind::Revision, document, &key);
+        key.sign(&mut set, Kind::Revision, document)?;
     }
     Ok(set)
 }
@@ -335,7 +334,7 @@ fn judge(
 ///
 /// # Errors
 /// There is none, the root does not know it, or it cannot be opened.
-pub fn release_key(project: &Project, role: &Role, passphrase: &Passphrase) -> Result<SigningKey> {
+pub fn release_key(project: &Project, role: &Role, passphrase: &Passphrase) -> Result<Signer> {
     let path = project.key_path("release");
     let file = KeyFile::read(&path).with_context(|| {
         format!(
@@ -350,7 +349,7 @@ pub fn release_key(project: &Project, role: &Role, passphrase: &Passphrase) -> R
             file.public().id()
         );
     }
-    file.open(passphrase)
+    file.signer(passphrase)
 }
 
 /// A mistake of the checked types, shown where it stands in the project's files.

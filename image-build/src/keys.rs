@@ -15,13 +15,18 @@
 //! sealed = "<96 hex>"                # the 32-byte seed and a 16-byte tag
 //! ```
 //! The associated data of the seal is `kedge.key/1 <role> <public>\n`, so that no line of one file can be moved to another.
-//! A development key that its owner chose to leave open has `plain = "<64 hex>"` in place of `[encrypted]`.
+//! A development key that its owner chose to leave open has `plain = "<64 hex>"` in place of `[encrypted]`; one that is kept in a
+//! token has `token = "pkcs11:…"` (RFC 7512), and no secret stands in the file.
 //!
 //! This module makes, writes and opens keys. Which key may sign what is the trust root's business.
 
 mod passphrase;
+mod signer;
+mod token;
 
 pub use passphrase::Passphrase;
+pub use signer::Signer;
+pub(crate) use token::Uri;
 
 use crate::files;
 use anyhow::{Context, Result, bail, ensure};
@@ -67,6 +72,8 @@ struct Document {
     public: PublicKey,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     plain: Option<Hex>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     encrypted: Option<Encrypted>,
 }
@@ -159,6 +166,7 @@ pub fn write(path: &Path, role: &str, key: &SigningKey, protection: Protection<'
         role: role.to_owned(),
         public,
         plain: None,
+        token: None,
         encrypted: None,
     };
     match protection {
@@ -170,6 +178,23 @@ pub fn write(path: &Path, role: &str, key: &SigningKey, protection: Protection<'
     let text = Zeroizing::new(toml::to_string(&document).context("cannot write the key as TOML")?);
     let text = Zeroizing::new(format!("{}{}", header(&document), *text));
     files::write_private(path, text.as_bytes())
+}
+
+/// Notes a key that is kept in a token.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn note(path: &Path, role: &str, public: PublicKey, uri: &str) -> Result<()> {
+    let document = Document {
+        spec: SPEC.to_owned(),
+        role: role.to_owned(),
+        public,
+        plain: None,
+        token: Some(uri.to_owned()),
+        encrypted: None,
+    };
+    let text = toml::to_string(&document).context("cannot write the key as TOML")?;
+    files::write_private(path, format!("{}{text}", header(&document)).as_bytes())
 }
 
 impl KeyFile {
@@ -197,9 +222,14 @@ impl KeyFile {
             path.display(),
             document.spec
         );
+        let kept = [
+            document.plain.is_some(),
+            document.encrypted.is_some(),
+            document.token.is_some(),
+        ];
         ensure!(
-            document.plain.is_some() != document.encrypted.is_some(),
-            "{} needs either `plain` or `[encrypted]`",
+            kept.iter().filter(|there| **there).count() == 1,
+            "{} needs one of `plain`, `token` and `[encrypted]`",
             path.display()
         );
         Ok(Self {
@@ -232,6 +262,31 @@ impl KeyFile {
         self.document.encrypted.is_some()
     }
 
+    /// The token that it is kept in, if it is.
+    #[must_use]
+    pub fn token(&self) -> Option<&str> {
+        self.document.token.as_deref()
+    }
+
+    /// The key, ready to sign, wherever it is kept; `passphrase` gives a token's PIN.
+    ///
+    /// # Errors
+    /// As [`KeyFile::open`] and [`Signer::named`]; the token has another key.
+    pub fn signer(&self, passphrase: &Passphrase) -> Result<Signer> {
+        let Some(uri) = self.token() else {
+            return Ok(Signer::Held(self.open(passphrase)?));
+        };
+        let signer = Signer::in_token(uri, passphrase)
+            .with_context(|| format!("cannot use the key that {} names", self.path.display()))?;
+        ensure!(
+            signer.public() == self.public(),
+            "{} names a key of a token whose public half is another one: {}",
+            self.path.display(),
+            signer.public()
+        );
+        Ok(signer)
+    }
+
     /// Opens the secret; `passphrase` is asked only if there is one.
     ///
     /// # Errors
@@ -248,7 +303,10 @@ impl KeyFile {
                 unseal(&self.document, encrypted, &passphrase)
                     .with_context(|| format!("cannot open {}", self.path.display()))?
             }
-            (None, None) => bail!("{} holds no secret", self.path.display()),
+            (None, None) => bail!(
+                "the secret of {} is in a token, and stays there",
+                self.path.display()
+            ),
         };
         let seed: Zeroizing<[u8; 32]> = match <[u8; 32]>::try_from(seed.as_slice()) {
             Ok(seed) => Zeroizing::new(seed),
@@ -269,7 +327,9 @@ impl KeyFile {
 }
 
 fn header(document: &Document) -> String {
-    let care = if document.plain.is_some() {
+    let care = if document.token.is_some() {
+        "It is kept in a token; here is its name. Without the token it is lost."
+    } else if document.plain.is_some() {
         "It is NOT protected by a passphrase: whoever reads it can sign. Protect it with `kedge key passphrase`."
     } else {
         "It is protected by a passphrase; without that it is lost. Change it with `kedge key passphrase`."

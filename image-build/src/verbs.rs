@@ -103,7 +103,7 @@ enum Verb {
 #[derive(Debug, Clone, Args)]
 #[group(multiple = false)]
 struct PassphraseArguments {
-    /// Take the passphrase from the first line of a file.
+    /// Take the passphrase, or a token's PIN, from the first line of a file.
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
     /// Take the passphrase from the first line of an open file descriptor.

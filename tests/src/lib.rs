@@ -31,5 +31,6 @@ pub mod proxy;
 pub mod releases;
 #[cfg(test)]
 mod tidy;
+pub mod token;
 pub mod trials;
 pub mod updates;

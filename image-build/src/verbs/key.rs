@@ -1,14 +1,18 @@
 //! `kedge key`: list, make and protect signing keys, and say which hub's key devices trust.
 
+mod change;
+mod next_root;
 mod trust_hub;
 
 use super::{PassphraseArguments, Scene};
 use crate::files;
-use crate::keys::{self, KeyFile, Protection};
+use crate::keys::{self, KeyFile, Protection, Signer, Uri};
 use crate::project::Project;
 use anyhow::{Context, Result, ensure};
+use change::Change;
 use clap::{Args, Subcommand};
-use kedge_revision::{KeyId, Name, PublicKey, Root};
+use kedge_revision::signing::Kind;
+use kedge_revision::{KeyId, Name, PublicKey, Root, SignatureSet};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use trust_hub::TrustHub;
@@ -31,9 +35,16 @@ enum Action {
         /// Keep it without a passphrase; development projects only.
         #[arg(long, conflicts_with_all = ["passphrase_file", "passphrase_fd"])]
         no_passphrase: bool,
+        /// Make it in a token, which it never leaves: pkcs11:token=T;object=NAME?module-path=/….so (RFC 7512).
+        #[arg(long, value_name = "URI", conflicts_with = "no_passphrase")]
+        pkcs11: Option<String>,
+        /// The key is in the token already: only note it.
+        #[arg(long, requires = "pkcs11")]
+        existing: bool,
         #[command(flatten)]
         passphrase: PassphraseArguments,
     },
+    Change(Change),
     TrustHub(TrustHub),
     /// Change, or set, the passphrase of a key file.
     Passphrase {
@@ -55,6 +66,8 @@ struct Listed {
     id: KeyId,
     public: PublicKey,
     encrypted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
     may: Vec<&'static str>,
 }
 
@@ -67,17 +80,23 @@ impl Key {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
         match &self.action {
             Action::List => list(scene),
+            Action::Change(verb) => verb.run(scene),
             Action::TrustHub(verb) => verb.run(scene),
             Action::New {
                 role,
                 no_passphrase,
+                pkcs11,
+                existing,
                 passphrase,
-            } => new(scene, role, *no_passphrase, passphrase),
+            } => match pkcs11 {
+                Some(uri) => in_token(scene, role, uri, *existing, passphrase),
+                None => new(scene, role, *no_passphrase, passphrase),
+            },
             Action::Passphrase {
                 file,
                 new_passphrase_file,
                 passphrase,
-            } => change(scene, file, new_passphrase_file.as_deref(), passphrase),
+            } => protect(scene, file, new_passphrase_file.as_deref(), passphrase),
         }
     }
 }
@@ -132,12 +151,15 @@ fn describe(file: &KeyFile, root: &Root) -> Listed {
         id,
         public: file.public(),
         encrypted: file.is_encrypted(),
+        token: file.token().map(str::to_owned),
         may,
     }
 }
 
 fn line(key: &Listed) -> String {
-    let kept = if key.encrypted {
+    let kept = if key.token.is_some() {
+        "in a token"
+    } else if key.encrypted {
         "passphrase"
     } else {
         "NO passphrase"
@@ -150,14 +172,50 @@ fn line(key: &Listed) -> String {
     format!("{}  {}  {kept}, {may}", key.id, key.path.display())
 }
 
-fn new(scene: &Scene, role: &Name, open: bool, passphrase: &PassphraseArguments) -> Result<()> {
-    let project = scene.project()?;
+/// The place of a new key's file, where none is yet.
+fn free(project: &Project, role: &Name) -> Result<PathBuf> {
     let path = project.key_path(role.as_str());
     ensure!(
         !path.exists(),
         "{} exists already; nothing was changed",
         path.display()
     );
+    Ok(path)
+}
+
+/// Makes a key in a token, or finds the one that is there, and notes its name.
+fn in_token(
+    scene: &Scene,
+    role: &Name,
+    uri: &str,
+    existing: bool,
+    passphrase: &PassphraseArguments,
+) -> Result<()> {
+    let project = scene.project()?;
+    let path = free(&project, role)?;
+    let pin = passphrase.source()?;
+    let signer = if existing {
+        Signer::in_token(uri, &pin)?
+    } else {
+        Signer::make_in_token(uri, &pin)?
+    };
+    // Before anything relies on it, it signs once, and that is verified.
+    signer.sign(&mut SignatureSet::default(), Kind::Root, b"")?;
+    if let Some(folder) = path.parent() {
+        files::make_folder(folder)?;
+    }
+    keys::note(
+        &path,
+        role.as_str(),
+        signer.public(),
+        &Uri::parse(uri)?.kept(),
+    )?;
+    report(scene, &project, &path)
+}
+
+fn new(scene: &Scene, role: &Name, open: bool, passphrase: &PassphraseArguments) -> Result<()> {
+    let project = scene.project()?;
+    let path = free(&project, role)?;
     ensure!(
         !open || project.manifest().mode == kedge_revision::Mode::Development,
         "keys of a production project are kept under a passphrase"
@@ -175,7 +233,7 @@ fn new(scene: &Scene, role: &Name, open: bool, passphrase: &PassphraseArguments)
     report(scene, &project, &path)
 }
 
-fn change(
+fn protect(
     scene: &Scene,
     path: &Path,
     new: Option<&Path>,

@@ -3,11 +3,10 @@
 use super::{PassphraseArguments, Scene};
 use crate::compose;
 use crate::files;
-use crate::keys::KeyFile;
+use crate::keys::Signer;
 use crate::project::source::Source;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use ed25519_dalek::SigningKey;
 use kedge_revision::signing::Kind;
 use kedge_revision::{Envelope, KeyId, ObjectId, SignatureSet, json, revision, verity};
 use serde::Serialize;
@@ -21,8 +20,8 @@ use std::path::{Path, PathBuf};
 pub(super) struct Sign {
     /// The revision, as in build/revision.json.
     revision: PathBuf,
-    /// The key file; the project's keys/release.toml if absent.
-    #[arg(long, value_name = "FILE")]
+    /// The key file, or a key in a token as pkcs11: URI; the project's keys/release.toml if absent.
+    #[arg(long, value_name = "FILE|URI")]
     key: Option<PathBuf>,
     /// The signatures' file; beside the revision, ending in .sig, if absent.
     #[arg(long, value_name = "FILE")]
@@ -55,14 +54,14 @@ impl Sign {
             .unwrap_or_else(|| self.revision.with_extension("sig"));
         let mut set = existing(&path)?;
         let key = self.key(scene)?;
-        set.sign(Kind::Revision, &document, &key);
+        key.sign(&mut set, Kind::Revision, &document)?;
         files::write(&path, set.encode().context("cannot encode the signatures")?)?;
         let signed = Signed {
             revision: verity::digest(&document),
             product: envelope.product.to_string(),
             counter: envelope.counter,
             version: envelope.version.clone(),
-            key: crate::keys::public(&key).id(),
+            key: key.public().id(),
             signatures: path,
             keys: set.keys().collect(),
         };
@@ -79,10 +78,10 @@ impl Sign {
         Ok(())
     }
 
-    fn key(&self, scene: &Scene) -> Result<SigningKey> {
+    fn key(&self, scene: &Scene) -> Result<Signer> {
         let passphrase = self.passphrase.source()?;
         match &self.key {
-            Some(path) => KeyFile::read(path)?.open(&passphrase),
+            Some(path) => Signer::named(path, &passphrase),
             None => {
                 let project = scene
                     .project()

@@ -46,8 +46,9 @@ impl Kind {
     }
 }
 
-/// The bytes that are signed for a document.
-fn message(kind: Kind, document: &[u8]) -> Vec<u8> {
+/// The bytes that are signed for a document: for a key that signs elsewhere, as one in a token does.
+#[must_use]
+pub fn message(kind: Kind, document: &[u8]) -> Vec<u8> {
     let length = u64::try_from(document.len()).unwrap_or(u64::MAX);
     let mut bytes = Vec::with_capacity(document.len().saturating_add(32));
     bytes.extend_from_slice(b"kedge ");
@@ -218,6 +219,24 @@ impl SignatureSet {
             .insert(public.id(), SignatureBytes(signature.to_bytes()));
     }
 
+    /// Adds a signature that was made elsewhere, if it is one: of `key` over [`message`].
+    ///
+    /// # Errors
+    /// [`Error::BadSignature`], [`Error::BadKey`].
+    pub fn insert(
+        &mut self,
+        kind: Kind,
+        document: &[u8],
+        key: PublicKey,
+        signature: [u8; 64],
+    ) -> Result<(), Error> {
+        key.verifying_key()?
+            .verify_strict(&message(kind, document), &Signature::from_bytes(&signature))
+            .map_err(|_| Error::BadSignature { key: key.id() })?;
+        self.signatures.insert(key.id(), SignatureBytes(signature));
+        Ok(())
+    }
+
     /// The keys that are said to have signed; nothing is verified.
     pub fn keys(&self) -> impl Iterator<Item = KeyId> {
         self.signatures.keys().copied()
@@ -310,6 +329,25 @@ mod tests {
                 Err(Error::BadSignature { .. })
             ));
         }
+    }
+
+    #[test]
+    fn a_signature_that_was_made_elsewhere_is_verified_first() {
+        let (a, (id, public)) = key(1);
+        let (b, _) = key(2);
+        let mut set = SignatureSet::default();
+        for (signer, kind) in [(&b, Kind::Revision), (&a, Kind::Root)] {
+            let signature = signer.sign(&message(kind, b"text")).to_bytes();
+            let refused = set.insert(Kind::Revision, b"text", public, signature);
+            assert!(matches!(refused, Err(Error::BadSignature { key }) if key == id));
+        }
+        assert_eq!(set.keys().count(), 0);
+        let signature = a.sign(&message(Kind::Revision, b"text")).to_bytes();
+        set.insert(Kind::Revision, b"text", public, signature)
+            .unwrap();
+        let mut plain = SignatureSet::default();
+        plain.sign(Kind::Revision, b"text", &a);
+        assert_eq!(set, plain);
     }
 
     #[test]

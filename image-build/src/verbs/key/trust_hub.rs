@@ -1,20 +1,16 @@
 //! `kedge key trust-hub`: the project's next trust root, which names a hub's key.
 
 use super::super::{PassphraseArguments, Scene};
-use super::key_files;
+use super::next_root;
 use crate::hub::{Address, Settings};
-use crate::keys::KeyFile;
 use crate::project::Project;
 use crate::project::template::list;
 use crate::{files, project};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
-use ed25519_dalek::SigningKey;
-use kedge_revision::signing::Kind;
-use kedge_revision::{KeyId, PublicKey, Root, SignatureSet};
+use kedge_revision::{KeyId, PublicKey, Root};
 use serde::Serialize;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Let a hub speak for this project's devices: which revision each should run, with which parameters, at what time it is.
 ///
@@ -35,8 +31,8 @@ pub(super) struct TrustHub {
     /// Trust this hub instead of those that were trusted: their keys and addresses go.
     #[arg(long)]
     instead: bool,
-    /// A root key that is kept elsewhere; may be given again. Those in keys/ are used by themselves.
-    #[arg(long, value_name = "FILE")]
+    /// A root key that is kept elsewhere, or in a token; may be given again. Those in keys/ are used by themselves.
+    #[arg(long, value_name = "FILE|URI")]
     key: Vec<PathBuf>,
     #[command(flatten)]
     passphrase: PassphraseArguments,
@@ -62,8 +58,13 @@ impl TrustHub {
         let old = project.trust_root()?.root;
         let next = with_hub(&old, known.key, self.instead)?;
         if let Some(next) = &next {
-            let signers = self.signers(&project, &old)?;
-            write(&project, &old, next, &signers)?;
+            let signers = next_root::signers(
+                &project,
+                (&old, next),
+                &self.key,
+                &self.passphrase.source()?,
+            )?;
+            next_root::write(&project, &old, next, &signers)?;
         }
         let hubs = self.name_hub(&project, &address)?;
         let trusted = Trusted {
@@ -87,36 +88,6 @@ impl TrustHub {
         Ok(())
     }
 
-    /// The project's root keys, as many as the root asks for.
-    fn signers(&self, project: &Project, root: &Root) -> Result<Vec<SigningKey>> {
-        let role = &root.roles.root;
-        let passphrase = self.passphrase.source()?;
-        let mut found = BTreeMap::new();
-        for path in &self.key {
-            let file = KeyFile::read(path)?;
-            ensure!(
-                role.keys.contains(&file.public().id()),
-                "{} is no root key of this project: its id is {}",
-                path.display(),
-                file.public().id()
-            );
-            found.insert(file.public().id(), file);
-        }
-        let wanted = usize::try_from(role.threshold).unwrap_or(usize::MAX);
-        for file in key_files(project)? {
-            if found.len() < wanted && role.keys.contains(&file.public().id()) {
-                found.entry(file.public().id()).or_insert(file);
-            }
-        }
-        ensure!(
-            found.len() >= wanted,
-            "a new root takes the signatures of {wanted} root keys, and {} are here\nhelp: bring the missing ones to keys/, or name them with --key; they are {}",
-            found.len(),
-            missing(&role.keys, &found)
-        );
-        found.values().map(|file| file.open(&passphrase)).collect()
-    }
-
     /// Puts the address into `kedge.toml`; all that stand there then.
     fn name_hub(&self, project: &Project, address: &str) -> Result<Vec<String>> {
         let before = &project.manifest().configuration.hubs;
@@ -136,12 +107,6 @@ impl TrustHub {
         }
         Ok(hubs)
     }
-}
-
-fn missing(keys: &[KeyId], found: &BTreeMap<KeyId, KeyFile>) -> String {
-    let missing = keys.iter().filter(|key| !found.contains_key(key));
-    let missing: Vec<String> = missing.map(KeyId::to_string).collect();
-    missing.join(", ")
 }
 
 /// The root after this one, in which the hub's key may speak for hubs; none if it may already.
@@ -173,31 +138,13 @@ fn with_hub(old: &Root, key: PublicKey, instead: bool) -> Result<Option<Root>> {
     Ok(Some(next))
 }
 
-/// Signs the root and puts it behind the old one, after the check that every device makes.
-fn write(project: &Project, old: &Root, next: &Root, signers: &[SigningKey]) -> Result<()> {
-    let document = next.encode().context("cannot write the trust root")?;
-    let mut set = SignatureSet::default();
-    for key in signers {
-        set.sign(Kind::Root, &document, key);
-    }
-    old.replace(&document, &set)
-        .context("devices would not take the new root")?;
-    let path = |end: &str| -> PathBuf {
-        let name = format!("roots/{}.{end}", next.version);
-        Path::new(project.folder()).join(name)
-    };
-    let signatures = set.encode().context("cannot encode the signatures")?;
-    // The document comes last: where it is, its signatures are.
-    files::write(&path("sig"), signatures)?;
-    files::write(&path("json"), document)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys;
+    use crate::keys::{self, Signer};
+    use ed25519_dalek::SigningKey;
     use kedge_revision::root::Roles;
-    use kedge_revision::{Mode, Role};
+    use kedge_revision::{Mode, Role, SignatureSet};
 
     fn key() -> (SigningKey, PublicKey) {
         let key = keys::generate().unwrap();
@@ -258,9 +205,10 @@ mod tests {
         );
         files::write(&folder.path().join(project::MANIFEST), manifest).unwrap();
         let project = Project::open(folder.path()).unwrap();
-        write(&project, &old, &next, std::slice::from_ref(&one)).unwrap_err();
+        let (one, other) = (Signer::Held(one), Signer::Held(other));
+        next_root::write(&project, &old, &next, std::slice::from_ref(&one)).unwrap_err();
         assert!(!folder.path().join("roots").exists());
-        write(&project, &old, &next, &[one, other]).unwrap();
+        next_root::write(&project, &old, &next, &[one, other]).unwrap();
         let document = files::read(&folder.path().join("roots/2.json")).unwrap();
         let signatures = files::read(&folder.path().join("roots/2.sig")).unwrap();
         let set = SignatureSet::parse(&signatures).unwrap();
