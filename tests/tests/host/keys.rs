@@ -66,7 +66,7 @@ impl Story {
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
-        std::fs::rename(self.path(from), self.path(to)).context("cannot rename a key")
+        files::publish(&self.path(from), &self.path(to))
     }
 
     /// Builds a revision that has another version than those before.
@@ -209,9 +209,9 @@ fn host_keys_one_of_three_is_lost_and_replaced() -> Result<()> {
     let lost = lost.context("no key was made")?;
     std::fs::remove_file(story.path("keys/root-3.toml"))?;
     let change = format!("key change --remove root={lost} --add root=keys/root-4.toml");
-    std::fs::rename(
-        story.path("keys/root-2.toml"),
-        story.folder.path().join("safe"),
+    files::publish(
+        &story.path("keys/root-2.toml"),
+        &story.folder.path().join("safe"),
     )?;
     let (said, _) = story.kedge.refuse(
         &change

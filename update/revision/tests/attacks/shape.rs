@@ -1,9 +1,10 @@
 //! Mix and match, wrong product or board, absent fields: a revision is one thing, for one kind of device.
 
 use crate::fixture::{altered, draft, judge_signed, object, revision};
-use kedge_revision::Error;
 use kedge_revision::content::{Change, Group};
+use kedge_revision::parameters::Parameters;
 use kedge_revision::revision::{Object, ObjectKind};
+use kedge_revision::{Error, SignatureSet};
 
 #[test]
 fn mix_and_match_what_boots_is_what_the_revision_lists() {
@@ -117,6 +118,13 @@ fn endless_data_documents_are_measured_before_they_are_judged() {
     // The largest that may be is judged.
     let refused = judge_signed(&huge[1..]).unwrap_err();
     assert!(matches!(refused, Error::Json { .. }), "{refused}");
+    // So is what comes beside it, which has no other judge of its size.
+    let huge = vec![b' '; SignatureSet::CAP + 1];
+    let refused = SignatureSet::parse(&huge).unwrap_err();
+    assert!(matches!(refused, Error::TooLarge { .. }), "{refused}");
+    let huge = vec![b' '; Parameters::CAP + 1];
+    let refused = Parameters::parse(&huge).unwrap_err();
+    assert!(matches!(refused, Error::TooLarge { .. }), "{refused}");
     let mut many = draft(1, 5);
     for number in 0..kedge_revision::revision::MAX_OBJECTS {
         let kind = ObjectKind::Layer;
