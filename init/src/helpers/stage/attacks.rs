@@ -24,7 +24,7 @@ fn bring(talk: &mut Talk, id: ObjectId, tree: &[u8], bytes: &[u8]) -> (u16, Valu
     talk.body(what, &[tree, bytes].concat())
 }
 
-fn refused(answer: (u16, Value), status: u16, reason: &str) {
+fn refused(answer: &(u16, Value), status: u16, reason: &str) {
     let detail = answer.1["detail"].as_str().unwrap_or_default();
     assert!(
         answer.0 == status && detail.contains(reason),
@@ -47,7 +47,7 @@ fn arbitrary_software_is_no_offer_and_leaves_nothing() {
     ] {
         let offer = head(&[(1, &document), (2, &signatures)]);
         talk(&device, committed, |talk| {
-            refused(talk.body(Body::Offer, &offer), 409, reason);
+            refused(&talk.body(Body::Offer, &offer), 409, reason);
         });
     }
     assert_eq!(device.store.revisions().unwrap(), [committed]);
@@ -69,9 +69,9 @@ fn arbitrary_software_gets_no_objects_name() {
         let (right, wrong) = (sealed(&layer), sealed(&other));
         // Other bytes under the right tree, and with a tree of their own.
         let answer = bring(talk, right.id, &right.tree, &other);
-        refused(answer, 409, "block 0 of");
+        refused(&answer, 409, "block 0 of");
         let answer = bring(talk, right.id, &wrong.tree, &other);
-        refused(answer, 409, "tree does not belong");
+        refused(&answer, 409, "tree does not belong");
     });
     assert!(!device.store.object_path(sealed(&layer).id).exists());
 }
