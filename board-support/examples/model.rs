@@ -1,7 +1,8 @@
 //! Runs the model check and says what it visited, one JSON object a line for each loader.
 //!
 //! `faults-by-consequence` are the planted faults that already a small run finds without the two invariants that say what
-//! a performed write is: by what goes wrong on the device later. With `--fast` no faults are planted.
+//! a performed write is: by what goes wrong on the device later. With `--fast` no faults are planted; with a loader's name, it
+//! is the only one.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -17,12 +18,18 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let fast = std::env::args().any(|argument| argument == "--fast");
+    let only = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with("--"));
     let mut bad = 0;
     for (kit, name) in [
         (Kit::Direct, "direct"),
         (Kit::UBoot, "u-boot"),
         (Kit::Uefi, "uefi"),
     ] {
+        if only.as_deref().is_some_and(|only| only != name) {
+            continue;
+        }
         match summary(kit, name, fast) {
             Ok(line) => println!("{line}"),
             Err(found) => {
