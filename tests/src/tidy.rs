@@ -328,7 +328,10 @@ mod tests {
                 })
             })
             .collect();
-        none("unsafe code outside init/sys and the loader for UEFI", &wrong)
+        none(
+            "unsafe code outside init/sys and the loader for UEFI",
+            &wrong,
+        )
     }
 
     #[test]

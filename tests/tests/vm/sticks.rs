@@ -101,6 +101,30 @@ fn bundles(project: &Project) -> Result<(Disk, Bundles)> {
     Ok((disk, Bundles { good, bad, refused }))
 }
 
+/// What a stick holds that must not be taken is told of, and changes nothing.
+fn refusals(guest: &mut Guest) -> Result<()> {
+    guest.wait_for_control(BOOT)?;
+    let before = (committed(guest)?, pid(guest, "app")?);
+    for line in [
+        "stick: cut.kedge on sda: is no bundle, or a damaged one: it ends inside of",
+        "stick: foreign.kedge on sda: is for the product others",
+        "stick: lied.kedge on sda: is not taken: ",
+        "stick: damaged.kedge on sda: is not taken: ",
+        "stick: older.kedge on sda: 1.1 is not newer than 1.2, which the device returns to",
+    ] {
+        guest.expect(line, TAKEN)?;
+    }
+    ensure!(
+        before == (committed(guest)?, pid(guest, "app")?),
+        "something was changed"
+    );
+    ensure!(
+        events(guest, "trial-begun")?.is_empty(),
+        "a trial has begun"
+    );
+    Ok(())
+}
+
 #[test]
 fn vm_sticks_that_are_plugged_in() -> Result<()> {
     let (project, _) = built_trials()?;
@@ -109,32 +133,11 @@ fn vm_sticks_that_are_plugged_in() -> Result<()> {
     stick::make(&image("refused"), &bundles.refused)?;
     let lied = bundles.refused.get(1).context("five bundles")?;
     stick::make_divided(&image("good"), &[lied.clone(), bundles.good.clone()])?;
-    stick::make(&image("bad"), &[bundles.bad.clone()])?;
+    stick::make(&image("bad"), std::slice::from_ref(&bundles.bad))?;
     let good = id_of(&bundles.good)?;
     let mut guest = start(&disk, &[&image("refused")])?;
     let mut checks = Checks::default();
-    checks.run("what must not be taken is not", &mut guest, |guest| {
-        guest.wait_for_control(BOOT)?;
-        let before = (committed(guest)?, pid(guest, "app")?);
-        for line in [
-            "stick: cut.kedge on sda: is no bundle, or a damaged one: it ends inside of",
-            "stick: foreign.kedge on sda: is for the product others",
-            "stick: lied.kedge on sda: is not taken: ",
-            "stick: damaged.kedge on sda: is not taken: ",
-            "stick: older.kedge on sda: 1.1 is not newer than 1.2, which the device returns to",
-        ] {
-            guest.expect(line, TAKEN)?;
-        }
-        ensure!(
-            before == (committed(guest)?, pid(guest, "app")?),
-            "something was changed"
-        );
-        ensure!(
-            events(guest, "trial-begun")?.is_empty(),
-            "a trial has begun"
-        );
-        Ok(())
-    });
+    checks.run("what must not be taken is not", &mut guest, refusals);
     checks.run("pulled out in the middle", &mut guest, |guest| {
         let app = pid(guest, "app")?;
         stick::plug(guest, "first", &image("good"))?;
@@ -203,7 +206,7 @@ fn vm_a_stick_that_stays_in() -> Result<()> {
     )?;
     let bundle = project.bundle("update.kedge")?;
     let image = disk.folder().join("stick");
-    stick::make_divided(&image, &[bundle.clone()])?;
+    stick::make_divided(&image, std::slice::from_ref(&bundle))?;
     let id = id_of(&bundle)?;
     let mut guest = start(&disk, &[&image])?;
     let mut checks = Checks::default();
