@@ -182,7 +182,10 @@ fn search(
     voice: Voice<'_>,
 ) -> Result<(), Errno> {
     let mut names = Vec::new();
-    for (count, entry) in Dir::read_from(&place.root)?.enumerate() {
+    // What a mount is given as (`O_PATH`) cannot be read itself.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(&place.root, ".", flags, Mode::empty())?;
+    for (count, entry) in Dir::new(root)?.enumerate() {
         if count == MOST_NAMES {
             let text = format!(
                 "{} has over {MOST_NAMES} files: the rest is not looked at",
