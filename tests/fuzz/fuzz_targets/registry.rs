@@ -17,7 +17,11 @@ pub fn reference(bytes: &[u8]) {
     assert_eq!(written.parse::<Reference>().expect("own name"), read);
     assert!(Reference::is_marked(&written));
     let bare = written.trim_start_matches("docker://");
-    assert_eq!(bare.parse::<Reference>().expect("own name without its mark"), read);
+    assert_eq!(
+        bare.parse::<Reference>()
+            .expect("own name without its mark"),
+        read
+    );
     for part in [read.registry(), read.repository(), &read.version()] {
         assert!(!part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic()));
         assert!(!part.contains(['?', '#', '%', '\\', '@']) && !part.contains(".."));
