@@ -155,19 +155,7 @@ fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
         program.title,
         label(features)
     );
-    progress::step(title, || {
-        process::run_watched(
-            &mut command,
-            &target.join("log"),
-            Duration::from_secs(30),
-            |time| {
-                progress::say(format_args!(
-                    "  still compiling after {}",
-                    progress::seconds(time)
-                ));
-            },
-        )
-    })?;
+    run_cargo(title, &mut command, &target)?;
     // Cargo's path is the same whatever the features are; a copy named by them lets both kinds stand.
     let made = target.join(name);
     let kept = made.join(format!("{}-{}", program.binary, label(features)));
@@ -268,6 +256,19 @@ impl Rust {
             version,
         })
     }
+}
+
+/// Runs cargo, with its words in a log beside what it makes, and says now and then that it still does.
+fn run_cargo(title: impl std::fmt::Display, command: &mut Command, target: &Path) -> Result<()> {
+    let log = target.join("log");
+    progress::step(title, || {
+        process::run_watched(command, &log, Duration::from_secs(30), |time| {
+            progress::say(format_args!(
+                "  still compiling after {}",
+                progress::seconds(time)
+            ));
+        })
+    })
 }
 
 /// The file of an installed package whose path ends so.

@@ -1,14 +1,13 @@
 //! The loader for UEFI, `board-support/efi`: built like the device binary, from the sources of Rust's library, for firmware
 //! in place of Linux. Zig's `lld-link` links it.
 
-use super::{PACKAGES, Rust, ZIG, apart, paths, workspace, zig};
+use super::{PACKAGES, Rust, ZIG, apart, paths, run_cargo, workspace, zig};
 use crate::cache::{self, Cache};
-use crate::{debian, files, process, progress};
+use crate::{debian, files};
 use anyhow::{Result, bail};
 use kedge_board_support::boards::{Architecture, Board};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 /// By its name rustc knows what arguments it takes.
 const LINKER: &str = "lld-link";
@@ -63,18 +62,7 @@ pub fn build_loader(board: &Board) -> Result<PathBuf> {
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .env("CARGO_TARGET_X86_64_UNKNOWN_UEFI_LINKER", &linker);
-    progress::step(format_args!("building the loader for {name}"), || {
-        process::run_watched(
-            &mut command,
-            &target.join("log"),
-            Duration::from_secs(30),
-            |time| {
-                progress::say(format_args!(
-                    "  still compiling after {}",
-                    progress::seconds(time)
-                ));
-            },
-        )
-    })?;
+    let title = format_args!("building the loader for {name}");
+    run_cargo(title, &mut command, &target)?;
     Ok(target.join(name).join("release/kedge-efi.efi"))
 }

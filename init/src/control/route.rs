@@ -216,6 +216,20 @@ mod tests {
         for path in ["poweroff", "containers/web/stop"] {
             assert_eq!(ask(&format!("POST /v1/{path}"), Update), Err(403), "{path}");
         }
+        assert_eq!(ask("POST /v1/update/objects/abc", Operate), Err(404));
+        for path in [
+            "/",
+            "/v2/status",
+            "/v1/containers/web",
+            "/v1/containers/../start",
+        ] {
+            assert_eq!(ask(&format!("POST {path}"), Operate), Err(404), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_stick_brings_revisions_and_nothing_else() {
+        let hex = "ab".repeat(32);
         let stick = |target: &str| ask(&format!("POST /v1/update/{target}"), Role::Stick);
         assert!(stick("offer").is_ok() && stick(&format!("objects/{hex}")).is_ok());
         assert!(stick(&format!("apply?revision={hex}")).is_ok());
@@ -230,15 +244,6 @@ mod tests {
         }
         for never in ["POST /v1/reboot", "GET /v1/status", "GET /v1/logs"] {
             assert_eq!(ask(never, Role::Stick), Err(403), "{never}");
-        }
-        assert_eq!(ask("POST /v1/update/objects/abc", Operate), Err(404));
-        for path in [
-            "/",
-            "/v2/status",
-            "/v1/containers/web",
-            "/v1/containers/../start",
-        ] {
-            assert_eq!(ask(&format!("POST {path}"), Operate), Err(404), "{path}");
         }
     }
 
