@@ -292,29 +292,3 @@ fn vm_uefi_commits_an_update_in_the_other_slot() -> Result<()> {
     });
     checks.finish(&mut guest)
 }
-
-/// The firmware, the loader and a kernel run between the panic and whoever reads its text.
-#[test]
-fn vm_uefi_leaves_a_panics_text_alone() -> Result<()> {
-    let disk = fresh_disk()?;
-    disk.write_to_slot(Slot::A, "cmdline.txt", b"sysrq_always_enabled\n")?;
-    let mut guest = Guest::start_on(BOARD, &disk, &[])?;
-    let mut checks = Checks::default();
-    checks.run("a running kernel panics", &mut guest, |guest| {
-        guest.wait_for_control(BOOT)?;
-        guest.press_sysrq('c')?;
-        guest.wait_for_boot(2, SOON)
-    });
-    checks.run("the next boot tells of it", &mut guest, |guest| {
-        guest.wait_for_control(BOOT)?;
-        guest.wait("the history has its text", SOON, |guest| {
-            let history = guest.control("GET", "/v1/history")?.body;
-            let told = history.lines().any(|line| {
-                line.contains("\"event\":\"panic\"")
-                    && line.contains("Kernel panic - not syncing: sysrq triggered crash")
-            });
-            Ok(told.then_some(()))
-        })
-    });
-    checks.finish(&mut guest)
-}

@@ -422,8 +422,6 @@ fn parameters_document() {
     unknown.check(&content().parameters).unwrap_err();
 }
 
-// What an attacker or an accident may bring, and what it meets.
-
 fn judge(bytes: &[u8], signer: u8, floor: u64) -> Result<Verified, Error> {
     let set = signed(Kind::Revision, bytes, &[key(signer)]);
     let product = product();
