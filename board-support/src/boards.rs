@@ -303,7 +303,7 @@ mod tests {
             ),
             ("common.config", "../common.config", "kernel.fragments"),
             (
-                "initramfs = 1_400_000",
+                "initramfs = 1_600_000",
                 "initramfs = 100_000_000",
                 "budgets.initramfs",
             ),
