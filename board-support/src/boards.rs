@@ -166,6 +166,8 @@ pub struct Qemu {
     pub firmware_package: Option<String>,
     /// What the firmware's variables begin as, a file beside it: both are flash then, in place of `-bios`.
     pub variables: Option<String>,
+    /// The same firmware with Secure Boot, which keeps its variables from the system: another file of that package.
+    pub secure_firmware: Option<String>,
     /// `-M`.
     pub machine: String,
     /// `-cpu`.
@@ -403,6 +405,12 @@ mod tests {
             (pc, "boot = 40\n", "", "partitions.boot"),
             (pc, "firmware = \"/usr", "firmware = \"usr", "qemu.firmware"),
             (pc, "_VARS_4M.fd\"", "_VARS 4M.fd\"", "qemu.variables"),
+            (
+                pc,
+                "secure-firmware = \"/usr",
+                "secure-firmware = \"usr",
+                "qemu.secure-firmware",
+            ),
             (pc, "\"ovmf\"", "\"-o\"", "qemu.firmware-package"),
             (pc, "\"x86-64\"", "\"arm64\"", "boot.backend"),
         ];

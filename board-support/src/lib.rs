@@ -21,3 +21,4 @@ pub mod slot;
 
 pub use error::Error;
 pub use kedge_loading as loading;
+pub use kedge_loading::statement;

@@ -13,7 +13,8 @@ use crate::project::source::Mistake;
 use crate::project::units::UserText;
 use crate::project::{Definition, Project, TrustRoot, users};
 use crate::sbom::Parts;
-use crate::{files, layers};
+use crate::secure_boot::{self, authenticode};
+use crate::{files, kernel, layers};
 use anyhow::{Context, Result, bail};
 use kedge_revision::container::User;
 use kedge_revision::revision::{Boot, Draft, Object, ObjectKind};
@@ -27,6 +28,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A signed revision with everything that it names.
 #[derive(Debug, Clone)]
@@ -49,6 +51,8 @@ pub struct Composition {
     pub verified: Verified,
     /// The loader of boards that have one of ours.
     pub loader: Option<PathBuf>,
+    /// Who signs it, where there is Secure Boot.
+    pub signer: Option<Arc<secure_boot::Signer>>,
     /// Size of the device binary, bytes.
     pub device_binary: u64,
     /// The trust root that the initramfs carries.
@@ -73,7 +77,14 @@ pub fn compose(project: &Project, platform: &Path, passphrase: &Passphrase) -> R
     for layer in containers.values().flat_map(|container| &container.layers) {
         store.add_existing(*layer, ObjectKind::Layer)?;
     }
-    let (boot, device_binary, loader) = boot(project, platform, &root, &mut store)?;
+    // One word opens both keys, and may come from where it can be read but once.
+    let passphrase = &match project.manifest().secure_boot {
+        Some(_) => passphrase.clone().read_once()?,
+        None => passphrase.clone(),
+    };
+    let signer = secure_boot::Signer::of(project, passphrase)?.map(Arc::new);
+    let (boot, device_binary, loader) =
+        boot(project, platform, &root, signer.as_deref(), &mut store)?;
     let Objects { places, kinds, .. } = store;
     let draft = draft(project, &root, kinds.clone(), boot, containers)?;
     let encode = |draft: Draft| {
@@ -116,6 +127,7 @@ pub fn compose(project: &Project, platform: &Path, passphrase: &Passphrase) -> R
         kinds,
         verified,
         loader,
+        signer,
         device_binary,
         root,
         product,
@@ -204,6 +216,7 @@ fn boot(
     project: &Project,
     folder: &Path,
     root: &TrustRoot,
+    signer: Option<&secure_boot::Signer>,
     store: &mut Objects<'_>,
 ) -> Result<(Boot, u64, Option<PathBuf>)> {
     let platform = Platform::load(folder)?;
@@ -215,10 +228,11 @@ fn boot(
             project.manifest().board
         );
     }
-    let kernel = store.add(
-        &files::read(&folder.join(&platform.kernel))?,
-        ObjectKind::Kernel,
-    )?;
+    let mut image = files::read(&folder.join(&platform.kernel))?;
+    if let Some(signer) = signer {
+        image = authenticode::sign(image, signer).context("cannot sign the kernel")?;
+    }
+    let kernel = store.add(&image, ObjectKind::Kernel)?;
     let init = files::read(&folder.join(&platform.init))?;
     let device_binary = u64::try_from(init.len()).context("the device binary is too large")?;
     let product = project
@@ -233,7 +247,13 @@ fn boot(
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        modules.push((file, files::read(&folder.join(name))?));
+        let module = files::read(&folder.join(name))?;
+        // A kernel that Secure Boot has locked down asks for them.
+        let module = match signer {
+            Some(_) => module,
+            None => kernel::without_signature(module),
+        };
+        modules.push((file, module));
     }
     let archive = initramfs(init, product, root, modules)?;
     let initramfs = store.add(&archive, ObjectKind::Initramfs)?;
@@ -244,11 +264,17 @@ fn boot(
     }
     .write(project)?;
     let arguments = project.manifest().boot.arguments.clone();
+    let statement = signer.map(|signer| {
+        let line = format!("{arguments}\n");
+        let made = secure_boot::statement::make(&image, &archive, line.as_bytes())?;
+        store.add(&authenticode::sign(made, signer)?, ObjectKind::Statement)
+    });
     Ok((
         Boot {
             kernel,
             initramfs,
             device_trees: Vec::new(),
+            statement: statement.transpose()?,
             arguments,
         },
         device_binary,

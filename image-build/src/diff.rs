@@ -333,6 +333,9 @@ fn widening(path: &str, old: Option<&Value>, new: Option<&Value>) -> Option<Stri
         ["commit", "hub"] if is(new, "never") => {
             Some("a trial holds though the hub is lost in it".to_owned())
         }
+        ["boot", "statement"] if new.is_none() => {
+            Some("firmware with Secure Boot starts it no more".to_owned())
+        }
         ["boot", "arguments"] => Some("the kernel is told something else".to_owned()),
         _ => None,
     }

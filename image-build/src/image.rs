@@ -8,7 +8,7 @@
 //! | `bootenv` | both records in both copies: slot a is the default, the revision is committed, its floor holds |
 //! | `boot` | FAT, only where the firmware needs it: [`boot_script`], [`efi`] |
 //! | `boot-copy` | the same once more, where the firmware is UEFI: [`efi`] |
-//! | `slot-a` | FAT: `/kernel`, `/initramfs`, `/cmdline.txt` |
+//! | `slot-a` | FAT: `/kernel`, `/initramfs`, `/cmdline.txt`, and `/statement.efi` for Secure Boot |
 //! | `slot-b` | FAT, empty |
 //! | `data` | ext4 with the layers under fs-verity, the revision, the roots, and empty folders for the rest |
 //!
@@ -22,11 +22,13 @@ pub mod gpt;
 mod scratch;
 
 use crate::files;
+use crate::secure_boot::{Signer, authenticode};
 use anyhow::{Context, Result, bail};
 use gpt::{Kind, Layout, MIB, Partition};
 use kedge_board_support::boards::{Backend, Board};
 use kedge_board_support::bootenv::Bootenv;
 use kedge_board_support::record::{Loader, Slot, State};
+use kedge_board_support::statement;
 use kedge_revision::revision::ObjectKind;
 use kedge_revision::{ObjectId, Verified};
 use scratch::Scratch;
@@ -66,6 +68,8 @@ pub struct ImagePlan<'a> {
     pub objects: &'a BTreeMap<ObjectId, PathBuf>,
     /// The loader of the board's platform, if it has one of ours.
     pub loader: Option<&'a Path>,
+    /// Who signs it, if the firmware is to verify it.
+    pub signer: Option<&'a Signer>,
 }
 
 /// What was made.
@@ -169,6 +173,10 @@ fn write_boot(
                 )
             })?;
             let made = efi::make(plan.board, files::read(loader)?)
+                .and_then(|made| match plan.signer {
+                    Some(signer) => authenticode::sign(made, signer),
+                    None => Ok(made),
+                })
                 .with_context(|| format!("cannot use the loader {}", loader.display()))?;
             files::write(&program, made)?;
             for name in efi::PARTITIONS {
@@ -302,7 +310,7 @@ fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
             }
             ObjectKind::Initramfs => budget("the initramfs", size, budgets.initramfs)?,
             ObjectKind::Layer => layers = layers.saturating_add(ext4::sealed_size(size)),
-            ObjectKind::DeviceTree => {}
+            ObjectKind::DeviceTree | ObjectKind::Statement => {}
         }
     }
     let room = u64::from(plan.board.partitions.data).saturating_mul(MIB);
@@ -373,7 +381,10 @@ fn slot_files(plan: &ImagePlan<'_>, slot: Slot, scratch: &Scratch) -> Result<Vec
     }
     let boot = &plan.revision.envelope().boot;
     let folder = scratch.folder("slot")?;
-    for (name, id) in [("kernel", boot.kernel), ("initramfs", boot.initramfs)] {
+    let mut objects = vec![("kernel", boot.kernel), ("initramfs", boot.initramfs)];
+    objects.extend(boot.statement.map(|id| (statement::FILE, id)));
+    for (name, id) in &objects {
+        let (name, id) = (*name, *id);
         let path = object_path(plan, id)?;
         let mut file =
             File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
@@ -392,9 +403,11 @@ fn slot_files(plan: &ImagePlan<'_>, slot: Slot, scratch: &Scratch) -> Result<Vec
         }
     }
     files::write(&folder.join("cmdline.txt"), format!("{}\n", boot.arguments))?;
-    Ok(["kernel", "initramfs", "cmdline.txt"]
+    let names = objects.into_iter().map(|(name, _)| name);
+    Ok(names
+        .chain(["cmdline.txt"])
         .map(|name| folder.join(name))
-        .to_vec())
+        .collect())
 }
 
 /// Reads a file in pieces of at most 1 MiB.

@@ -31,6 +31,7 @@ pub mod qemu;
 pub mod registry;
 pub mod sample;
 pub mod sbom;
+pub mod secure_boot;
 pub mod terminal;
 pub mod toolchain;
 pub mod tools;

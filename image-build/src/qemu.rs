@@ -67,6 +67,8 @@ pub struct VmConfig {
     /// Images of removable disks on a SCSI bus, which are not written; none: the machine has no such bus, and nothing can be
     /// plugged in.
     pub sticks: Option<Vec<PathBuf>>,
+    /// A certificate in PEM: the firmware begins with it alone, and with Secure Boot on. None: it is off.
+    pub secure_boot: Option<PathBuf>,
     /// A provisioning for the device, a file that QEMU reads at each start.
     pub provision: Option<PathBuf>,
     /// Kernel arguments after all others, for tests; only where the host plays the loader.
@@ -89,6 +91,7 @@ impl VmConfig {
             date: None,
             more_cards: 0,
             sticks: None,
+            secure_boot: None,
             provision: None,
             arguments: String::new(),
         }
@@ -188,7 +191,7 @@ pub fn require(board: &Board) -> Result<()> {
         let packages: Vec<&str> = qemu.packages.iter().map(String::as_str).collect();
         debian::require(&packages, "boot devices in QEMU")?;
     }
-    Firmware::of(qemu).map(drop)
+    Firmware::of(qemu, false).map(drop)
 }
 
 /// A board's firmware on this machine.
@@ -201,8 +204,14 @@ struct Firmware {
 
 impl Firmware {
     /// Nothing where the host plays the loader.
-    fn of(qemu: &Qemu) -> Result<Option<Self>> {
-        let Some(code) = &qemu.firmware else {
+    fn of(qemu: &Qemu, secure: bool) -> Result<Option<Self>> {
+        let code = if secure {
+            let code = qemu.secure_firmware.as_ref();
+            Some(code.context("the board has no firmware with Secure Boot in QEMU")?)
+        } else {
+            qemu.firmware.as_ref()
+        };
+        let Some(code) = code else {
             return Ok(None);
         };
         let root = match &qemu.firmware_package {

@@ -47,14 +47,14 @@ pub struct Bill {
     pub created: String,
     /// Its containers, by name.
     pub containers: Vec<Part>,
-    /// Kernel, initramfs and device trees.
+    /// Kernel, initramfs, device trees, and the slot's statement.
     pub boot: Vec<Piece>,
 }
 
 /// A part of what boots.
 #[derive(Debug)]
 pub struct Piece {
-    /// What it is: `kernel`, `initramfs`, `device-tree`.
+    /// What it is: `kernel`, `initramfs`, `device-tree`, `statement`.
     pub kind: &'static str,
     /// The object.
     pub id: ObjectId,
@@ -107,7 +107,7 @@ impl Parts {
                 licence: Some("GPL-2.0-only".to_owned()),
             }],
             ObjectKind::Initramfs => self.crates.iter().map(of_crate).collect(),
-            ObjectKind::Layer | ObjectKind::DeviceTree => Vec::new(),
+            ObjectKind::Layer | ObjectKind::DeviceTree | ObjectKind::Statement => Vec::new(),
         }
     }
 }
@@ -166,6 +166,7 @@ pub fn bill(project: &Project, revision: ObjectId, envelope: &Envelope) -> Resul
         ObjectKind::Kernel => Some("kernel"),
         ObjectKind::Initramfs => Some("initramfs"),
         ObjectKind::DeviceTree => Some("device-tree"),
+        ObjectKind::Statement => Some("statement"),
     };
     let initramfs = envelope.boot.initramfs;
     let parts = Parts::read(project)?.filter(|parts| parts.initramfs == initramfs);

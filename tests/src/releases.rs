@@ -164,6 +164,7 @@ impl Plan {
                 kernel,
                 initramfs,
                 device_trees: Vec::new(),
+                statement: None,
                 arguments: "quiet".to_owned(),
             },
             content: content()?,

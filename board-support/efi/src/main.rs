@@ -26,8 +26,8 @@ use core::fmt;
 use core::time::Duration;
 use disk::Disk;
 use kedge_loading::{Plan, Slot, Word};
-use uefi::runtime::{self, ResetType};
-use uefi::{Status, boot, entry, println};
+use uefi::runtime::{self, ResetType, VariableVendor};
+use uefi::{Status, boot, cstr16, entry, println};
 
 /// Longest arguments of the board, bytes.
 const ARGUMENTS: usize = 1024;
@@ -81,8 +81,9 @@ fn main() -> Status {
 fn run() -> Result<(), Error> {
     let mut disk = Disk::own()?;
     let plan = plan(&mut disk)?;
+    let secure_boot = secure_boot();
     for (slot, word) in plan.starts() {
-        let Err(Error(why)) = start(&disk, slot, word);
+        let Err(Error(why)) = start(&disk, slot, word, secure_boot);
         println!("kedge: slot {slot} cannot be started: {why}");
     }
     Err(Error("no slot can be started; once more in 5 s".into()))
@@ -114,8 +115,23 @@ fn plan(disk: &mut Disk) -> Result<Plan, Error> {
     Ok(plan)
 }
 
-fn start(disk: &Disk, slot: Slot, word: Option<Word>) -> Result<core::convert::Infallible, Error> {
-    let files = slot::read(disk, slot)?;
+/// Whether the firmware verifies what it starts. It is on where it cannot be told, and off where there is no such thing.
+fn secure_boot() -> bool {
+    let mut value = [0];
+    let global = VariableVendor::GLOBAL_VARIABLE;
+    match runtime::get_variable(cstr16!("SecureBoot"), &global, &mut value) {
+        Ok(_) => value != [0],
+        Err(error) => error.status() != Status::NOT_FOUND,
+    }
+}
+
+fn start(
+    disk: &Disk,
+    slot: Slot,
+    word: Option<Word>,
+    secure_boot: bool,
+) -> Result<core::convert::Infallible, Error> {
+    let files = slot::read(disk, slot, secure_boot)?;
     let mut arguments = board_arguments()?;
     arguments.push_str(&format!(" kedge.slot={slot}"));
     if let Some(word) = word {

@@ -1,4 +1,4 @@
-//! What is in a slot: three files of its FAT, through the firmware's own driver.
+//! What is in a slot: the files of its FAT, through the firmware's own driver, and whether they belong together.
 
 use crate::disk::{Disk, shared};
 use crate::{About, Error};
@@ -6,14 +6,19 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use kedge_loading::Slot;
+use kedge_loading::statement::{self, Refusal, Statement};
+use sha2::{Digest, Sha256};
 use uefi::proto::media::file::{Directory, File, FileAttribute, FileInfo, FileMode};
 use uefi::proto::media::fs::SimpleFileSystem;
+use uefi::boot::LoadImageSource;
 use uefi::{CStr16, Status, boot, cstr16};
 
 /// Largest kernel or initramfs, bytes: a slot has 1 GiB at most.
 const MOST: u64 = 1 << 30;
 /// Longest arguments, bytes.
 const MOST_ARGUMENTS: u64 = 4096;
+/// Largest statement, bytes.
+const STATEMENT: u64 = statement::MOST as u64;
 
 /// A slot's files.
 pub(crate) struct Files {
@@ -25,20 +30,47 @@ pub(crate) struct Files {
     pub(crate) arguments: String,
 }
 
-/// Reads a slot's files.
-pub(crate) fn read(disk: &Disk, slot: Slot) -> Result<Files, Error> {
+/// Reads a slot's files. They are what its statement says: Secure Boot asks for one, and where it is off a statement that is
+/// there tells damage, for which a FAT has no checksums.
+pub(crate) fn read(disk: &Disk, slot: Slot, secure_boot: bool) -> Result<Files, Error> {
     let (first, _) = disk.partition(slot.partition())?;
     let mut folder = open(disk, first)?;
-    let arguments = file(&mut folder, cstr16!("cmdline.txt"), MOST_ARGUMENTS)?;
-    let arguments = String::from_utf8(arguments)
+    let statement = optional(&mut folder, cstr16!("statement.efi"), STATEMENT)?;
+    statement::needed(secure_boot, statement.is_some())?;
+    let line = file(&mut folder, cstr16!("cmdline.txt"), MOST_ARGUMENTS)?;
+    let kernel = file(&mut folder, cstr16!("kernel"), MOST)?;
+    let initramfs = file(&mut folder, cstr16!("initramfs"), MOST)?;
+    if let Some(program) = statement {
+        verified(&program)?;
+        let hashes = [&kernel, &initramfs, &line].map(|bytes| Sha256::digest(bytes).into());
+        Statement::of(&program)?.judge(hashes)?;
+    }
+    let arguments = String::from_utf8(line)
         .ok()
         .filter(|text| text.trim().bytes().all(|byte| (0x20..0x7f).contains(&byte)))
         .ok_or_else(|| Error("cmdline.txt is no line of ASCII".into()))?;
     Ok(Files {
-        kernel: file(&mut folder, cstr16!("kernel"), MOST)?,
-        initramfs: file(&mut folder, cstr16!("initramfs"), MOST)?,
+        kernel,
+        initramfs,
         arguments: arguments.trim().into(),
     })
+}
+
+/// Has the firmware judge a program, which is not started: with Secure Boot, by who signed it.
+fn verified(program: &[u8]) -> Result<(), Error> {
+    let source = LoadImageSource::FromBuffer {
+        buffer: program,
+        file_path: None,
+    };
+    let loaded = boot::load_image(boot::image_handle(), source);
+    let image = loaded.about("its statement.efi is refused")?;
+    boot::unload_image(image).about("its statement.efi does not go")
+}
+
+impl From<Refusal> for Error {
+    fn from(why: Refusal) -> Self {
+        Self(format!("{why}"))
+    }
 }
 
 /// The root folder of the partition that begins at a sector.
@@ -59,7 +91,15 @@ fn open(disk: &Disk, first: u64) -> Result<Directory, Error> {
 }
 
 fn file(folder: &mut Directory, name: &CStr16, most: u64) -> Result<Vec<u8>, Error> {
+    optional(folder, name, most)?.ok_or_else(|| Error::new(name, Status::NOT_FOUND))
+}
+
+/// A file's bytes; nothing if there is no such file.
+fn optional(folder: &mut Directory, name: &CStr16, most: u64) -> Result<Option<Vec<u8>>, Error> {
     let opened = folder.open(name, FileMode::Read, FileAttribute::empty());
+    if opened.as_ref().is_err_and(|error| error.status() == Status::NOT_FOUND) {
+        return Ok(None);
+    }
     let mut file = opened
         .about(name)?
         .into_regular_file()
@@ -85,5 +125,5 @@ fn file(folder: &mut Directory, name: &CStr16, most: u64) -> Result<Vec<u8>, Err
         }
         rest = rest.get_mut(count..).unwrap_or_default();
     }
-    Ok(bytes)
+    Ok(Some(bytes))
 }

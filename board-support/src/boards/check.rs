@@ -143,6 +143,12 @@ fn backend(board: &Board) -> Result<(), Problem> {
                 variables.is_none_or(|path| path.is_some_and(is_file)),
                 "qemu.variables",
                 "is no absolute path: UEFI keeps variables",
+            )?;
+            let secure = board.qemu.as_ref().map(|qemu| &qemu.secure_firmware);
+            demand(
+                secure.is_none_or(|path| path.as_deref().is_none_or(is_file)),
+                "qemu.secure-firmware",
+                "is no absolute path",
             )
         }
     }

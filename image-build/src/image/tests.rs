@@ -80,6 +80,7 @@ impl Sample {
             kernel,
             initramfs,
             device_trees: vec![],
+            statement: None,
             arguments: "quiet".into(),
         };
         let (verified, document, signatures, root) =
@@ -110,6 +111,7 @@ impl Sample {
             roots: &roots,
             objects: &self.objects,
             loader: self.loader.as_deref(),
+            signer: None,
         };
         let path = self.folder.path().join(name);
         let report = build(&plan, &path, &mut |_| {})?;

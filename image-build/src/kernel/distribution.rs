@@ -5,20 +5,21 @@
 //!
 //! Debian's signatures are taken off the modules: they stand in the initramfs, which the revision names by its hash,
 //! and to verify them again costs the kernel a hundred million instructions each. The kernel says once that it is
-//! tainted. A kernel that Secure Boot has locked down loads signed modules only; no board here is started by one.
+//! tainted. A kernel that Secure Boot has locked down loads signed modules only, so that boards with UEFI keep them until
+//! it is known what for ([`without_signature`]).
 
 use super::{Kernel, Record, load};
 use crate::cache::{self, Cache};
 use crate::debian::{self, Archive, Status};
 use crate::{files, process, progress};
 use anyhow::{Context, Result, bail};
-use kedge_board_support::boards::Board;
+use kedge_board_support::boards::{Backend, Board};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
 /// Changes when what is taken from the package changes.
-const RECIPE: &str = "2, unsigned";
+const RECIPE: [&str; 2] = ["2, unsigned", "2, signed"];
 /// What ends a signed module; before it stand a signature and its description (Linux
 /// `include/linux/module_signature.h`).
 const SIGNED: &[u8] = b"~Module signature appended~\n";
@@ -42,10 +43,13 @@ pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
         .into_iter()
         .find(|package| is_image(&package.name))
         .with_context(|| format!("{} depends on no kernel image", wanted.package))?;
+    let signed = board.boot.backend == Backend::Uefi;
+    let [unsigned_recipe, signed_recipe] = RECIPE;
+    let recipe = if signed { signed_recipe } else { unsigned_recipe };
     let key = format!(
         "{}-{}",
         package.name,
-        cache::key([RECIPE, &package.version, &wanted.modules.join(" ")])
+        cache::key([recipe, &package.version, &wanted.modules.join(" ")])
     );
     let entry = cache.entry("kernels", &key, |folder| {
         let debs = archive.download(std::slice::from_ref(&package))?;
@@ -53,14 +57,14 @@ pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
             let tree = folder.join("unpacked");
             files::make_folder(&tree)?;
             Archive::unpack(&debs, &tree)?;
-            take(&tree, folder, &wanted.modules)?;
+            take(&tree, folder, &wanted.modules, signed)?;
             files::remove_folder(&tree)
         })
     })?;
     load(&entry)
 }
 
-fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>]) -> Result<()> {
+fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>], signed: bool) -> Result<()> {
     let modules = files::list(&tree.join("usr/lib/modules"))?;
     let [modules] = modules.as_slice() else {
         bail!(
@@ -90,12 +94,12 @@ fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>]) -> Result<()> {
         let file = path.rsplit('/').next().unwrap_or_default();
         let name = format!("modules/{}", file.trim_end_matches(".xz"));
         let source = modules.join(&path);
-        let mut module = if file.ends_with(".xz") {
+        let module = if file.ends_with(".xz") {
             process::output(Command::new("xz").arg("-dc").arg(&source))?
         } else {
             files::read(&source)?
         };
-        take_signature_off(&mut module);
+        let module = if signed { module } else { without_signature(module) };
         files::write(&folder.join(&name), module)?;
         names.push(name);
     }
@@ -115,7 +119,9 @@ fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>]) -> Result<()> {
     .write(folder)
 }
 
-fn take_signature_off(module: &mut Vec<u8>) {
+/// A module without the signature that it may end with.
+#[must_use]
+pub fn without_signature(mut module: Vec<u8>) -> Vec<u8> {
     let body = module.strip_suffix(SIGNED).and_then(|rest| {
         let (rest, length) = rest.split_last_chunk::<4>()?;
         let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
@@ -125,6 +131,7 @@ fn take_signature_off(module: &mut Vec<u8>) {
     if let Some(body) = body {
         module.truncate(body);
     }
+    module
 }
 
 /// Paths of the wanted modules and of all they need, dependencies first, each once.
@@ -201,14 +208,14 @@ mod tests {
         ]
         .concat();
         let mut module = signed.clone();
-        take_signature_off(&mut module);
+        let module = without_signature(module);
         assert_eq!(module, b"module");
-        take_signature_off(&mut module);
+        let module = without_signature(module);
         assert_eq!(module, b"module");
         // A length that the file does not have.
         let mut short = signed[signed.len() - SIGNED.len() - DESCRIPTION..].to_vec();
         let before = short.clone();
-        take_signature_off(&mut short);
+        let short = without_signature(short);
         assert_eq!(short, before);
     }
 

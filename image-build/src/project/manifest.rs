@@ -11,6 +11,7 @@ use kedge_revision::{Configuration, Container, Mode, Name};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// A project's `kedge.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,6 +31,9 @@ pub struct Manifest {
     /// Kernel arguments and the like.
     #[serde(default)]
     pub boot: BootText,
+    /// The key that the firmware of UEFI boards is to trust, and nothing else.
+    #[serde(default)]
+    pub secure_boot: Option<SecureBootText>,
     /// Groups in the order in which they start.
     pub groups: Vec<GroupText>,
     /// Values that differ between devices.
@@ -109,6 +113,16 @@ impl<'de> Deserialize<'de> for Counter {
 pub struct BootText {
     /// Kernel arguments beside those of the board.
     pub arguments: String,
+}
+
+/// `[secure-boot]`; paths are relative to the project.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SecureBootText {
+    /// An RSA key in PEM, as for `sbsign`.
+    pub key: PathBuf,
+    /// Its certificate in PEM.
+    pub certificate: PathBuf,
 }
 
 /// One of `[[groups]]`.

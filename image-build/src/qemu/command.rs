@@ -19,6 +19,8 @@ pub(super) enum First<'a> {
         code: &'a Path,
         /// Its variables.
         variables: &'a Path,
+        /// Whether it keeps them from the system, for Secure Boot.
+        secure: bool,
     },
 }
 
@@ -49,7 +51,13 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
     let mut command = Command::new(&qemu.program);
     command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     let size = config.memory.unwrap_or(qemu.memory);
-    command.args(["-M", &format!("{},memory-backend=ram", qemu.machine)]);
+    let guarded = matches!(first, First::Flash { secure: true, .. });
+    // Only code in the processor's management mode writes the flash (OVMF's README, "SMM support").
+    let guard = if guarded { ",smm=on" } else { "" };
+    command.args(["-M", &format!("{},memory-backend=ram{guard}", qemu.machine)]);
+    if guarded {
+        command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+    }
     command.args(["-cpu", &qemu.cpu, "-m", &size.to_string()]);
     command.args([
         "-object",
@@ -66,7 +74,7 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
             .arg(&loaded.initramfs)
             .args(["-append", &loaded.arguments, "-no-reboot"]),
         First::Firmware(path) => command.arg("-bios").arg(path),
-        First::Flash { code, variables } => command.args([
+        First::Flash { code, variables, .. } => command.args([
             "-drive",
             &format!(
                 "if=pflash,unit=0,format=raw,readonly=on,file={}",

@@ -10,13 +10,15 @@
 use super::command::{First, command, monitor_socket};
 use super::memory::Memory;
 use super::{Console, Ending, Event, Firmware, Loaded, ResetCause, VARIABLES, VmConfig, load, qmp};
-use crate::files;
+use crate::secure_boot::enrolment;
+use crate::{cache, files};
 use crate::image::boot_script;
 use anyhow::{Context, Result, bail};
 use kedge_board_support::boards::Backend;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -189,6 +191,15 @@ fn tied_to_us(command: &Command) -> Command {
     tied
 }
 
+/// The firmware's variables. Those with one certificate are not those with another.
+fn variables(config: &VmConfig) -> Result<PathBuf> {
+    let name = match &config.secure_boot {
+        Some(certificate) => format!("{}-{VARIABLES}", cache::key([files::read(certificate)?])),
+        None => VARIABLES.to_owned(),
+    };
+    Ok(config.folder.join(name))
+}
+
 fn boot(
     config: &VmConfig,
     memory: &Memory,
@@ -198,18 +209,24 @@ fn boot(
 ) -> Result<Run> {
     let loaded = loaded(config, reset)?;
     let qemu = config.board.qemu.as_ref();
-    let firmware = qemu.map(Firmware::of).transpose()?.flatten();
-    let variables = config.folder.join(VARIABLES);
+    let secure = config.secure_boot.is_some();
+    let firmware = qemu.map(|qemu| Firmware::of(qemu, secure));
+    let firmware = firmware.transpose()?.flatten();
+    let variables = variables(config)?;
     let first = match (&loaded, &firmware) {
         (Some(loaded), _) => First::Kernel(loaded),
         (None, Some(firmware)) => match &firmware.variables {
             Some(fresh) => {
                 if !variables.exists() {
-                    files::copy(fresh, &variables)?;
+                    match &config.secure_boot {
+                        Some(certificate) => enrolment::enrol(fresh, &variables, certificate)?,
+                        None => files::copy(fresh, &variables)?,
+                    }
                 }
                 First::Flash {
                     code: &firmware.code,
                     variables: &variables,
+                    secure,
                 }
             }
             None => First::Firmware(&firmware.code),

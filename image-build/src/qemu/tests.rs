@@ -248,8 +248,10 @@ fn a_firmware_in_flash_writes_its_variables_alone() {
     let first = First::Flash {
         code: Path::new("/code,1.fd"),
         variables: Path::new("/vars.fd"),
+        secure: false,
     };
     let line = crate::process::line(&command::command(&config, first, Path::new("/m")).unwrap());
+    assert!(!line.contains("smm") && !line.contains("secure"), "{line}");
     for part in [
         "if=pflash,unit=0,format=raw,readonly=on,file=/code,,1.fd",
         "if=pflash,unit=1,format=raw,file=/vars.fd",
@@ -257,6 +259,15 @@ fn a_firmware_in_flash_writes_its_variables_alone() {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     assert!(!line.contains("-bios"), "{line}");
+    let first = First::Flash {
+        code: Path::new("/code.fd"),
+        variables: Path::new("/vars.fd"),
+        secure: true,
+    };
+    let line = crate::process::line(&command::command(&config, first, Path::new("/m")).unwrap());
+    for part in ["-M q35,memory-backend=ram,smm=on ", "driver=cfi.pflash01,property=secure,value=on"] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
 }
 
 #[test]

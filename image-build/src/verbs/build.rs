@@ -106,6 +106,7 @@ fn make_image(
         roots: &roots,
         objects: &composition.objects,
         loader: composition.loader.as_deref(),
+        signer: composition.signer.as_deref(),
     };
     let bar = scene.output.spinner("making the disk image");
     let report = image::build(&plan, out, &mut |step| bar.set_message(step.to_owned()));

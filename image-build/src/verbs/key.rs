@@ -2,6 +2,7 @@
 
 mod change;
 mod next_root;
+mod secure_boot;
 mod trust_hub;
 
 use super::{PassphraseArguments, Scene};
@@ -13,6 +14,7 @@ use change::Change;
 use clap::{Args, Subcommand};
 use kedge_revision::signing::Kind;
 use kedge_revision::{KeyId, Name, PublicKey, Root, SignatureSet};
+use secure_boot::SecureBoot;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use trust_hub::TrustHub;
@@ -46,6 +48,7 @@ enum Action {
     },
     Change(Change),
     TrustHub(TrustHub),
+    SecureBoot(SecureBoot),
     /// Change, or set, the passphrase of a key file.
     Passphrase {
         /// The key file.
@@ -82,6 +85,7 @@ impl Key {
             Action::List => list(scene),
             Action::Change(verb) => verb.run(scene),
             Action::TrustHub(verb) => verb.run(scene),
+            Action::SecureBoot(verb) => verb.run(scene),
             Action::New {
                 role,
                 no_passphrase,

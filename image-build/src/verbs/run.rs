@@ -149,6 +149,9 @@ impl Run {
         config.forwards.clone_from(&self.port);
         config.memory = self.memory;
         config.provision.clone_from(&self.provision);
+        if let Some(text) = &project.manifest().secure_boot {
+            config.secure_boot = Some(project.folder().join(&text.certificate));
+        }
         let terminal = std::io::stdin().is_terminal()
             && std::io::stdout().is_terminal()
             && !scene.output.is_json();

@@ -7,6 +7,7 @@ use crate::project::units::human;
 use crate::{bundle, compose, files};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use kedge_board_support::statement;
 use kedge_revision::{
     Envelope, Floor, Mode, ObjectId, Policy, Product, Root, SignatureSet, Verified, json, revision,
 };
@@ -163,12 +164,12 @@ fn verify_disk(judge: &Judge, path: &Path, disk: &Disk) -> Result<Good> {
     let (mut count, mut bytes) = (0_usize, 0_u64);
     for id in verified.envelope().objects.keys() {
         let to = folder.path().join(id.hex());
-        if [boot.kernel, boot.initramfs].contains(id) {
-            let name = if *id == boot.kernel {
-                "kernel"
-            } else {
-                "initramfs"
-            };
+        let in_slot = [
+            ("kernel", Some(boot.kernel)),
+            ("initramfs", Some(boot.initramfs)),
+            (statement::FILE, boot.statement),
+        ];
+        if let Some((name, _)) = in_slot.iter().find(|(_, place)| *place == Some(*id)) {
             let slot = crate::image::gpt::find(&disk.partitions, "slot-a")?;
             crate::image::fat::extract(path, slot.offset, name, &to)?;
         } else {

@@ -117,6 +117,7 @@ fn draft(counter: u64) -> Draft {
             kernel: kernel.0,
             initramfs: initramfs.0,
             device_trees: vec![],
+            statement: None,
             arguments: "quiet".into(),
         },
         content: Content {

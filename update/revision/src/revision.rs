@@ -83,6 +83,8 @@ pub enum ObjectKind {
     Initramfs,
     /// A flattened device tree.
     DeviceTree,
+    /// A signed program that says, for firmware with Secure Boot, which files of a slot belong together.
+    Statement,
 }
 
 /// What the slot holds.
@@ -96,6 +98,9 @@ pub struct Boot {
     /// Device trees, for boards that have them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub device_trees: Vec<ObjectId>,
+    /// The slot's statement, for boards whose firmware verifies what it starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statement: Option<ObjectId>,
     /// Kernel arguments beside those of the loader; printable ASCII, at most 1024 bytes.
     pub arguments: String,
 }
@@ -233,7 +238,10 @@ impl Envelope {
         self.check_object(boot.initramfs, ObjectKind::Initramfs, "boot.initramfs")?;
         boot.device_trees
             .iter()
-            .try_for_each(|id| self.check_object(*id, ObjectKind::DeviceTree, "boot.device-trees"))
+            .try_for_each(|id| self.check_object(*id, ObjectKind::DeviceTree, "boot.device-trees"))?;
+        boot.statement.map_or(Ok(()), |id| {
+            self.check_object(id, ObjectKind::Statement, "boot.statement")
+        })
     }
 
     fn check_object(&self, id: ObjectId, kind: ObjectKind, field: &str) -> Result<(), Error> {

@@ -250,6 +250,7 @@ fn draft() -> Draft {
             kernel: object("kernel"),
             initramfs: object("initramfs"),
             device_trees: vec![],
+            statement: None,
             arguments: "quiet".into(),
         },
         content: content(),

@@ -158,6 +158,7 @@ pub(crate) fn draft(counter: u64, layers: &[&[u8]]) -> Draft {
         kernel: add(KERNEL, ObjectKind::Kernel),
         initramfs: add(INITRAMFS, ObjectKind::Initramfs),
         device_trees: vec![],
+        statement: None,
         arguments: "quiet".into(),
     };
     for layer in layers {

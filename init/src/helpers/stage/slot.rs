@@ -10,6 +10,7 @@ use super::super::Error;
 use super::file_error;
 use super::refused::Refused;
 use kedge_board_support::slot::{File as Entry, Layout, Piece};
+use kedge_board_support::statement;
 use kedge_revision::{ObjectId, Verified, verity};
 use kedge_store::{Store, durable};
 use kedge_sys::rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, openat};
@@ -45,7 +46,7 @@ impl Source {
 }
 
 /// The files of a slot, by name.
-type Sources = [(&'static str, Source); 3];
+type Sources = Vec<(&'static str, Source)>;
 
 /// A slot that is written.
 #[derive(Debug)]
@@ -61,10 +62,7 @@ struct Target {
 pub(super) fn write(store: &Store, revision: &Verified, device: &Path) -> Result<(), Refused> {
     let sources = sources(store, revision)?;
     let (target, size) = Target::open(device)?;
-    let entries = sources.each_ref().map(|(name, source)| Entry {
-        name,
-        length: source.length(),
-    });
+    let entries = entries(&sources);
     let [a, b, c, d, ..] = *revision.id().digest();
     let serial = u32::from_le_bytes([a, b, c, d]);
     let layout = Layout::new(size, serial, &entries).map_err(Error::Slot)?;
@@ -78,6 +76,14 @@ pub(super) fn write(store: &Store, revision: &Verified, device: &Path) -> Result
     target.sync()?;
     target.read_back(&layout, &sources)?;
     Ok(())
+}
+
+fn entries(sources: &Sources) -> Vec<Entry<'static>> {
+    let entry = |(name, source): &(&'static str, Source)| Entry {
+        name,
+        length: source.length(),
+    };
+    sources.iter().map(entry).collect()
 }
 
 fn sources(store: &Store, revision: &Verified) -> Result<Sources, Refused> {
@@ -99,11 +105,15 @@ fn sources(store: &Store, revision: &Verified) -> Result<Sources, Refused> {
     };
     // As the image of a disk has it.
     let arguments = format!("{}\n", boot.arguments);
-    Ok([
+    let mut sources = vec![
         ("kernel", open(boot.kernel)?),
         ("initramfs", open(boot.initramfs)?),
         ("cmdline.txt", Source::Text(arguments.into_bytes())),
-    ])
+    ];
+    if let Some(statement) = boot.statement {
+        sources.push((statement::FILE, open(statement)?));
+    }
+    Ok(sources)
 }
 
 impl Target {
@@ -237,6 +247,8 @@ mod tests {
     use kedge_board_support::record::Slot;
     use kedge_revision::revision::{Draft, Object, ObjectKind};
 
+    const STATEMENT: &[u8] = b"which of these files belong together";
+
     /// A device with a revision whose kernel and initramfs are in its store, and a file that stands for a slot.
     fn device() -> (Device, ObjectId, PathBuf) {
         let device = Device::new();
@@ -251,6 +263,7 @@ mod tests {
         let kernel = add(&kernel, ObjectKind::Kernel);
         let initramfs = add(&initramfs, ObjectKind::Initramfs);
         (draft.boot.kernel, draft.boot.initramfs) = (kernel, initramfs);
+        draft.boot.statement = Some(add(STATEMENT, ObjectKind::Statement));
         let (id, document, signatures) = device.sign(draft);
         device
             .store
@@ -287,6 +300,7 @@ mod tests {
         let image = std::fs::read(&slot).unwrap();
         let find = |bytes: &[u8]| image.windows(bytes.len()).any(|found| found == bytes);
         assert!(find(&noise(900_001)) && find(&noise(300_000)) && find(b"quiet\n"));
+        assert!(find(STATEMENT));
         // Once more, over what is there.
         assert!(ask(&device, id, &slot).0);
         assert_eq!(std::fs::read(&slot).unwrap(), image);
@@ -298,10 +312,7 @@ mod tests {
         let revision = device.trust(id, 0).load(&device.store, id).unwrap();
         write(&device.store, &revision, &slot).unwrap();
         let sources = sources(&device.store, &revision).unwrap();
-        let entries = sources.each_ref().map(|(name, source)| Entry {
-            name,
-            length: source.length(),
-        });
+        let entries = entries(&sources);
         let digest = revision.id();
         let serial = u32::from_le_bytes(*digest.digest().first_chunk().unwrap());
         let layout = Layout::new(8 << 20, serial, &entries).unwrap();
@@ -320,6 +331,7 @@ mod tests {
             (places[3] + 900_000, "kernel"),
             (places[4], "initramfs"),
             (places[5] + 5, "cmdline.txt"),
+            (places[6] + 7, "statement.efi"),
         ] {
             let mut byte = [0];
             target.file.read_exact_at(&mut byte, place).unwrap();

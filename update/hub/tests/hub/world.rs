@@ -267,6 +267,7 @@ impl Plan {
                 kernel,
                 initramfs,
                 device_trees: Vec::new(),
+                statement: None,
                 arguments: "quiet".to_owned(),
             },
             content: content(),

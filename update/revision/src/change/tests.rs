@@ -80,6 +80,7 @@ fn made() -> Made {
             kernel: object(10),
             initramfs: object(11),
             device_trees: vec![object(12)],
+            statement: None,
             arguments: "quiet".to_owned(),
         },
         content,
@@ -116,6 +117,7 @@ fn what_the_loader_starts_needs_the_other_slot() {
         |made| made.boot.kernel = object(20),
         |made| made.boot.initramfs = object(20),
         |made| made.boot.device_trees.push(object(20)),
+        |made| made.boot.statement = Some(object(20)),
         |made| made.boot.arguments.push_str(" debug"),
         // The slot covers everything else that differs.
         |made| {

@@ -88,6 +88,7 @@ pub(crate) fn draft(root: u32, counter: u64) -> Draft {
             kernel: object("kernel"),
             initramfs: object("initramfs"),
             device_trees: vec![],
+            statement: None,
             arguments: "quiet".into(),
         },
         content: Content {

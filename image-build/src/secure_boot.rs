@@ -1,0 +1,47 @@
+//! Secure Boot: what firmware starts is signed with the owner's key, and nothing else is started.
+//!
+//! Signed are the loader, each kernel, and each slot's [`statement`], which binds the kernel to its initramfs and arguments. The
+//! initramfs holds PID 1 and the trust root, so that what the firmware believes reaches to what the containers are.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`keys`] | makes and reads the key and its certificate, PEM files as `sbsign` takes them |
+//! | [`authenticode`] | signs a program |
+//! | [`statement`] | makes a slot's statement |
+//! | [`enrolment`] | gives a virtual machine's firmware the certificate |
+//!
+//! The same key and program give the same bytes: the signature has no time in it.
+
+pub mod authenticode;
+pub mod enrolment;
+pub mod keys;
+pub mod statement;
+
+pub use keys::{Certificate, Signer};
+
+use crate::keys::Passphrase;
+use crate::project::Project;
+use anyhow::Result;
+use kedge_board_support::boards::{self, Backend};
+use std::path::PathBuf;
+
+impl Signer {
+    /// The key that a project names, if it names one.
+    ///
+    /// # Errors
+    /// As [`Signer::open`], or the project's board is not started by UEFI.
+    pub fn of(project: &Project, passphrase: &Passphrase) -> Result<Option<Self>> {
+        let Some(text) = &project.manifest().secure_boot else {
+            return Ok(None);
+        };
+        let name = project.manifest().board.as_str();
+        let is_uefi = boards::find(name).is_ok_and(|board| board.boot.backend == Backend::Uefi);
+        if !is_uefi {
+            let why = format!("the board {name} is not started by UEFI, which Secure Boot is part of");
+            let mistake = project.source().mistake(&["secure-boot"], why, None);
+            return Err(mistake.into());
+        }
+        let path = |relative: &PathBuf| project.folder().join(relative);
+        Self::open(&path(&text.key), &path(&text.certificate), passphrase).map(Some)
+    }
+}

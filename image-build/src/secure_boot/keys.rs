@@ -1,0 +1,219 @@
+//! The owner's key for Secure Boot: RSA, in a PEM file as OpenSSL writes it, with a certificate beside it. `sbsign` and `sbverify`
+//! take both as they are.
+
+use crate::keys::Passphrase;
+use crate::{debian, files, process};
+use anyhow::{Context, Result, bail, ensure};
+use pkcs8::der::{DecodePem, Encode, pem};
+use pkcs8::LineEnding;
+use pkcs8::pkcs5::pbes2::Parameters;
+use pkcs8::{EncryptedPrivateKeyInfo, PrivateKeyInfo, SecretDocument};
+use ring::rand::SystemRandom;
+use ring::signature::{KeyPair, RSA_PKCS1_SHA256, RsaKeyPair};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use x509_cert::Certificate as X509;
+use zeroize::Zeroizing;
+
+/// What a firmware is told of its owner: the platform key, which says who may change the next; the key exchange key, which says who
+/// may change the last; and the one that programs are signed with.
+pub const ROLES: [&str; 3] = ["PK", "KEK", "db"];
+
+/// A certificate.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    inner: X509,
+    path: PathBuf,
+}
+
+/// A key with its certificate.
+pub struct Signer {
+    key: RsaKeyPair,
+    certificate: Certificate,
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Signer({})", self.certificate.path.display())
+    }
+}
+
+impl Certificate {
+    /// Reads a PEM file.
+    ///
+    /// # Errors
+    /// It cannot be read, or holds no certificate of an RSA key.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = files::read_text(path)?;
+        let inner = X509::from_pem(&text)
+            .with_context(|| format!("{} is no certificate in PEM", path.display()))?;
+        Ok(Self {
+            inner,
+            path: path.to_owned(),
+        })
+    }
+
+    pub(super) const fn inner(&self) -> &X509 {
+        &self.inner
+    }
+
+    /// Whom it names.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        self.inner.tbs_certificate.subject.to_string()
+    }
+
+    /// Its bytes in DER, as menus of firmware read it.
+    ///
+    /// # Errors
+    /// Never, of what was read.
+    pub fn der(&self) -> Result<Vec<u8>> {
+        Ok(self.inner.to_der()?)
+    }
+
+    /// The public key's modulus and exponent in DER (RFC 8017, A.1.1).
+    fn public_key(&self) -> Option<&[u8]> {
+        let key = &self.inner.tbs_certificate.subject_public_key_info;
+        key.subject_public_key.as_bytes()
+    }
+}
+
+impl Signer {
+    /// Opens a key; `passphrase` is asked only for a key that has one.
+    ///
+    /// # Errors
+    /// A file cannot be read, the passphrase is wrong, the key is no RSA key of 2048 to 4096 bits, or the certificate is another key's.
+    pub fn open(key: &Path, certificate: &Path, passphrase: &Passphrase) -> Result<Self> {
+        let certificate = Certificate::read(certificate)?;
+        let text = Zeroizing::new(files::read_text(key)?);
+        let pair = parse(&text, key, passphrase)?;
+        ensure!(
+            certificate.public_key() == Some(pair.public_key().as_ref()),
+            "the certificate {} is not that of the key {}",
+            certificate.path.display(),
+            key.display()
+        );
+        Ok(Self {
+            key: pair,
+            certificate,
+        })
+    }
+
+    /// Its certificate.
+    #[must_use]
+    pub const fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// Signs with RSASSA-PKCS1-v1_5 and SHA-256, the one that every firmware knows: the same bytes give the same signature.
+    pub(super) fn sign(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+        let mut signature = vec![0; self.key.public_key().modulus_len()];
+        let signed = self
+            .key
+            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), bytes, &mut signature);
+        signed.map_err(|_| anyhow::anyhow!("the key for Secure Boot cannot sign"))?;
+        Ok(signature)
+    }
+}
+
+/// The key of a PEM file: PKCS #8, with or without a passphrase, or OpenSSL's older form without one.
+fn parse(text: &str, path: &Path, passphrase: &Passphrase) -> Result<RsaKeyPair> {
+    let label = pem::decode_label(text.as_bytes());
+    let label = label.map_err(|_| anyhow::anyhow!("{} is no key in PEM", path.display()))?;
+    let refused = |why| anyhow::anyhow!("cannot use the key {}: {why}", path.display());
+    let document = || {
+        let (_, document) = SecretDocument::from_pem(text)
+            .map_err(|error| refused(error.to_string()))?;
+        anyhow::Ok(document)
+    };
+    let pair = match label {
+        "PRIVATE KEY" => RsaKeyPair::from_pkcs8(document()?.as_bytes()),
+        "RSA PRIVATE KEY" => RsaKeyPair::from_der(document()?.as_bytes()),
+        "ENCRYPTED PRIVATE KEY" => {
+            let document = document()?;
+            let sealed = EncryptedPrivateKeyInfo::try_from(document.as_bytes())
+                .map_err(|error| refused(error.to_string()))?;
+            let phrase = passphrase.existing(&path.display().to_string())?;
+            let open = sealed.decrypt(phrase.as_bytes()).map_err(|_| {
+                refused("the passphrase is wrong, or its encryption is none of PBES2 with AES".to_owned())
+            })?;
+            RsaKeyPair::from_pkcs8(open.as_bytes())
+        }
+        other => bail!("{} holds a {other:?}, not a private key", path.display()),
+    };
+    pair.map_err(|error| refused(error.to_string()))
+}
+
+/// Makes a key and its certificate for each of [`ROLES`] in a folder: `ROLE.key`, `ROLE.pem`, and `ROLE.cer` for menus of firmware.
+///
+/// # Errors
+/// One of them is there already, or OpenSSL cannot make it.
+pub fn make(folder: &Path, owner: &str, phrase: Option<&str>) -> Result<()> {
+    debian::require(&["openssl"], "make RSA keys")?;
+    for role in ROLES {
+        let path = folder.join(format!("{role}.key"));
+        ensure!(!path.exists(), "there is a key {} already", path.display());
+    }
+    for role in ROLES {
+        let key = Zeroizing::new(openssl(
+            &["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
+            &[],
+        )?);
+        // Firmware does not look at the time; people and tools may.
+        let subject = format!("/CN={owner} Secure Boot {role}/");
+        let request = ["req", "-new", "-x509", "-sha256", "-days", "7300", "-key", "/dev/stdin", "-subj"];
+        let certificate = openssl(&[&request[..], &[&subject]].concat(), &key)?;
+        let text = match phrase {
+            Some(phrase) => sealed(&key, phrase)?,
+            None => Zeroizing::new(String::from_utf8(key.to_vec())?),
+        };
+        let path = |suffix: &str| folder.join(format!("{role}.{suffix}"));
+        files::write(&path("pem"), certificate)?;
+        files::write(&path("cer"), Certificate::read(&path("pem"))?.der()?)?;
+        // The key last: with it, the others are there.
+        files::write_private(&path("key"), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// A key as PEM under a passphrase.
+fn sealed(key: &[u8], phrase: &str) -> Result<Zeroizing<String>> {
+    /// As OWASP asks for in 2023.
+    const ROUNDS: u32 = 600_000;
+    let (_, document) = SecretDocument::from_pem(std::str::from_utf8(key)?)?;
+    let mut random = [0; 32];
+    getrandom::fill(&mut random)
+        .map_err(|error| anyhow::anyhow!("cannot have random bytes: {error}"))?;
+    let (salt, vector) = random.split_at(16);
+    let vector = vector.try_into()?;
+    let parameters = Parameters::pbkdf2_sha256_aes256cbc(ROUNDS, salt, vector);
+    let parameters = parameters.map_err(|error| anyhow::anyhow!("cannot encrypt a key: {error}"))?;
+    let sealed = PrivateKeyInfo::try_from(document.as_bytes())
+        .and_then(|info| info.encrypt_with_params(parameters, phrase))
+        .map_err(|error| anyhow::anyhow!("cannot encrypt a key: {error}"))?;
+    Ok(sealed.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF)?)
+}
+
+/// What OpenSSL makes of this.
+fn openssl(arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
+    let mut command = Command::new("openssl");
+    command.args(arguments);
+    let line = process::line(&command);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {line}"))?;
+    if let Some(mut pipe) = child.stdin.take() {
+        pipe.write_all(input).with_context(|| format!("cannot feed {line}"))?;
+    }
+    let output = child.wait_with_output().with_context(|| format!("cannot wait for {line}"))?;
+    ensure!(
+        output.status.success(),
+        "{line} failed\n{}",
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
+    Ok(output.stdout)
+}
