@@ -37,7 +37,8 @@ impl Signer {
         let name = project.manifest().board.as_str();
         let is_uefi = boards::find(name).is_ok_and(|board| board.boot.backend == Backend::Uefi);
         if !is_uefi {
-            let why = format!("the board {name} is not started by UEFI, which Secure Boot is part of");
+            let why =
+                format!("the board {name} is not started by UEFI, which Secure Boot is part of");
             let mistake = project.source().mistake(&["secure-boot"], why, None);
             return Err(mistake.into());
         }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::bootenv::{Bootenv, Found};
 use kedge_board_support::record::{COPY, Loader, Slot, State};
+use kedge_image_build::image::fat;
 use kedge_image_build::image::gpt::{self, Partition};
 use kedge_image_build::{files, process, tools};
 use kedge_revision::{Floor, ObjectId};
@@ -215,6 +216,16 @@ impl Disk {
                 .arg(&source)
                 .arg(format!("::/{path}")),
         )
+    }
+
+    /// A file of a partition with a FAT; `path` has no `/` at its front.
+    ///
+    /// # Errors
+    /// It is not there, or mtools is absent.
+    pub fn read_from_fat(&self, partition: &str, path: &str) -> Result<Vec<u8>> {
+        let copy = self.folder.path().join("copy");
+        fat::extract(&self.path, self.partition(partition)?.offset, path, &copy)?;
+        files::read(&copy)
     }
 
     /// Writes over the beginning of a partition what is no file system.

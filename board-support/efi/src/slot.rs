@@ -8,9 +8,9 @@ use alloc::vec::Vec;
 use kedge_loading::Slot;
 use kedge_loading::statement::{self, Refusal, Statement};
 use sha2::{Digest, Sha256};
+use uefi::boot::LoadImageSource;
 use uefi::proto::media::file::{Directory, File, FileAttribute, FileInfo, FileMode};
 use uefi::proto::media::fs::SimpleFileSystem;
-use uefi::boot::LoadImageSource;
 use uefi::{CStr16, Status, boot, cstr16};
 
 /// Largest kernel or initramfs, bytes: a slot has 1 GiB at most.
@@ -97,7 +97,10 @@ fn file(folder: &mut Directory, name: &CStr16, most: u64) -> Result<Vec<u8>, Err
 /// A file's bytes; nothing if there is no such file.
 fn optional(folder: &mut Directory, name: &CStr16, most: u64) -> Result<Option<Vec<u8>>, Error> {
     let opened = folder.open(name, FileMode::Read, FileAttribute::empty());
-    if opened.as_ref().is_err_and(|error| error.status() == Status::NOT_FOUND) {
+    if opened
+        .as_ref()
+        .is_err_and(|error| error.status() == Status::NOT_FOUND)
+    {
         return Ok(None);
     }
     let mut file = opened

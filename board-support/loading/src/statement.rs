@@ -74,7 +74,9 @@ impl Statement {
             text = rest.strip_prefix(b"\n")?;
         }
         // A section is filled up with zeros.
-        text.iter().all(|byte| *byte == 0).then_some(Self { hashes })
+        text.iter()
+            .all(|byte| *byte == 0)
+            .then_some(Self { hashes })
     }
 
     /// Compares a slot's files, hashed in the order of [`FILES`].
@@ -119,8 +121,7 @@ pub const fn needed(secure_boot: bool, is_there: bool) -> Result<(), Refusal> {
 #[must_use]
 pub fn section(program: &[u8], name: [u8; 8]) -> Option<&[u8]> {
     let header = usize::try_from(u32_at(program, 60)?).ok()?;
-    let is_program =
-        program.starts_with(b"MZ") && program.get(header..)?.starts_with(b"PE\0\0");
+    let is_program = program.starts_with(b"MZ") && program.get(header..)?.starts_with(b"PE\0\0");
     let count = usize::from(u16_at(program, header.checked_add(6)?)?);
     let optional = usize::from(u16_at(program, header.checked_add(20)?)?);
     let table = header.checked_add(24)?.checked_add(optional)?;
@@ -207,7 +208,10 @@ mod tests {
             good.replace("1a", "1A"),
             good.replace("initramfs", "initrd"),
             good.clone() + "more",
-            good.lines().rev().map(|line| line.to_string() + "\n").collect(),
+            good.lines()
+                .rev()
+                .map(|line| line.to_string() + "\n")
+                .collect(),
         ];
         for text in bad {
             let result = Statement::of(&program(text.as_bytes()));

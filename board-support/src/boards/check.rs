@@ -118,40 +118,41 @@ fn backend(board: &Board) -> Result<(), Problem> {
                 "is no absolute path: QEMU has no U-Boot of its own",
             )
         }
-        Backend::Uefi => {
-            demand(
-                board.architecture == Architecture::X86_64,
-                "boot.backend",
-                "cannot be uefi: the loader is built for x86-64 alone yet",
-            )?;
-            // It is a FAT32, which has at least 65,525 clusters.
-            demand(
-                board
-                    .partitions
-                    .boot
-                    .is_some_and(|size| (36..=256).contains(&size)),
-                "partitions.boot",
-                "is not 36 to 256 MiB: the loader is there",
-            )?;
-            demand(
-                firmware.is_none_or(|path| path.is_some_and(is_file)),
-                "qemu.firmware",
-                "is no absolute path: QEMU has no UEFI of its own",
-            )?;
-            let variables = board.qemu.as_ref().map(|qemu| qemu.variables.as_deref());
-            demand(
-                variables.is_none_or(|path| path.is_some_and(is_file)),
-                "qemu.variables",
-                "is no absolute path: UEFI keeps variables",
-            )?;
-            let secure = board.qemu.as_ref().map(|qemu| &qemu.secure_firmware);
-            demand(
-                secure.is_none_or(|path| path.as_deref().is_none_or(is_file)),
-                "qemu.secure-firmware",
-                "is no absolute path",
-            )
-        }
+        Backend::Uefi => uefi(board),
     }
+}
+
+fn uefi(board: &Board) -> Result<(), Problem> {
+    demand(
+        board.architecture == Architecture::X86_64,
+        "boot.backend",
+        "cannot be uefi: the loader is built for x86-64 alone yet",
+    )?;
+    // It is a FAT32, which has at least 65,525 clusters.
+    let boot = board.partitions.boot;
+    demand(
+        boot.is_some_and(|size| (36..=256).contains(&size)),
+        "partitions.boot",
+        "is not 36 to 256 MiB: the loader is there",
+    )?;
+    let Some(qemu) = &board.qemu else {
+        return Ok(());
+    };
+    demand(
+        qemu.firmware.as_deref().is_some_and(is_file),
+        "qemu.firmware",
+        "is no absolute path: QEMU has no UEFI of its own",
+    )?;
+    demand(
+        qemu.variables.as_deref().is_some_and(is_file),
+        "qemu.variables",
+        "is no absolute path: UEFI keeps variables",
+    )?;
+    demand(
+        qemu.secure_firmware.as_deref().is_none_or(is_file),
+        "qemu.secure-firmware",
+        "is no absolute path",
+    )
 }
 
 /// An absolute path that can stand in QEMU's options.

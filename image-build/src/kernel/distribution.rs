@@ -45,7 +45,11 @@ pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
         .with_context(|| format!("{} depends on no kernel image", wanted.package))?;
     let signed = board.boot.backend == Backend::Uefi;
     let [unsigned_recipe, signed_recipe] = RECIPE;
-    let recipe = if signed { signed_recipe } else { unsigned_recipe };
+    let recipe = if signed {
+        signed_recipe
+    } else {
+        unsigned_recipe
+    };
     let key = format!(
         "{}-{}",
         package.name,
@@ -99,7 +103,11 @@ fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>], signed: bool) ->
         } else {
             files::read(&source)?
         };
-        let module = if signed { module } else { without_signature(module) };
+        let module = if signed {
+            module
+        } else {
+            without_signature(module)
+        };
         files::write(&folder.join(&name), module)?;
         names.push(name);
     }
@@ -207,13 +215,13 @@ mod tests {
             SIGNED,
         ]
         .concat();
-        let mut module = signed.clone();
+        let module = signed.clone();
         let module = without_signature(module);
         assert_eq!(module, b"module");
         let module = without_signature(module);
         assert_eq!(module, b"module");
         // A length that the file does not have.
-        let mut short = signed[signed.len() - SIGNED.len() - DESCRIPTION..].to_vec();
+        let short = signed[signed.len() - SIGNED.len() - DESCRIPTION..].to_vec();
         let before = short.clone();
         let short = without_signature(short);
         assert_eq!(short, before);

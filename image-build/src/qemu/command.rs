@@ -74,7 +74,9 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
             .arg(&loaded.initramfs)
             .args(["-append", &loaded.arguments, "-no-reboot"]),
         First::Firmware(path) => command.arg("-bios").arg(path),
-        First::Flash { code, variables, .. } => command.args([
+        First::Flash {
+            code, variables, ..
+        } => command.args([
             "-drive",
             &format!(
                 "if=pflash,unit=0,format=raw,readonly=on,file={}",

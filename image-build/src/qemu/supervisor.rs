@@ -10,15 +10,15 @@
 use super::command::{First, command, monitor_socket};
 use super::memory::Memory;
 use super::{Console, Ending, Event, Firmware, Loaded, ResetCause, VARIABLES, VmConfig, load, qmp};
+use crate::image::boot_script;
 use crate::secure_boot::enrolment;
 use crate::{cache, files};
-use crate::image::boot_script;
 use anyhow::{Context, Result, bail};
 use kedge_board_support::boards::Backend;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -191,13 +191,20 @@ fn tied_to_us(command: &Command) -> Command {
     tied
 }
 
-/// The firmware's variables. Those with one certificate are not those with another.
-fn variables(config: &VmConfig) -> Result<PathBuf> {
+/// The firmware's variables, from `fresh` at the first start. Those with one certificate are not those with another.
+fn variables(config: &VmConfig, fresh: &Path) -> Result<PathBuf> {
     let name = match &config.secure_boot {
         Some(certificate) => format!("{}-{VARIABLES}", cache::key([files::read(certificate)?])),
         None => VARIABLES.to_owned(),
     };
-    Ok(config.folder.join(name))
+    let path = config.folder.join(name);
+    if !path.exists() {
+        match &config.secure_boot {
+            Some(certificate) => enrolment::enrol(fresh, &path, certificate)?,
+            None => files::copy(fresh, &path)?,
+        }
+    }
+    Ok(path)
 }
 
 fn boot(
@@ -212,23 +219,16 @@ fn boot(
     let secure = config.secure_boot.is_some();
     let firmware = qemu.map(|qemu| Firmware::of(qemu, secure));
     let firmware = firmware.transpose()?.flatten();
-    let variables = variables(config)?;
+    let kept = firmware.as_ref().and_then(|has| has.variables.as_deref());
+    let kept = kept.map(|fresh| variables(config, fresh)).transpose()?;
     let first = match (&loaded, &firmware) {
         (Some(loaded), _) => First::Kernel(loaded),
-        (None, Some(firmware)) => match &firmware.variables {
-            Some(fresh) => {
-                if !variables.exists() {
-                    match &config.secure_boot {
-                        Some(certificate) => enrolment::enrol(fresh, &variables, certificate)?,
-                        None => files::copy(fresh, &variables)?,
-                    }
-                }
-                First::Flash {
-                    code: &firmware.code,
-                    variables: &variables,
-                    secure,
-                }
-            }
+        (None, Some(firmware)) => match &kept {
+            Some(variables) => First::Flash {
+                code: &firmware.code,
+                variables,
+                secure,
+            },
             None => First::Firmware(&firmware.code),
         },
         (None, None) => bail!("the board {} has no firmware for QEMU", config.board.name),

@@ -265,7 +265,10 @@ fn a_firmware_in_flash_writes_its_variables_alone() {
         secure: true,
     };
     let line = crate::process::line(&command::command(&config, first, Path::new("/m")).unwrap());
-    for part in ["-M q35,memory-backend=ram,smm=on ", "driver=cfi.pflash01,property=secure,value=on"] {
+    for part in [
+        "-M q35,memory-backend=ram,smm=on ",
+        "driver=cfi.pflash01,property=secure,value=on",
+    ] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
 }

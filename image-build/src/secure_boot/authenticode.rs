@@ -73,7 +73,11 @@ pub fn sign(mut program: Vec<u8>, signer: &Signer) -> Result<Vec<u8>> {
     program.resize(program.len().next_multiple_of(8), 0);
     let start = u32::try_from(fields.table.start).context("it is too large")?;
     let size = u32::try_from(program.len())?.saturating_sub(start);
-    put(&mut program, &fields.entry, &[start.to_le_bytes(), size.to_le_bytes()].concat());
+    put(
+        &mut program,
+        &fields.entry,
+        &[start.to_le_bytes(), size.to_le_bytes()].concat(),
+    );
     put(&mut program, &fields.checksum, &[0; 4]);
     let checksum = checksum(&program);
     put(&mut program, &fields.checksum, &checksum.to_le_bytes());
@@ -82,7 +86,10 @@ pub fn sign(mut program: Vec<u8>, signer: &Signer) -> Result<Vec<u8>> {
 
 fn put(program: &mut [u8], place: &Range<usize>, bytes: &[u8]) {
     let places = program.get_mut(place.clone()).unwrap_or_default();
-    places.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    places
+        .iter_mut()
+        .zip(bytes)
+        .for_each(|(to, from)| *to = *from);
 }
 
 fn fields(program: &[u8]) -> Option<Fields> {
@@ -153,7 +160,10 @@ fn message(hash: [u8; 32], signer: &Signer) -> Result<Vec<u8>> {
     let mut attributes = SetOfVec::new();
     for (oid, value) in [
         (CONTENT_TYPE, Any::encode_from(&INDIRECT)?),
-        (MESSAGE_DIGEST, Any::encode_from(&OctetString::new(digest)?)?),
+        (
+            MESSAGE_DIGEST,
+            Any::encode_from(&OctetString::new(digest)?)?,
+        ),
     ] {
         let values = SetOfVec::try_from(vec![value])?;
         attributes.insert(Attribute { oid, values })?;

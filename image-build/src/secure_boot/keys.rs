@@ -4,8 +4,8 @@
 use crate::keys::Passphrase;
 use crate::{debian, files, process};
 use anyhow::{Context, Result, bail, ensure};
-use pkcs8::der::{DecodePem, Encode, pem};
 use pkcs8::LineEnding;
+use pkcs8::der::{DecodePem, Encode, pem};
 use pkcs8::pkcs5::pbes2::Parameters;
 use pkcs8::{EncryptedPrivateKeyInfo, PrivateKeyInfo, SecretDocument};
 use ring::rand::SystemRandom;
@@ -109,9 +109,12 @@ impl Signer {
     /// Signs with RSASSA-PKCS1-v1_5 and SHA-256, the one that every firmware knows: the same bytes give the same signature.
     pub(super) fn sign(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         let mut signature = vec![0; self.key.public_key().modulus_len()];
-        let signed = self
-            .key
-            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), bytes, &mut signature);
+        let signed = self.key.sign(
+            &RSA_PKCS1_SHA256,
+            &SystemRandom::new(),
+            bytes,
+            &mut signature,
+        );
         signed.map_err(|_| anyhow::anyhow!("the key for Secure Boot cannot sign"))?;
         Ok(signature)
     }
@@ -123,8 +126,8 @@ fn parse(text: &str, path: &Path, passphrase: &Passphrase) -> Result<RsaKeyPair>
     let label = label.map_err(|_| anyhow::anyhow!("{} is no key in PEM", path.display()))?;
     let refused = |why| anyhow::anyhow!("cannot use the key {}: {why}", path.display());
     let document = || {
-        let (_, document) = SecretDocument::from_pem(text)
-            .map_err(|error| refused(error.to_string()))?;
+        let (_, document) =
+            SecretDocument::from_pem(text).map_err(|error| refused(error.to_string()))?;
         anyhow::Ok(document)
     };
     let pair = match label {
@@ -136,7 +139,10 @@ fn parse(text: &str, path: &Path, passphrase: &Passphrase) -> Result<RsaKeyPair>
                 .map_err(|error| refused(error.to_string()))?;
             let phrase = passphrase.existing(&path.display().to_string())?;
             let open = sealed.decrypt(phrase.as_bytes()).map_err(|_| {
-                refused("the passphrase is wrong, or its encryption is none of PBES2 with AES".to_owned())
+                refused(
+                    "the passphrase is wrong, or its encryption is none of PBES2 with AES"
+                        .to_owned(),
+                )
             })?;
             RsaKeyPair::from_pkcs8(open.as_bytes())
         }
@@ -157,12 +163,29 @@ pub fn make(folder: &Path, owner: &str, phrase: Option<&str>) -> Result<()> {
     }
     for role in ROLES {
         let key = Zeroizing::new(openssl(
-            &["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
+            &[
+                "genpkey",
+                "-quiet",
+                "-algorithm",
+                "RSA",
+                "-pkeyopt",
+                "rsa_keygen_bits:2048",
+            ],
             &[],
         )?);
         // Firmware does not look at the time; people and tools may.
         let subject = format!("/CN={owner} Secure Boot {role}/");
-        let request = ["req", "-new", "-x509", "-sha256", "-days", "7300", "-key", "/dev/stdin", "-subj"];
+        let request = [
+            "req",
+            "-new",
+            "-x509",
+            "-sha256",
+            "-days",
+            "7300",
+            "-key",
+            "/dev/stdin",
+            "-subj",
+        ];
         let certificate = openssl(&[&request[..], &[&subject]].concat(), &key)?;
         let text = match phrase {
             Some(phrase) => sealed(&key, phrase)?,
@@ -188,7 +211,8 @@ fn sealed(key: &[u8], phrase: &str) -> Result<Zeroizing<String>> {
     let (salt, vector) = random.split_at(16);
     let vector = vector.try_into()?;
     let parameters = Parameters::pbkdf2_sha256_aes256cbc(ROUNDS, salt, vector);
-    let parameters = parameters.map_err(|error| anyhow::anyhow!("cannot encrypt a key: {error}"))?;
+    let parameters =
+        parameters.map_err(|error| anyhow::anyhow!("cannot encrypt a key: {error}"))?;
     let sealed = PrivateKeyInfo::try_from(document.as_bytes())
         .and_then(|info| info.encrypt_with_params(parameters, phrase))
         .map_err(|error| anyhow::anyhow!("cannot encrypt a key: {error}"))?;
@@ -207,9 +231,12 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
         .spawn()
         .with_context(|| format!("cannot start {line}"))?;
     if let Some(mut pipe) = child.stdin.take() {
-        pipe.write_all(input).with_context(|| format!("cannot feed {line}"))?;
+        pipe.write_all(input)
+            .with_context(|| format!("cannot feed {line}"))?;
     }
-    let output = child.wait_with_output().with_context(|| format!("cannot wait for {line}"))?;
+    let output = child
+        .wait_with_output()
+        .with_context(|| format!("cannot wait for {line}"))?;
     ensure!(
         output.status.success(),
         "{line} failed\n{}",

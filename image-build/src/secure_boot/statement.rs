@@ -49,7 +49,9 @@ fn program(text: &[u8]) -> Option<Vec<u8>> {
         at = at.checked_add(padded)?;
     }
     for (_, contents, _) in sections {
-        let end = file.len().next_multiple_of(usize::try_from(ALIGNMENT).ok()?);
+        let end = file
+            .len()
+            .next_multiple_of(usize::try_from(ALIGNMENT).ok()?);
         file.resize(end, 0);
         file.extend(contents);
     }
@@ -74,21 +76,29 @@ fn dos() -> Vec<u8> {
 fn headers(length: u32) -> Option<Vec<u8>> {
     let (_, code) = sizes(u32::try_from(CODE.len()).ok()?)?;
     let (_, data) = sizes(length)?;
-    let image = PAGE.checked_mul(2)?.checked_add(length.checked_next_multiple_of(PAGE)?)?;
+    let image = PAGE
+        .checked_mul(2)?
+        .checked_add(length.checked_next_multiple_of(PAGE)?)?;
     let mut header = b"PE\0\0".to_vec();
     let mut word = |value: u16| header.extend(value.to_le_bytes());
     word(X86_64);
     word(2);
     // Time, symbols and their number: none. 240 bytes of optional header; it runs, and knows long addresses.
-    [0, 0, 0, 0, 0, 0, 240, 0x22].into_iter().for_each(&mut word);
+    [0, 0, 0, 0, 0, 0, 240, 0x22]
+        .into_iter()
+        .for_each(&mut word);
     // PE32+, of no linker.
     [0x20b, 0].into_iter().for_each(&mut word);
     let mut long = |value: u32| header.extend(value.to_le_bytes());
     // Code, data, none that is zero; where it begins, and where code does; where it would like to be loaded: anywhere.
-    [code, data, 0, PAGE, PAGE, 0, 0].into_iter().for_each(&mut long);
+    [code, data, 0, PAGE, PAGE, 0, 0]
+        .into_iter()
+        .for_each(&mut long);
     [PAGE, ALIGNMENT].into_iter().for_each(&mut long);
     // Versions: none. Then the sizes of image and headers, and a checksum that signing puts in.
-    [0, 0, 0, 0, image, ALIGNMENT, 0].into_iter().for_each(&mut long);
+    [0, 0, 0, 0, image, ALIGNMENT, 0]
+        .into_iter()
+        .for_each(&mut long);
     // A program for UEFI, whose pages are either written or run. Then stack and heap of no use to it.
     long(10 | 0x100 << 16);
     [0; 8].into_iter().for_each(&mut long);

@@ -8,6 +8,7 @@ mod network;
 mod registry;
 
 use kedge_board_support::slot;
+use kedge_board_support::statement::{SECTION, Statement, section};
 use kedge_init::helpers::{disk, net, stage, stick};
 use kedge_revision::bundle::{self, Event};
 use kedge_revision::fresh::Fresh;
@@ -20,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 38 {
+    match choice % 39 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -110,6 +111,13 @@ fuzz_target!(|data: &[u8]| {
             }
             if let Ok(report) = stick::Report::decode(bytes) {
                 let _ = report.encode();
+            }
+        }
+        38 => {
+            if let Ok(statement) = Statement::of(bytes) {
+                let text = statement.to_string();
+                let found = section(bytes, SECTION).unwrap_or_default();
+                assert!(found.starts_with(text.as_bytes()));
             }
         }
         other => network::parse(other - 22, bytes),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const KEDGE: &str = env!("CARGO_BIN_EXE_kedge");
+pub(crate) const KEDGE: &str = env!("CARGO_BIN_EXE_kedge");
 
 /// A platform whose parts are no programs: nothing boots in this tier, and none has to be compiled for it.
 pub(crate) fn platform(folder: &Path) -> Result<PathBuf> {

@@ -9,6 +9,7 @@ mod keys;
 mod layers;
 mod registries;
 mod sbom;
+mod secure_boot;
 mod slots;
 mod tokens;
 mod updates;

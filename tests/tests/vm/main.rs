@@ -12,6 +12,7 @@ mod life;
 mod live;
 mod mend;
 mod network;
+mod secure_boot;
 mod slots;
 mod sticks;
 mod uefi;

@@ -236,9 +236,9 @@ impl Envelope {
         let boot = &self.boot;
         self.check_object(boot.kernel, ObjectKind::Kernel, "boot.kernel")?;
         self.check_object(boot.initramfs, ObjectKind::Initramfs, "boot.initramfs")?;
-        boot.device_trees
-            .iter()
-            .try_for_each(|id| self.check_object(*id, ObjectKind::DeviceTree, "boot.device-trees"))?;
+        boot.device_trees.iter().try_for_each(|id| {
+            self.check_object(*id, ObjectKind::DeviceTree, "boot.device-trees")
+        })?;
         boot.statement.map_or(Ok(()), |id| {
             self.check_object(id, ObjectKind::Statement, "boot.statement")
         })

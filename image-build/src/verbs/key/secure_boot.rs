@@ -1,9 +1,9 @@
 //! `kedge key secure-boot`: the keys that a machine's firmware is given by its owner.
 
 use super::super::{PassphraseArguments, Scene};
+use crate::files;
 use crate::secure_boot::Certificate;
 use crate::secure_boot::keys::{self, ROLES};
-use crate::files;
 use anyhow::{Result, ensure};
 use clap::Args;
 use kedge_revision::Mode;
@@ -50,7 +50,11 @@ impl SecureBoot {
         let phrase = if self.no_passphrase {
             None
         } else {
-            Some(self.passphrase.source()?.new_one("the keys for Secure Boot")?)
+            Some(
+                self.passphrase
+                    .source()?
+                    .new_one("the keys for Secure Boot")?,
+            )
         };
         let folder = project.folder().join(FOLDER);
         files::make_folder(&folder)?;

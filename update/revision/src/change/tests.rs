@@ -113,7 +113,7 @@ fn the_same_revision_with_the_same_values_changes_nothing() {
 
 #[test]
 fn what_the_loader_starts_needs_the_other_slot() {
-    let edits: [fn(&mut Made); 5] = [
+    let edits: [fn(&mut Made); 6] = [
         |made| made.boot.kernel = object(20),
         |made| made.boot.initramfs = object(20),
         |made| made.boot.device_trees.push(object(20)),

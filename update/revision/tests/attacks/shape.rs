@@ -38,6 +38,20 @@ fn mix_and_match_device_trees_are_listed_as_such() {
 }
 
 #[test]
+fn mix_and_match_a_statement_is_listed_as_such() {
+    let mut with = draft(1, 5);
+    let statement = object("statement");
+    with.boot.statement = Some(statement);
+    assert!(with.clone().encode().is_err());
+    let kind = ObjectKind::Statement;
+    with.objects.insert(statement, Object { size: 4, kind });
+    let (_, document) = with.encode().unwrap();
+    judge_signed(&document).unwrap();
+    let layer = altered(&document, "\"kind\":\"statement\"", "\"kind\":\"layer\"");
+    assert!(judge_signed(&layer).is_err());
+}
+
+#[test]
 fn mix_and_match_content_is_part_of_what_is_signed() {
     // The content of one revision in the envelope of another has another id, and nobody's signature.
     let mut other = draft(1, 5);

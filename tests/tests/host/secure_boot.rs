@@ -1,0 +1,192 @@
+//! Keys for Secure Boot and what is signed with them, judged by Debian's `sbverify`; keys and certificates are read by OpenSSL and
+//! used by `sbsign`, too.
+
+use crate::command::{KEDGE, platform, workshop};
+use anyhow::{Context, Result, ensure};
+use kedge_board_support::statement::{SECTION, section};
+use kedge_image_build::platform::Platform;
+use kedge_image_build::secure_boot::keys;
+use kedge_image_build::{debian, files, process, tools};
+use kedge_tests::kedge::Kedge;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TABLE: &str = r#"
+[secure-boot]
+key = "keys/secure-boot/db.key"
+certificate = "keys/secure-boot/db.pem"
+"#;
+
+/// A project that signs, with a passphrase in a file, and a platform whose kernel is a real program for UEFI.
+struct Owner {
+    kedge: Kedge,
+    platform: PathBuf,
+    words: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Owner {
+    fn new() -> Result<Self> {
+        debian::require(
+            &["sbsigntool", "openssl"],
+            "judge signatures for Secure Boot",
+        )?;
+        let folder = workshop()?;
+        let kedge = Kedge::new(KEDGE, &folder.path().join("gateway"));
+        kedge.create("gateway", "pc-x86-64")?;
+        append(&kedge, TABLE)?;
+        let words = folder.path().join("words");
+        files::write(&words, "correct horse\n")?;
+        let platform = platform(folder.path())?;
+        let description = platform.join("platform.json");
+        let mut read = Platform::load(&platform)?;
+        read.board = "pc-x86-64".into();
+        files::write(&description, serde_json::to_string(&read)?)?;
+        Ok(Self {
+            kedge,
+            platform,
+            words,
+            folder,
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.kedge.folder().join("keys/secure-boot").join(name)
+    }
+
+    /// A verb with the passphrase.
+    fn verb<'a>(&'a self, words: &[&'a str]) -> Vec<&'a str> {
+        let file = self.words.to_str().unwrap_or_default();
+        [words, &["--passphrase-file", file]].concat()
+    }
+
+    fn build(&self) -> Vec<&str> {
+        let platform = self.platform.to_str().unwrap_or_default();
+        self.verb(&["build", "--revision-only", "--platform", platform])
+    }
+
+    /// The place of the built revision's object of a kind.
+    fn object(&self, built: &Value, kind: &str) -> Result<PathBuf> {
+        let objects = built["objects"].as_object().context("no objects")?;
+        let mut named = objects.iter().filter(|(_, object)| object["kind"] == kind);
+        let (id, _) = named
+            .next()
+            .with_context(|| format!("no {kind}: {built}"))?;
+        let hex = id.trim_start_matches("v1:");
+        let shard = hex.get(..2).context("a short id")?;
+        Ok(self
+            .kedge
+            .folder()
+            .join("build/objects/v1")
+            .join(shard)
+            .join(hex))
+    }
+}
+
+fn append(kedge: &Kedge, text: &str) -> Result<()> {
+    let manifest = kedge.folder().join("kedge.toml");
+    files::write(&manifest, files::read_text(&manifest)? + text)
+}
+
+/// Whether `sbverify` finds a signature of a certificate's key.
+fn verifies(certificate: &Path, program: &Path) -> bool {
+    let mut command = Command::new("sbverify");
+    process::succeeds(command.arg("--cert").arg(certificate).arg(program))
+}
+
+#[test]
+fn host_secure_boot_signs_what_sbverify_takes_and_keeps_signatures() -> Result<()> {
+    let owner = Owner::new()?;
+    owner.kedge.ask(&owner.verb(&["key", "secure-boot"]))?;
+    let mut openssl = Command::new("openssl");
+    let pass = format!("file:{}", owner.words.display());
+    openssl.args(["pkey", "-noout", "-passin", &pass, "-in"]);
+    process::run(openssl.arg(owner.path("db.key")))?;
+    // Somebody else has signed the kernel before, as Debian does, and with sbsign.
+    let other = owner.folder.path().join("other");
+    files::make_folder(&other)?;
+    keys::make(&other, "other", None)?;
+    let program = tools::package("systemd-boot-efi")?;
+    let program = program.join("usr/lib/systemd/boot/efi/systemd-bootx64.efi");
+    let kernel = owner.platform.join("vmlinuz");
+    let mut sbsign = Command::new("sbsign");
+    sbsign.arg("--key").arg(other.join("db.key"));
+    sbsign.arg("--cert").arg(other.join("db.pem"));
+    process::run(sbsign.arg("--output").arg(&kernel).arg(&program))?;
+
+    let built = owner.kedge.ask(&owner.build())?;
+    let [kernel, initramfs, statement] = [
+        owner.object(&built, "kernel")?,
+        owner.object(&built, "initramfs")?,
+        owner.object(&built, "statement")?,
+    ];
+    for certificate in [owner.path("db.pem"), other.join("db.pem")] {
+        ensure!(verifies(&certificate, &kernel), "{}", certificate.display());
+    }
+    ensure!(verifies(&owner.path("db.pem"), &statement));
+    for (certificate, program) in [
+        (owner.path("KEK.pem"), &kernel),
+        (owner.path("KEK.pem"), &statement),
+        (other.join("db.pem"), &statement),
+    ] {
+        ensure!(
+            !verifies(&certificate, program),
+            "{}",
+            certificate.display()
+        );
+    }
+    // Its lines are those of sha256sum.
+    let line = owner.folder.path().join("cmdline.txt");
+    files::write(&line, "\n")?;
+    let sums = process::text(Command::new("sha256sum").args([&kernel, &initramfs, &line]))?;
+    let program = files::read(&statement)?;
+    let lines = section(&program, SECTION).context("no section")?;
+    let lines = String::from_utf8(lines.to_vec())?;
+    for ((sum, said), name) in
+        sums.lines()
+            .zip(lines.lines())
+            .zip(["kernel", "initramfs", "cmdline.txt"])
+    {
+        let (sum, _) = sum.split_once("  ").context("no sum")?;
+        ensure!(said == format!("{sum}  {name}"), "{said} instead of {sum}");
+    }
+    let again = owner.kedge.ask(&owner.build())?;
+    ensure!(again["unchanged"] == true, "{again}");
+    ensure!(again["revision"] == built["revision"], "{again}");
+    Ok(())
+}
+
+#[test]
+fn host_secure_boot_says_what_it_cannot_use() -> Result<()> {
+    let owner = Owner::new()?;
+    let refuse = |words: &[&str], expected: &str| -> Result<()> {
+        let (said, _) = owner.kedge.refuse(words)?;
+        ensure!(said.contains(expected), "{said}");
+        Ok(())
+    };
+    refuse(&owner.build(), "db.pem")?;
+    owner.kedge.ask(&owner.verb(&["key", "secure-boot"]))?;
+    refuse(&owner.verb(&["key", "secure-boot"]), "there is a key")?;
+    // The kernel of this platform is no program.
+    refuse(&owner.build(), "cannot sign the kernel")?;
+    files::write(&owner.words, "wrong horse\n")?;
+    refuse(&owner.build(), "the passphrase is wrong")?;
+    files::copy(&owner.path("KEK.pem"), &owner.path("db.pem"))?;
+    files::write(&owner.words, "correct horse\n")?;
+    refuse(&owner.build(), "is not that of the key")?;
+    files::copy(&owner.path("KEK.pem"), &owner.path("db.key"))?;
+    refuse(&owner.build(), "holds a \"CERTIFICATE\", not a private key")?;
+
+    let folder = workshop()?;
+    let kedge = Kedge::new(KEDGE, &folder.path().join("virtual"));
+    kedge.create("virtual", "qemu-x86-64")?;
+    append(&kedge, TABLE)?;
+    let platform = platform(folder.path())?;
+    let (said, _) = kedge.refuse(&["build", "--platform", &platform.display().to_string()])?;
+    ensure!(
+        said.contains("qemu-x86-64 is not started by UEFI"),
+        "{said}"
+    );
+    Ok(())
+}

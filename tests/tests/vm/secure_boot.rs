@@ -1,0 +1,262 @@
+//! Secure Boot on the board `pc-x86-64`: OVMF with one certificate in it, an image that its owner has signed, and everything
+//! that somebody else could put in its place.
+
+use crate::arm64::{Case, SOON, armed, judge};
+use anyhow::{Context, Result, ensure};
+use kedge_board_support::boards;
+use kedge_board_support::record::{Loader, Slot};
+use kedge_board_support::statement;
+use kedge_image_build::files;
+use kedge_image_build::keys::Passphrase;
+use kedge_image_build::qemu::VmConfig;
+use kedge_image_build::secure_boot::{Signer, authenticode, keys, statement as program};
+use kedge_tests::disk::Disk;
+use kedge_tests::guest::{BOOT, Checks, Guest, text};
+use kedge_tests::trials::{self, Project};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const BOARD: &str = "pc-x86-64";
+const PROGRAM: &str = "EFI/BOOT/BOOTX64.EFI";
+const FOLDER: &str = "keys/secure-boot";
+const TABLE: &str = r#"
+[secure-boot]
+key = "keys/secure-boot/db.key"
+certificate = "keys/secure-boot/db.pem"
+"#;
+/// All tries of a trial, each through the firmware.
+const TRIES: Duration = Duration::from_secs(400);
+
+/// A project that signs, and the disk of its device.
+struct Owner {
+    project: Project,
+    disk: Disk,
+}
+
+impl Owner {
+    fn new() -> Result<Self> {
+        let (project, _) = trials::project_on(env!("CARGO_BIN_EXE_kedge"), BOARD)?;
+        let made = project
+            .kedge
+            .ask(&["key", "secure-boot", "--no-passphrase"])?;
+        let role = made.pointer("/certificates/2/role");
+        ensure!(role == Some(&Value::from("db")), "{made}");
+        let manifest = project.kedge.folder().join("kedge.toml");
+        files::write(&manifest, files::read_text(&manifest)? + TABLE)?;
+        let platform = project.platform().display().to_string();
+        let built = project.kedge.ask(&["build", "--platform", &platform])?;
+        let image = built.pointer("/image/path").and_then(Value::as_str);
+        let image = project
+            .kedge
+            .folder()
+            .join(image.context("no image was made")?);
+        let disk = Disk::copy_of(&image)?;
+        Ok(Self { project, disk })
+    }
+
+    fn start(&self) -> Result<Guest> {
+        let folder = self.disk.folder().join("vm");
+        let mut config = VmConfig::new(boards::find(BOARD)?, self.disk.path(), &folder);
+        config.secure_boot = Some(self.path("db.pem"));
+        Guest::with(config)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.project.kedge.folder().join(FOLDER).join(name)
+    }
+
+    fn signer(&self) -> Result<Signer> {
+        signer(&self.project.kedge.folder().join(FOLDER))
+    }
+
+    /// A file of slot a.
+    fn file(&self, name: &str) -> Result<Vec<u8>> {
+        self.disk.read_from_fat("slot-a", name)
+    }
+}
+
+fn signer(folder: &Path) -> Result<Signer> {
+    let path = |suffix: &str| folder.join(format!("db.{suffix}"));
+    Signer::open(&path("key"), &path("pem"), &Passphrase::Never)
+}
+
+#[test]
+fn vm_secure_boot_starts_what_its_owner_signed_and_nothing_else() -> Result<()> {
+    let owner = Owner::new()?;
+    let mut guest = owner.start()?;
+    let mut checks = Checks::default();
+    checks.run("boots", &mut guest, |guest| {
+        guest.wait_for_state("app", "running", BOOT)?;
+        for line in ["secureboot: Secure boot enabled", "Kernel is locked down"] {
+            guest.expect(line, SOON)?;
+        }
+        Ok(())
+    });
+    checks.run("a signed update is committed", &mut guest, |guest| {
+        owner.project.kernel_arguments("kedge.tests=1")?;
+        let pushed = owner.project.push(guest, &[])?;
+        ensure!(pushed.committed, "{}", pushed.said);
+        let status = guest.status()?;
+        ensure!(text(&status, "slot") == "b", "{status}");
+        Ok(())
+    });
+    checks.run("one that is not signed goes back", &mut guest, |guest| {
+        let before = trials::committed(guest)?;
+        owner.project.edit(TABLE, "")?;
+        let pushed = owner.project.push(guest, &["--detach"])?;
+        ensure!(pushed.committed, "refused: {}", pushed.said);
+        guest.expect(
+            "slot a cannot be started: it has no statement.efi, and Secure Boot is on",
+            SOON,
+        )?;
+        guest.wait("the trial has failed", TRIES, |guest| {
+            let update = trials::update(guest)?;
+            let over = update.get("trial").is_none() && update.get("failed").is_some();
+            Ok(over.then_some(()))
+        })?;
+        ensure!(
+            trials::committed(guest)? == before,
+            "another revision is committed"
+        );
+        let status = guest.status()?;
+        ensure!(text(&status, "slot") == "b", "{status}");
+        guest.wait_for_state("app", "running", BOOT).map(drop)
+    });
+    checks.finish(&mut guest)
+}
+
+/// What somebody puts into slot b, and what the loader says of it.
+struct Attack {
+    name: &'static str,
+    says: &'static [&'static str],
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// All of them, over files that are the owner's.
+fn attacks(owner: &Owner, stranger: &Signer) -> Result<Vec<Attack>> {
+    let [kernel, initramfs, line] = [
+        owner.file("kernel")?,
+        owner.file("initramfs")?,
+        owner.file("cmdline.txt")?,
+    ];
+    let flipped = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        let middle = bytes.len() / 2;
+        if let Some(byte) = bytes.get_mut(middle) {
+            *byte ^= 1;
+        }
+        bytes
+    };
+    let shell = b"init=/bin/sh\n".to_vec();
+    let unsigned = program::make(&kernel, &initramfs, &shell)?;
+    let tampered = flipped(&kernel);
+    let own = |kernel: &[u8]| {
+        authenticode::sign(program::make(kernel, &initramfs, &line)?, &owner.signer()?)
+    };
+    Ok(vec![
+        Attack {
+            name: "other arguments",
+            says: &["slot b cannot be started: its cmdline.txt is not the one"],
+            files: vec![("cmdline.txt", shell.clone())],
+        },
+        Attack {
+            name: "another initramfs",
+            says: &["slot b cannot be started: its initramfs is not the one"],
+            files: vec![
+                ("cmdline.txt", line.clone()),
+                ("initramfs", flipped(&initramfs)),
+            ],
+        },
+        Attack {
+            name: "another kernel",
+            says: &["slot b cannot be started: its kernel is not the one"],
+            files: vec![
+                ("initramfs", initramfs.clone()),
+                ("kernel", tampered.clone()),
+            ],
+        },
+        Attack {
+            name: "a kernel that only the statement vouches for",
+            says: &["slot b cannot be started: its kernel is refused"],
+            files: vec![("statement.efi", own(&tampered)?)],
+        },
+        Attack {
+            name: "a statement that nobody signed",
+            says: &["slot b cannot be started: its statement.efi is refused"],
+            files: vec![
+                ("kernel", kernel),
+                ("cmdline.txt", shell),
+                ("statement.efi", unsigned.clone()),
+            ],
+        },
+        Attack {
+            name: "a statement that a stranger signed",
+            says: &["slot b cannot be started: its statement.efi is refused"],
+            files: vec![("statement.efi", authenticode::sign(unsigned, stranger)?)],
+        },
+    ])
+}
+
+#[test]
+fn vm_secure_boot_refuses_what_somebody_else_put_there() -> Result<()> {
+    let owner = Owner::new()?;
+    let strangers = tempfile::tempdir()?;
+    keys::make(strangers.path(), "stranger", None)?;
+    let stranger = signer(strangers.path())?;
+    let disk = &owner.disk;
+    // Slot b is slot a, to begin with.
+    disk.fill_slot_b("")?;
+    let mut guest: Option<Guest> = None;
+    let mut checks = Checks::default();
+    for (number, attack) in (1..).zip(attacks(&owner, &stranger)?) {
+        for (name, bytes) in &attack.files {
+            disk.write_to_slot(Slot::B, name, bytes)?;
+        }
+        disk.set_loader(&armed(2))?;
+        match &guest {
+            Some(guest) => guest.press_reset()?,
+            None => guest = Some(owner.start()?),
+        }
+        let running = guest.as_mut().context("no machine")?;
+        checks.run(attack.name, running, |guest| {
+            let case = Case {
+                says: attack.says,
+                slot: Slot::A,
+                record: Some(armed(1)),
+            };
+            judge(guest, disk, number, &case)
+        });
+    }
+    let mut guest = guest.context("no machine")?;
+    checks.run("what the owner signed starts there", &mut guest, |guest| {
+        for name in ["kernel", "initramfs", "cmdline.txt", statement::FILE] {
+            disk.write_to_slot(Slot::B, name, &owner.file(name)?)?;
+        }
+        disk.set_loader(&Loader::starts(Slot::B))?;
+        let boots = guest.boots();
+        guest.press_reset()?;
+        guest.wait_for_boot(boots + 1, SOON)?;
+        ensure!(guest.slot() == Some(Slot::B), "slot {:?}", guest.slot());
+        Ok(())
+    });
+    checks.run(
+        "a loader that was changed is not started",
+        &mut guest,
+        |guest| {
+            let mut loader = disk.read_from_fat("boot", PROGRAM)?;
+            let place = loader.windows(5).position(|bytes| bytes == b"oops=");
+            let byte = place.and_then(|place| loader.get_mut(place));
+            *byte.context("the loader does not hold the board's arguments")? = b'O';
+            disk.write_to_fat("boot", PROGRAM, &loader)?;
+            let boots = guest.boots();
+            guest.press_reset()?;
+            guest.expect("Access Denied", SOON)?;
+            // OVMF does not look for its copy then, but goes on to the network.
+            guest.expect("Start PXE", SOON)?;
+            ensure!(guest.boots() == boots, "something was started");
+            Ok(())
+        },
+    );
+    checks.finish(&mut guest)
+}
