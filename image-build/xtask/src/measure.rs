@@ -14,8 +14,9 @@ mod trial;
 
 use crate::image::Kernel;
 use crate::project::{self, BOARD};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
+use kedge_board_support::boards::{self, Architecture};
 use kedge_image_build::output::Output;
 use kedge_image_build::progress;
 use serde::Serialize;
@@ -27,7 +28,7 @@ use serde::Serialize;
     memory  what is ours in memory, and the least memory that a device runs in\n\
     trial   what a trial costs: a boot of it, the time to its verdict, answers that its containers do not give\n\
     hub     what the hub spends on a poll, a report, an enrolment and a connection; a fleet that works and that comes back\n\n\
-    Examples:\n  cargo xtask measure boot --json\n  cargo xtask measure hub --devices 2000")]
+    Examples:\n  cargo xtask measure boot --json\n  cargo xtask measure memory --board pc-x86-64\n  cargo xtask measure hub --devices 2000")]
 pub(crate) struct Arguments {
     /// What to measure.
     #[arg(value_enum)]
@@ -35,6 +36,9 @@ pub(crate) struct Arguments {
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
+    /// On which board; the measured program is written for x86-64.
+    #[arg(long, default_value = BOARD, value_parser = board)]
+    board: String,
     /// Whose kernel; the promises are about our own.
     #[arg(long, value_enum, default_value_t = Kernel::Own)]
     kernel: Kernel,
@@ -59,16 +63,33 @@ enum What {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let platform = || project::platform(BOARD, arguments.kernel.into());
-    let figures = match arguments.what {
+    let board = arguments.board.as_str();
+    let platform = || project::platform(board, arguments.kernel.into());
+    let mut figures = match arguments.what {
         What::Size => size::measure(&platform()?),
         What::Boot => boot::measure(&platform()?, arguments.runs),
         What::Memory => memory::measure(&platform()?),
         What::Trial => trial::measure(&platform()?, arguments.runs),
         What::Hub => hub::measure(arguments.devices, arguments.seconds),
     }?;
+    for figure in &mut figures {
+        figure.board = match arguments.what {
+            What::Hub => None,
+            What::Size | What::Boot | What::Memory | What::Trial => Some(board.to_owned()),
+        };
+    }
     show(&figures, arguments.json);
     Ok(())
+}
+
+/// A board that can be measured.
+fn board(name: &str) -> Result<String> {
+    let found = boards::find(name)?;
+    ensure!(
+        found.architecture == Architecture::X86_64,
+        "the measured program is written for x86-64, and {name} is another"
+    );
+    Ok(name.to_owned())
 }
 
 /// One measured value.
@@ -80,7 +101,7 @@ struct Figure {
     #[serde(skip_serializing_if = "Option::is_none")]
     goal: Option<Goal>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    board: Option<&'static str>,
+    board: Option<String>,
 }
 
 /// Whole where it is counted, with a fraction where it is time.
@@ -104,7 +125,7 @@ impl Figure {
             value: Value::Count(bytes),
             unit: "B",
             goal: most.map(|max| Goal { max }),
-            board: Some(BOARD),
+            board: None,
         }
     }
 
@@ -218,11 +239,13 @@ mod tests {
 
     #[test]
     fn a_figure_is_one_object_of_the_agreed_form() {
-        let figure = Figure::bytes("size.initramfs", 512_345, Some(1_000_000));
+        let mut figure = Figure::bytes("size.initramfs", 512_345, Some(1_000_000));
+        figure.board = Some(board("pc-x86-64").unwrap());
         assert_eq!(
             serde_json::to_string(&figure).unwrap(),
-            r#"{"name":"size.initramfs","value":512345,"unit":"B","goal":{"max":1000000},"board":"qemu-x86-64"}"#
+            r#"{"name":"size.initramfs","value":512345,"unit":"B","goal":{"max":1000000},"board":"pc-x86-64"}"#
         );
+        board("qemu-arm64").unwrap_err();
         let time = Figure::time("boot.first-boot", 12_345_678, Some(15));
         assert_eq!(time.value, Value::Time(12.345));
         assert_eq!(time.holds(), Some(true));

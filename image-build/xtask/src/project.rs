@@ -4,7 +4,7 @@ use crate::image::Kernel;
 use crate::kedge::Kedge;
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards::{self, Architecture, Board};
-use kedge_image_build::platform::{self, KernelSource};
+use kedge_image_build::platform::{self, KernelSource, Platform};
 use kedge_image_build::qemu::VmConfig;
 use kedge_image_build::sample;
 use kedge_image_build::{files, process, progress, qemu};
@@ -33,6 +33,14 @@ pub(crate) fn kernel(board: &str, asked: Option<Kernel>) -> Result<KernelSource>
 pub(crate) fn platform(board: &str, kernel: KernelSource) -> Result<PathBuf> {
     qemu::require(&boards::find(board)?)?;
     platform::make(board, kernel)
+}
+
+/// The board of a platform.
+///
+/// # Errors
+/// There is none in that folder, or its board is unknown.
+pub(crate) fn board(platform: &Path) -> Result<Board> {
+    Ok(boards::find(&Platform::load(platform)?.board)?)
 }
 
 /// A project that was built.

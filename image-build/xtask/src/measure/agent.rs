@@ -10,9 +10,8 @@ use super::{Figure, note, subject};
 use crate::device::{Device, list};
 use crate::hub::Hub;
 use crate::kedge::Kedge;
-use crate::project::{self, BOARD, Built, copy_disk};
+use crate::project::{self, Built, copy_disk};
 use anyhow::{Context, Result, ensure};
-use kedge_board_support::boards;
 use kedge_image_build::{files, progress};
 use serde_json::Value;
 use std::fs::File;
@@ -76,11 +75,12 @@ fn product(hub: &Hub, platform: &Path, folder: &Path) -> Result<Built> {
     let (url, token) = (hub.url(), hub.token().to_string_lossy());
     Kedge::at(&place, &settings).ask(&["login", &url, "--token-file", &token, "--yes"])?;
     let trusts = ["--hub", &url, "--device-hub", &hub.device_url()];
-    let kedge = Kedge::new_project_with(&place, BOARD, &settings, &trusts)?;
+    let board = project::board(platform)?;
+    let kedge = Kedge::new_project_with(&place, board.name.as_str(), &settings, &trusts)?;
     let image = subject::image(folder, subject::Program::First)?;
     kedge.ask(&["add", &image, "--name", "tiny", "--root", "refused"])?;
     project::edit(&kedge, "window", "\"5s\"")?;
-    let built = project::build(boards::find(BOARD)?, kedge, platform)?;
+    let built = project::build(board, kedge, platform)?;
     publish(&built, &[])?;
     Ok(built)
 }

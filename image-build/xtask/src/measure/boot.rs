@@ -4,7 +4,7 @@
 //! disk is in memory and its flushes are ignored. Both ends are read from the guest's CLOCK_MONOTONIC:
 //!
 //! - The *beginning* by a tiny program that the kernel starts in place of `/init` (`rdinit=/stamp`, in an archive that is
-//!   appended to the slot's initramfs): it reads the clock, leaves it in the kernel's log, and becomes `/init`. So the
+//!   appended to the slot's initramfs, as is the argument to its line): it reads the clock, leaves it in the kernel's log, and becomes `/init`. So the
 //!   whole exec of the real device binary is in the figure, and a write to the kernel's log (some microseconds) too.
 //! - The *end* by the first instructions of a container's only process, a static program without a library, which says
 //!   what time it was; the container has the default confinement, with namespaces of its own, the network's among them.
@@ -113,6 +113,10 @@ pub(super) fn stamp(disk: &Path, slot: Slot, folder: &Path) -> Result<()> {
     files::make_folder(&work)?;
     let path = work.join("initramfs");
     fat::extract(disk, offset, "initramfs", &path)?;
+    let line = work.join("cmdline.txt");
+    fat::extract(disk, offset, "cmdline.txt", &line)?;
+    let text = files::read_text(&line)?;
+    files::write(&line, format!("{} rdinit=/stamp\n", text.trim()))?;
     let mut archive = files::read(&path)?;
     // Archives begin at multiples of four.
     archive.resize(archive.len().next_multiple_of(4), 0);
@@ -131,8 +135,8 @@ pub(super) fn stamp(disk: &Path, slot: Slot, folder: &Path) -> Result<()> {
         Command::new("mcopy")
             .args(["-D", "o", "-i"])
             .arg(place)
-            .arg(&path)
-            .arg("::/initramfs"),
+            .args([&path, &line])
+            .arg("::/"),
     )
 }
 
@@ -155,7 +159,6 @@ pub(super) fn machine(built: &Built, disk: &Path) -> Result<VmConfig> {
     let mut config = built.machine_with(disk);
     config.disk_cache = DiskCache::Unsafe;
     config.clock = Clock::Instructions;
-    config.arguments = "rdinit=/stamp".to_owned();
     Ok(config)
 }
 

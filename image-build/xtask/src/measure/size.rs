@@ -3,9 +3,8 @@
 //! `size.image` is what the disk image occupies: kernel, initramfs and an empty store; its holes are free.
 
 use super::{Figure, subject};
-use crate::project::BOARD;
+use crate::project;
 use anyhow::{Context, Result};
-use kedge_board_support::boards;
 use kedge_image_build::toolchain;
 use std::path::Path;
 
@@ -20,7 +19,7 @@ pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
         ),
         Figure::bytes(
             "size.device-binary-without-tls",
-            without_tls()?,
+            without_tls(platform)?,
             Some(700_000),
         ),
         Figure::bytes("size.initramfs", built.size("initramfs")?, Some(1_000_000)),
@@ -29,8 +28,8 @@ pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
 }
 
 /// What is left of the device binary when nobody talks to a hub.
-fn without_tls() -> Result<u64> {
-    let binary = toolchain::build_device(&boards::find(BOARD)?, &[])?;
+fn without_tls(platform: &Path) -> Result<u64> {
+    let binary = toolchain::build_device(&project::board(platform)?, &[])?;
     let size =
         std::fs::metadata(&binary).with_context(|| format!("cannot see {}", binary.display()));
     Ok(size?.len())

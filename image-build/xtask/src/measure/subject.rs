@@ -85,15 +85,17 @@ pub(super) fn fast_folder() -> Result<TempDir> {
 /// # Errors
 /// A verb fails.
 pub(super) fn build(folder: &Path, platform: &Path, count: u32) -> Result<Built> {
-    project::build(boards::find(BOARD)?, tiny(folder, count)?, platform)
+    let kedge = tiny(folder, platform, count)?;
+    project::build(project::board(platform)?, kedge, platform)
 }
 
-/// The project of such a product.
+/// The project of such a product, for the board of a platform.
 ///
 /// # Errors
 /// A verb fails.
-pub(super) fn tiny(folder: &Path, count: u32) -> Result<Kedge> {
-    let kedge = Kedge::new_project(&folder.join(format!("measure-{count}")), BOARD)?;
+pub(super) fn tiny(folder: &Path, platform: &Path, count: u32) -> Result<Kedge> {
+    let board = project::board(platform)?.name;
+    let kedge = Kedge::new_project(&folder.join(format!("measure-{count}")), board.as_str())?;
     let place = image(folder, Program::First)?;
     for number in 1..=count {
         let name = format!("tiny-{number}");

@@ -17,9 +17,8 @@ use super::gaps::{self, Answer};
 use super::{PATIENCE, ensure_change, push, shorten_window, verdict};
 use crate::device::{Device, container, fetch, free_port};
 use crate::kedge::Kedge;
-use crate::project::{self, BOARD};
+use crate::project;
 use anyhow::{Context, Result, anyhow, ensure};
-use kedge_board_support::boards;
 use kedge_image_build::progress;
 use kedge_image_build::qemu::Forward;
 use serde_json::Value;
@@ -40,12 +39,13 @@ const SERVERS: [(&str, u16); 2] = [("unchanged", 8081), ("changed", 8082)];
 
 pub(super) fn measure(folder: &Path, platform: &Path) -> Result<Vec<Figure>> {
     let image = subject::image(folder, Program::Serve)?;
-    let kedge = Kedge::new_project(&folder.join("measure-live"), BOARD)?;
+    let board = project::board(platform)?;
+    let kedge = Kedge::new_project(&folder.join("measure-live"), board.name.as_str())?;
     shorten_window(&kedge)?;
     for (name, port) in SERVERS {
         add(&kedge, &image, name, port, &[])?;
     }
-    let built = project::build(boards::find(BOARD)?, kedge.clone(), platform)?;
+    let built = project::build(board, kedge.clone(), platform)?;
     let mut config = built.machine();
     let ports = [free_port()?, free_port()?];
     let pairs = ports.into_iter().zip(SERVERS);

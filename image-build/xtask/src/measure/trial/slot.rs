@@ -9,19 +9,17 @@ use super::super::boot::{machine, stamp, times};
 use super::super::{Figure, median, note, subject};
 use super::{PATIENCE, edit, ensure_change, push, shorten_window, verdict};
 use crate::device::Device;
-use crate::project::BOARD;
 use crate::project::{self, Built, copy_disk};
 use anyhow::{Context, Result, ensure};
-use kedge_board_support::boards;
 use kedge_board_support::record::Slot;
 use kedge_image_build::progress;
 use serde_json::Value;
 use std::path::Path;
 
 pub(super) fn measure(folder: &Path, platform: &Path, runs: u32) -> Result<Vec<Figure>> {
-    let kedge = subject::tiny(folder, 1)?;
+    let kedge = subject::tiny(folder, platform, 1)?;
     shorten_window(&kedge)?;
-    let built = project::build(boards::find(BOARD)?, kedge, platform)?;
+    let built = project::build(project::board(platform)?, kedge, platform)?;
     let disk = folder.join("disk");
     copy_disk(&built.image, &disk)?;
     let took = progress::step("a trial of the other slot", || {
