@@ -2,7 +2,7 @@
 //!
 //! | source | tells | lost by a power cut |
 //! |---|---|---|
-//! | pstore, `dmesg-ramoops-*` | a kernel panic, with the end of the kernel's log | yes |
+//! | pstore, `dmesg-*` | a kernel panic, with the end of the kernel's log | memory's yes, a UEFI firmware's no |
 //! | `kedge.reset=watchdog`, or the watchdog's boot status | a reset by the watchdog | yes |
 //! | the boot record's place for last words | PID 1 gave up, and why | no |
 //!
@@ -29,6 +29,8 @@ use std::path::Path;
 pub const TEXT: usize = 4096;
 /// How much of a record is read: its lines begin with their levels, which are taken off.
 const READ: usize = 2 * TEXT;
+/// Within how many seconds all parts of a text are written.
+const MOMENT: i64 = 5;
 /// What begins the line that says what the panic is.
 const PANIC_LINE: &str = "Kernel panic - not syncing";
 /// `WDIOF_CARDRESET` of `linux/watchdog.h`: the last reset was the watchdog's.
@@ -168,19 +170,39 @@ impl Records {
         entries
             .filter_map(Result::ok)
             .map(|entry| entry.file_name().to_owned())
-            .filter(|name| name.to_bytes().starts_with(b"dmesg-ramoops-"))
+            .filter(|name| name.to_bytes().starts_with(b"dmesg-"))
             .collect()
     }
 
-    /// The text of the newest.
+    /// The text of the newest panic: where a record is too small for it, as a firmware's are, its parts in their order.
     fn newest(&self) -> Option<String> {
-        let made = |name: &CString| {
-            statat(&self.0, name, AtFlags::empty())
-                .map_or((0, 0), |data| (data.st_mtime, data.st_mtime_nsec))
-        };
-        let name = self.names().into_iter().max_by_key(made)?;
-        let bytes = end_of(&self.0, &name).unwrap_or_default();
-        Some(tail(&readable(&bytes), TEXT).to_owned())
+        let mut records: Vec<Record> = self.names().iter().map(|name| self.read(name)).collect();
+        let newest = records.iter().max_by_key(|record| record.made)?;
+        let (made, panic) = (newest.made, newest.panic);
+        // A record that does not say what it is a part of stands for itself.
+        records.retain(|record| match panic {
+            Some(_) => record.panic == panic && made.0.saturating_sub(record.made.0) <= MOMENT,
+            None => record.made == made,
+        });
+        // The first part is the end of the log.
+        records.sort_by_key(|record| std::cmp::Reverse(record.part));
+        let texts: Vec<String> = records
+            .iter()
+            .map(|record| readable(&record.bytes))
+            .collect();
+        Some(tail(&texts.concat(), TEXT).to_owned())
+    }
+
+    fn read(&self, name: &CStr) -> Record {
+        let made = statat(&self.0, name, AtFlags::empty());
+        let bytes = end_of(&self.0, name).unwrap_or_default();
+        let numbers = part(&bytes);
+        Record {
+            made: made.map_or((0, 0), |data| (data.st_mtime, data.st_mtime_nsec)),
+            panic: numbers.map(|(panic, _)| panic),
+            part: numbers.map_or(1, |(_, part)| part),
+            bytes,
+        }
     }
 
     fn remove(&self) -> Result<(), Error> {
@@ -194,6 +216,26 @@ impl Records {
         }
         outcome
     }
+}
+
+/// A record of pstore, or the end of a long one.
+#[derive(Debug)]
+struct Record {
+    /// Seconds and nanoseconds.
+    made: (i64, u64),
+    /// Which panic of its run it belongs to, if it says.
+    panic: Option<u32>,
+    /// Which part of its text it is.
+    part: u32,
+    bytes: Vec<u8>,
+}
+
+/// The numbers in a record's first line, `Panic#1 Part2` (Linux `fs/pstore/platform.c`).
+fn part(bytes: &[u8]) -> Option<(u32, u32)> {
+    let line = bytes.split(|byte| *byte == b'\n').next()?;
+    let (panic, part) = str::from_utf8(line).ok()?.split_once(" Part")?;
+    let (_, panic) = panic.rsplit_once('#')?;
+    Some((panic.parse().ok()?, part.parse().ok()?))
 }
 
 /// The last [`READ`] bytes of a file.
@@ -382,6 +424,32 @@ mod tests {
             &[&b"x".repeat(20_000)[..], b"\n<0>last\n"].concat(),
         );
         assert_eq!(records().newest().as_deref(), Some("last\n"));
+        records().remove().unwrap();
+        // As a firmware keeps it: parts with whole seconds, beside what an oops and an earlier panic left.
+        for (name, made, text) in [
+            (
+                "dmesg-efi_pstore-2",
+                1000,
+                "Panic#2 Part2\n<0>Kernel panic\n",
+            ),
+            ("dmesg-efi_pstore-1", 1001, "Panic#2 Part1\n<4>the end\n"),
+            ("dmesg-efi_pstore-3", 999, "Oops#1 Part1\n<4>an oops\n"),
+            (
+                "dmesg-efi_pstore-4",
+                900,
+                "Panic#2 Part1\n<4>an earlier end\n",
+            ),
+        ] {
+            write(name, text.as_bytes());
+            let file = std::fs::File::options()
+                .append(true)
+                .open(folder.path().join(name))
+                .unwrap();
+            let made = std::time::Duration::from_secs(made);
+            file.set_modified(std::time::UNIX_EPOCH + made).unwrap();
+        }
+        let whole = "Panic#2 Part2\nKernel panic\nPanic#2 Part1\nthe end\n";
+        assert_eq!(records().newest().as_deref(), Some(whole));
         records().remove().unwrap();
         assert_eq!(records().newest(), None);
         assert!(folder.path().join("console-ramoops-0").exists());

@@ -20,14 +20,14 @@ fn slot(guest: &Guest) -> Result<String> {
 }
 
 /// Pushes without waiting, and lets the boots begin; the revision that is tried.
-fn push(project: &Project, guest: &Guest) -> Result<String> {
+pub(crate) fn push(project: &Project, guest: &Guest) -> Result<String> {
     let pushed = project.push(guest, &["--detach"])?;
     ensure!(pushed.committed, "refused: {}", pushed.said);
     Ok(text(&pushed.said, "revision").to_owned())
 }
 
 /// The trial of `tried` has failed for this reason, and the device is back on what was committed, in its slot.
-fn back(
+pub(crate) fn back(
     guest: &mut Guest,
     tried: &str,
     before: &str,
@@ -162,7 +162,7 @@ fn reboot(project: &Project, guest: &mut Guest) -> Result<()> {
 
 /// The history has the text of a panic that says so, at the latest when the device had the time to keep it: events reach
 /// the disk some time after they happen.
-fn told(guest: &mut Guest, words: &str) -> Result<()> {
+pub(crate) fn told(guest: &mut Guest, words: &str) -> Result<()> {
     let what = format!("the history has a panic with {words:?}");
     let told = guest.wait(&what, BOOT, |guest| {
         let told = history(guest)?

@@ -2,12 +2,12 @@
 //! loader record, with a firmware that has forgotten everything, and with its own partitions damaged.
 
 use crate::arm64::{Case, SOON, armed, judge};
-use crate::{built_for, life};
+use crate::{built_for, life, slots};
 use anyhow::{Result, ensure};
 use kedge_board_support::boards;
 use kedge_board_support::record::{Loader, Slot};
-use kedge_image_build::files;
 use kedge_image_build::qemu::{ResetCause, VARIABLES, VmConfig};
+use kedge_image_build::{files, toolchain};
 use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::trials;
@@ -261,7 +261,7 @@ fn vm_uefi_has_its_loader_twice() -> Result<()> {
 
 #[test]
 fn vm_uefi_commits_an_update_in_the_other_slot() -> Result<()> {
-    let (project, disk) = trials::project_on(env!("CARGO_BIN_EXE_kedge"), BOARD)?;
+    let (mut project, disk) = trials::project_on(env!("CARGO_BIN_EXE_kedge"), BOARD)?;
     let mut guest = Guest::start_on(BOARD, &disk, &[])?;
     let mut checks = Checks::default();
     checks.run("boots", &mut guest, |guest| {
@@ -290,5 +290,23 @@ fn vm_uefi_commits_an_update_in_the_other_slot() -> Result<()> {
         ensure!(guest.slot() == Some(Slot::B), "slot {:?}", guest.slot());
         guest.wait_for_state("app", "running", BOOT).map(drop)
     });
+    checks.run(
+        "a panic's text is kept by the firmware",
+        &mut guest,
+        |guest| {
+            if !project.has_module("efi_pstore")? {
+                // Our own kernel has none.
+                return Ok(());
+            }
+            let before = trials::committed(guest)?;
+            project.tries(1)?;
+            project.kernel_arguments("-- leave")?;
+            let probe = toolchain::build_program(&boards::find(BOARD)?, "kedge-probe", "probe")?;
+            project.replace_init(&probe)?;
+            let tried = slots::push(&project, guest)?;
+            slots::back(guest, &tried, &before, "b", "kernel-panic")?;
+            slots::told(guest, "Attempted to kill init")
+        },
+    );
     checks.finish(&mut guest)
 }
