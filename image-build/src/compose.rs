@@ -228,10 +228,7 @@ fn boot(
             project.manifest().board
         );
     }
-    let mut image = files::read(&folder.join(&platform.kernel))?;
-    if let Some(signer) = signer {
-        image = authenticode::sign(image, signer).context("cannot sign the kernel")?;
-    }
+    let image = files::read(&folder.join(&platform.kernel))?;
     let kernel = store.add(&image, ObjectKind::Kernel)?;
     let init = files::read(&folder.join(&platform.init))?;
     let device_binary = u64::try_from(init.len()).context("the device binary is too large")?;

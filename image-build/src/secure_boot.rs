@@ -1,7 +1,8 @@
 //! Secure Boot: what firmware starts is signed with the owner's key, and nothing else is started.
 //!
-//! Signed are the loader, each kernel, and each slot's [`statement`], which binds the kernel to its initramfs and arguments. The
-//! initramfs holds PID 1 and the trust root, so that what the firmware believes reaches to what the containers are.
+//! Signed are the loader and each slot's [`statement`], which binds a kernel to its initramfs and arguments. The initramfs holds PID 1
+//! and the trust root, so that what the firmware believes reaches to what the containers are. A kernel is not signed: whoever has one that
+//! is can start it with an initramfs and arguments of his own, by anything that starts programs of the firmware.
 //!
 //! | module | does |
 //! |---|---|

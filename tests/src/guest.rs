@@ -131,6 +131,29 @@ impl Guest {
         self.console.get(begin..end).unwrap_or_default()
     }
 
+    /// How many lines of the console hold a text.
+    pub fn count(&mut self, text: &str) -> usize {
+        self.pump(Instant::now());
+        let lines = self.console.iter();
+        lines.filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits for a line of the console with a text that more than so many lines hold.
+    ///
+    /// # Errors
+    /// It does not come in time.
+    pub fn expect_more(&mut self, text: &str, were: usize, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while self.count(text) <= were {
+            ensure!(
+                Instant::now() < deadline,
+                "waited {patience:?} for more than {were} lines with {text:?}"
+            );
+            self.pump(Instant::now() + PAUSE);
+        }
+        Ok(())
+    }
+
     /// Presses the machine's reset button.
     ///
     /// # Errors

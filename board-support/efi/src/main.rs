@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`disk`] | finds the disk that this program came from, its partitions, and reads and writes the record |
 //! | [`slot`] | reads a slot's files through the firmware's FAT driver |
+//! | [`mapped`] | puts a kernel into memory itself, where the firmware would ask for a signature |
 //! | [`start`] | hands a kernel, its initramfs and its arguments to the firmware |
 //!
 //! It writes the two copies of the loader record and nothing else: no file, no variable of the firmware.
@@ -17,6 +18,7 @@
 extern crate alloc;
 
 mod disk;
+mod mapped;
 mod slot;
 mod start;
 
@@ -141,7 +143,7 @@ fn start(
         arguments.push(' ');
         arguments.push_str(&files.arguments);
     }
-    start::start(slot, &files, &arguments)
+    start::start(slot, &files, &arguments, secure_boot)
 }
 
 fn board_arguments() -> Result<String, Error> {

@@ -1,9 +1,10 @@
-//! The start of a kernel: by its EFI stub, which is a program that the firmware loads, and judges where Secure Boot is on.
+//! The start of a kernel: by its EFI stub, which is a program for UEFI.
 //!
 //! The initramfs goes by the protocol `EFI_LOAD_FILE2` on a handle whose device path is `LINUX_EFI_INITRD_MEDIA_GUID`, the
 //! arguments as the image's load options. Source: Linux `Documentation/admin-guide/efi-stub.rst`,
 //! `drivers/firmware/efi/libstub/efi-stub-helper.c`.
 
+use crate::mapped::Mapped;
 use crate::slot::Files;
 use crate::{About, Error};
 use alloc::boxed::Box;
@@ -43,30 +44,54 @@ struct Initramfs {
 }
 
 /// Starts a slot's kernel. It comes back only with an error: of the firmware, or of a kernel that gave up.
-pub(crate) fn start(slot: Slot, files: &Files, arguments: &str) -> Result<Infallible, Error> {
-    let source = LoadImageSource::FromBuffer {
-        buffer: &files.kernel,
-        file_path: None,
-    };
-    let kernel = boot::load_image(boot::image_handle(), source).about("its kernel is refused")?;
-    let started = with_arguments(kernel, arguments).and_then(|_options| {
-        let offer = Offer::new(&files.initramfs)?;
-        // One line of its own, which QEMU's watcher reads.
-        println!("kedge: starting slot {slot}");
-        let ended = boot::start_image(kernel).about("its kernel gave up");
-        drop(offer);
-        ended
-    });
-    boot::unload_image(kernel).ok();
-    started?;
+///
+/// With Secure Boot the kernel has a statement instead of a signature, and is not the firmware's to load.
+pub(crate) fn start(
+    slot: Slot,
+    files: &Files,
+    arguments: &str,
+    secure_boot: bool,
+) -> Result<Infallible, Error> {
+    let options: Vec<u16> = arguments.encode_utf16().chain([0]).collect();
+    if secure_boot {
+        let kernel = Mapped::new(&files.kernel, &options)?;
+        offering(slot, files, || kernel.start())?;
+    } else {
+        let source = LoadImageSource::FromBuffer {
+            buffer: &files.kernel,
+            file_path: None,
+        };
+        let kernel = boot::load_image(boot::image_handle(), source);
+        let kernel = kernel.about("its kernel is refused")?;
+        let started = with_arguments(kernel, &options).and_then(|()| {
+            offering(slot, files, || {
+                boot::start_image(kernel).about("its kernel gave up")
+            })
+        });
+        boot::unload_image(kernel).ok();
+        started?;
+    }
     Err(Error("its kernel ended".into()))
 }
 
+/// Starts something that finds the slot's initramfs.
+fn offering(
+    slot: Slot,
+    files: &Files,
+    start: impl FnOnce() -> Result<(), Error>,
+) -> Result<(), Error> {
+    let offer = Offer::new(&files.initramfs)?;
+    // One line of its own, which QEMU's watcher reads.
+    println!("kedge: starting slot {slot}");
+    let ended = start();
+    drop(offer);
+    ended
+}
+
 /// Gives an image its arguments, which must outlive it.
-fn with_arguments(kernel: Handle, arguments: &str) -> Result<Vec<u16>, Error> {
-    let options: Vec<u16> = arguments.encode_utf16().chain([0]).collect();
-    let size = options.len().saturating_mul(2);
-    let size = u32::try_from(size).map_err(|_| Error("its arguments are too long".into()))?;
+fn with_arguments(kernel: Handle, options: &[u16]) -> Result<(), Error> {
+    let size = u32::try_from(size_of_val(options))
+        .map_err(|_| Error("its arguments are too long".into()))?;
     let params = OpenProtocolParams {
         handle: kernel,
         agent: boot::image_handle(),
@@ -78,7 +103,7 @@ fn with_arguments(kernel: Handle, arguments: &str) -> Result<Vec<u16>, Error> {
     let mut image = image.about("its kernel's image")?;
     // SAFETY: the caller keeps the options until the image has ended.
     unsafe { image.set_load_options(options.as_ptr().cast(), size) };
-    Ok(options)
+    Ok(())
 }
 
 /// An initramfs on offer, until it is dropped: the next slot's would not be found beside it.
@@ -132,7 +157,9 @@ impl Drop for Offer {
             boot::uninstall_protocol_interface(self.handle, &DevicePathProtocol::GUID, path.cast())
         };
         if first.and(second).is_err() {
+            // The next kernel would find it, in memory that is something else by then.
             println!("kedge: the initramfs of the last slot is still on offer");
+            crate::again();
         }
     }
 }

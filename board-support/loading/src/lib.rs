@@ -6,6 +6,7 @@
 //! | [`record`] | the loader record: its format, and which copy to believe |
 //! | [`plan`] | from both copies: the slots to start, what to tell their kernels, the record to write before |
 //! | [`gpt`] | where the partitions of a disk are, from its partition table |
+//! | [`program`] | where the parts of a kernel go in memory |
 //! | [`statement`] | which files of a slot belong together, as firmware with Secure Boot can verify it |
 //!
 //! No I/O, no allocation, no standard library, no dependency: it runs before there is a system.
@@ -17,6 +18,7 @@ extern crate std;
 
 pub mod gpt;
 pub mod plan;
+pub mod program;
 pub mod record;
 pub mod statement;
 

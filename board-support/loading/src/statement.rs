@@ -2,8 +2,8 @@
 //!
 //! Secure Boot judges programs and nothing else. So the statement is a program for UEFI that nobody starts: its section
 //! [`SECTION`] holds a line for each file of the slot, as `sha256sum` writes them, and whoever signs the program signs the lines.
-//! A loader has the firmware verify it, as if it were to be started, and then compares the slot's files. The kernel has a
-//! signature of its own beside, since firmware asks for one before it starts it; the initramfs and the arguments have nothing else.
+//! A loader has the firmware verify it, as if it were to be started, and then compares the slot's files. None of them has a signature of its
+//! own: a kernel that firmware starts is started with anybody's initramfs and arguments (see `program`).
 //!
 //! What is parsed here is only believed where the firmware said so: Secure Boot may be off, and then it tells damage from
 //! what was written, and nothing of who wrote it.

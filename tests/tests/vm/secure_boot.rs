@@ -133,6 +133,15 @@ struct Attack {
     files: Vec<(&'static str, Vec<u8>)>,
 }
 
+fn flipped(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let middle = bytes.len() / 2;
+    if let Some(byte) = bytes.get_mut(middle) {
+        *byte ^= 1;
+    }
+    bytes
+}
+
 /// All of them, over files that are the owner's.
 fn attacks(owner: &Owner, stranger: &Signer) -> Result<Vec<Attack>> {
     let [kernel, initramfs, line] = [
@@ -140,20 +149,12 @@ fn attacks(owner: &Owner, stranger: &Signer) -> Result<Vec<Attack>> {
         owner.file("initramfs")?,
         owner.file("cmdline.txt")?,
     ];
-    let flipped = |bytes: &[u8]| {
-        let mut bytes = bytes.to_vec();
-        let middle = bytes.len() / 2;
-        if let Some(byte) = bytes.get_mut(middle) {
-            *byte ^= 1;
-        }
-        bytes
-    };
     let shell = b"init=/bin/sh\n".to_vec();
     let unsigned = program::make(&kernel, &initramfs, &shell)?;
-    let tampered = flipped(&kernel);
     let own = |kernel: &[u8]| {
         authenticode::sign(program::make(kernel, &initramfs, &line)?, &owner.signer()?)
     };
+    let none = b"MZ, and then nothing".to_vec();
     Ok(vec![
         Attack {
             name: "other arguments",
@@ -173,19 +174,29 @@ fn attacks(owner: &Owner, stranger: &Signer) -> Result<Vec<Attack>> {
             says: &["slot b cannot be started: its kernel is not the one"],
             files: vec![
                 ("initramfs", initramfs.clone()),
-                ("kernel", tampered.clone()),
+                ("kernel", flipped(&kernel)),
             ],
         },
         Attack {
-            name: "a kernel that only the statement vouches for",
-            says: &["slot b cannot be started: its kernel is refused"],
-            files: vec![("statement.efi", own(&tampered)?)],
+            name: "a statement of the owner's for another slot",
+            says: &["slot b cannot be started: its kernel is not the one"],
+            files: vec![("kernel", kernel), ("statement.efi", own(&none)?)],
+        },
+        Attack {
+            name: "a kernel that is none, though the owner says that it is the one",
+            says: &["slot b cannot be started: its kernel is refused: it is no program"],
+            files: vec![("kernel", none)],
+        },
+        Attack {
+            name: "the owner's loader as a statement",
+            says: &["slot b cannot be started: statement.efi has"],
+            files: vec![("statement.efi", owner.disk.read_from_fat("boot", PROGRAM)?)],
         },
         Attack {
             name: "a statement that nobody signed",
             says: &["slot b cannot be started: its statement.efi is refused"],
             files: vec![
-                ("kernel", kernel),
+                ("kernel", owner.file("kernel")?),
                 ("cmdline.txt", shell),
                 ("statement.efi", unsigned.clone()),
             ],
@@ -229,6 +240,7 @@ fn vm_secure_boot_refuses_what_somebody_else_put_there() -> Result<()> {
         });
     }
     let mut guest = guest.context("no machine")?;
+    let loader = disk.read_from_fat("boot", PROGRAM)?;
     checks.run("what the owner signed starts there", &mut guest, |guest| {
         for name in ["kernel", "initramfs", "cmdline.txt", statement::FILE] {
             disk.write_to_slot(Slot::B, name, &owner.file(name)?)?;
@@ -240,23 +252,56 @@ fn vm_secure_boot_refuses_what_somebody_else_put_there() -> Result<()> {
         ensure!(guest.slot() == Some(Slot::B), "slot {:?}", guest.slot());
         Ok(())
     });
+    // What is there instead of the loader is the owner's, too: signed things are started by the firmware, and by anything it starts.
+    checks.run("the kernel alone is not started", &mut guest, |guest| {
+        disk.write_to_fat("boot", PROGRAM, &owner.file("kernel")?)?;
+        denied(guest)
+    });
     checks.run(
         "a loader that was changed is not started",
         &mut guest,
         |guest| {
-            let mut loader = disk.read_from_fat("boot", PROGRAM)?;
+            let mut loader = loader.clone();
             let place = loader.windows(5).position(|bytes| bytes == b"oops=");
             let byte = place.and_then(|place| loader.get_mut(place));
             *byte.context("the loader does not hold the board's arguments")? = b'O';
             disk.write_to_fat("boot", PROGRAM, &loader)?;
-            let boots = guest.boots();
-            guest.press_reset()?;
-            guest.expect("Access Denied", SOON)?;
-            // OVMF does not look for its copy then, but goes on to the network.
-            guest.expect("Start PXE", SOON)?;
-            ensure!(guest.boots() == boots, "something was started");
-            Ok(())
+            denied(guest)
         },
     );
     checks.finish(&mut guest)
+}
+
+#[test]
+fn vm_secure_boot_statements_tell_damage_where_it_is_off() -> Result<()> {
+    let owner = Owner::new()?;
+    let disk = &owner.disk;
+    disk.fill_slot_b("")?;
+    let initramfs = flipped(&owner.file("initramfs")?);
+    for slot in [Slot::A, Slot::B] {
+        disk.write_to_slot(slot, "cmdline.txt", &owner.file("cmdline.txt")?)?;
+    }
+    disk.write_to_slot(Slot::A, "initramfs", &initramfs)?;
+    let mut guest = Guest::start_on(BOARD, disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("the other slot starts", &mut guest, |guest| {
+        let case = Case {
+            says: &["slot a cannot be started: its initramfs is not the one"],
+            slot: Slot::B,
+            record: Some(Loader::born()),
+        };
+        judge(guest, disk, 1, &case)
+    });
+    checks.finish(&mut guest)
+}
+
+/// Resets the machine, whose firmware refuses what is in the loader's place, and goes on to the network without a look at its copy.
+fn denied(guest: &mut Guest) -> Result<()> {
+    let boots = guest.boots();
+    let (refused, gone_on) = (guest.count("Access Denied"), guest.count("Start PXE"));
+    guest.press_reset()?;
+    guest.expect_more("Access Denied", refused, SOON)?;
+    guest.expect_more("Start PXE", gone_on, SOON)?;
+    ensure!(guest.boots() == boots, "something was started");
+    Ok(())
 }
