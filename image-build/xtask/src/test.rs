@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// What takes hours, too: power cuts at fifty moments instead of two.
     #[arg(long)]
     long: bool,
+    /// All cases on every board, where a smoke test of some is enough else.
+    #[arg(long)]
+    all_boards: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -120,9 +123,11 @@ fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
         if arguments.long {
             command.env("KEDGE_LONG", "1");
         }
-        if let Some(filter) = &arguments.filter {
-            command.args(["--", filter]);
+        command.arg("--");
+        if arguments.all_boards && tier == Tier::Vm {
+            command.arg("--include-ignored");
         }
+        command.args(&arguments.filter);
         process::run_visibly(&mut command)?;
     }
     Ok(())

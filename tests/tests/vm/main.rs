@@ -2,7 +2,6 @@
 
 mod agent;
 mod apply;
-mod arm64;
 mod cuts;
 mod faults;
 mod fleet;
@@ -14,12 +13,15 @@ mod mend;
 mod network;
 mod slots;
 mod sticks;
+mod uboot;
 mod uefi;
 mod unjudged;
 
 use anyhow::Result;
 use kedge_tests::disk::Disk;
 use kedge_tests::product::{BOARD, Product, product};
+// What a loader is judged by is the same for UEFI.
+use uboot as arm64;
 
 /// The product, built once for all tests of this run.
 fn built() -> Result<Product> {
