@@ -418,6 +418,18 @@ mod tests {
             (u_boot, "panic=1 oops", "panic=1 ${oops}", "boot.arguments"),
             (u_boot, "panic=1 oops", "panic=1 'oops'", "boot.arguments"),
             (u_boot, "\"u-boot-qemu\"", "\"-u\"", "qemu.packages"),
+            (
+                GOOD,
+                "cpu = ",
+                "firmware-option = \"kernel\"\ncpu = ",
+                "qemu.firmware-option",
+            ),
+            (
+                pc,
+                "cpu = ",
+                "firmware-option = \"kernel\"\ncpu = ",
+                "qemu.firmware-option",
+            ),
             (pc, "boot = 40", "boot = 32", "partitions.boot"),
             (pc, "boot = 40\n", "", "partitions.boot"),
             (pc, "firmware = \"/usr", "firmware = \"usr", "qemu.firmware"),

@@ -26,6 +26,7 @@ pub struct Fleet {
     pub hub: Hub,
     /// The provisioning: the hub's address for devices, and a token.
     pub provision: PathBuf,
+    board: String,
     folder: tempfile::TempDir,
 }
 
@@ -36,6 +37,14 @@ impl Fleet {
     /// # Errors
     /// Something of it does not work.
     pub fn new(kedge: &str, hub: &str) -> Result<(Self, Disk)> {
+        Self::new_on(kedge, hub, BOARD)
+    }
+
+    /// [`Fleet::new`] of another board's devices.
+    ///
+    /// # Errors
+    /// As [`Fleet::new`].
+    pub fn new_on(kedge: &str, hub: &str, board: &str) -> Result<(Self, Disk)> {
         let folder = tempfile::Builder::new().prefix("kedge-fleet-").tempdir()?;
         let hub = Hub::start(hub, folder.path())?;
         let kedge = Kedge::new(kedge, &folder.path().join("project"))
@@ -48,7 +57,7 @@ impl Fleet {
             "new",
             "fleet",
             "--board",
-            BOARD,
+            board,
             "--no-passphrase",
             "--path",
             &path,
@@ -57,11 +66,12 @@ impl Fleet {
             "--device-hub",
             &for_devices,
         ])?;
-        let (project, disk) = Project::fill(kedge)?;
+        let (project, disk) = Project::fill(kedge, board)?;
         let fleet = Self {
             provision: folder.path().join("provision.json"),
             project,
             hub,
+            board: board.to_owned(),
             folder,
         };
         // A hub takes in devices of products that it knows.
@@ -123,12 +133,21 @@ impl Fleet {
         Guest::with(config)
     }
 
+    /// The same, with the provisioning on the disk: not every board's kernel shows what QEMU hands over.
+    ///
+    /// # Errors
+    /// The disk cannot be written, or QEMU cannot be started.
+    pub fn start_flashed(&self, disk: &Disk) -> Result<Guest> {
+        disk.write("/device/provision.json", &files::read(&self.provision)?)?;
+        Guest::with(self.machine(disk)?)
+    }
+
     /// The machine of a device that is not provisioned.
     ///
     /// # Errors
     /// There is no such board.
     pub fn machine(&self, disk: &Disk) -> Result<VmConfig> {
-        let board = boards::find(BOARD)?;
+        let board = boards::find(&self.board)?;
         Ok(VmConfig::new(board, disk.path(), &disk.folder().join("vm")))
     }
 

@@ -1,5 +1,6 @@
 //! `kedge run`: the project's disk image in QEMU.
 
+use super::disk::Disk as Image;
 use super::{Scene, ctl};
 use crate::image::fat;
 use crate::process;
@@ -7,7 +8,7 @@ use crate::project::Project;
 use crate::qemu::{Console, Ending, Event, Forward, Vm, VmConfig};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use kedge_board_support::boards;
+use kedge_board_support::boards::{self, Board};
 use kedge_revision::enrolment::Provision;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -62,6 +63,13 @@ impl Run {
         self.check_provision()?;
         let disk = self.disk(scene, &project, &image)?;
         let mut config = self.config(scene, &project, &disk)?;
+        if let Some(provision) = config
+            .provision
+            .take_if(|_| !shows_provisioning(&config.board))
+        {
+            let image = Image::open(&disk)?.context("the copy is no disk image")?;
+            image.put_private("/device/provision.json", &crate::files::read(&provision)?)?;
+        }
         let stick = disk.with_extension("stick");
         if self.stick_at(&stick)? {
             config.sticks = Some(vec![stick.clone()]);
@@ -226,6 +234,13 @@ impl Run {
 }
 
 /// One event: words on standard error, or an object a line on standard output.
+/// Whether Debian's kernel for the board shows a device what QEMU hands over. Where it does not, a provisioning is put on the
+/// disk, as `kedge flash` does.
+fn shows_provisioning(board: &Board) -> bool {
+    let modules = &board.kernel.modules;
+    modules.iter().any(|module| module == "qemu_fw_cfg")
+}
+
 fn report(scene: &Scene, event: &str, mut object: Value, text: &str) {
     if scene.output.is_json() {
         if let Some(fields) = object.as_object_mut() {

@@ -44,6 +44,12 @@ fn built_fleet() -> Result<(kedge_tests::fleet::Fleet, Disk)> {
     kedge_tests::fleet::Fleet::new(env!("CARGO_BIN_EXE_kedge"), hub)
 }
 
+/// The same for another board.
+fn built_fleet_for(board: &str) -> Result<(kedge_tests::fleet::Fleet, Disk)> {
+    let hub = env!("CARGO_BIN_EXE_test-hub");
+    kedge_tests::fleet::Fleet::new_on(env!("CARGO_BIN_EXE_kedge"), hub, board)
+}
+
 /// A project of one test's own and its device's disk.
 fn built_trials() -> Result<(kedge_tests::trials::Project, Disk)> {
     kedge_tests::trials::project(env!("CARGO_BIN_EXE_kedge"))

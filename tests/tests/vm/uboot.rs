@@ -5,7 +5,8 @@
 //! others, which differ by what compiled the same sources, a smoke test alone is run unless `cargo xtask test vm --all-boards`
 //! asks for the rest.
 
-use crate::{built_for, life};
+use crate::agent::confined_agent;
+use crate::{built_fleet_for, built_for, life};
 use anyhow::{Result, ensure};
 use kedge_board_support::boards;
 use kedge_board_support::record::loader::Armed;
@@ -56,14 +57,16 @@ cases!(armv7, "qemu-armv7", always: [vm_uboot_smoke], all_boards: [
     vm_uboot_counts_a_trial_that_panics_and_goes_back,
     vm_uboot_goes_back_from_a_trial_that_hangs,
     vm_uboot_falls_back_from_what_cannot_be_started,
-    vm_uboot_does_not_try_what_it_cannot_count
+    vm_uboot_does_not_try_what_it_cannot_count,
+    vm_a_confined_agent_brings_an_update
 ]);
 cases!(riscv64, "qemu-riscv64", always: [vm_uboot_smoke], all_boards: [
     vm_uboot_boots_the_same_images,
     vm_uboot_counts_a_trial_that_panics_and_goes_back,
     vm_uboot_goes_back_from_a_trial_that_hangs,
     vm_uboot_falls_back_from_what_cannot_be_started,
-    vm_uboot_does_not_try_what_it_cannot_count
+    vm_uboot_does_not_try_what_it_cannot_count,
+    vm_a_confined_agent_brings_an_update
 ]);
 
 /// For a firmware and a loader to decide, and for a kernel to panic.
@@ -151,6 +154,13 @@ fn vm_uboot_boots_the_same_images(board: &str) -> Result<()> {
         disk.check_data()
     });
     checks.finish(&mut guest)
+}
+
+/// The agent's filter has a table for each architecture.
+fn vm_a_confined_agent_brings_an_update(board: &str) -> Result<()> {
+    let (fleet, disk) = built_fleet_for(board)?;
+    let guest = fleet.start_flashed(&disk)?;
+    confined_agent(&fleet, guest)
 }
 
 /// What a loader is to do with a record.
