@@ -4,7 +4,6 @@ use crate::disk::Disk;
 use crate::guest::{Guest, text};
 use crate::hub::Hub;
 use crate::kedge::Kedge;
-use crate::product::BOARD;
 use crate::trials::Project;
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
@@ -36,15 +35,7 @@ impl Fleet {
     ///
     /// # Errors
     /// Something of it does not work.
-    pub fn new(kedge: &str, hub: &str) -> Result<(Self, Disk)> {
-        Self::new_on(kedge, hub, BOARD)
-    }
-
-    /// [`Fleet::new`] of another board's devices.
-    ///
-    /// # Errors
-    /// As [`Fleet::new`].
-    pub fn new_on(kedge: &str, hub: &str, board: &str) -> Result<(Self, Disk)> {
+    pub fn new(kedge: &str, hub: &str, board: &str) -> Result<(Self, Disk)> {
         let folder = tempfile::Builder::new().prefix("kedge-fleet-").tempdir()?;
         let hub = Hub::start(hub, folder.path())?;
         let kedge = Kedge::new(kedge, &folder.path().join("project"))

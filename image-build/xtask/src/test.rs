@@ -123,11 +123,12 @@ fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
         if arguments.long {
             command.env("KEDGE_LONG", "1");
         }
-        command.arg("--");
         if arguments.all_boards && tier == Tier::Vm {
-            command.arg("--include-ignored");
+            command.args(["--features", "all-boards"]);
         }
-        command.args(&arguments.filter);
+        if let Some(filter) = &arguments.filter {
+            command.args(["--", filter]);
+        }
         process::run_visibly(&mut command)?;
     }
     Ok(())

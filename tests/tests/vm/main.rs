@@ -40,14 +40,13 @@ fn fresh_disk() -> Result<Disk> {
 
 /// A hub, a project that trusts it, and its device's disk.
 fn built_fleet() -> Result<(kedge_tests::fleet::Fleet, Disk)> {
-    let hub = env!("CARGO_BIN_EXE_test-hub");
-    kedge_tests::fleet::Fleet::new(env!("CARGO_BIN_EXE_kedge"), hub)
+    built_fleet_for(BOARD)
 }
 
 /// The same for another board.
 fn built_fleet_for(board: &str) -> Result<(kedge_tests::fleet::Fleet, Disk)> {
     let hub = env!("CARGO_BIN_EXE_test-hub");
-    kedge_tests::fleet::Fleet::new_on(env!("CARGO_BIN_EXE_kedge"), hub, board)
+    kedge_tests::fleet::Fleet::new(env!("CARGO_BIN_EXE_kedge"), hub, board)
 }
 
 /// A project of one test's own and its device's disk.
