@@ -13,13 +13,18 @@ use kedge_revision::Name;
 use serde::Deserialize;
 
 /// The files that ship: name, text.
-const SHIPPED: [(&str, &str); 3] = [
+const SHIPPED: [(&str, &str); 5] = [
     (
         "qemu-x86-64.toml",
         include_str!("../boards/qemu-x86-64.toml"),
     ),
     ("qemu-arm64.toml", include_str!("../boards/qemu-arm64.toml")),
     ("pc-x86-64.toml", include_str!("../boards/pc-x86-64.toml")),
+    ("qemu-armv7.toml", include_str!("../boards/qemu-armv7.toml")),
+    (
+        "qemu-riscv64.toml",
+        include_str!("../boards/qemu-riscv64.toml"),
+    ),
 ];
 
 /// Largest board file, bytes.
@@ -160,11 +165,14 @@ pub struct Qemu {
     pub program: String,
     /// Debian's packages of the program and of the firmware.
     pub packages: Vec<String>,
-    /// The firmware, a file of one of these packages: `-bios`. None if the host plays the loader.
+    /// The firmware, a file of one of these packages. None if the host plays the loader.
     pub firmware: Option<String>,
+    /// QEMU's option for the firmware.
+    #[serde(default)]
+    pub firmware_option: FirmwareOption,
     /// Debian's package that the firmware is a file of instead: it is unpacked, not installed.
     pub firmware_package: Option<String>,
-    /// What the firmware's variables begin as, a file beside it: both are flash then, in place of `-bios`.
+    /// What the firmware's variables begin as, a file beside it: both are flash then, whatever the option.
     pub variables: Option<String>,
     /// The same firmware with Secure Boot, which keeps its variables from the system: another file of that package.
     pub secure_firmware: Option<String>,
@@ -184,6 +192,17 @@ pub struct Qemu {
     pub random: String,
     /// The watchdog's device; none if the machine has one built in, or none at all.
     pub watchdog: Option<String>,
+}
+
+/// How QEMU takes a firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FirmwareOption {
+    /// `-bios`: it is what the processor starts with.
+    #[default]
+    Bios,
+    /// `-kernel`: a firmware that QEMU brings along starts it, such as RISC-V's OpenSBI.
+    Kernel,
 }
 
 /// Sizes that fail a build when they are exceeded, bytes.
@@ -273,7 +292,7 @@ mod tests {
         let error = find("toaster").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64"
+            "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64"
         );
     }
 
@@ -401,6 +420,18 @@ mod tests {
             (u_boot, "panic=1 oops", "panic=1 ${oops}", "boot.arguments"),
             (u_boot, "panic=1 oops", "panic=1 'oops'", "boot.arguments"),
             (u_boot, "\"u-boot-qemu\"", "\"-u\"", "qemu.packages"),
+            (
+                GOOD,
+                "cpu = ",
+                "firmware-option = \"kernel\"\ncpu = ",
+                "qemu.firmware-option",
+            ),
+            (
+                pc,
+                "cpu = ",
+                "firmware-option = \"kernel\"\ncpu = ",
+                "qemu.firmware-option",
+            ),
             (pc, "boot = 40", "boot = 32", "partitions.boot"),
             (pc, "boot = 40\n", "", "partitions.boot"),
             (pc, "firmware = \"/usr", "firmware = \"usr", "qemu.firmware"),

@@ -65,6 +65,8 @@ impl<'a> Target<'a> {
         let zig = match rust {
             "x86_64-unknown-linux-musl" => "x86_64-linux-musl",
             "aarch64-unknown-linux-musl" => "aarch64-linux-musl",
+            "armv7-unknown-linux-musleabihf" => "arm-linux-musleabihf",
+            "riscv64gc-unknown-linux-musl" => "riscv64-linux-musl",
             _ => bail!("the device binary is not built for {rust} yet"),
         };
         Ok(Self { rust, zig })
@@ -391,6 +393,10 @@ fn environment(
         linker.join(UNWIND_OBJECT).display()
     ));
     flags.extend(paths()?);
+    if name.starts_with("armv7") {
+        // The crate `libc` has 32 bits for the time, until 2038, where it is not told that musl has 64 since 1.2.
+        command.env("RUST_LIBC_UNSTABLE_MUSL_V1_2_3", "1");
+    }
     let name = name.replace('-', "_");
     let cc = linker.join("cc");
     command
@@ -475,7 +481,11 @@ mod tests {
     fn every_shipped_board_has_a_target() {
         for board in kedge_board_support::boards::all().unwrap() {
             let target = Target::of(&board).unwrap();
-            assert_eq!(target.rust.replace("-unknown", ""), target.zig);
+            let name = target.rust.replace("-unknown", "");
+            let name = name
+                .replace("armv7-", "arm-")
+                .replace("riscv64gc-", "riscv64-");
+            assert_eq!(name, target.zig);
         }
     }
 

@@ -4,7 +4,6 @@ use crate::disk::Disk;
 use crate::guest::{Guest, text};
 use crate::hub::Hub;
 use crate::kedge::Kedge;
-use crate::product::BOARD;
 use crate::trials::Project;
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
@@ -26,6 +25,7 @@ pub struct Fleet {
     pub hub: Hub,
     /// The provisioning: the hub's address for devices, and a token.
     pub provision: PathBuf,
+    board: String,
     folder: tempfile::TempDir,
 }
 
@@ -35,7 +35,7 @@ impl Fleet {
     ///
     /// # Errors
     /// Something of it does not work.
-    pub fn new(kedge: &str, hub: &str) -> Result<(Self, Disk)> {
+    pub fn new(kedge: &str, hub: &str, board: &str) -> Result<(Self, Disk)> {
         let folder = tempfile::Builder::new().prefix("kedge-fleet-").tempdir()?;
         let hub = Hub::start(hub, folder.path())?;
         let kedge = Kedge::new(kedge, &folder.path().join("project"))
@@ -48,7 +48,7 @@ impl Fleet {
             "new",
             "fleet",
             "--board",
-            BOARD,
+            board,
             "--no-passphrase",
             "--path",
             &path,
@@ -57,11 +57,12 @@ impl Fleet {
             "--device-hub",
             &for_devices,
         ])?;
-        let (project, disk) = Project::fill(kedge)?;
+        let (project, disk) = Project::fill(kedge, board)?;
         let fleet = Self {
             provision: folder.path().join("provision.json"),
             project,
             hub,
+            board: board.to_owned(),
             folder,
         };
         // A hub takes in devices of products that it knows.
@@ -123,12 +124,21 @@ impl Fleet {
         Guest::with(config)
     }
 
+    /// The same, with the provisioning on the disk: not every board's kernel shows what QEMU hands over.
+    ///
+    /// # Errors
+    /// The disk cannot be written, or QEMU cannot be started.
+    pub fn start_flashed(&self, disk: &Disk) -> Result<Guest> {
+        disk.write("/device/provision.json", &files::read(&self.provision)?)?;
+        Guest::with(self.machine(disk)?)
+    }
+
     /// The machine of a device that is not provisioned.
     ///
     /// # Errors
     /// There is no such board.
     pub fn machine(&self, disk: &Disk) -> Result<VmConfig> {
-        let board = boards::find(BOARD)?;
+        let board = boards::find(&self.board)?;
         Ok(VmConfig::new(board, disk.path(), &disk.folder().join("vm")))
     }
 

@@ -182,14 +182,14 @@ pub struct Pushed {
 }
 
 impl Project {
-    /// A new and empty project with the containers of the trials, and its device's disk.
+    /// A new and empty project for a board with the containers of the trials, and its device's disk.
     ///
     /// # Errors
     /// It cannot be built.
-    pub fn fill(kedge: Kedge) -> Result<(Self, Disk)> {
+    pub fn fill(kedge: Kedge, board: &str) -> Result<(Self, Disk)> {
         // One at a time: all build the same program.
         let one = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = fill(&kedge, BOARD)?;
+        let made = fill(&kedge, board)?;
         drop(one);
         let project = Self {
             kedge,

@@ -1,6 +1,6 @@
 //! What a board file must fulfil beyond its types.
 
-use super::{Architecture, Backend, Board, Partitions, Qemu};
+use super::{Architecture, Backend, Board, FirmwareOption, Partitions, Qemu};
 
 /// A key, and what is wrong with its value.
 type Problem = (&'static str, &'static str);
@@ -238,6 +238,12 @@ fn qemu(qemu: &Qemu) -> Result<(), Problem> {
         qemu.firmware_package.as_deref().is_none_or(is_word),
         "qemu.firmware-package",
         "is no package's name",
+    )?;
+    demand(
+        qemu.firmware_option == FirmwareOption::Bios
+            || (qemu.firmware.is_some() && qemu.variables.is_none()),
+        "qemu.firmware-option",
+        "has no use: there is no firmware, or it is in flash",
     )?;
     let devices = [
         ("qemu.disk", &qemu.disk),

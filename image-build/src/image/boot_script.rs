@@ -33,11 +33,13 @@ pub fn make(board: &Board, time: u64) -> Vec<u8> {
 /// # Errors
 /// It is of another kind, such as the compressed ones that UEFI takes.
 pub fn check_kernel(board: &Board, beginning: &[u8]) -> Result<()> {
-    // Linux `Documentation/arch/arm64/booting.rst` and `Documentation/arch/riscv/boot-image-header.rst`.
+    // Linux `Documentation/arch/arm64/booting.rst`, `Documentation/arch/riscv/boot-image-header.rst` and
+    // `arch/arm/boot/compressed/head.S` (of a zImage, which unpacks itself).
     let (at, magic): (usize, &[u8]) = match board.architecture {
         Architecture::Arm64 => (56, b"ARM\x64"),
         Architecture::Riscv64 => (56, b"RSC\x05"),
-        Architecture::Armv7 | Architecture::X86_64 | Architecture::Mipsel => return Ok(()),
+        Architecture::Armv7 => (36, b"\x18\x28\x6f\x01"),
+        Architecture::X86_64 | Architecture::Mipsel => return Ok(()),
     };
     if beginning
         .get(at..)
@@ -170,6 +172,24 @@ mod tests {
         for kernel in [zboot.as_slice(), b"\x1f\x8b", b""] {
             let error = check_kernel(&board(), kernel).unwrap_err().to_string();
             assert!(error.contains("booti"), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_architecture_has_a_mark_of_its_own() {
+        for (name, at, mark) in [
+            ("qemu-armv7", 36, b"\x18\x28\x6f\x01"),
+            ("qemu-arm64", 56, b"ARM\x64"),
+            ("qemu-riscv64", 56, b"RSC\x05"),
+        ] {
+            let mut kernel = vec![0; 64];
+            kernel[at..at + 4].copy_from_slice(mark);
+            for board in boards::all().unwrap() {
+                if board.boot.backend == boards::Backend::UBoot {
+                    let taken = check_kernel(&board, &kernel).is_ok();
+                    assert_eq!(taken, board.name.as_str() == name, "{}", board.name);
+                }
+            }
         }
     }
 

@@ -37,7 +37,7 @@ impl Sample {
     }
 
     /// For this board.
-    fn of(board: &str) -> Self {
+    pub(crate) fn of(board: &str) -> Self {
         let board = boards::find(board).unwrap();
         let is_uefi = board.boot.backend == Backend::Uefi;
         let kernel = if is_uefi {
@@ -119,10 +119,11 @@ impl Sample {
     }
 }
 
-/// Noise that begins as a kernel for 64-bit ARM does.
+/// Noise with the marks of kernels for ARM, of 64 and of 32 bits.
 fn kernel() -> Vec<u8> {
     let mut bytes = noise(70_000, 1);
     bytes[56..60].copy_from_slice(b"ARM\x64");
+    bytes[36..40].copy_from_slice(b"\x18\x28\x6f\x01");
     bytes
 }
 

@@ -111,12 +111,16 @@ fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>], signed: bool) ->
         files::write(&folder.join(&name), module)?;
         names.push(name);
     }
+    let boot = tree.join("boot");
+    // Debian's name for an image that is not compressed, as RISC-V's is, has an x.
+    let image = ["vmlinuz", "vmlinux"].map(|name| boot.join(format!("{name}-{version}")));
+    let image = image
+        .iter()
+        .find(|path| path.exists())
+        .with_context(|| format!("{} holds no kernel", boot.display()))?;
+    files::copy(image, &folder.join("vmlinuz"))?;
     files::copy(
-        &tree.join("boot").join(format!("vmlinuz-{version}")),
-        &folder.join("vmlinuz"),
-    )?;
-    files::copy(
-        &tree.join("boot").join(format!("config-{version}")),
+        &boot.join(format!("config-{version}")),
         &folder.join("config"),
     )?;
     Record {

@@ -2,7 +2,7 @@
 
 use super::{Clock, Console, DiskCache, Loaded, VmConfig};
 use anyhow::{Context, Result, bail};
-use kedge_board_support::boards::Qemu;
+use kedge_board_support::boards::{FirmwareOption, Qemu};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -73,7 +73,13 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
             .arg("-initrd")
             .arg(&loaded.initramfs)
             .args(["-append", &loaded.arguments, "-no-reboot"]),
-        First::Firmware(path) => command.arg("-bios").arg(path),
+        First::Firmware(path) => {
+            let option = match qemu.firmware_option {
+                FirmwareOption::Bios => "-bios",
+                FirmwareOption::Kernel => "-kernel",
+            };
+            command.arg(option).arg(path)
+        }
         First::Flash {
             code, variables, ..
         } => command.args([

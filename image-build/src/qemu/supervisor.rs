@@ -146,6 +146,8 @@ fn supervise(
             _ if said.watchdog => {}
             Some("guest-shutdown") => return Ending::PoweredOff,
             Some("host-signal" | "host-qmp-quit" | "host-ui") => return Ending::Killed,
+            // RISC-V's machine of QEMU 7.2 leaves without a word when it is powered off (QEMU `hw/misc/sifive_test.c`).
+            None if status.success() && complaints.trim().is_empty() => return Ending::PoweredOff,
             Some(_) | None => return Ending::Failed(status, complaints),
         }
         let cause = if said.watchdog {

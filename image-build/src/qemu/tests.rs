@@ -240,6 +240,20 @@ fn a_firmware_loads_by_itself_and_again_after_a_reset() {
 }
 
 #[test]
+fn a_firmware_that_another_one_starts_is_a_kernel_to_qemu() {
+    let config = VmConfig {
+        board: kedge_board_support::boards::find("qemu-riscv64").unwrap(),
+        ..config()
+    };
+    let first = First::Firmware(Path::new("/u-boot.bin"));
+    let line = crate::process::line(&command::command(&config, first, Path::new("/m")).unwrap());
+    assert!(line.contains("mem-path=/m -kernel /u-boot.bin "), "{line}");
+    for part in ["-bios", "-append", "-no-reboot", "-action"] {
+        assert!(!line.contains(part), "{part} is in {line}");
+    }
+}
+
+#[test]
 fn a_firmware_in_flash_writes_its_variables_alone() {
     let config = VmConfig {
         board: kedge_board_support::boards::find("pc-x86-64").unwrap(),

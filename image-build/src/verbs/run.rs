@@ -1,5 +1,6 @@
 //! `kedge run`: the project's disk image in QEMU.
 
+use super::disk::Disk as Image;
 use super::{Scene, ctl};
 use crate::image::fat;
 use crate::process;
@@ -62,6 +63,7 @@ impl Run {
         self.check_provision()?;
         let disk = self.disk(scene, &project, &image)?;
         let mut config = self.config(scene, &project, &disk)?;
+        hand_over(&mut config)?;
         let stick = disk.with_extension("stick");
         if self.stick_at(&stick)? {
             config.sticks = Some(vec![stick.clone()]);
@@ -229,6 +231,20 @@ impl Run {
 }
 
 /// One event: words on standard error, or an object a line on standard output.
+/// Puts a provisioning onto the disk, as `kedge flash` does, where Debian's kernel for the board does not show a device what
+/// QEMU hands over.
+fn hand_over(config: &mut VmConfig) -> Result<()> {
+    let modules = &config.board.kernel.modules;
+    if modules.iter().any(|module| module == "qemu_fw_cfg") {
+        return Ok(());
+    }
+    if let Some(provision) = config.provision.take() {
+        let image = Image::open(&config.disk)?.context("the copy is no disk image")?;
+        image.put_private("/device/provision.json", &crate::files::read(&provision)?)?;
+    }
+    Ok(())
+}
+
 fn report(scene: &Scene, event: &str, mut object: Value, text: &str) {
     if scene.output.is_json() {
         if let Some(fields) = object.as_object_mut() {
@@ -273,6 +289,25 @@ fn forward(text: &str) -> Result<Forward, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::tests::Sample;
+
+    #[test]
+    fn a_provisioning_is_on_the_disk_where_the_kernel_would_not_show_it() {
+        for (board, on_disk) in [("qemu-arm64", false), ("qemu-armv7", true)] {
+            let sample = Sample::of(board);
+            let (disk, _) = sample.build("disk").unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let provision = folder.path().join("provision.json");
+            crate::files::write(&provision, "{}").unwrap();
+            let mut config = VmConfig::new(boards::find(board).unwrap(), &disk, folder.path());
+            config.provision = Some(provision);
+            hand_over(&mut config).unwrap();
+            assert_eq!(config.provision.is_none(), on_disk, "{board}");
+            let image = Image::open(&disk).unwrap().unwrap();
+            let found = image.read("/device/provision.json").unwrap();
+            assert_eq!(found == b"{}", on_disk, "{board}");
+        }
+    }
 
     #[test]
     fn ports_are_pairs() {

@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// What takes hours, too: power cuts at fifty moments instead of two.
     #[arg(long)]
     long: bool,
+    /// All cases on every board, where a smoke test of some is enough else.
+    #[arg(long)]
+    all_boards: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -119,6 +122,9 @@ fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
         }
         if arguments.long {
             command.env("KEDGE_LONG", "1");
+        }
+        if arguments.all_boards && tier == Tier::Vm {
+            command.args(["--features", "all-boards"]);
         }
         if let Some(filter) = &arguments.filter {
             command.args(["--", filter]);

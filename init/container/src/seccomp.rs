@@ -26,7 +26,7 @@ mod calls;
 use kedge_sys::privilege::CapabilitySet;
 use kedge_sys::seccomp::SockFilter;
 
-use calls::{ABSENT, ARCHITECTURE, GAP, HIGHEST_NUMBER, LAST, REFUSED, UNLOCKED};
+use calls::{ABSENT, ARCHITECTURE, BEYOND, GAP, HIGHEST_NUMBER, LAST, REFUSED, UNLOCKED};
 
 /// What happens to a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,6 +228,20 @@ impl Filter {
                 count += 1;
             }
             number += 1;
+        }
+        let mut beyond = 0;
+        while beyond < BEYOND.len() {
+            let (first, last) = BEYOND[beyond];
+            runs[count] = Run {
+                start: first,
+                action: Action::Allow,
+            };
+            runs[count + 1] = Run {
+                start: last + 1,
+                action: Action::Absent,
+            };
+            count += 2;
+            beyond += 1;
         }
         let nothing = SockFilter::new(RETURN, 0, 0, ANSWER_KILL);
         let mut filter = Self {

@@ -10,6 +10,9 @@ use rustix::time::{
 
 use crate::{During, Errno, Result};
 
+// On 32 bits, too: the time of C libraries that have not been told so ends in 2038.
+const _: () = assert!(size_of::<libc::timespec>() == 16);
+
 /// Time since the boot, without time in suspend (`CLOCK_MONOTONIC`).
 #[must_use]
 pub fn now() -> Duration {

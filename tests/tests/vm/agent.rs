@@ -14,7 +14,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[test]
 fn vm_a_confined_agent_brings_an_update() -> Result<()> {
     let (fleet, disk) = built_fleet()?;
-    let mut guest = fleet.start(&disk)?;
+    let guest = fleet.start(&disk)?;
+    confined_agent(&fleet, guest)
+}
+
+/// The agent on a device that has just started: its confinement, and an update that it brings without being refused a call.
+pub(crate) fn confined_agent(fleet: &Fleet, mut guest: Guest) -> Result<()> {
     let mut checks = Checks::default();
     checks.run("it may do what it must, and no more", &mut guest, |guest| {
         guest.wait_for_control(BOOT)?;

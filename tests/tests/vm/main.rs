@@ -2,7 +2,6 @@
 
 mod agent;
 mod apply;
-mod arm64;
 mod cuts;
 mod faults;
 mod fleet;
@@ -15,6 +14,7 @@ mod network;
 mod secure_boot;
 mod slots;
 mod sticks;
+mod uboot;
 mod uefi;
 mod unjudged;
 
@@ -39,8 +39,13 @@ fn fresh_disk() -> Result<Disk> {
 
 /// A hub, a project that trusts it, and its device's disk.
 fn built_fleet() -> Result<(kedge_tests::fleet::Fleet, Disk)> {
+    built_fleet_for(BOARD)
+}
+
+/// The same for another board.
+fn built_fleet_for(board: &str) -> Result<(kedge_tests::fleet::Fleet, Disk)> {
     let hub = env!("CARGO_BIN_EXE_test-hub");
-    kedge_tests::fleet::Fleet::new(env!("CARGO_BIN_EXE_kedge"), hub)
+    kedge_tests::fleet::Fleet::new(env!("CARGO_BIN_EXE_kedge"), hub, board)
 }
 
 /// A project of one test's own and its device's disk.

@@ -1,7 +1,7 @@
 //! Secure Boot on the board `pc-x86-64`: OVMF with one certificate in it, an image that its owner has signed, and everything
 //! that somebody else could put in its place.
 
-use crate::arm64::{Case, SOON, armed, judge};
+use crate::uboot::{Case, SOON, armed, judge};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_board_support::record::{Loader, Slot};

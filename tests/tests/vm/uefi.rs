@@ -1,7 +1,7 @@
 //! The board `pc-x86-64`: the same images through real firmware, Debian's OVMF, and what our loader there does with the
 //! loader record, with a firmware that has forgotten everything, and with its own partitions damaged.
 
-use crate::arm64::{Case, SOON, armed, judge};
+use crate::uboot::{Case, SOON, armed, judge};
 use crate::{built_for, life, slots};
 use anyhow::{Result, ensure};
 use kedge_board_support::boards;

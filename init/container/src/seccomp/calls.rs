@@ -22,6 +22,10 @@ mod architecture {
     /// Numbers without a call, from the first to the last. Below is `uretprobe`, which the kernel
     /// itself puts into traced programs.
     pub(in crate::seccomp) const GAP: (u32, u32) = (336, 423);
+    /// Calls beyond the table that are allowed, from the first to the last of each run.
+    pub(in crate::seccomp) const BEYOND: [(u32, u32); 0] = [];
+    /// What sets the clock.
+    pub(super) const SET_TIME: &[u32] = &[nr::__NR_clock_settime, nr::__NR_settimeofday];
     /// What only this architecture has: port access, segments, and what old kernels had.
     pub(super) const REFUSED: [u32; 6] = [
         nr::__NR_iopl,
@@ -35,6 +39,8 @@ mod architecture {
 
 #[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
 mod architecture {
+    use super::nr;
+
     /// `AUDIT_ARCH_AARCH64`.
     #[cfg(target_arch = "aarch64")]
     pub(in crate::seccomp) const ARCHITECTURE: u32 = 0xc000_00b7;
@@ -45,20 +51,58 @@ mod architecture {
     pub(in crate::seccomp) const HIGHEST_NUMBER: Option<u32> = None;
     /// Numbers without a call, from the first to the last.
     pub(in crate::seccomp) const GAP: (u32, u32) = (295, 423);
+    /// Calls beyond the table that are allowed.
+    pub(in crate::seccomp) const BEYOND: [(u32, u32); 0] = [];
+    /// What sets the clock.
+    pub(super) const SET_TIME: &[u32] = &[nr::__NR_clock_settime, nr::__NR_settimeofday];
     /// What only this architecture has.
     pub(super) const REFUSED: [u32; 0] = [];
+}
+
+/// Source: Linux `arch/arm/tools/syscall.tbl`, the calls of `common` and `eabi`; `arch/arm/include/uapi/asm/unistd.h`.
+#[cfg(target_arch = "arm")]
+mod architecture {
+    use super::nr;
+
+    /// `AUDIT_ARCH_ARM`.
+    pub(in crate::seccomp) const ARCHITECTURE: u32 = 0x4000_0028;
+    /// A kernel that takes calls of the old ABI has no filters (Linux `arch/arm/Kconfig`).
+    pub(in crate::seccomp) const HIGHEST_NUMBER: Option<u32> = None;
+    /// The one number without a call: from 403 to 423 are those with 64-bit time, on 32-bit architectures alone.
+    pub(in crate::seccomp) const GAP: (u32, u32) = (402, 402);
+    /// ARM's own: `breakpoint` and `cacheflush`, `set_tls` (which each C library makes at a program's start) and
+    /// `get_tls`. The filter sees them as any other.
+    pub(in crate::seccomp) const BEYOND: [(u32, u32); 2] =
+        [(0xf_0001, 0xf_0002), (0xf_0005, 0xf_0006)];
+    /// What sets the clock, in either width.
+    pub(super) const SET_TIME: &[u32] = &[
+        nr::__NR_clock_settime,
+        nr::__NR_clock_settime64,
+        nr::__NR_settimeofday,
+    ];
+    /// What only this architecture has: the PCI bus, what old kernels had, and the clock in 64 bits.
+    pub(super) const REFUSED: [u32; 7] = [
+        nr::__NR_clock_settime64,
+        nr::__NR_pciconfig_iobase,
+        nr::__NR_pciconfig_read,
+        nr::__NR_pciconfig_write,
+        nr::__NR_uselib,
+        nr::__NR_ustat,
+        nr::__NR_sysfs,
+    ];
 }
 
 #[cfg(not(any(
     target_arch = "x86_64",
     target_arch = "aarch64",
+    target_arch = "arm",
     target_arch = "riscv64"
 )))]
 compile_error!(
     "this architecture has no table of system calls yet: add its numbers, do not run without a filter"
 );
 
-pub(super) use architecture::{ARCHITECTURE, GAP, HIGHEST_NUMBER};
+pub(super) use architecture::{ARCHITECTURE, BEYOND, GAP, HIGHEST_NUMBER};
 
 /// Refused with `EPERM`: what changes the machine rather than the container, what reaches into the
 /// kernel's keyrings (which have no namespace), and what has a history of holes and no need.
@@ -177,10 +221,7 @@ pub(super) const UNLOCKED: &[(Capability, &[u32])] = &[
             nr::__NR_set_mempolicy_home_node,
         ],
     ),
-    (
-        Capability::SysTime,
-        &[nr::__NR_clock_settime, nr::__NR_settimeofday],
-    ),
+    (Capability::SysTime, architecture::SET_TIME),
     (Capability::SysTtyConfig, &[nr::__NR_vhangup]),
     (Capability::Syslog, &[nr::__NR_syslog]),
     (Capability::Perfmon, &[nr::__NR_perf_event_open]),

@@ -30,16 +30,22 @@ mod architecture {
         nr::__NR_access,
         nr::__NR_lstat,
         nr::__NR_mkdir,
+        nr::__NR_newfstatat,
         nr::__NR_open,
         nr::__NR_poll,
         nr::__NR_rename,
+        nr::__NR_renameat,
         nr::__NR_stat,
         nr::__NR_unlink,
     ];
+    /// What maps memory.
+    pub(super) const MMAP: u32 = nr::__NR_mmap;
 }
 
 #[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
 mod architecture {
+    use super::nr;
+
     /// `AUDIT_ARCH_AARCH64`.
     #[cfg(target_arch = "aarch64")]
     pub(super) const ARCHITECTURE: u32 = 0xc000_00b7;
@@ -48,10 +54,54 @@ mod architecture {
     pub(super) const ARCHITECTURE: u32 = 0xc000_00f3;
     /// There is no second ABI behind the same `AUDIT_ARCH`.
     pub(super) const FOREIGN: u32 = u32::MAX;
-    pub(super) const CALLS: &[u32] = &[];
+    #[cfg(target_arch = "aarch64")]
+    pub(super) const CALLS: &[u32] = &[nr::__NR_newfstatat, nr::__NR_renameat];
+    /// It is younger than `renameat2`, and has no `renameat`.
+    #[cfg(target_arch = "riscv64")]
+    pub(super) const CALLS: &[u32] = &[nr::__NR_newfstatat];
+    /// What maps memory.
+    pub(super) const MMAP: u32 = nr::__NR_mmap;
 }
 
-use architecture::{ARCHITECTURE, FOREIGN};
+/// Source: Linux `arch/arm/tools/syscall.tbl`.
+#[cfg(target_arch = "arm")]
+mod architecture {
+    use super::nr;
+
+    /// `AUDIT_ARCH_ARM`.
+    pub(super) const ARCHITECTURE: u32 = 0x4000_0028;
+    /// A kernel that takes calls of the old ABI has no filters (Linux `arch/arm/Kconfig`).
+    pub(super) const FOREIGN: u32 = u32::MAX;
+    /// The older calls, and those with 64 bits of length or time beside the ones that every architecture has.
+    pub(super) const CALLS: &[u32] = &[
+        nr::__NR_access,
+        nr::__NR_lstat64,
+        nr::__NR_mkdir,
+        nr::__NR_open,
+        nr::__NR_poll,
+        nr::__NR_rename,
+        nr::__NR_renameat,
+        nr::__NR_stat64,
+        nr::__NR_unlink,
+        nr::__NR__llseek,
+        nr::__NR_fcntl64,
+        nr::__NR_fstat64,
+        nr::__NR_fstatat64,
+        nr::__NR_ftruncate64,
+        nr::__NR_clock_getres_time64,
+        nr::__NR_clock_gettime64,
+        nr::__NR_clock_nanosleep_time64,
+        nr::__NR_futex_time64,
+        nr::__NR_ppoll_time64,
+        nr::__NR_recv,
+        nr::__NR_send,
+        nr::__NR_sigreturn,
+    ];
+    /// What maps memory: it counts in pages of 4 KiB, and its protection is the same argument as of `mmap`.
+    pub(super) const MMAP: u32 = nr::__NR_mmap2;
+}
+
+use architecture::{ARCHITECTURE, FOREIGN, MMAP};
 
 /// Made whatever their arguments are.
 const CALLS: &[u32] = &[
@@ -66,14 +116,12 @@ const CALLS: &[u32] = &[
     nr::__NR_getdents64,
     nr::__NR_lseek,
     nr::__NR_mkdirat,
-    nr::__NR_newfstatat,
     nr::__NR_openat,
     nr::__NR_pread64,
     nr::__NR_pwrite64,
     nr::__NR_read,
     nr::__NR_readlinkat,
     nr::__NR_readv,
-    nr::__NR_renameat,
     nr::__NR_renameat2,
     nr::__NR_statx,
     nr::__NR_unlinkat,
@@ -126,7 +174,7 @@ const JUDGED: &[(u32, Argument)] = &[
     // FIONBIO.
     (nr::__NR_ioctl, Argument::OneOf(1, &[0x5421])),
     // PROT_EXEC.
-    (nr::__NR_mmap, Argument::Without(2, 4)),
+    (MMAP, Argument::Without(2, 4)),
     (nr::__NR_mprotect, Argument::Without(2, 4)),
 ];
 
@@ -315,7 +363,7 @@ mod tests {
         assert_eq!(own(nr::__NR_ioctl, [3, 0x5421, 0]), ALLOW);
         // TIOCSTI, which types into a terminal.
         assert_eq!(own(nr::__NR_ioctl, [3, 0x5412, 0]), EPERM);
-        for call in [nr::__NR_mmap, nr::__NR_mprotect] {
+        for call in [MMAP, nr::__NR_mprotect] {
             assert_eq!(own(call, [0, 4096, 3]), ALLOW);
             assert_eq!(own(call, [0, 4096, 5]), EPERM);
         }

@@ -1,5 +1,9 @@
-//! The board `qemu-arm64`: the same images through U-Boot as Debian ships it, and what its script does with the loader
+//! The boards that U-Boot starts, as Debian ships it: the same images through it, and what our script does with the loader
 //! record. U-Boot decides in five seconds, so that most cases end there and need no kernel.
+//!
+//! A case takes a board; [`cases`] makes a test of each for each board. `qemu-arm64` has all of them at all times. Of the
+//! others, which differ by what compiled the same sources, a smoke test alone is run unless `cargo xtask test vm --all-boards`
+//! asks for the rest.
 
 use crate::{built_for, life};
 use anyhow::{Result, ensure};
@@ -16,12 +20,59 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const BOARD: &str = "qemu-arm64";
+/// The tests of a board: its module, its name, the cases that are always run, and those that only a run over all boards has.
+macro_rules! cases {
+    ($module:ident, $board:literal, always: [$($always:ident),*], all_boards: [$($rest:ident),*]) => {
+        mod $module {
+            use anyhow::Result;
+            $(
+                #[test]
+                fn $always() -> Result<()> {
+                    super::$always($board)
+                }
+            )*
+            $(
+                #[cfg(feature = "all-boards")]
+                #[test]
+                fn $rest() -> Result<()> {
+                    super::$rest($board)
+                }
+            )*
+        }
+    };
+}
+
+cases!(arm64, "qemu-arm64", always: [
+    vm_uboot_boots_the_same_images,
+    vm_uboot_counts_a_trial_that_panics_and_goes_back,
+    vm_uboot_leaves_a_panics_text_alone,
+    vm_uboot_goes_back_from_a_trial_that_hangs,
+    vm_uboot_falls_back_from_what_cannot_be_started,
+    vm_uboot_does_not_try_what_it_cannot_count
+], all_boards: []);
+// Debian's kernels for these two keep no panic's text.
+cases!(armv7, "qemu-armv7", always: [vm_uboot_smoke], all_boards: [
+    vm_uboot_boots_the_same_images,
+    vm_uboot_counts_a_trial_that_panics_and_goes_back,
+    vm_uboot_goes_back_from_a_trial_that_hangs,
+    vm_uboot_falls_back_from_what_cannot_be_started,
+    vm_uboot_does_not_try_what_it_cannot_count,
+    vm_a_confined_agent_brings_an_update
+]);
+cases!(riscv64, "qemu-riscv64", always: [vm_uboot_smoke], all_boards: [
+    vm_uboot_boots_the_same_images,
+    vm_uboot_counts_a_trial_that_panics_and_goes_back,
+    vm_uboot_goes_back_from_a_trial_that_hangs,
+    vm_uboot_falls_back_from_what_cannot_be_started,
+    vm_uboot_does_not_try_what_it_cannot_count,
+    vm_a_confined_agent_brings_an_update
+]);
+
 /// For a firmware and a loader to decide, and for a kernel to panic.
 pub(crate) const SOON: Duration = Duration::from_secs(120);
 
-fn fresh_disk() -> Result<Disk> {
-    Disk::copy_of(&built_for(BOARD)?.image)
+fn fresh_disk(board: &str) -> Result<Disk> {
+    Disk::copy_of(&built_for(board)?.image)
 }
 
 /// Slot b on trial, a the default.
@@ -35,19 +86,45 @@ pub(crate) const fn armed(left: u8) -> Loader {
     }
 }
 
-#[test]
-fn vm_uboot_boots_the_same_images() -> Result<()> {
-    let disk = fresh_disk()?;
-    let mut guest = Guest::start_on(BOARD, &disk, &[8080])?;
+/// What differs between boards whose firmware and script are the same: what the kernel and the sources make of the processor.
+fn vm_uboot_smoke(board: &str) -> Result<()> {
+    let disk = fresh_disk(board)?;
+    let mut guest = Guest::start_on(board, &disk, &[8080])?;
     let mut checks = Checks::default();
     checks.run("boots, containers run", &mut guest, life::boots);
-    checks.run("status", &mut guest, |guest| {
-        let status = guest.status()?;
-        for (field, expected) in [("board", BOARD), ("slot", "a"), ("phase", "running")] {
-            ensure!(text(&status, field) == expected, "{field}: {status}");
-        }
-        Ok(())
-    });
+    checks.run("status", &mut guest, |guest| status(guest, board));
+    checks.run("confinement", &mut guest, life::confinement);
+    checks.run("what is widened, and no more", &mut guest, life::widened);
+    checks.run("orderly reboot through U-Boot", &mut guest, reboots);
+    checks.run("containers run again", &mut guest, life::boots);
+    checks.finish(&mut guest)
+}
+
+fn status(guest: &Guest, board: &str) -> Result<()> {
+    let status = guest.status()?;
+    for (field, expected) in [("board", board), ("slot", "a"), ("phase", "running")] {
+        ensure!(text(&status, field) == expected, "{field}: {status}");
+    }
+    Ok(())
+}
+
+fn reboots(guest: &mut Guest) -> Result<()> {
+    guest.post("/v1/reboot")?;
+    guest.wait_for_boot(2, SOON)?;
+    ensure!(
+        guest.resets() == [ResetCause::Guest],
+        "{:?}",
+        guest.resets()
+    );
+    guest.wait_for_control(BOOT).map(drop)
+}
+
+fn vm_uboot_boots_the_same_images(board: &str) -> Result<()> {
+    let disk = fresh_disk(board)?;
+    let mut guest = Guest::start_on(board, &disk, &[8080])?;
+    let mut checks = Checks::default();
+    checks.run("boots, containers run", &mut guest, life::boots);
+    checks.run("status", &mut guest, |guest| status(guest, board));
     checks.run("confinement", &mut guest, life::confinement);
     checks.run("what is widened, and no more", &mut guest, life::widened);
     checks.run("memory limit", &mut guest, life::memory);
@@ -67,16 +144,7 @@ fn vm_uboot_boots_the_same_images() -> Result<()> {
     checks.run("volumes, first boot", &mut guest, |guest| {
         life::volumes(guest, 1, 1, 1)
     });
-    checks.run("orderly reboot through U-Boot", &mut guest, |guest| {
-        guest.post("/v1/reboot")?;
-        guest.wait_for_boot(2, SOON)?;
-        ensure!(
-            guest.resets() == [ResetCause::Guest],
-            "{:?}",
-            guest.resets()
-        );
-        guest.wait_for_control(BOOT).map(drop)
-    });
+    checks.run("orderly reboot through U-Boot", &mut guest, reboots);
     checks.run("volumes, second boot", &mut guest, |guest| {
         life::volumes(guest, 2, 2, 1)
     });
@@ -85,6 +153,14 @@ fn vm_uboot_boots_the_same_images() -> Result<()> {
         disk.check_data()
     });
     checks.finish(&mut guest)
+}
+
+/// The agent's filter has a table for each architecture.
+#[cfg(feature = "all-boards")]
+fn vm_a_confined_agent_brings_an_update(board: &str) -> Result<()> {
+    let (fleet, disk) = crate::built_fleet_for(board)?;
+    let guest = fleet.start_flashed(&disk)?;
+    crate::agent::confined_agent(&fleet, guest)
 }
 
 /// What a loader is to do with a record.
@@ -150,14 +226,13 @@ const PANICS: [Case; 3] = [
     },
 ];
 
-#[test]
-fn vm_uboot_counts_a_trial_that_panics_and_goes_back() -> Result<()> {
-    let disk = fresh_disk()?;
+fn vm_uboot_counts_a_trial_that_panics_and_goes_back(board: &str) -> Result<()> {
+    let disk = fresh_disk(board)?;
     // The kernel finds no program to run, and panics. It is the last argument of a name that counts.
     disk.fill_slot_b("rdinit=/nonexistent")?;
     disk.set_loader(&armed(2))?;
     disk.damage_loader(&[0])?;
-    let mut guest = Guest::start_on(BOARD, &disk, &[])?;
+    let mut guest = Guest::start_on(board, &disk, &[])?;
     let mut checks = Checks::default();
     for (number, case) in (1..).zip(&PANICS) {
         checks.run(&format!("boot {number}"), &mut guest, |guest| {
@@ -177,7 +252,7 @@ fn vm_uboot_counts_a_trial_that_panics_and_goes_back() -> Result<()> {
         },
     );
     checks.run("the kernel is told", &mut guest, |guest| {
-        let first = boards::find(BOARD)?.boot.arguments;
+        let first = boards::find(board)?.boot.arguments;
         for rest in [
             "kedge.slot=b kedge.try=1 rdinit=/nonexistent",
             "kedge.slot=a kedge.failed=b",
@@ -195,11 +270,10 @@ fn vm_uboot_counts_a_trial_that_panics_and_goes_back() -> Result<()> {
 }
 
 /// QEMU is one process here, but U-Boot and a kernel run between the panic and whoever reads its text.
-#[test]
-fn vm_uboot_leaves_a_panics_text_alone() -> Result<()> {
-    let disk = fresh_disk()?;
+fn vm_uboot_leaves_a_panics_text_alone(board: &str) -> Result<()> {
+    let disk = fresh_disk(board)?;
     disk.write_to_slot(Slot::A, "cmdline.txt", b"sysrq_always_enabled\n")?;
-    let mut guest = Guest::start_on(BOARD, &disk, &[])?;
+    let mut guest = Guest::start_on(board, &disk, &[])?;
     let mut checks = Checks::default();
     checks.run("a running kernel panics", &mut guest, |guest| {
         guest.wait_for_control(BOOT)?;
@@ -224,30 +298,38 @@ fn vm_uboot_leaves_a_panics_text_alone() -> Result<()> {
 }
 
 /// An initramfs whose `/init` starts the watchdog and then does nothing.
-fn hanging() -> Result<Vec<u8>> {
-    let product = built_for(BOARD)?;
+fn hanging(board: &str) -> Result<Vec<u8>> {
+    let product = built_for(board)?;
     let mut archive = Initramfs::new();
     archive.directory("dev", 0o755)?;
     archive.character_device("dev/console", 0o600, 5, 1)?;
     let probe = files::read(&product.folder().join("plain/probe"))?;
     archive.file("init", 0o755, probe)?;
-    let modules = Platform::load(&product.platform)?.modules;
-    if let Some(driver) = modules.iter().find(|name| name.contains("i6300esb")) {
-        let driver = files::read(&product.platform.join(driver))?;
-        archive.file("modules/list", 0o644, b"i6300esb.ko\n".to_vec())?;
-        archive.file("modules/i6300esb.ko", 0o644, driver)?;
+    // The driver, and what drivers of watchdogs have in common, in the order in which they are loaded.
+    let driver = boards::find(board)?.watchdog.driver;
+    let mut list = String::new();
+    for path in Platform::load(&product.platform)?.modules {
+        let file = path.rsplit('/').next().unwrap_or_default();
+        let name = file.trim_end_matches(".ko");
+        if name == "watchdog" || name == driver {
+            let module = files::read(&product.platform.join(&path))?;
+            archive.file(&format!("modules/{file}"), 0o644, module)?;
+            list.push_str(&format!("{file}\n"));
+        }
+    }
+    if !list.is_empty() {
+        archive.file("modules/list", 0o644, list.into_bytes())?;
     }
     Ok(archive.compressed()?)
 }
 
-#[test]
-fn vm_uboot_goes_back_from_a_trial_that_hangs() -> Result<()> {
-    let disk = fresh_disk()?;
+fn vm_uboot_goes_back_from_a_trial_that_hangs(board: &str) -> Result<()> {
+    let disk = fresh_disk(board)?;
     // What stands behind the dashes are `/init`'s words.
     disk.fill_slot_b("-- hang")?;
-    disk.write_to_slot(Slot::B, "initramfs", &hanging()?)?;
+    disk.write_to_slot(Slot::B, "initramfs", &hanging(board)?)?;
     disk.set_loader(&armed(1))?;
-    let mut guest = Guest::start_on(BOARD, &disk, &[])?;
+    let mut guest = Guest::start_on(board, &disk, &[])?;
     let mut checks = Checks::default();
     checks.run("the trial hangs", &mut guest, |guest| {
         guest.expect("hanging under a watchdog", SOON).map(drop)
@@ -262,11 +344,10 @@ fn vm_uboot_goes_back_from_a_trial_that_hangs() -> Result<()> {
                 record: Some(armed(0)),
             };
             judge(guest, &disk, 2, &case)?;
-            ensure!(
-                guest.resets() == [ResetCause::Watchdog],
-                "{:?}",
-                guest.resets()
-            );
+            // Without hardware for it the kernel resets by itself.
+            let hardware = boards::find(board)?.qemu.and_then(|qemu| qemu.watchdog);
+            let cause = hardware.map_or(ResetCause::Guest, |_| ResetCause::Watchdog);
+            ensure!(guest.resets() == [cause], "{:?}", guest.resets());
             Ok(())
         },
     );
@@ -274,12 +355,11 @@ fn vm_uboot_goes_back_from_a_trial_that_hangs() -> Result<()> {
 }
 
 /// One machine, whose reset button is pressed once U-Boot has decided.
-#[test]
-fn vm_uboot_falls_back_from_what_cannot_be_started() -> Result<()> {
-    let disk = fresh_disk()?;
+fn vm_uboot_falls_back_from_what_cannot_be_started(board: &str) -> Result<()> {
+    let disk = fresh_disk(board)?;
     disk.spoil("slot-b")?;
     disk.set_loader(&armed(2))?;
-    let mut guest = Guest::start_on(BOARD, &disk, &[])?;
+    let mut guest = Guest::start_on(board, &disk, &[])?;
     let mut checks = Checks::default();
     checks.run(
         "a trial that does not load costs a try",
@@ -342,10 +422,9 @@ fn vm_uboot_falls_back_from_what_cannot_be_started() -> Result<()> {
 }
 
 /// QEMU fails every write to one copy of the record. A trial that cannot be counted would be tried for ever.
-#[test]
-fn vm_uboot_does_not_try_what_it_cannot_count() -> Result<()> {
+fn vm_uboot_does_not_try_what_it_cannot_count(board: &str) -> Result<()> {
     for failing in [0, 8] {
-        let disk = fresh_disk()?;
+        let disk = fresh_disk(board)?;
         disk.fill_slot_b("")?;
         disk.set_loader(&armed(3))?;
         let sector = disk.partition("bootenv")?.offset / 512 + failing;
@@ -358,7 +437,7 @@ fn vm_uboot_does_not_try_what_it_cannot_count() -> Result<()> {
         )?;
         let path = format!("blkdebug:{}:{}", rules.display(), disk.path().display());
         let mut config =
-            VmConfig::new(boards::find(BOARD)?, disk.path(), &disk.folder().join("vm"));
+            VmConfig::new(boards::find(board)?, disk.path(), &disk.folder().join("vm"));
         config.disk = PathBuf::from(path);
         let mut guest = Guest::with(config)?;
         let mut checks = Checks::default();
