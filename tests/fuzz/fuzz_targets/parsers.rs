@@ -7,6 +7,7 @@
 mod network;
 mod registry;
 
+use kedge_board_support::loading::program::Program;
 use kedge_board_support::slot;
 use kedge_board_support::statement::{SECTION, Statement, section};
 use kedge_init::helpers::{disk, net, stage, stick};
@@ -118,6 +119,11 @@ fuzz_target!(|data: &[u8]| {
                 let text = statement.to_string();
                 let found = section(bytes, SECTION).unwrap_or_default();
                 assert!(found.starts_with(text.as_bytes()));
+            }
+            if let Ok(program) = Program::parse(bytes) {
+                let size = program.pages * 4096;
+                assert!(program.entry < size);
+                assert!(program.contents().all(|part| part.place.end <= size));
             }
         }
         other => network::parse(other - 22, bytes),
