@@ -66,6 +66,33 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
             quoted(memory)
         ),
     ]);
+    begin(&mut command, qemu, first);
+    disk_and_network(&mut command, config, qemu);
+    sticks(&mut command, config);
+    consoles(&mut command, config, qemu, &control);
+    if let Some(provision) = &config.provision {
+        // The device reads it where Linux shows it: /sys/firmware/qemu_fw_cfg.
+        let option = format!("name=opt/kedge/provision,file={}", quoted(provision));
+        command.args(["-fw_cfg", &option]);
+    }
+    if let Some(watchdog) = &qemu.watchdog {
+        command.args(["-device", watchdog, "-action", "watchdog=reset"]);
+    }
+    // Always emulated: a host's processor is not the board's, and virtualisation within virtualisation may hang.
+    command.args(["-accel", "tcg"]);
+    match config.clock {
+        // The guest sleeps as long as it asks for; only its instructions are counted.
+        Clock::Instructions => command.args(["-icount", "shift=0,sleep=on"]),
+        Clock::Wall => &mut command,
+    };
+    if let Some(date) = &config.date {
+        command.args(["-rtc", &format!("base={date}")]);
+    }
+    Ok(command)
+}
+
+/// What the machine begins with.
+fn begin(command: &mut Command, qemu: &Qemu, first: First<'_>) {
     match first {
         First::Kernel(loaded) => command
             .arg("-kernel")
@@ -92,29 +119,6 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
             &format!("if=pflash,unit=1,format=raw,file={}", quoted(variables)),
         ]),
     };
-
-    disk_and_network(&mut command, config, qemu);
-    sticks(&mut command, config);
-    consoles(&mut command, config, qemu, &control);
-    if let Some(provision) = &config.provision {
-        // The device reads it where Linux shows it: /sys/firmware/qemu_fw_cfg.
-        let option = format!("name=opt/kedge/provision,file={}", quoted(provision));
-        command.args(["-fw_cfg", &option]);
-    }
-    if let Some(watchdog) = &qemu.watchdog {
-        command.args(["-device", watchdog, "-action", "watchdog=reset"]);
-    }
-    // Always emulated: a host's processor is not the board's, and virtualisation within virtualisation may hang.
-    command.args(["-accel", "tcg"]);
-    match config.clock {
-        // The guest sleeps as long as it asks for; only its instructions are counted.
-        Clock::Instructions => command.args(["-icount", "shift=0,sleep=on"]),
-        Clock::Wall => &mut command,
-    };
-    if let Some(date) = &config.date {
-        command.args(["-rtc", &format!("base={date}")]);
-    }
-    Ok(command)
 }
 
 fn disk_and_network(command: &mut Command, config: &VmConfig, qemu: &Qemu) {
