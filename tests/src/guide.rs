@@ -108,9 +108,11 @@ fn script(name: &str, blocks: &[Block]) -> String {
                  if [ \"$status\" = 0 ]; then echo '{name}:{line} must fail'; exit 1; fi\n"
             ),
             How::Until(said) => format!(
-                "( {text}) < <(sleep 3600) > \"$LOGS/{line}\" 2>&1 &\n\
+                // What has ended may have said it right before.
+                ": > \"$LOGS/{line}\"\n( {text}) < <(sleep 3600) > \"$LOGS/{line}\" 2>&1 &\n\
                  until grep -qF '{said}' \"$LOGS/{line}\"; do\n\
-                 kill -0 $! || {{ cat \"$LOGS/{line}\"; echo '{name}:{line} has ended'; exit 1; }}\nsleep 0.2\ndone\n"
+                 kill -0 $! || grep -qF '{said}' \"$LOGS/{line}\" || {{ \
+                 cat \"$LOGS/{line}\"; echo '{name}:{line} has ended'; exit 1; }}\nsleep 0.2\ndone\n"
             ),
         });
     }
