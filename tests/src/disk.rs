@@ -17,6 +17,9 @@ const INCOMPATIBLE: u64 = 1024 + 0x60;
 /// `EXT4_FEATURE_INCOMPAT_RECOVER`.
 const NEEDS_RECOVERY: u32 = 4;
 
+/// `EXT4_VERITY_FL` of an inode.
+const VERITY: u32 = 0x10_0000;
+
 /// A disk that may be harmed.
 #[derive(Debug)]
 pub struct Disk {
@@ -322,6 +325,41 @@ impl Disk {
             bail!("debugfs: {complaint}");
         }
         Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
+    /// The path of the object that holds these bytes at the beginning of a block.
+    ///
+    /// # Errors
+    /// No object does, or as [`Disk::debugfs`].
+    pub fn object_with(&self, marker: &[u8]) -> Result<String> {
+        for folder in self.list("/objects/v1")? {
+            let folder = format!("/objects/v1/{folder}");
+            for name in self.list(&folder)? {
+                let path = format!("{folder}/{name}");
+                let bytes = self.read(&path)?;
+                if bytes.chunks(4096).any(|block| block.starts_with(marker)) {
+                    return Ok(path);
+                }
+            }
+        }
+        bail!("no object holds the marker")
+    }
+
+    /// Takes the fs-verity flag of a file away; its bytes stay as they are.
+    ///
+    /// # Errors
+    /// As [`Disk::debugfs`], or the file has none.
+    pub fn clear_verity(&self, path: &str) -> Result<()> {
+        let inode = self.debugfs(&format!("stat {path}\n"))?;
+        let flags = inode
+            .split_once("Flags: 0x")
+            .and_then(|(_, rest)| rest.split_whitespace().next())
+            .context("the inode has no flags")?;
+        let flags = u32::from_str_radix(flags, 16)?;
+        ensure!(flags & VERITY != 0, "{path} is not sealed");
+        let flags = flags & !VERITY;
+        self.debugfs(&format!("set_inode_field {path} flags {flags:#x}\n"))
+            .map(drop)
     }
 
     /// Puts a file into the data partition in place of what is there.

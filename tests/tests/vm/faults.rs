@@ -224,6 +224,54 @@ fn vm_a_flipped_bit_costs_only_its_file() -> Result<()> {
     checks.finish(&mut guest)
 }
 
+/// Without it the kernel would judge nothing that is read of a layer. The container `delicate` has one of its own.
+#[test]
+fn vm_fs_verity_cannot_be_switched_off() -> Result<()> {
+    let disk = fresh_disk()?;
+    let layer = disk.object_with(MARKER)?;
+    disk.clear_verity(&layer)?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("a layer without its flag", &mut guest, |guest| {
+        guest.wait_for_state("confined", "running", BOOT)?;
+        unsealed(guest, "is not sealed")?;
+        not_running(guest, "delicate")
+    });
+    checks.finish(&mut guest)?;
+    drop(guest);
+
+    let disk = fresh_disk()?;
+    disk.debugfs("feature -verity\n")?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("a file system without the feature", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        unsealed(guest, "is not sealed: its file system")?;
+        not_running(guest, "delicate")?;
+        not_running(guest, "confined")
+    });
+    checks.finish(&mut guest)
+}
+
+/// The status says why.
+fn unsealed(guest: &Guest, why: &str) -> Result<()> {
+    let status = guest.status()?;
+    let phase = text(&status, "phase");
+    ensure!(phase.contains(why), "no {why:?} in: {phase}");
+    Ok(())
+}
+
+/// Its layer is refused, for as long as somebody looks: a container that waits to be started again is none that runs.
+fn not_running(guest: &mut Guest, name: &str) -> Result<()> {
+    guest.wait_for_log("kedge", "is absent or damaged", SOON)?;
+    let container = guest.container(name)?;
+    ensure!(
+        container.get("pid").is_none_or(Value::is_null),
+        "{container}"
+    );
+    Ok(())
+}
+
 #[test]
 fn vm_a_full_data_partition_does_not_stop_the_device() -> Result<()> {
     let disk = fresh_disk()?;
