@@ -7,6 +7,9 @@ use kedge_board_support::control::{Backend, LoaderSays, UBoot};
 pub struct Arguments {
     /// `kedge.slot=a` or `b`: where kernel and initramfs came from.
     pub slot: Option<char>,
+    /// `kedge.secure-boot=1`: the firmware verifies what it starts, and the loader each slot's files. It makes this device
+    /// refuse more, never less.
+    pub secure_boot: bool,
     /// Of a trial, and of how the last run ended.
     pub says: LoaderSays,
 }
@@ -19,12 +22,13 @@ impl Arguments {
         let mut arguments = Self {
             // All loaders say it in the same words.
             says: UBoot.reason(line),
-            slot: None,
+            ..Self::default()
         };
         for word in line.split_ascii_whitespace() {
             match word.split_once('=') {
                 Some(("kedge.slot", "a")) => arguments.slot = arguments.slot.or(Some('a')),
                 Some(("kedge.slot", "b")) => arguments.slot = arguments.slot.or(Some('b')),
+                Some(("kedge.secure-boot", "1")) => arguments.secure_boot = true,
                 Some(_) | None => {}
             }
         }
@@ -41,6 +45,7 @@ mod tests {
         let line = "console=ttyS0 kedge.slot=b kedge.try=2 kedge.reset=watchdog quiet kedge.slot=a kedge.try=9\n";
         let expected = Arguments {
             slot: Some('b'),
+            secure_boot: false,
             says: LoaderSays {
                 tried: Some(2),
                 watchdog: true,
@@ -49,8 +54,9 @@ mod tests {
         };
         assert_eq!(Arguments::parse(line), expected);
         assert_eq!(
-            Arguments::parse("kedge.slot=c kedge.try=x"),
+            Arguments::parse("kedge.slot=c kedge.try=x kedge.secure-boot=0 kedge.secure-boot"),
             Arguments::default()
         );
+        assert!(Arguments::parse("kedge.secure-boot=1 kedge.slot=a").secure_boot);
     }
 }

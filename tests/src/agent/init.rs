@@ -410,6 +410,7 @@ impl Init {
             floor,
             committed,
             parameters: [counter, on_trial],
+            secure_boot: false,
             product: &self.product.encode()?,
             root: &self.root.encode()?,
         })
