@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::bootenv::{Bootenv, Found};
+use kedge_board_support::loading::gpt::{Guid, Header, SECTOR};
 use kedge_board_support::record::{COPY, Loader, Slot, State};
 use kedge_image_build::image::fat;
 use kedge_image_build::image::gpt::{self, Partition};
@@ -290,6 +291,31 @@ impl Disk {
     pub fn valid_states(&self) -> Result<usize> {
         let found = self.boot_record()?;
         Ok(found.state.iter().filter(|copy| copy.is_ok()).count())
+    }
+
+    /// What its partition table calls it.
+    ///
+    /// # Errors
+    /// The disk cannot be read, or has no table.
+    pub fn guid(&self) -> Result<Guid> {
+        let mut sector = [0; SECTOR];
+        self.file()?
+            .read_exact_at(&mut sector, u64::try_from(SECTOR)?)?;
+        let header = Header::parse(&sector, 1).context("the disk has no partition table")?;
+        Ok(header.disk)
+    }
+
+    /// Calls it otherwise, as another disk with the same partitions would be called.
+    ///
+    /// # Errors
+    /// sgdisk is absent or fails.
+    pub fn set_guid(&self, guid: &str) -> Result<()> {
+        kedge_image_build::debian::require(&["gdisk"], "call a disk otherwise")?;
+        process::run(
+            Command::new("sgdisk")
+                .arg(format!("--disk-guid={guid}"))
+                .arg(&self.path),
+        )
     }
 
     /// Takes a partition out of the table.

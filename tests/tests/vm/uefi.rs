@@ -107,7 +107,7 @@ fn vm_uefi_counts_a_trial_that_panics_and_goes_back() -> Result<()> {
             "kedge.slot=a kedge.failed=b",
         ] {
             let line = guest.expect(&format!(" {rest}"), SOON)?;
-            let own = format!("Kernel command line: {first} kedge.");
+            let own = format!("Kernel command line: {first} kedge.disk={}", disk.guid()?);
             ensure!(line.contains(&own), "no {own:?} in: {line}");
         }
         Ok(())
