@@ -3,8 +3,8 @@
 //! One ioctl an object answers that, and the kernel judges each later read.
 //!
 //! What is not sealed is refused, whatever its bytes are now: nobody would judge what is read of it later, and whoever
-//! writes the disk can clear the flag of a file or the feature of the file system. Each image has the feature, and no
-//! object gets its name before it is sealed: what is not sealed was changed from outside. It is not sealed again here,
+//! writes the disk can clear the flag of a file or the feature of the file system. Each image has the feature, and there
+//! no object gets its name before it is sealed: what is not sealed was changed from outside. It is not sealed again here,
 //! either. That reads and writes as many bytes as somebody has prepared, in PID 1 and before the first container; and
 //! where the feature is gone, nothing can be sealed.
 
