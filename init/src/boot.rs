@@ -243,6 +243,7 @@ fn storage(boot: &mut Boot) -> Result<(), Error> {
         }
         None => Err(Error::MissingPartition {
             name: "data",
+            disk: boot.arguments.disk,
             waited_ms: 0,
         }),
     }

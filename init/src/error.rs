@@ -1,5 +1,6 @@
 //! What can go wrong in PID 1: one variant an operation, each naming its thing.
 
+use kedge_board_support::loading::gpt::Guid;
 use kedge_revision::ObjectId;
 use kedge_sys::Errno;
 use std::fmt;
@@ -23,6 +24,8 @@ pub enum Error {
     MissingPartition {
         /// Its name in the partition table.
         name: &'static str,
+        /// The one disk that may have it.
+        disk: Option<Guid>,
         /// How long was waited, milliseconds.
         waited_ms: u64,
     },
@@ -107,10 +110,17 @@ impl fmt::Display for Error {
                 write!(f, "{doing} {}: {errno}", path.display())
             }
             Self::Sys(error) => error.fmt(f),
-            Self::MissingPartition { name, waited_ms } => write!(
-                f,
-                "no disk has a partition named {name:?} (waited {waited_ms} ms)"
-            ),
+            Self::MissingPartition {
+                name,
+                disk,
+                waited_ms,
+            } => {
+                f.write_str("no disk")?;
+                if let Some(disk) = disk {
+                    write!(f, " with the loader's GUID {disk}")?;
+                }
+                write!(f, " has a partition named {name:?} (waited {waited_ms} ms)")
+            }
             Self::Document { path, source } => {
                 write!(f, "{}: {source}", path.display())?;
                 cause(source, f)

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::bootenv::{Bootenv, Found};
+use kedge_board_support::loading::gpt::{Guid, Header, SECTOR};
 use kedge_board_support::record::{COPY, Loader, Slot, State};
 use kedge_image_build::image::fat;
 use kedge_image_build::image::gpt::{self, Partition};
@@ -16,6 +17,9 @@ use std::process::Command;
 const INCOMPATIBLE: u64 = 1024 + 0x60;
 /// `EXT4_FEATURE_INCOMPAT_RECOVER`.
 const NEEDS_RECOVERY: u32 = 4;
+
+/// `EXT4_VERITY_FL` of an inode.
+const VERITY: u32 = 0x10_0000;
 
 /// A disk that may be harmed.
 #[derive(Debug)]
@@ -289,6 +293,31 @@ impl Disk {
         Ok(found.state.iter().filter(|copy| copy.is_ok()).count())
     }
 
+    /// What its partition table calls it.
+    ///
+    /// # Errors
+    /// The disk cannot be read, or has no table.
+    pub fn guid(&self) -> Result<Guid> {
+        let mut sector = [0; SECTOR];
+        self.file()?
+            .read_exact_at(&mut sector, u64::try_from(SECTOR)?)?;
+        let header = Header::parse(&sector, 1).context("the disk has no partition table")?;
+        Ok(header.disk)
+    }
+
+    /// Calls it otherwise, as another disk with the same partitions would be called.
+    ///
+    /// # Errors
+    /// sgdisk is absent or fails.
+    pub fn set_guid(&self, guid: &str) -> Result<()> {
+        kedge_image_build::debian::require(&["gdisk"], "call a disk otherwise")?;
+        process::run(
+            Command::new("sgdisk")
+                .arg(format!("--disk-guid={guid}"))
+                .arg(&self.path),
+        )
+    }
+
     /// Takes a partition out of the table.
     ///
     /// # Errors
@@ -322,6 +351,41 @@ impl Disk {
             bail!("debugfs: {complaint}");
         }
         Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
+    /// The path of the object that holds these bytes at the beginning of a block.
+    ///
+    /// # Errors
+    /// No object does, or as [`Disk::debugfs`].
+    pub fn object_with(&self, marker: &[u8]) -> Result<String> {
+        for folder in self.list("/objects/v1")? {
+            let folder = format!("/objects/v1/{folder}");
+            for name in self.list(&folder)? {
+                let path = format!("{folder}/{name}");
+                let bytes = self.read(&path)?;
+                if bytes.chunks(4096).any(|block| block.starts_with(marker)) {
+                    return Ok(path);
+                }
+            }
+        }
+        bail!("no object holds the marker")
+    }
+
+    /// Takes the fs-verity flag of a file away; its bytes stay as they are.
+    ///
+    /// # Errors
+    /// As [`Disk::debugfs`], or the file has none.
+    pub fn clear_verity(&self, path: &str) -> Result<()> {
+        let inode = self.debugfs(&format!("stat {path}\n"))?;
+        let flags = inode
+            .split_once("Flags: 0x")
+            .and_then(|(_, rest)| rest.split_whitespace().next())
+            .context("the inode has no flags")?;
+        let flags = u32::from_str_radix(flags, 16)?;
+        ensure!(flags & VERITY != 0, "{path} is not sealed");
+        let flags = flags & !VERITY;
+        self.debugfs(&format!("set_inode_field {path} flags {flags:#x}\n"))
+            .map(drop)
     }
 
     /// Puts a file into the data partition in place of what is there.

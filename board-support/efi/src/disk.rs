@@ -8,7 +8,7 @@ use crate::{About, Error};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
-use kedge_loading::gpt::{self, Header, SECTOR};
+use kedge_loading::gpt::{self, Guid, Header, SECTOR};
 use kedge_loading::plan::Take;
 use kedge_loading::{COPY, Loader, Side};
 use uefi::Handle;
@@ -101,6 +101,11 @@ impl Disk {
             entries,
             header,
         })
+    }
+
+    /// What it is called: another one with partitions of the same names is not this system's.
+    pub(crate) const fn guid(&self) -> Guid {
+        self.header.disk
     }
 
     /// First sector and number of sectors of a partition.

@@ -135,6 +135,11 @@ fn start(
 ) -> Result<core::convert::Infallible, Error> {
     let files = slot::read(disk, slot, secure_boot)?;
     let mut arguments = board_arguments()?;
+    arguments.push_str(&format!(" kedge.disk={}", disk.guid()));
+    if secure_boot {
+        // PID 1 refuses early what would not be started here.
+        arguments.push_str(" kedge.secure-boot=1");
+    }
     arguments.push_str(&format!(" kedge.slot={slot}"));
     if let Some(word) = word {
         arguments.push_str(&format!(" {word}"));

@@ -16,7 +16,7 @@ use std::path::Path;
 /// # Errors
 /// [`Error::MissingPartition`], [`Error::File`]. A lost state record is a problem that is noted.
 pub(super) fn boot_record(boot: &mut Boot) -> Result<(), Error> {
-    let found = disks::wait_for_partitions()?;
+    let found = disks::wait_for_partitions(boot.arguments.disk)?;
     let (bootenv, records) = disks::open_record(&found.bootenv)?;
     boot.evidence = evidence::gather(Path::new("/root"), boot.arguments.says.watchdog);
     // Paths that outlive this phase are those under the changed root.

@@ -3,6 +3,7 @@
 use crate::boot::partitions::{self, Partitions};
 use crate::error::Error;
 use kedge_board_support::bootenv::{Bootenv, Found};
+use kedge_board_support::loading::gpt::Guid;
 use kedge_revision::Timestamp;
 use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 use kedge_sys::rustix::fs::{CWD, Mode, OFlags, openat};
@@ -15,25 +16,30 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-/// Where the kernel lists block devices, before the change of root.
+/// Where the kernel lists block devices, before the change of root, and where their nodes are.
 const CLASS: &str = "/root/sys/class/block";
+const DEVICES: &str = "/root/dev";
 /// How long a disk may take to appear: the slowest known are USB disks, with about 5 s.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
-/// Finds the partitions, waiting for the kernel's events if they are late.
+/// Finds the partitions, waiting for the kernel's events if they are late. Where the loader says which disk it came from,
+/// no other one is taken; but a copy of a disk, bit by bit, is called as that one is.
 ///
 /// # Errors
 /// [`Error::MissingPartition`] after [`LONGEST_WAIT`].
-pub(crate) fn wait_for_partitions() -> Result<Partitions, Error> {
+pub(crate) fn wait_for_partitions(disk: Option<Guid>) -> Result<Partitions, Error> {
     let class = Path::new(CLASS);
-    if let Ok(found) = partitions::find(class) {
+    let is_own = |name: &str| {
+        disk.is_none_or(|own| partitions::guid(class, Path::new(DEVICES), name) == Some(own))
+    };
+    if let Ok(found) = partitions::find(class, is_own) {
         return Ok(found);
     }
     // Listen first and look again after, so that a disk between the two looks is not missed.
     let events = listen_to_kernel()?;
     let begun = timer::now();
     loop {
-        let missing = match partitions::find(class) {
+        let missing = match partitions::find(class, is_own) {
             Ok(found) => return Ok(found),
             Err(missing) => missing,
         };
@@ -43,6 +49,7 @@ pub(crate) fn wait_for_partitions() -> Result<Partitions, Error> {
         if expired {
             return Err(Error::MissingPartition {
                 name: missing,
+                disk,
                 waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
             });
         }

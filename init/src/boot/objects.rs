@@ -1,15 +1,19 @@
 //! Are the objects of a revision here, and are they what their names say?
 //!
-//! With fs-verity on, one ioctl an object answers that, and the kernel judges each later read. On a
-//! file system or kernel without it the digest is computed here, which reads every byte.
+//! One ioctl an object answers that, and the kernel judges each later read.
+//!
+//! What is not sealed is refused, whatever its bytes are now: nobody would judge what is read of it later, and whoever
+//! writes the disk can clear the flag of a file or the feature of the file system. Each image has the feature, and there
+//! no object gets its name before it is sealed: what is not sealed was changed from outside. It is not sealed again here,
+//! either. That reads and writes as many bytes as somebody has prepared, in PID 1 and before the first container; and
+//! where the feature is gone, nothing can be sealed.
 
 use crate::error::Error;
+use kedge_revision::ObjectId;
 use kedge_revision::revision::Object;
-use kedge_revision::{ObjectId, verity};
 use kedge_store::Store;
-use kedge_sys::verity::VerityError;
+use kedge_sys::verity::{Digest, VerityError};
 use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 /// Checks one object against its id and size.
@@ -36,44 +40,53 @@ pub(crate) fn check(store: &Store, id: ObjectId, object: Object) -> Result<(), E
             why: "has another size than its revision says",
         });
     }
-    let found = match kedge_sys::verity::measure(&file) {
-        Ok(digest) => ObjectId::from_digest(digest),
-        // Such a file system or kernel seals nothing: then every byte is read, here and now.
-        Err(VerityError::NotSupported) => compute(file, &path)?,
-        // A store that seals has only sealed objects; reads of this one would be judged by nobody.
-        Err(VerityError::NotVerity) => {
-            return Err(Error::Object {
-                id,
-                why: "is not sealed",
-            });
-        }
-        Err(VerityError::Failed(error)) => return Err(Error::file("measure", path)(error.errno)),
-        Err(VerityError::Foreign | VerityError::AlreadySealed | VerityError::Busy) => {
-            return Err(Error::Object {
-                id,
-                why: "is sealed with another algorithm",
-            });
-        }
-    };
-    if found == id {
-        Ok(())
-    } else {
-        Err(Error::Object {
-            id,
-            why: "has other bytes than its name says",
-        })
-    }
+    judge(id, &path, kedge_sys::verity::measure(&file))
 }
 
-/// The digest by reading everything.
-fn compute(mut file: File, path: &Path) -> Result<ObjectId, Error> {
-    let mut builder = verity::Builder::new();
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let count = file.read(&mut buffer).map_err(Error::io("read", path))?;
-        if count == 0 {
-            return Ok(builder.finish().id);
+/// Judges what the kernel says of an object's file.
+fn judge(id: ObjectId, path: &Path, measured: Result<Digest, VerityError>) -> Result<(), Error> {
+    let why = match measured {
+        Ok(digest) if ObjectId::from_digest(digest) == id => return Ok(()),
+        Ok(_) => "has other bytes than its name says",
+        Err(VerityError::NotSupported) => {
+            "is not sealed: its file system or this kernel has no fs-verity"
         }
-        builder.update(buffer.get(..count).unwrap_or_default());
+        Err(VerityError::NotVerity) => "is not sealed",
+        Err(VerityError::Failed(error)) => return Err(Error::file("measure", path)(error.errno)),
+        Err(VerityError::Foreign | VerityError::AlreadySealed | VerityError::Busy) => {
+            "is sealed with another algorithm"
+        }
+    };
+    Err(Error::Object { id, why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kedge_revision::verity;
+
+    #[test]
+    fn damage_on_flash_and_objects_of_another_name_are_found() {
+        let (id, other) = (verity::digest(b"good"), verity::digest(b"evil"));
+        let path = Path::new("object");
+        judge(id, path, Ok(*id.digest())).unwrap();
+        for (measured, expected) in [
+            (Ok(*other.digest()), "other bytes"),
+            (Err(VerityError::NotVerity), "is not sealed"),
+            (Err(VerityError::NotSupported), "has no fs-verity"),
+            (Err(VerityError::Foreign), "another algorithm"),
+        ] {
+            let found = judge(id, path, measured).unwrap_err().to_string();
+            assert!(found.contains(expected), "{measured:?}: {found}");
+        }
+    }
+
+    #[test]
+    fn right_bytes_that_nobody_judges_later_are_refused() {
+        // proc has no fs-verity on any kernel.
+        let file = File::open("/proc/self/status").unwrap();
+        let measured = kedge_sys::verity::measure(&file);
+        let found = judge(verity::digest(b""), Path::new("status"), measured).unwrap_err();
+        assert!(found.to_string().contains("has no fs-verity"), "{found}");
     }
 }

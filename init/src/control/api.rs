@@ -25,6 +25,9 @@ pub struct Status<'a> {
     /// The slot this boot came from, `a` or `b`.
     #[serde(borrow)]
     pub slot: Cow<'a, str>,
+    /// The firmware verifies what it starts, as the loader says; absent otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secure_boot: bool,
     /// How far the boot is: the name of the phase, `running`, or what went wrong.
     #[serde(borrow)]
     pub phase: Cow<'a, str>,

@@ -15,6 +15,7 @@ fn status() -> Status<'static> {
         mode: Mode::Development,
         revision: None,
         slot: "a".into(),
+        secure_boot: false,
         phase: "running".into(),
         boot_id: "0".into(),
         uptime_ms: 12,

@@ -24,6 +24,8 @@ pub(super) struct Shown<'a> {
     revision: Option<RevisionStatus<'a>>,
     #[serde(borrow)]
     slot: Cow<'a, str>,
+    #[serde(default)]
+    secure_boot: bool,
     #[serde(borrow)]
     phase: Cow<'a, str>,
     uptime_ms: u64,
@@ -63,16 +65,17 @@ pub(super) fn status(out: &mut impl Write, status: &Shown<'_>) -> Result<()> {
         }
         None => writeln!(out, "revision  none")?,
     }
+    write!(out, "slot      {}", status.slot)?;
     match status.trial {
-        Trial::Committed => writeln!(out, "slot      {}, committed", status.slot)?,
-        Trial::Trying { tries_left } => {
-            writeln!(
-                out,
-                "slot      {}, on trial, {tries_left} tries left",
-                status.slot
-            )?;
-        }
+        Trial::Committed => out.write_all(b", committed")?,
+        Trial::Trying { tries_left } => write!(out, ", on trial, {tries_left} tries left")?,
     }
+    let verified = if status.secure_boot {
+        ", Secure Boot"
+    } else {
+        ""
+    };
+    writeln!(out, "{verified}")?;
     writeln!(out, "phase     {}", status.phase)?;
     writeln!(out, "up        {}", duration(status.uptime_ms))?;
     let (total, available) = (status.memory.total >> 20, status.memory.available >> 20);
@@ -220,6 +223,7 @@ mod tests {
                 version: "1.2.0".into(),
             }),
             slot: "b".into(),
+            secure_boot: true,
             phase: "running".into(),
             boot_id: "x".into(),
             uptime_ms: 3_725_000,
@@ -291,7 +295,7 @@ mod tests {
         let expected = "\
 product   gateway on qemu-x86-64 (development)
 revision  1.2.0 0123456789abcdef
-slot      b, on trial, 2 tries left
+slot      b, on trial, 2 tries left, Secure Boot
 phase     running
 up        1h02m
 memory    40 of 64 MiB available
@@ -312,6 +316,13 @@ web                  apps         back-off        -        4      5.0s  signal 9
             serde_json::from_str::<Status<'_>>(&json).unwrap(),
             example()
         );
+        assert!(json.contains("\"secure-boot\":true"), "{json}");
+        let off = Status {
+            secure_boot: false,
+            ..example()
+        };
+        let json = serde_json::to_string(&off).unwrap();
+        assert!(!json.contains("secure-boot"), "{json}");
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub(crate) fn status<'a>(
         slot: boot
             .slot
             .map_or(Cow::Borrowed("unknown"), |slot| slot.letter().into()),
+        secure_boot: boot.arguments.secure_boot,
         phase: phase(boot),
         boot_id: boot_id().into(),
         uptime_ms: now_ms,

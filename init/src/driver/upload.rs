@@ -259,6 +259,7 @@ impl Driver {
                 state.committed.parameters,
                 state.trial.map_or(0, |trial| trial.target.parameters),
             ],
+            secure_boot: boot.arguments.secure_boot,
             product: &product,
             root: &root,
         };

@@ -124,11 +124,14 @@ impl<'a> Stage<'a> {
                 floor,
                 committed,
                 parameters,
+                secure_boot,
                 product,
                 root,
             } => {
                 self.keep.counters(parameters);
-                let trust = Trust::new(floor, committed, product, root).map_err(Error::Frame)?;
+                let mut trust =
+                    Trust::new(floor, committed, product, root).map_err(Error::Frame)?;
+                trust.secure_boot = secure_boot;
                 self.trust = Some(trust);
                 self.commit(committed);
                 Ok(())

@@ -269,6 +269,7 @@ impl Init {
                 version: "1".into(),
             }),
             slot: "a".into(),
+            secure_boot: false,
             phase: "running".into(),
             boot_id: Cow::Borrowed(&configure.boot_id),
             uptime_ms: self.now_ms(),
@@ -410,6 +411,7 @@ impl Init {
             floor,
             committed,
             parameters: [counter, on_trial],
+            secure_boot: false,
             product: &self.product.encode()?,
             root: &self.root.encode()?,
         })

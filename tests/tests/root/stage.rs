@@ -84,6 +84,7 @@ impl Device {
                 floor: Floor::default(),
                 committed: self.committed,
                 parameters: [0; 2],
+                secure_boot: false,
                 product: &self.product,
                 root: &self.root,
             };

@@ -2,13 +2,15 @@
 
 use crate::{built, fresh_disk};
 use anyhow::{Context, Result, ensure};
+use kedge_board_support::boards;
 use kedge_image_build::keys::{KeyFile, Passphrase};
+use kedge_image_build::qemu::VmConfig;
 use kedge_image_build::{files, keys};
 use kedge_revision::signing::Kind;
 use kedge_revision::{SignatureSet, verity};
 use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
-use kedge_tests::product::MARKER;
+use kedge_tests::product::{BOARD, MARKER};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -16,7 +18,10 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Boots a harmed disk and returns what the status says about its phase, with all containers' number.
 fn repair(disk: &Disk, reasons: &[&str]) -> Result<()> {
-    let mut guest = Guest::start(disk, &[])?;
+    in_repair(Guest::start(disk, &[])?, reasons)
+}
+
+fn in_repair(mut guest: Guest, reasons: &[&str]) -> Result<()> {
     let mut checks = Checks::default();
     checks.run("answers", &mut guest, |guest| {
         guest.wait_for_control(BOOT).map(drop)
@@ -222,6 +227,91 @@ fn vm_a_flipped_bit_costs_only_its_file() -> Result<()> {
         guest.wait_for_log("kernel", "verity", SOON).map(drop)
     });
     checks.finish(&mut guest)
+}
+
+/// Without it the kernel would judge nothing that is read of a layer. The container `delicate` has one of its own.
+#[test]
+fn vm_fs_verity_cannot_be_switched_off() -> Result<()> {
+    let disk = fresh_disk()?;
+    let layer = disk.object_with(MARKER)?;
+    disk.clear_verity(&layer)?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("a layer without its flag", &mut guest, |guest| {
+        guest.wait_for_state("confined", "running", BOOT)?;
+        unsealed(guest, "is not sealed")?;
+        not_running(guest, "delicate")
+    });
+    checks.finish(&mut guest)?;
+    drop(guest);
+
+    let disk = fresh_disk()?;
+    disk.debugfs("feature -verity\n")?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("a file system without the feature", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        unsealed(guest, "is not sealed: its file system")?;
+        not_running(guest, "delicate")?;
+        not_running(guest, "confined")
+    });
+    checks.finish(&mut guest)
+}
+
+/// The status says why.
+fn unsealed(guest: &Guest, why: &str) -> Result<()> {
+    let status = guest.status()?;
+    let phase = text(&status, "phase");
+    ensure!(phase.contains(why), "no {why:?} in: {phase}");
+    Ok(())
+}
+
+/// Its layer is refused, for as long as somebody looks: a container that waits to be started again is none that runs.
+fn not_running(guest: &mut Guest, name: &str) -> Result<()> {
+    guest.wait_for_log("kedge", "is absent or damaged", SOON)?;
+    let container = guest.container(name)?;
+    ensure!(
+        container.get("pid").is_none_or(Value::is_null),
+        "{container}"
+    );
+    Ok(())
+}
+
+/// A loader that knows says which disk it came from. Here the host plays it, and a stick that sorts first carries a copy.
+#[test]
+fn vm_another_disk_with_the_same_partitions_is_not_taken() -> Result<()> {
+    const OTHER: &str = "0f0e0d0c-0b0a-4908-8706-050403020100";
+    let start = |disk: &Disk, stick: &Disk, own: &str| {
+        let mut config =
+            VmConfig::new(boards::find(BOARD)?, disk.path(), &disk.folder().join("vm"));
+        config.sticks = Some(vec![stick.path().to_owned()]);
+        config.arguments = format!("kedge.disk={own}");
+        Guest::with(config)
+    };
+    let (disk, stick) = (fresh_disk()?, fresh_disk()?);
+    stick.set_guid(OTHER)?;
+    let mut guest = start(&disk, &stick, &disk.guid()?.to_string())?;
+    let mut checks = Checks::default();
+    checks.run("the own disk is taken", &mut guest, |guest| {
+        guest.wait_for_state("confined", "running", BOOT)?;
+        let status = guest.status()?;
+        ensure!(text(&status, "phase") == "running", "{status}");
+        // Sticks are plugged in read-only: what is written can only be on the device's own disk.
+        guest
+            .wait_for_log("volumes", "volume /keep 1", BOOT)
+            .map(drop)
+    });
+    checks.run("while the other one is there", &mut guest, |guest| {
+        guest.expect("[sda]", SOON).map(drop)
+    });
+    checks.finish(&mut guest)?;
+    drop(guest);
+
+    // Neither is the loader's.
+    let (disk, stick) = (fresh_disk()?, fresh_disk()?);
+    let absent = OTHER.replace('0', "1");
+    let why = format!("no disk with the loader's GUID {absent} has a partition named");
+    in_repair(start(&disk, &stick, &absent)?, &[&why])
 }
 
 #[test]

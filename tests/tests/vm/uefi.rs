@@ -3,7 +3,7 @@
 
 use crate::uboot::{Case, SOON, armed, judge};
 use crate::{built_for, life, slots};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_board_support::record::{Loader, Slot};
 use kedge_image_build::qemu::{ResetCause, VARIABLES, VmConfig};
@@ -32,6 +32,7 @@ fn vm_uefi_boots_the_same_images() -> Result<()> {
         for (field, expected) in [("board", BOARD), ("slot", "a"), ("phase", "running")] {
             ensure!(text(&status, field) == expected, "{field}: {status}");
         }
+        ensure!(status.get("secure-boot").is_none(), "{status}");
         Ok(())
     });
     checks.run("confinement", &mut guest, life::confinement);
@@ -100,12 +101,13 @@ fn vm_uefi_counts_a_trial_that_panics_and_goes_back() -> Result<()> {
         });
     }
     checks.run("the kernel is told", &mut guest, |guest| {
-        let first = boards::find(BOARD)?.boot.arguments;
+        let (first, own) = (boards::find(BOARD)?.boot.arguments, disk.guid()?);
         for rest in [
             "kedge.slot=b kedge.try=1 rdinit=/nonexistent",
             "kedge.slot=a kedge.failed=b",
         ] {
-            guest.expect(&format!("Kernel command line: {first} {rest}"), SOON)?;
+            let line = format!("{first} kedge.disk={own} {rest}");
+            guest.expect(&format!("Kernel command line: {line}"), SOON)?;
         }
         Ok(())
     });
@@ -308,5 +310,57 @@ fn vm_uefi_commits_an_update_in_the_other_slot() -> Result<()> {
             slots::told(guest, "Attempted to kill init")
         },
     );
+    checks.finish(&mut guest)
+}
+
+const SECURE_BOOT: &str = r#"
+[secure-boot]
+key = "keys/secure-boot/db.key"
+certificate = "keys/secure-boot/db.pem"
+"#;
+
+/// It would cost all its tries, each through the firmware, and the device a restart for each.
+#[test]
+fn vm_uefi_refuses_early_what_secure_boot_would_not_start() -> Result<()> {
+    let (project, _) = trials::project_on(env!("CARGO_BIN_EXE_kedge"), BOARD)?;
+    project
+        .kedge
+        .ask(&["key", "secure-boot", "--no-passphrase"])?;
+    let folder = project.kedge.folder();
+    let manifest = folder.join("kedge.toml");
+    files::write(&manifest, files::read_text(&manifest)? + SECURE_BOOT)?;
+    let platform = project.platform().display().to_string();
+    let built = project.kedge.ask(&["build", "--platform", &platform])?;
+    let image = built.pointer("/image/path").and_then(Value::as_str);
+    let disk = Disk::copy_of(&folder.join(image.context("no image was made")?))?;
+    let mut config = VmConfig::new(boards::find(BOARD)?, disk.path(), &disk.folder().join("vm"));
+    config.secure_boot = Some(folder.join("keys/secure-boot/db.pem"));
+    let mut guest = Guest::with(config)?;
+    let mut checks = Checks::default();
+    checks.run("the status tells that it is on", &mut guest, |guest| {
+        guest.wait_for_state("app", "running", BOOT)?;
+        let status = guest.status()?;
+        let told = status.get("secure-boot") == Some(&Value::Bool(true));
+        ensure!(told, "{status}");
+        Ok(())
+    });
+    checks.run("an offer without a statement", &mut guest, |guest| {
+        let before = trials::committed(guest)?;
+        project.edit(SECURE_BOOT, "")?;
+        let socket = guest.control_socket().display().to_string();
+        let words = ["push", "--socket", &socket, "--platform", &platform];
+        let (said, _) = project.kedge.refuse(&words)?;
+        for part in [
+            "no statement for Secure Boot",
+            "build it with [secure-boot]",
+        ] {
+            ensure!(said.contains(part), "no {part:?} in: {said}");
+        }
+        ensure!(trials::committed(guest)? == before, "another is committed");
+        let update = trials::update(guest)?;
+        let untried = update.get("trial").is_none() && update.get("failed").is_none();
+        ensure!(untried && guest.boots() == 1, "it was tried: {update}");
+        Ok(())
+    });
     checks.finish(&mut guest)
 }

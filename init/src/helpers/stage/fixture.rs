@@ -89,6 +89,7 @@ impl Device {
             floor: Floor::default(),
             committed,
             parameters,
+            secure_boot: false,
             product: &self.product,
             root: &self.root,
         }

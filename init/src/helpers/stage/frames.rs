@@ -2,7 +2,7 @@
 //!
 //! | from PID 1 | kind | then |
 //! |---|---|---|
-//! | configure | 1 | floor: root u32, counter u64; committed revision [32]; product u16 and its bytes; newest root u16 and its bytes |
+//! | configure | 1 | floor: root u32, counter u64; committed revision [32]; counters of parameters u64, u64; Secure Boot u8 (0, 1); product u16 and its bytes; newest root u16 and its bytes |
 //! | begin | 2 | what u8 (1 offer, 2 object), object [32], offset u64, length of the body u64 |
 //! | data | 3 | at most [`MAX_DATA`] bytes of the body |
 //! | abort | 4 | |
@@ -62,6 +62,8 @@ pub enum Request<'a> {
         committed: ObjectId,
         /// Counters of the parameters that must stay: the committed ones, and those on trial; 0: none.
         parameters: [u64; 2],
+        /// The firmware verifies what it starts.
+        secure_boot: bool,
         /// The product's document.
         product: &'a [u8],
         /// The newest trusted root's document.
@@ -133,17 +135,19 @@ impl<'a> Request<'a> {
                 floor,
                 committed,
                 parameters: [counter, on_trial],
+                secure_boot,
                 product,
                 root,
             } => {
                 let ((product_length, product), (root_length, root)) =
                     (measured(product), measured(root));
-                let parts: [&[u8]; 9] = [
+                let parts: [&[u8]; 10] = [
                     &floor.root.to_le_bytes(),
                     &floor.counter.to_le_bytes(),
                     committed.digest(),
                     &counter.to_le_bytes(),
                     &on_trial.to_le_bytes(),
+                    &[u8::from(*secure_boot)],
                     &product_length,
                     product,
                     &root_length,
@@ -201,6 +205,11 @@ impl<'a> Request<'a> {
                     u64::from_le_bytes(take(rest)?),
                     u64::from_le_bytes(take(rest)?),
                 ],
+                secure_boot: match take(rest)? {
+                    [0] => false,
+                    [1] => true,
+                    _ => return Err(FrameError),
+                },
                 product: document(rest)?,
                 root: document(rest)?,
             },
@@ -386,6 +395,7 @@ mod tests {
             },
             committed: ID,
             parameters: [1 << 41, 9],
+            secure_boot: true,
             product: b"{}",
             root: b"root",
         };
@@ -400,7 +410,7 @@ mod tests {
             volumes: "",
         };
         vec![
-            (configure, 71),
+            (configure, 72),
             (Request::Begin { body, length: 5 }, 50),
             (
                 Request::Begin {

@@ -80,6 +80,9 @@ pub(super) fn take(
         )));
     }
     let boot = committed.as_ref().map(|committed| &committed.boot);
+    if trust.secure_boot {
+        statement(&envelope.boot, boot)?;
+    }
     let content = content(&verified, boot)?;
     let parameters = parameters(head.parameters, content.as_ref())?;
 
@@ -115,6 +118,18 @@ pub(super) fn take(
         missing,
     };
     Ok((offer, json))
+}
+
+/// Refuses what the loader would not start under Secure Boot. That costs all tries of a trial and as many restarts, and then
+/// tells no more. Where what runs has no statement, or is lost, the loader is no judge of ours: then nothing is refused.
+fn statement(offered: &Boot, running: Option<&Boot>) -> Result<(), Refused> {
+    let judged = running.is_some_and(|running| running.statement.is_some());
+    if judged && offered.statement.is_none() {
+        return Err(Refused::conflict(
+            "it has no statement for Secure Boot, which is on, and what runs here has one: build it with [secure-boot]",
+        ));
+    }
+    Ok(())
 }
 
 /// The content, if the initramfs that runs is the one that is to run it; absent: only the new one may know it.

@@ -505,3 +505,56 @@ fn a_collection_leaves_what_an_offer_in_progress_needs() {
         2
     );
 }
+
+/// `draft`, with a slot statement of these bytes.
+fn stated(counter: u64, statement: &[u8]) -> kedge_revision::revision::Draft {
+    let mut draft = draft(counter, &[]);
+    let sealed = sealed(statement);
+    let object = kedge_revision::revision::Object {
+        size: sealed.size,
+        kind: ObjectKind::Statement,
+    };
+    draft.objects.insert(sealed.id, object);
+    draft.boot.statement = Some(sealed.id);
+    draft
+}
+
+#[test]
+fn secure_boot_refuses_an_offer_that_its_loader_would_not_start() {
+    let device = Device::new();
+    let put = |draft| {
+        let (id, document, signatures) = device.sign(draft);
+        let store = &device.store;
+        store
+            .put_revision(id, &document, &signatures, "factory\n")
+            .unwrap();
+        id
+    };
+    let (signed, plain) = (put(stated(1, b"one")), put(draft(2, &[])));
+    let (_, with) = device.offer(stated(3, b"three"), None);
+    let (_, without) = device.offer(draft(4, &[]), None);
+    for (committed, on, head, expected) in [
+        (signed, true, &without, 409),
+        (signed, true, &with, 200),
+        // Nobody verifies, or nobody says so.
+        (signed, false, &without, 200),
+        // The loader has no key of its owner's, or what runs is lost.
+        (plain, true, &without, 200),
+        (ObjectId::from_digest([9; 32]), true, &without, 200),
+    ] {
+        talk(&device, committed, |talk| {
+            let mut configure = device.configure(committed);
+            if let Request::Configure { secure_boot, .. } = &mut configure {
+                *secure_boot = on;
+            }
+            talk.send(configure);
+            let (status, answer) = talk.body(Body::Offer, head);
+            assert_eq!(status, expected, "{committed}, {on}: {answer}");
+            if status == 409 {
+                let detail = answer["detail"].as_str().unwrap();
+                assert!(detail.contains("no statement for Secure Boot"), "{detail}");
+                assert!(detail.contains("[secure-boot]"), "{detail}");
+            }
+        });
+    }
+}

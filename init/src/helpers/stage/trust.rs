@@ -15,6 +15,8 @@ pub(super) struct Trust {
     root: Root,
     floor: Floor,
     pub(super) committed: ObjectId,
+    /// The firmware verifies what it starts; false until somebody says so.
+    pub(super) secure_boot: bool,
 }
 
 impl Trust {
@@ -29,6 +31,7 @@ impl Trust {
             root: Root::parse(root).map_err(|_| FrameError)?,
             floor,
             committed,
+            secure_boot: false,
         })
     }
 
