@@ -205,6 +205,20 @@ impl Disk {
         self.write_to_fat(slot.partition(), name, bytes)
     }
 
+    /// Takes a file of a slot away.
+    ///
+    /// # Errors
+    /// It is not there, or mtools is absent.
+    pub fn remove_from_slot(&self, slot: Slot, name: &str) -> Result<()> {
+        let offset = self.partition(slot.partition())?.offset;
+        process::run(
+            Command::new("mdel")
+                .arg("-i")
+                .arg(format!("{}@@{offset}", self.path.display()))
+                .arg(format!("::/{name}")),
+        )
+    }
+
     /// Puts a file into a partition with a FAT, in place of what is there; `path` has no `/` at its front.
     ///
     /// # Errors
