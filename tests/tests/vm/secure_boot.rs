@@ -109,7 +109,7 @@ fn vm_secure_boot_starts_what_its_owner_signed_and_nothing_else() -> Result<()> 
         let platform = owner.project.platform().display().to_string();
         let words = ["push", "--socket", &socket, "--platform", &platform];
         let (said, _) = owner.project.kedge.refuse(&words)?;
-        ensure!(said.contains("has no statement"), "{said}");
+        ensure!(said.contains("no statement for Secure Boot"), "{said}");
         guest.wait_for_state("app", "running", BOOT).map(drop)
     });
     checks.finish(&mut guest)
