@@ -19,9 +19,9 @@ pub mod statement;
 
 pub use keys::{Certificate, Signer};
 
-use crate::keys::Passphrase;
+use crate::keys::{Passphrase, may_be_open};
 use crate::project::Project;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use kedge_board_support::boards::{self, Backend};
 use std::path::PathBuf;
 
@@ -29,7 +29,8 @@ impl Signer {
     /// The key that a project names, if it names one.
     ///
     /// # Errors
-    /// As [`Signer::open`], or the project's board is not started by UEFI.
+    /// As [`Signer::open`]; the project's board is not started by UEFI, or the project is one for production and the key without a
+    /// passphrase.
     pub fn of(project: &Project, passphrase: &Passphrase) -> Result<Option<Self>> {
         let Some(text) = &project.manifest().secure_boot else {
             return Ok(None);
@@ -43,6 +44,12 @@ impl Signer {
             return Err(mistake.into());
         }
         let path = |relative: &PathBuf| project.folder().join(relative);
-        Self::open(&path(&text.key), &path(&text.certificate), passphrase).map(Some)
+        let key = path(&text.key);
+        let signer = Self::open(&key, &path(&text.certificate), passphrase)?;
+        if !signer.is_protected() {
+            may_be_open(project.manifest().mode)
+                .with_context(|| format!("{} has no passphrase", key.display()))?;
+        }
+        Ok(Some(signer))
     }
 }

@@ -1,7 +1,7 @@
 //! The owner's key for Secure Boot: RSA, in a PEM file as OpenSSL writes it, with a certificate beside it. `sbsign` and `sbverify`
 //! take both as they are.
 
-use crate::keys::Passphrase;
+use crate::keys::{Passphrase, closed_to_others, long_enough};
 use crate::{debian, files, process};
 use anyhow::{Context, Result, bail, ensure};
 use pkcs8::LineEnding;
@@ -20,6 +20,9 @@ use zeroize::Zeroizing;
 /// may change the last; and the one that programs are signed with.
 pub const ROLES: [&str; 3] = ["PK", "KEK", "db"];
 
+/// What a PEM file with a passphrase says it is (RFC 7468, 11).
+const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
+
 /// A certificate.
 #[derive(Debug, Clone)]
 pub struct Certificate {
@@ -31,6 +34,7 @@ pub struct Certificate {
 pub struct Signer {
     key: RsaKeyPair,
     certificate: Certificate,
+    protected: bool,
 }
 
 impl std::fmt::Debug for Signer {
@@ -83,11 +87,12 @@ impl Signer {
     /// Opens a key; `passphrase` is asked only for a key that has one.
     ///
     /// # Errors
-    /// A file cannot be read, the passphrase is wrong, the key is no RSA key of 2048 to 4096 bits, or the certificate is another key's.
+    /// A file cannot be read, others may read the key, the passphrase is wrong, the key is no RSA key of 2048 to 4096 bits, or the certificate is another key's.
     pub fn open(key: &Path, certificate: &Path, passphrase: &Passphrase) -> Result<Self> {
         let certificate = Certificate::read(certificate)?;
+        closed_to_others(key)?;
         let text = Zeroizing::new(files::read_text(key)?);
-        let pair = parse(&text, key, passphrase)?;
+        let (pair, protected) = parse(&text, key, passphrase)?;
         ensure!(
             certificate.public_key() == Some(pair.public_key().as_ref()),
             "the certificate {} is not that of the key {}",
@@ -97,6 +102,7 @@ impl Signer {
         Ok(Self {
             key: pair,
             certificate,
+            protected,
         })
     }
 
@@ -104,6 +110,12 @@ impl Signer {
     #[must_use]
     pub const fn certificate(&self) -> &Certificate {
         &self.certificate
+    }
+
+    /// Whether its file is under a passphrase.
+    #[must_use]
+    pub const fn is_protected(&self) -> bool {
+        self.protected
     }
 
     /// Signs with RSASSA-PKCS1-v1_5 and SHA-256, the one that every firmware knows: the same bytes give the same signature.
@@ -120,8 +132,8 @@ impl Signer {
     }
 }
 
-/// The key of a PEM file: PKCS #8, with or without a passphrase, or OpenSSL's older form without one.
-fn parse(text: &str, path: &Path, passphrase: &Passphrase) -> Result<RsaKeyPair> {
+/// The key of a PEM file: PKCS #8, with or without a passphrase, or OpenSSL's older form without one; and whether it had one.
+fn parse(text: &str, path: &Path, passphrase: &Passphrase) -> Result<(RsaKeyPair, bool)> {
     let label = pem::decode_label(text.as_bytes());
     let label = label.map_err(|_| anyhow::anyhow!("{} is no key in PEM", path.display()))?;
     let refused = |why| anyhow::anyhow!("cannot use the key {}: {why}", path.display());
@@ -133,7 +145,7 @@ fn parse(text: &str, path: &Path, passphrase: &Passphrase) -> Result<RsaKeyPair>
     let pair = match label {
         "PRIVATE KEY" => RsaKeyPair::from_pkcs8(document()?.as_bytes()),
         "RSA PRIVATE KEY" => RsaKeyPair::from_der(document()?.as_bytes()),
-        "ENCRYPTED PRIVATE KEY" => {
+        ENCRYPTED => {
             let document = document()?;
             let sealed = EncryptedPrivateKeyInfo::try_from(document.as_bytes())
                 .map_err(|error| refused(error.to_string()))?;
@@ -148,15 +160,19 @@ fn parse(text: &str, path: &Path, passphrase: &Passphrase) -> Result<RsaKeyPair>
         }
         other => bail!("{} holds a {other:?}, not a private key", path.display()),
     };
-    pair.map_err(|error| refused(error.to_string()))
+    let pair = pair.map_err(|error| refused(error.to_string()))?;
+    Ok((pair, label == ENCRYPTED))
 }
 
 /// Makes a key and its certificate for each of [`ROLES`] in a folder: `ROLE.key`, `ROLE.pem`, and `ROLE.cer` for menus of firmware.
 ///
 /// # Errors
-/// One of them is there already, or OpenSSL cannot make it.
+/// One of them is there already, the passphrase is shorter than eight characters, or OpenSSL cannot make it.
 pub fn make(folder: &Path, owner: &str, phrase: Option<&str>) -> Result<()> {
     debian::require(&["openssl"], "make RSA keys")?;
+    if let Some(phrase) = phrase {
+        long_enough(phrase)?;
+    }
     for role in ROLES {
         let path = folder.join(format!("{role}.key"));
         ensure!(!path.exists(), "there is a key {} already", path.display());
@@ -216,7 +232,7 @@ fn sealed(key: &[u8], phrase: &str) -> Result<Zeroizing<String>> {
     let sealed = PrivateKeyInfo::try_from(document.as_bytes())
         .and_then(|info| info.encrypt_with_params(parameters, phrase))
         .map_err(|error| anyhow::anyhow!("cannot encrypt a key: {error}"))?;
-    Ok(sealed.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF)?)
+    Ok(sealed.to_pem(ENCRYPTED, LineEnding::LF)?)
 }
 
 /// What OpenSSL makes of this.
@@ -244,3 +260,6 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
     );
     Ok(output.stdout)
 }
+
+#[cfg(test)]
+mod tests;

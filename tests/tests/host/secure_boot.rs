@@ -9,6 +9,7 @@ use kedge_image_build::secure_boot::keys;
 use kedge_image_build::{debian, files, process, tools};
 use kedge_tests::kedge::Kedge;
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -176,6 +177,11 @@ fn host_secure_boot_says_what_it_cannot_use() -> Result<()> {
     files::write(&owner.words, "correct horse\n")?;
     refuse(&owner.build(), "is not that of the key")?;
     files::copy(&owner.path("KEK.pem"), &owner.path("db.key"))?;
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(owner.path("db.key"), open)?;
+    refuse(&owner.build(), "others may read")?;
+    let closed = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(owner.path("db.key"), closed)?;
     refuse(&owner.build(), "holds a \"CERTIFICATE\", not a private key")?;
 
     let folder = workshop()?;
@@ -188,5 +194,30 @@ fn host_secure_boot_says_what_it_cannot_use() -> Result<()> {
         said.contains("qemu-x86-64 is not started by UEFI"),
         "{said}"
     );
+    Ok(())
+}
+
+#[test]
+fn host_secure_boot_keys_of_production_have_a_passphrase() -> Result<()> {
+    let folder = workshop()?;
+    let words = folder.path().join("words");
+    files::write(&words, "correct horse\n")?;
+    let words = words.display().to_string();
+    let kedge = Kedge::new(KEDGE, &folder.path().join("gateway"));
+    let mut new = Command::new(KEDGE);
+    new.args(["new", "gateway", "--board", "pc-x86-64", "--production"]);
+    new.args(["--passphrase-file", &words, "--path"]);
+    process::run(new.arg(kedge.folder()))?;
+    append(&kedge, TABLE)?;
+    let (said, _) = kedge.refuse(&["key", "secure-boot", "--no-passphrase"])?;
+    ensure!(said.contains("under a passphrase"), "{said}");
+    // Brought from elsewhere.
+    let place = kedge.folder().join("keys/secure-boot");
+    files::make_folder(&place)?;
+    keys::make(&place, "gateway", None)?;
+    let platform = platform(folder.path())?.display().to_string();
+    let build = ["build", "--revision-only", "--platform", &platform];
+    let (said, _) = kedge.refuse(&[&build[..], &["--passphrase-file", &words]].concat())?;
+    ensure!(said.contains("db.key has no passphrase"), "{said}");
     Ok(())
 }

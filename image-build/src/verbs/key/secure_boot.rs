@@ -2,11 +2,11 @@
 
 use super::super::{PassphraseArguments, Scene};
 use crate::files;
+use crate::keys::may_be_open;
 use crate::secure_boot::Certificate;
 use crate::secure_boot::keys::{self, ROLES};
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
-use kedge_revision::Mode;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -43,11 +43,8 @@ impl SecureBoot {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
         let project = scene.project()?;
         let manifest = project.manifest();
-        ensure!(
-            !self.no_passphrase || manifest.mode == Mode::Development,
-            "keys of a production project are kept under a passphrase"
-        );
         let phrase = if self.no_passphrase {
+            may_be_open(manifest.mode)?;
             None
         } else {
             Some(
