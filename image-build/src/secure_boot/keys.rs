@@ -20,6 +20,9 @@ use zeroize::Zeroizing;
 /// may change the last; and the one that programs are signed with.
 pub const ROLES: [&str; 3] = ["PK", "KEK", "db"];
 
+/// What is made of each.
+const SUFFIXES: [&str; 3] = ["pem", "cer", "key"];
+
 /// What a PEM file with a passphrase says it is (RFC 7468, 11).
 const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
 
@@ -165,6 +168,7 @@ fn parse(text: &str, path: &Path, passphrase: &Passphrase) -> Result<(RsaKeyPair
 }
 
 /// Makes a key and its certificate for each of [`ROLES`] in a folder: `ROLE.key`, `ROLE.pem`, and `ROLE.cer` for menus of firmware.
+/// All of them, or none.
 ///
 /// # Errors
 /// One of them is there already, the passphrase is shorter than eight characters, or OpenSSL cannot make it.
@@ -173,10 +177,30 @@ pub fn make(folder: &Path, owner: &str, phrase: Option<&str>) -> Result<()> {
     if let Some(phrase) = phrase {
         long_enough(phrase)?;
     }
-    for role in ROLES {
-        let path = folder.join(format!("{role}.key"));
-        ensure!(!path.exists(), "there is a key {} already", path.display());
+    // Keys last: where one is, all certificates are.
+    let names = SUFFIXES.map(|suffix| ROLES.map(|role| format!("{role}.{suffix}")));
+    for name in names.as_flattened() {
+        let path = folder.join(name);
+        ensure!(!path.exists(), "there is {} already", path.display());
     }
+    files::make_folder(folder)?;
+    let new = files::temporary(&folder.join("keys"));
+    let made = make_in(&new, owner, phrase).and_then(|()| {
+        let publish = |name| files::publish(&new.join(name), &folder.join(name));
+        let published = names.as_flattened().iter().try_for_each(publish);
+        if published.is_err() {
+            for name in names.as_flattened() {
+                // Those that were not published yet are not there.
+                std::fs::remove_file(folder.join(name)).ok();
+            }
+        }
+        published
+    });
+    files::remove_folder(&new)?;
+    made
+}
+
+fn make_in(folder: &Path, owner: &str, phrase: Option<&str>) -> Result<()> {
     for role in ROLES {
         let key = Zeroizing::new(openssl(
             &[
@@ -210,7 +234,6 @@ pub fn make(folder: &Path, owner: &str, phrase: Option<&str>) -> Result<()> {
         let path = |suffix: &str| folder.join(format!("{role}.{suffix}"));
         files::write(&path("pem"), certificate)?;
         files::write(&path("cer"), Certificate::read(&path("pem"))?.der()?)?;
-        // The key last: with it, the others are there.
         files::write_private(&path("key"), text.as_bytes())?;
     }
     Ok(())

@@ -36,3 +36,23 @@ fn a_key_is_held_to_what_release_keys_are() {
     assert!(error.to_string().contains("too short"), "{error}");
     assert!(files::list(short.path()).unwrap().is_empty());
 }
+
+#[test]
+fn keys_are_made_all_or_none() {
+    for suffix in SUFFIXES {
+        for role in ROLES {
+            let folder = tempfile::tempdir().unwrap();
+            let name = format!("{role}.{suffix}");
+            files::write(&folder.path().join(&name), "mine").unwrap();
+            let error = make(folder.path(), "gateway", None).unwrap_err();
+            assert!(error.to_string().contains(&name), "{error}");
+            assert_eq!(files::list(folder.path()).unwrap().len(), 1, "{name}");
+        }
+    }
+    // OpenSSL takes no such name.
+    let folder = tempfile::tempdir().unwrap();
+    make(folder.path(), &"long".repeat(20), None).unwrap_err();
+    assert!(files::list(folder.path()).unwrap().is_empty());
+    let folder = made(None);
+    assert_eq!(files::list(folder.path()).unwrap().len(), 9);
+}

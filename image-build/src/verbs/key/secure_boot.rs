@@ -1,7 +1,6 @@
 //! `kedge key secure-boot`: the keys that a machine's firmware is given by its owner.
 
 use super::super::{PassphraseArguments, Scene};
-use crate::files;
 use crate::keys::may_be_open;
 use crate::secure_boot::Certificate;
 use crate::secure_boot::keys::{self, ROLES};
@@ -54,7 +53,6 @@ impl SecureBoot {
             )
         };
         let folder = project.folder().join(FOLDER);
-        files::make_folder(&folder)?;
         let phrase = phrase.as_ref().map(|text| text.as_str());
         keys::make(&folder, manifest.product.as_str(), phrase)?;
         let mut certificates = Vec::new();
