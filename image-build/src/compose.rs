@@ -240,21 +240,7 @@ fn boot(
         .encode()
         .context("cannot encode the product's identity")?;
     let loader = platform.loader.as_ref().map(|name| folder.join(name));
-    let mut modules = Vec::new();
-    for name in &platform.modules {
-        let file = Path::new(name)
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let module = files::read(&folder.join(name))?;
-        // A kernel that Secure Boot has locked down asks for them.
-        let module = match signer {
-            Some(_) => module,
-            None => kernel::without_signature(module),
-        };
-        modules.push((file, module));
-    }
+    let modules = modules(&platform, folder, signer.is_some())?;
     let archive = initramfs(init, product, root, modules)?;
     let initramfs = store.add(&archive, ObjectKind::Initramfs)?;
     Parts {
@@ -280,6 +266,33 @@ fn boot(
         device_binary,
         loader,
     ))
+}
+
+/// The platform's modules in load order: name and contents; `signed` for a kernel that Secure Boot locks down.
+fn modules(platform: &Platform, folder: &Path, signed: bool) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut modules = Vec::new();
+    for name in &platform.modules {
+        let file = Path::new(name)
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let module = files::read(&folder.join(name))?;
+        // Such a kernel loads no others, and the device would be the first to find out.
+        if signed && !kernel::is_signed(&module) {
+            bail!(
+                "the module {file} has no signature, which a kernel under Secure Boot asks for\nhelp: make the platform anew with `cargo xtask image {}`",
+                platform.board
+            );
+        }
+        let module = if signed {
+            module
+        } else {
+            kernel::without_signature(module)
+        };
+        modules.push((file, module));
+    }
+    Ok(modules)
 }
 
 /// The archive that the kernel unpacks: the device binary, whom it trusts and who it is, and modules in load order.

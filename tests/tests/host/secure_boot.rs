@@ -96,6 +96,21 @@ fn verifies(certificate: &Path, program: &Path) -> bool {
     process::succeeds(command.arg("--cert").arg(certificate).arg(program))
 }
 
+/// A platform that was made when modules lost their signatures is refused, and another one is left.
+fn modules_have_signatures(owner: &Owner) -> Result<()> {
+    let description = owner.platform.join("platform.json");
+    let mut described = Platform::load(&owner.platform)?;
+    described.modules = vec!["modules/loop.ko".into()];
+    files::write(&description, serde_json::to_string(&described)?)?;
+    let module = owner.platform.join("modules/loop.ko");
+    files::write(&module, "a module")?;
+    let (said, _) = owner.kedge.refuse(&owner.build())?;
+    for words in ["module loop.ko", "cargo xtask image pc-x86-64"] {
+        ensure!(said.contains(words), "{said}");
+    }
+    files::write(&module, "a module~Module signature appended~\n")
+}
+
 #[test]
 fn host_secure_boot_signs_what_sbverify_takes_and_keeps_signatures() -> Result<()> {
     let owner = Owner::new()?;
@@ -116,6 +131,7 @@ fn host_secure_boot_signs_what_sbverify_takes_and_keeps_signatures() -> Result<(
     sbsign.arg("--cert").arg(other.join("db.pem"));
     process::run(sbsign.arg("--output").arg(&kernel).arg(&program))?;
 
+    modules_have_signatures(&owner)?;
     let built = owner.kedge.ask(&owner.build())?;
     let [kernel, initramfs, statement] = [
         owner.object(&built, "kernel")?,
@@ -168,7 +184,7 @@ fn host_secure_boot_says_what_it_cannot_use() -> Result<()> {
     };
     refuse(&owner.build(), "db.pem")?;
     owner.kedge.ask(&owner.verb(&["key", "secure-boot"]))?;
-    refuse(&owner.verb(&["key", "secure-boot"]), "there is a key")?;
+    refuse(&owner.verb(&["key", "secure-boot"]), "PK.pem already")?;
     // The kernel of this platform is no program.
     refuse(&owner.build(), "cannot sign the kernel")?;
     files::write(&owner.words, "wrong horse\n")?;
