@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`keys`] | makes and reads the key and its certificate, PEM files as `sbsign` takes them |
 //! | [`authenticode`] | signs a program |
+//! | `program` | reads a program's headers |
 //! | [`statement`] | makes a slot's statement |
 //! | [`enrolment`] | gives a virtual machine's firmware the certificate |
 //!
@@ -15,6 +16,7 @@
 pub mod authenticode;
 pub mod enrolment;
 pub mod keys;
+pub(crate) mod program;
 pub mod statement;
 
 pub use keys::{Certificate, Signer};
