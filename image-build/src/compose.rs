@@ -61,11 +61,44 @@ pub struct Composition {
     pub product: Product,
 }
 
+/// Where the passphrases of a build's keys come from.
+#[derive(Debug, Clone)]
+pub struct Passphrases {
+    /// The release key's, or the PIN of its token.
+    pub release: Passphrase,
+    /// That of the key for Secure Boot, if it is given one of its own.
+    pub secure_boot: Option<Passphrase>,
+}
+
+impl Passphrases {
+    /// What the key for Secure Boot is opened with. A word that is given for both goes to a token, too, if the release key is in
+    /// one, and a token counts wrong words: it is nobody's but the token's then.
+    fn secure_boot(&self, project: &Project) -> Passphrase {
+        let in_token = || {
+            let file = KeyFile::read(&project.key_path("release"));
+            file.is_ok_and(|file| file.token().is_some())
+        };
+        if let Some(own) = &self.secure_boot {
+            return own.clone();
+        }
+        // Who is asked for each in turn tells them apart.
+        let is_asked = matches!(self.release, Passphrase::Prompt);
+        if !is_asked && in_token() {
+            return Passphrase::Withheld;
+        }
+        self.release.clone()
+    }
+}
+
 /// Composes the project's revision for the platform in a folder.
 ///
 /// # Errors
 /// A mistake in the project's files (shown with its place), a missing object or key, or a platform for another board.
-pub fn compose(project: &Project, platform: &Path, passphrase: &Passphrase) -> Result<Composition> {
+pub fn compose(
+    project: &Project,
+    platform: &Path,
+    passphrases: &Passphrases,
+) -> Result<Composition> {
     let root = project.trust_root()?;
     let definitions = project.containers()?;
     let containers = containers(project, &definitions)?;
@@ -77,12 +110,8 @@ pub fn compose(project: &Project, platform: &Path, passphrase: &Passphrase) -> R
     for layer in containers.values().flat_map(|container| &container.layers) {
         store.add_existing(*layer, ObjectKind::Layer)?;
     }
-    // One word opens both keys, and may come from where it can be read but once.
-    let passphrase = &match project.manifest().secure_boot {
-        Some(_) => passphrase.clone().read_once()?,
-        None => passphrase.clone(),
-    };
-    let signer = secure_boot::Signer::of(project, passphrase)?.map(Arc::new);
+    let phrase = passphrases.secure_boot(project);
+    let signer = secure_boot::Signer::of(project, &phrase)?.map(Arc::new);
     let (boot, device_binary, loader) =
         boot(project, platform, &root, signer.as_deref(), &mut store)?;
     let Objects { places, kinds, .. } = store;
@@ -106,7 +135,7 @@ pub fn compose(project: &Project, platform: &Path, passphrase: &Passphrase) -> R
         created: lock.created,
         ..draft
     })?;
-    let set = sign(project, &root, &document, passphrase)?;
+    let set = sign(project, &root, &document, &passphrases.release)?;
     let signatures = set.encode().context("cannot encode the signatures")?;
     let unchanged = last.as_ref() == Some(&lock);
     // Before the documents: a counter that was signed must never be given to another revision.
