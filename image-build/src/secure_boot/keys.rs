@@ -23,6 +23,22 @@ pub const ROLES: [&str; 3] = ["PK", "KEK", "db"];
 /// What is made of each.
 const SUFFIXES: [&str; 3] = ["pem", "cer", "key"];
 
+/// What certificates say beside their keys: they sign programs, and PK and KEK what a firmware is told to trust; none is an
+/// authority over others (RFC 5280, 4.2.1.3 and 4.2.1.9). Firmware looks at none of it.
+const CONFIGURATION: &str = "\
+[req]
+distinguished_name = name
+x509_extensions = certificate
+string_mask = utf8only
+
+[name]
+
+[certificate]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+subjectKeyIdentifier = hash
+";
+
 /// What a PEM file with a passphrase says it is (RFC 7468, 11).
 const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
 
@@ -201,32 +217,17 @@ pub fn make(folder: &Path, owner: &str, phrase: Option<&str>) -> Result<()> {
 }
 
 fn make_in(folder: &Path, owner: &str, phrase: Option<&str>) -> Result<()> {
+    let configuration = folder.join("openssl.cnf");
+    files::write(&configuration, CONFIGURATION)?;
     for role in ROLES {
-        let key = Zeroizing::new(openssl(
-            &[
-                "genpkey",
-                "-quiet",
-                "-algorithm",
-                "RSA",
-                "-pkeyopt",
-                "rsa_keygen_bits:2048",
-            ],
-            &[],
-        )?);
+        let size = ["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
+        let key = [&["genpkey", "-quiet"], &size[..]].concat();
+        let key = Zeroizing::new(openssl(&configuration, &key, &[])?);
         // Firmware does not look at the time; people and tools may.
         let subject = format!("/CN={owner} Secure Boot {role}/");
-        let request = [
-            "req",
-            "-new",
-            "-x509",
-            "-sha256",
-            "-days",
-            "7300",
-            "-key",
-            "/dev/stdin",
-            "-subj",
-        ];
-        let certificate = openssl(&[&request[..], &[&subject]].concat(), &key)?;
+        let request = ["req", "-new", "-x509", "-sha256", "-days", "7300"];
+        let request = [&request[..], &["-key", "/dev/stdin", "-subj", &subject]].concat();
+        let certificate = openssl(&configuration, &request, &key)?;
         let text = match phrase {
             Some(phrase) => sealed(&key, phrase)?,
             None => Zeroizing::new(String::from_utf8(key.to_vec())?),
@@ -258,10 +259,12 @@ fn sealed(key: &[u8], phrase: &str) -> Result<Zeroizing<String>> {
     Ok(sealed.to_pem(ENCRYPTED, LineEnding::LF)?)
 }
 
-/// What OpenSSL makes of this.
-fn openssl(arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
+/// What OpenSSL makes of this, with this configuration and no other: not that of the machine or of whoever calls.
+fn openssl(configuration: &Path, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
     let mut command = Command::new("openssl");
-    command.args(arguments);
+    // The library reads one, too, before any program of it looks at its arguments.
+    command.env("OPENSSL_CONF", configuration);
+    command.args(arguments).arg("-config").arg(configuration);
     let line = process::line(&command);
     let mut child = command
         .stdin(Stdio::piped())
@@ -269,10 +272,8 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {line}"))?;
-    if let Some(mut pipe) = child.stdin.take() {
-        pipe.write_all(input)
-            .with_context(|| format!("cannot feed {line}"))?;
-    }
+    // Where it ends before it has read all, what it says tells more than a broken pipe.
+    let fed = child.stdin.take().map(|mut pipe| pipe.write_all(input));
     let output = child
         .wait_with_output()
         .with_context(|| format!("cannot wait for {line}"))?;
@@ -281,6 +282,8 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
         "{line} failed\n{}",
         String::from_utf8_lossy(&output.stderr).trim_end()
     );
+    fed.transpose()
+        .with_context(|| format!("cannot feed {line}"))?;
     Ok(output.stdout)
 }
 
