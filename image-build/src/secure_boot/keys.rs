@@ -106,7 +106,8 @@ impl Signer {
     /// Opens a key; `passphrase` is asked only for a key that has one.
     ///
     /// # Errors
-    /// A file cannot be read, others may read the key, the passphrase is wrong, the key is no RSA key of 2048 to 4096 bits, or the certificate is another key's.
+    /// A file cannot be read, others may read the key, the passphrase is wrong, the key is no RSA key of 2048 to 4096 bits, or the
+    /// certificate is another key's.
     pub fn open(key: &Path, certificate: &Path, passphrase: &Passphrase) -> Result<Self> {
         let certificate = Certificate::read(certificate)?;
         closed_to_others(key)?;
