@@ -61,11 +61,44 @@ pub struct Composition {
     pub product: Product,
 }
 
+/// Where the passphrases of a build's keys come from.
+#[derive(Debug, Clone)]
+pub struct Passphrases {
+    /// The release key's, or the PIN of its token.
+    pub release: Passphrase,
+    /// That of the key for Secure Boot, if it is given one of its own.
+    pub secure_boot: Option<Passphrase>,
+}
+
+impl Passphrases {
+    /// What the key for Secure Boot is opened with. A word that is given for both goes to a token, too, if the release key is in
+    /// one, and a token counts wrong words: it is nobody's but the token's then.
+    fn secure_boot(&self, project: &Project) -> Passphrase {
+        let in_token = || {
+            let file = KeyFile::read(&project.key_path("release"));
+            file.is_ok_and(|file| file.token().is_some())
+        };
+        if let Some(own) = &self.secure_boot {
+            return own.clone();
+        }
+        // Who is asked for each in turn tells them apart.
+        let is_asked = matches!(self.release, Passphrase::Prompt);
+        if !is_asked && in_token() {
+            return Passphrase::Withheld;
+        }
+        self.release.clone()
+    }
+}
+
 /// Composes the project's revision for the platform in a folder.
 ///
 /// # Errors
 /// A mistake in the project's files (shown with its place), a missing object or key, or a platform for another board.
-pub fn compose(project: &Project, platform: &Path, passphrase: &Passphrase) -> Result<Composition> {
+pub fn compose(
+    project: &Project,
+    platform: &Path,
+    passphrases: &Passphrases,
+) -> Result<Composition> {
     let root = project.trust_root()?;
     let definitions = project.containers()?;
     let containers = containers(project, &definitions)?;
@@ -77,12 +110,8 @@ pub fn compose(project: &Project, platform: &Path, passphrase: &Passphrase) -> R
     for layer in containers.values().flat_map(|container| &container.layers) {
         store.add_existing(*layer, ObjectKind::Layer)?;
     }
-    // One word opens both keys, and may come from where it can be read but once.
-    let passphrase = &match project.manifest().secure_boot {
-        Some(_) => passphrase.clone().read_once()?,
-        None => passphrase.clone(),
-    };
-    let signer = secure_boot::Signer::of(project, passphrase)?.map(Arc::new);
+    let phrase = passphrases.secure_boot(project);
+    let signer = secure_boot::Signer::of(project, &phrase)?.map(Arc::new);
     let (boot, device_binary, loader) =
         boot(project, platform, &root, signer.as_deref(), &mut store)?;
     let Objects { places, kinds, .. } = store;
@@ -106,7 +135,7 @@ pub fn compose(project: &Project, platform: &Path, passphrase: &Passphrase) -> R
         created: lock.created,
         ..draft
     })?;
-    let set = sign(project, &root, &document, passphrase)?;
+    let set = sign(project, &root, &document, &passphrases.release)?;
     let signatures = set.encode().context("cannot encode the signatures")?;
     let unchanged = last.as_ref() == Some(&lock);
     // Before the documents: a counter that was signed must never be given to another revision.
@@ -237,21 +266,7 @@ fn boot(
         .encode()
         .context("cannot encode the product's identity")?;
     let loader = platform.loader.as_ref().map(|name| folder.join(name));
-    let mut modules = Vec::new();
-    for name in &platform.modules {
-        let file = Path::new(name)
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let module = files::read(&folder.join(name))?;
-        // A kernel that Secure Boot has locked down asks for them.
-        let module = match signer {
-            Some(_) => module,
-            None => kernel::without_signature(module),
-        };
-        modules.push((file, module));
-    }
+    let modules = modules(&platform, folder, signer.is_some())?;
     let archive = initramfs(init, product, root, modules)?;
     let initramfs = store.add(&archive, ObjectKind::Initramfs)?;
     Parts {
@@ -277,6 +292,33 @@ fn boot(
         device_binary,
         loader,
     ))
+}
+
+/// The platform's modules in load order: name and contents; `signed` for a kernel that Secure Boot locks down.
+fn modules(platform: &Platform, folder: &Path, signed: bool) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut modules = Vec::new();
+    for name in &platform.modules {
+        let file = Path::new(name)
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let module = files::read(&folder.join(name))?;
+        // Such a kernel loads no others, and the device would be the first to find out.
+        if signed && !kernel::is_signed(&module) {
+            bail!(
+                "the module {file} has no signature, which a kernel under Secure Boot asks for\nhelp: make the platform anew with `cargo xtask image {}`",
+                platform.board
+            );
+        }
+        let module = if signed {
+            module
+        } else {
+            kernel::without_signature(module)
+        };
+        modules.push((file, module));
+    }
+    Ok(modules)
 }
 
 /// The archive that the kernel unpacks: the device binary, whom it trusts and who it is, and modules in load order.

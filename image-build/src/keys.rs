@@ -34,8 +34,8 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 use ed25519_dalek::SigningKey;
-use kedge_revision::PublicKey;
 use kedge_revision::id::hex;
+use kedge_revision::{Mode, PublicKey};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -197,20 +197,53 @@ pub fn note(path: &Path, role: &str, public: PublicKey, uri: &str) -> Result<()>
     files::write_private(path, format!("{}{text}", header(&document)).as_bytes())
 }
 
+/// Only its owner may read a key's file.
+///
+/// # Errors
+/// It is not there, or others may read it.
+pub(crate) fn closed_to_others(path: &Path) -> Result<()> {
+    let mode = std::fs::metadata(path)
+        .with_context(|| format!("cannot read the key {}", path.display()))?
+        .permissions();
+    ensure!(
+        mode.mode() & 0o077 == 0,
+        "others may read {}; close it with: chmod 600 {0}, and think about whether it was copied",
+        path.display()
+    );
+    Ok(())
+}
+
+/// A key without a passphrase is for development.
+///
+/// # Errors
+/// The project is one for production.
+pub(crate) fn may_be_open(mode: Mode) -> Result<()> {
+    ensure!(
+        mode == Mode::Development,
+        "keys of a production project are kept under a passphrase"
+    );
+    Ok(())
+}
+
+/// A new passphrase keeps somebody busy who has the file.
+///
+/// # Errors
+/// It has less than eight characters.
+pub(crate) fn long_enough(passphrase: &str) -> Result<()> {
+    ensure!(
+        passphrase.chars().count() >= 8,
+        "the passphrase is too short: take at least 8 characters, better four words"
+    );
+    Ok(())
+}
+
 impl KeyFile {
     /// Reads a key file; the secret stays closed.
     ///
     /// # Errors
     /// It cannot be read, is no key file, or is readable by others.
     pub fn read(path: &Path) -> Result<Self> {
-        let mode = std::fs::metadata(path)
-            .with_context(|| format!("cannot read the key {}", path.display()))?
-            .permissions();
-        ensure!(
-            mode.mode() & 0o077 == 0,
-            "others may read {}; close it with: chmod 600 {0}, and think about whether it was copied",
-            path.display()
-        );
+        closed_to_others(path)?;
         let text = Zeroizing::new(files::read_text(path)?);
         // The parser's error shows the line, which may hold the secret: only its words are passed on.
         let document: Document = toml::from_str(&text).map_err(|error| {
@@ -344,10 +377,7 @@ fn associated(document: &Document) -> String {
 }
 
 fn seal(document: &Document, key: &SigningKey, passphrase: &str) -> Result<Encrypted> {
-    ensure!(
-        passphrase.chars().count() >= 8,
-        "the passphrase is too short: take at least 8 characters, better four words"
-    );
+    long_enough(passphrase)?;
     let (salt, nonce) = (random::<16>()?, random::<24>()?);
     let wrap = derive(COST, &*salt, passphrase)?;
     let associated = associated(document);

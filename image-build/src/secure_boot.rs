@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`keys`] | makes and reads the key and its certificate, PEM files as `sbsign` takes them |
 //! | [`authenticode`] | signs a program |
+//! | `program` | reads a program's headers |
 //! | [`statement`] | makes a slot's statement |
 //! | [`enrolment`] | gives a virtual machine's firmware the certificate |
 //!
@@ -16,13 +17,14 @@
 pub mod authenticode;
 pub mod enrolment;
 pub mod keys;
+pub(crate) mod program;
 pub mod statement;
 
 pub use keys::{Certificate, Signer};
 
-use crate::keys::Passphrase;
+use crate::keys::{Passphrase, may_be_open};
 use crate::project::Project;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use kedge_board_support::boards::{self, Backend};
 use std::path::PathBuf;
 
@@ -30,7 +32,8 @@ impl Signer {
     /// The key that a project names, if it names one.
     ///
     /// # Errors
-    /// As [`Signer::open`], or the project's board is not started by UEFI.
+    /// As [`Signer::open`]; the project's board is not started by UEFI, or the project is one for production and the key without a
+    /// passphrase.
     pub fn of(project: &Project, passphrase: &Passphrase) -> Result<Option<Self>> {
         let Some(text) = &project.manifest().secure_boot else {
             return Ok(None);
@@ -44,6 +47,12 @@ impl Signer {
             return Err(mistake.into());
         }
         let path = |relative: &PathBuf| project.folder().join(relative);
-        Self::open(&path(&text.key), &path(&text.certificate), passphrase).map(Some)
+        let key = path(&text.key);
+        let signer = Self::open(&key, &path(&text.certificate), passphrase)?;
+        if !signer.is_protected() {
+            may_be_open(project.manifest().mode)
+                .with_context(|| format!("{} has no passphrase", key.display()))?;
+        }
+        Ok(Some(signer))
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Source: Microsoft, "PE Format"; UEFI Specification 2.10, 3.5.1.1 (removable media).
 
+use crate::secure_boot::program::{Program, X86_64};
 use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::boards::Board;
 
@@ -15,8 +16,6 @@ pub const FILE: &str = "BOOTX64.EFI";
 pub const PARTITIONS: [&str; 2] = ["boot", "boot-copy"];
 
 const SECTION: &[u8; 8] = b".kedge\0\0";
-/// The machine of a PE file: x86-64.
-const X86_64: u16 = 0x8664;
 
 /// The loader with the board's arguments.
 ///
@@ -49,45 +48,22 @@ pub fn make(board: &Board, mut loader: Vec<u8>) -> Result<Vec<u8>> {
 /// # Errors
 /// It is no program for UEFI on x86-64.
 pub fn check_kernel(beginning: &[u8]) -> Result<()> {
-    let is_program = header(beginning).and_then(|at| u16_at(beginning, at.checked_add(4)?));
-    if is_program != Some(X86_64) {
+    let is_program = Program::of(beginning).is_ok_and(|program| program.machine == X86_64);
+    if !is_program {
         bail!("the kernel is no program for UEFI on x86-64: it is built without CONFIG_EFI_STUB");
     }
     Ok(())
 }
 
-/// Where the PE header is.
-fn header(bytes: &[u8]) -> Option<usize> {
-    let at = usize::try_from(u32_at(bytes, 60)?).ok()?;
-    let is_one = bytes.starts_with(b"MZ") && bytes.get(at..)?.starts_with(b"PE\0\0");
-    is_one.then_some(at)
-}
-
 /// Where the contents of the section for arguments are.
 fn section(bytes: &[u8]) -> Result<std::ops::Range<usize>> {
-    let find = || {
-        let header = header(bytes)?;
-        let count = usize::from(u16_at(bytes, header.checked_add(6)?)?);
-        let optional = usize::from(u16_at(bytes, header.checked_add(20)?)?);
-        let table = header.checked_add(24)?.checked_add(optional)?;
-        let sections = bytes.get(table..)?.chunks_exact(40).take(count);
-        let mut named = sections.filter(|section| section.starts_with(SECTION));
-        let section = named.next()?;
-        let size = usize::try_from(u32_at(section, 8)?.min(u32_at(section, 16)?)).ok()?;
-        let start = usize::try_from(u32_at(section, 20)?).ok()?;
-        Some(start..start.checked_add(size)?)
-    };
-    find().context("it is no program with a section .kedge")
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    let field = bytes.get(at..)?.first_chunk();
-    field.map(|field| u16::from_le_bytes(*field))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    let field = bytes.get(at..)?.first_chunk();
-    field.map(|field| u32::from_le_bytes(*field))
+    let sections = Program::of(bytes)?.sections.into_iter();
+    let mut named = sections.filter(|section| section.name == *SECTION);
+    let section = named.next().context("it has no section .kedge")?;
+    let start = section.file.start;
+    // What lies behind, up to its end in the file, is padding.
+    let most = start.saturating_add(section.memory);
+    Ok(start..section.file.end.min(most))
 }
 
 #[cfg(test)]

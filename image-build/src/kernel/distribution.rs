@@ -131,6 +131,12 @@ fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>], signed: bool) ->
     .write(folder)
 }
 
+/// Whether a module ends in a signature; whose it is, the kernel judges.
+#[must_use]
+pub fn is_signed(module: &[u8]) -> bool {
+    module.ends_with(SIGNED)
+}
+
 /// A module without the signature that it may end with.
 #[must_use]
 pub fn without_signature(mut module: Vec<u8>) -> Vec<u8> {
@@ -220,8 +226,10 @@ mod tests {
         ]
         .concat();
         let module = signed.clone();
+        assert!(is_signed(&module));
         let module = without_signature(module);
         assert_eq!(module, b"module");
+        assert!(!is_signed(&module));
         let module = without_signature(module);
         assert_eq!(module, b"module");
         // A length that the file does not have.

@@ -22,6 +22,9 @@ pub enum Passphrase {
     Descriptor(u32),
     /// There is none to be had: a key that needs one is an error.
     Never,
+    /// There is one, but it is the PIN of the release key's token, and no other key's business: a key for Secure Boot that needs a
+    /// passphrase is an error.
+    Withheld,
     /// Already known.
     Given(Zeroizing<String>),
 }
@@ -33,6 +36,7 @@ impl std::fmt::Debug for Passphrase {
             Self::File(_) => "File",
             Self::Descriptor(_) => "Descriptor",
             Self::Never => "Never",
+            Self::Withheld => "Withheld",
             Self::Given(_) => "Given",
         })
     }
@@ -52,7 +56,7 @@ impl Passphrase {
     pub fn read_once(self) -> Result<Self> {
         match self {
             Self::File(_) | Self::Descriptor(_) => Ok(Self::Given(self.existing("")?)),
-            Self::Prompt | Self::Never | Self::Given(_) => Ok(self),
+            Self::Prompt | Self::Never | Self::Withheld | Self::Given(_) => Ok(self),
         }
     }
 
@@ -71,6 +75,9 @@ impl Passphrase {
             Self::Never => {
                 bail!("{what} needs its passphrase: use --passphrase-file or --passphrase-fd")
             }
+            Self::Withheld => bail!(
+                "{what} needs its passphrase, and what is given is the PIN of the release key's token: use --secure-boot-passphrase-file or --secure-boot-passphrase-fd"
+            ),
             Self::Given(text) => Ok(text.clone()),
         }
     }
@@ -82,7 +89,7 @@ impl Passphrase {
     pub fn new_one(&self, what: &str) -> Result<Zeroizing<String>> {
         let first = match self {
             Self::Prompt => ask(&format!("New passphrase for {what}: "))?,
-            Self::File(_) | Self::Descriptor(_) | Self::Never | Self::Given(_) => {
+            Self::File(_) | Self::Descriptor(_) | Self::Never | Self::Withheld | Self::Given(_) => {
                 return self.existing(what);
             }
         };

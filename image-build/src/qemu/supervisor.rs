@@ -200,13 +200,25 @@ fn variables(config: &VmConfig, fresh: &Path) -> Result<PathBuf> {
         None => VARIABLES.to_owned(),
     };
     let path = config.folder.join(name);
-    if !path.exists() {
-        match &config.secure_boot {
-            Some(certificate) => enrolment::enrol(fresh, &path, certificate)?,
-            None => files::copy(fresh, &path)?,
-        }
-    }
+    once(&path, |new| match &config.secure_boot {
+        Some(certificate) => enrolment::enrol(fresh, new, certificate),
+        None => files::copy(fresh, new),
+    })?;
     Ok(path)
+}
+
+/// Makes a file that is not there, under another name first: what was cut off would be taken for a whole one for ever.
+fn once(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let new = files::temporary(path);
+    let made = make(&new).and_then(|()| files::publish(&new, path));
+    if made.is_err() {
+        // It may not have come so far as to be there.
+        std::fs::remove_file(&new).ok();
+    }
+    made
 }
 
 fn boot(
@@ -338,4 +350,24 @@ fn read_all(mut output: impl Read) -> String {
         bytes.drain(..excess);
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_off_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(VARIABLES);
+        once(&path, |new| {
+            files::write(new, "ha")?;
+            bail!("cut off")
+        })
+        .unwrap_err();
+        assert!(files::list(folder.path()).unwrap().is_empty());
+        once(&path, |new| files::write(new, "half")).unwrap();
+        assert_eq!(files::read_text(&path).unwrap(), "half");
+        once(&path, |_| bail!("it is there")).unwrap();
+    }
 }

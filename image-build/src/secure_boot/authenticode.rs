@@ -8,6 +8,7 @@
 //! its outer SEQUENCE.
 
 use super::Signer;
+use super::program::{Program, u16_at, u32_at};
 use anyhow::{Context, Result, ensure};
 use cms::cert::{CertificateChoices, IssuerAndSerialNumber};
 use cms::content_info::{CmsVersion, ContentInfo};
@@ -34,6 +35,10 @@ const PE_IMAGE_DATA: [u8; 53] = *b"\x30\x33\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\
     \x30\x25\x03\x01\x00\xa0\x20\xa2\x1e\x80\x1c\
     \0<\0<\0<\0O\0b\0s\0o\0l\0e\0t\0e\0>\0>\0>";
 
+/// What the optional header of a program for a 64-bit machine begins with.
+const PE32_PLUS: u16 = 0x20b;
+/// Where the certificates' entry is in it.
+const ENTRY: Range<usize> = 144..152;
 /// Bytes before a certificate: its length, revision and type.
 const CERTIFICATE_HEADER: u32 = 8;
 /// `WIN_CERT_REVISION_2_0` and `WIN_CERT_TYPE_PKCS_SIGNED_DATA`.
@@ -55,14 +60,31 @@ struct Fields {
 /// The program with one more signature.
 ///
 /// # Errors
-/// It is no program for UEFI on a 64-bit machine, its certificates are not at its end, or the key cannot sign.
+/// It is no program for UEFI on a 64-bit machine, its certificates are not at its end or not where they may begin, or the key
+/// cannot sign.
 pub fn sign(mut program: Vec<u8>, signer: &Signer) -> Result<Vec<u8>> {
-    // Certificates begin on a multiple of eight bytes, and those before them are signed.
-    program.resize(program.len().next_multiple_of(8), 0);
-    let fields = fields(&program).context("it is no program for UEFI on a 64-bit machine")?;
+    let mut fields = fields(&program)?;
     ensure!(
         fields.table.end == program.len(),
-        "something lies behind its signatures"
+        "its certificates end at byte {}, and it at byte {}",
+        fields.table.end,
+        program.len()
+    );
+    // What is filled up below is no part of them.
+    let mut sections = fields.sections.iter();
+    ensure!(
+        sections.all(|section| section.end <= program.len()),
+        "its sections are beyond its end"
+    );
+    // Certificates begin on a multiple of eight bytes, and those before them are signed.
+    program.resize(program.len().next_multiple_of(8), 0);
+    if fields.table.is_empty() {
+        fields.table = program.len()..program.len();
+    }
+    ensure!(
+        fields.table.start % 8 == 0,
+        "its certificates begin at byte {}, which is no multiple of eight",
+        fields.table.start
     );
     let hash = hash(&program, &fields).context("its sections are beyond its end")?;
     let message = message(hash, signer)?;
@@ -92,43 +114,43 @@ fn put(program: &mut [u8], place: &Range<usize>, bytes: &[u8]) {
         .for_each(|(to, from)| *to = *from);
 }
 
-fn fields(program: &[u8]) -> Option<Fields> {
-    let header = usize::try_from(u32_at(program, 60)?).ok()?;
-    let optional = header.checked_add(24)?;
-    let is_program = program.starts_with(b"MZ")
-        && program.get(header..)?.starts_with(b"PE\0\0")
-        && u16_at(program, optional)? == 0x20b;
-    let range = |at: usize, size: usize| Some(at..at.checked_add(size)?);
-    // The fifth of the directories, if there are so many.
-    let entry = range(optional.checked_add(144)?, 8)?;
-    if !is_program || u32_at(program, optional.checked_add(108)?)? < 5 {
-        return None;
-    }
-    let count = usize::from(u16_at(program, header.checked_add(6)?)?);
-    let size = usize::from(u16_at(program, header.checked_add(20)?)?);
-    let entries = program.get(optional.checked_add(size)?..)?;
-    let mut sections = Vec::new();
-    for section in entries.chunks_exact(40).take(count) {
-        let size = usize::try_from(u32_at(section, 16)?).ok()?;
-        let at = usize::try_from(u32_at(section, 20)?).ok()?;
-        if size > 0 {
-            sections.push(range(at, size)?);
-        }
-    }
-    sections.sort_by_key(|section| section.start);
-    let at = usize::try_from(u32_at(program, entry.start)?).ok()?;
-    let size = usize::try_from(u32_at(program, entry.start.checked_add(4)?)?).ok()?;
-    let table = match size {
-        0 => program.len()..program.len(),
-        _ => range(at, size)?,
+fn fields(program: &[u8]) -> Result<Fields> {
+    let Program {
+        optional, sections, ..
+    } = Program::of(program)?;
+    let field = |at| u32_at(program, optional.start.checked_add(at)?);
+    ensure!(
+        u16_at(program, optional.start) == Some(PE32_PLUS),
+        "it is no program for a 64-bit machine"
+    );
+    // The fifth of the directories.
+    ensure!(
+        field(108).is_some_and(|count| count >= 5) && optional.len() >= ENTRY.end,
+        "it has no directory for certificates"
+    );
+    let range = |place: Range<usize>| {
+        let start = optional.start.checked_add(place.start)?;
+        Some(start..start.checked_add(place.len())?)
     };
-    Some(Fields {
-        checksum: range(optional.checked_add(64)?, 4)?,
-        entry,
-        headers: usize::try_from(u32_at(program, optional.checked_add(60)?)?).ok()?,
-        sections,
-        table,
-    })
+    let found = || {
+        let size = usize::try_from(field(ENTRY.start.checked_add(4)?)?).ok()?;
+        let at = usize::try_from(field(ENTRY.start)?).ok()?;
+        let table = match size {
+            0 => program.len()..program.len(),
+            _ => at..at.checked_add(size)?,
+        };
+        let sections = sections.into_iter().map(|section| section.file);
+        let mut sections: Vec<_> = sections.filter(|section| !section.is_empty()).collect();
+        sections.sort_by_key(|section| section.start);
+        Some(Fields {
+            checksum: range(64..68)?,
+            entry: range(ENTRY)?,
+            headers: usize::try_from(field(60)?).ok()?,
+            sections,
+            table,
+        })
+    };
+    found().context("its headers are cut off")
 }
 
 /// What a signature is of.
@@ -217,12 +239,5 @@ fn checksum(program: &[u8]) -> u32 {
     sum.wrapping_add(length)
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    let field = bytes.get(at..)?.first_chunk();
-    field.map(|field| u16::from_le_bytes(*field))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    let field = bytes.get(at..)?.first_chunk();
-    field.map(|field| u32::from_le_bytes(*field))
-}
+#[cfg(test)]
+mod tests;

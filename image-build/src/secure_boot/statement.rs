@@ -7,6 +7,7 @@
 //! ```
 //! Source: Microsoft, "PE Format"; UEFI Specification 2.10, 2.1.1 and appendix D.
 
+use super::program::X86_64;
 use anyhow::{Context, Result};
 use kedge_board_support::statement::{SECTION, Statement};
 use sha2::{Digest, Sha256};
@@ -15,8 +16,6 @@ use sha2::{Digest, Sha256};
 const ALIGNMENT: u32 = 0x200;
 /// Where sections are in memory: on pages.
 const PAGE: u32 = 0x1000;
-/// The machine of a PE file: x86-64.
-const X86_64: u16 = 0x8664;
 /// `movabs $EFI_UNSUPPORTED, %rax; ret`.
 const CODE: [u8; 11] = [0x48, 0xb8, 3, 0, 0, 0, 0, 0, 0, 0x80, 0xc3];
 /// A section of code that runs; one of data that is read.

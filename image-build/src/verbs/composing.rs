@@ -1,7 +1,8 @@
 //! What the verbs share that make a project's revision: `build`, `bundle`, `push`.
 
 use super::{PassphraseArguments, Scene};
-use crate::compose::{self, Composition};
+use crate::compose::{self, Composition, Passphrases};
+use crate::keys::Passphrase;
 use crate::payload::Payload;
 use crate::platform::{self, KernelSource};
 use crate::project::{Project, lock};
@@ -22,6 +23,32 @@ pub(super) struct Composing {
     kernel: Option<KernelArgument>,
     #[command(flatten)]
     passphrase: PassphraseArguments,
+    #[command(flatten)]
+    secure_boot: SecureBootArguments,
+}
+
+/// Where the passphrase of the key for Secure Boot comes from. Without any of these it is that of the release key's file, or asked for.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct SecureBootArguments {
+    /// Take the passphrase of the key for Secure Boot from the first line of a file.
+    #[arg(long, value_name = "FILE")]
+    secure_boot_passphrase_file: Option<PathBuf>,
+    /// Take the passphrase of the key for Secure Boot from the first line of an open file descriptor.
+    #[arg(long, value_name = "N")]
+    secure_boot_passphrase_fd: Option<u32>,
+}
+
+impl SecureBootArguments {
+    /// The source, if there is one; it is read now, and once.
+    fn source(&self) -> Result<Option<Passphrase>> {
+        let file = self.secure_boot_passphrase_file.clone();
+        let descriptor = self.secure_boot_passphrase_fd;
+        let source = file
+            .map(Passphrase::File)
+            .or(descriptor.map(Passphrase::Descriptor));
+        source.map(Passphrase::read_once).transpose()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,7 +75,11 @@ impl Composing {
                 .mistake(&["board"], error.to_string(), None)
         })?;
         let platform = self.platform(&board)?;
-        let composition = compose::compose(&project, &platform, &self.passphrase.source()?)?;
+        let passphrases = Passphrases {
+            release: self.passphrase.source()?,
+            secure_boot: self.secure_boot.source()?,
+        };
+        let composition = compose::compose(&project, &platform, &passphrases)?;
         budget(&composition, &board)?;
         Ok(Composed {
             project,

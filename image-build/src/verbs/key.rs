@@ -220,10 +220,9 @@ fn in_token(
 fn new(scene: &Scene, role: &Name, open: bool, passphrase: &PassphraseArguments) -> Result<()> {
     let project = scene.project()?;
     let path = free(&project, role)?;
-    ensure!(
-        !open || project.manifest().mode == kedge_revision::Mode::Development,
-        "keys of a production project are kept under a passphrase"
-    );
+    if open {
+        keys::may_be_open(project.manifest().mode)?;
+    }
     let key = keys::generate()?;
     let text = if open {
         None

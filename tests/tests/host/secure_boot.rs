@@ -9,6 +9,7 @@ use kedge_image_build::secure_boot::keys;
 use kedge_image_build::{debian, files, process, tools};
 use kedge_tests::kedge::Kedge;
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -33,7 +34,11 @@ impl Owner {
             "judge signatures for Secure Boot",
         )?;
         let folder = workshop()?;
+        // Whoever calls has a configuration of OpenSSL that is none.
+        let broken = folder.path().join("openssl.cnf");
+        files::write(&broken, "[req\n")?;
         let kedge = Kedge::new(KEDGE, &folder.path().join("gateway"));
+        let kedge = kedge.with("OPENSSL_CONF", &broken);
         kedge.create("gateway", "pc-x86-64")?;
         append(&kedge, TABLE)?;
         let words = folder.path().join("words");
@@ -95,6 +100,21 @@ fn verifies(certificate: &Path, program: &Path) -> bool {
     process::succeeds(command.arg("--cert").arg(certificate).arg(program))
 }
 
+/// A platform that was made when modules lost their signatures is refused, and another one is left.
+fn modules_have_signatures(owner: &Owner) -> Result<()> {
+    let description = owner.platform.join("platform.json");
+    let mut described = Platform::load(&owner.platform)?;
+    described.modules = vec!["modules/loop.ko".into()];
+    files::write(&description, serde_json::to_string(&described)?)?;
+    let module = owner.platform.join("modules/loop.ko");
+    files::write(&module, "a module")?;
+    let (said, _) = owner.kedge.refuse(&owner.build())?;
+    for words in ["module loop.ko", "cargo xtask image pc-x86-64"] {
+        ensure!(said.contains(words), "{said}");
+    }
+    files::write(&module, "a module~Module signature appended~\n")
+}
+
 #[test]
 fn host_secure_boot_signs_what_sbverify_takes_and_keeps_signatures() -> Result<()> {
     let owner = Owner::new()?;
@@ -115,6 +135,7 @@ fn host_secure_boot_signs_what_sbverify_takes_and_keeps_signatures() -> Result<(
     sbsign.arg("--cert").arg(other.join("db.pem"));
     process::run(sbsign.arg("--output").arg(&kernel).arg(&program))?;
 
+    modules_have_signatures(&owner)?;
     let built = owner.kedge.ask(&owner.build())?;
     let [kernel, initramfs, statement] = [
         owner.object(&built, "kernel")?,
@@ -167,7 +188,7 @@ fn host_secure_boot_says_what_it_cannot_use() -> Result<()> {
     };
     refuse(&owner.build(), "db.pem")?;
     owner.kedge.ask(&owner.verb(&["key", "secure-boot"]))?;
-    refuse(&owner.verb(&["key", "secure-boot"]), "there is a key")?;
+    refuse(&owner.verb(&["key", "secure-boot"]), "PK.pem already")?;
     // The kernel of this platform is no program.
     refuse(&owner.build(), "cannot sign the kernel")?;
     files::write(&owner.words, "wrong horse\n")?;
@@ -176,6 +197,11 @@ fn host_secure_boot_says_what_it_cannot_use() -> Result<()> {
     files::write(&owner.words, "correct horse\n")?;
     refuse(&owner.build(), "is not that of the key")?;
     files::copy(&owner.path("KEK.pem"), &owner.path("db.key"))?;
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(owner.path("db.key"), open)?;
+    refuse(&owner.build(), "others may read")?;
+    let closed = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(owner.path("db.key"), closed)?;
     refuse(&owner.build(), "holds a \"CERTIFICATE\", not a private key")?;
 
     let folder = workshop()?;
@@ -189,4 +215,66 @@ fn host_secure_boot_says_what_it_cannot_use() -> Result<()> {
         "{said}"
     );
     Ok(())
+}
+
+#[test]
+fn host_secure_boot_keys_of_production_have_a_passphrase() -> Result<()> {
+    let folder = workshop()?;
+    let words = folder.path().join("words");
+    files::write(&words, "correct horse\n")?;
+    let words = words.display().to_string();
+    let kedge = Kedge::new(KEDGE, &folder.path().join("gateway"));
+    let mut new = Command::new(KEDGE);
+    new.args(["new", "gateway", "--board", "pc-x86-64", "--production"]);
+    new.args(["--passphrase-file", &words, "--path"]);
+    process::run(new.arg(kedge.folder()))?;
+    append(&kedge, TABLE)?;
+    let (said, _) = kedge.refuse(&["key", "secure-boot", "--no-passphrase"])?;
+    ensure!(said.contains("under a passphrase"), "{said}");
+    // Brought from elsewhere.
+    let place = kedge.folder().join("keys/secure-boot");
+    files::make_folder(&place)?;
+    keys::make(&place, "gateway", None)?;
+    let platform = platform(folder.path())?.display().to_string();
+    let build = ["build", "--revision-only", "--platform", &platform];
+    let (said, _) = kedge.refuse(&[&build[..], &["--passphrase-file", &words]].concat())?;
+    ensure!(said.contains("db.key has no passphrase"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn host_secure_boot_has_a_passphrase_of_its_own_beside_a_token() -> Result<()> {
+    let owner = Owner::new()?;
+    owner.kedge.ask(&owner.verb(&["key", "secure-boot"]))?;
+    // The library is not there: what comes so far as to the token says that, and would have cost it a try.
+    let path = owner.kedge.folder().join("keys/release.toml");
+    let text = files::read_text(&path)?;
+    let kept = text.lines().filter(|line| !line.starts_with("plain"));
+    let noted: String = kept.map(|line| format!("{line}\n")).collect();
+    let uri = "pkcs11:token=vault;object=release?module-path=/nothing.so";
+    files::write_private(&path, format!("{noted}token = \"{uri}\"\n").as_bytes())?;
+    let program = tools::package("systemd-boot-efi")?;
+    let program = program.join("usr/lib/systemd/boot/efi/systemd-bootx64.efi");
+    files::copy(&program, &owner.platform.join("vmlinuz"))?;
+    let refuse = |words: &[&str]| -> Result<String> { Ok(owner.kedge.refuse(words)?.0) };
+    let said = refuse(&owner.build())?;
+    ensure!(said.contains("--secure-boot-passphrase-file"), "{said}");
+    let pin = owner.folder.path().join("pin");
+    files::write(&pin, "123456\n")?;
+    let words = owner.words.display().to_string();
+    let pin = pin.display().to_string();
+    let platform = owner.platform.display().to_string();
+    let build = ["build", "--revision-only", "--platform", &platform];
+    let both = ["--passphrase-file", &pin, "--secure-boot-passphrase-file"];
+    let said = refuse(&[&build[..], &both, &[&words]].concat())?;
+    ensure!(said.contains("nothing.so"), "{said}");
+    let said = refuse(&[&build[..], &both, &[&pin]].concat())?;
+    ensure!(said.contains("db.key: the passphrase is wrong"), "{said}");
+    // With the release key in its file one word opens both, and each may have its own.
+    files::write_private(&path, text.as_bytes())?;
+    owner.kedge.ask(&owner.build())?;
+    owner
+        .kedge
+        .ask(&[&build[..], &both, &[&words]].concat())
+        .map(drop)
 }

@@ -1,12 +1,11 @@
 //! `kedge key secure-boot`: the keys that a machine's firmware is given by its owner.
 
 use super::super::{PassphraseArguments, Scene};
-use crate::files;
+use crate::keys::may_be_open;
 use crate::secure_boot::Certificate;
 use crate::secure_boot::keys::{self, ROLES};
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
-use kedge_revision::Mode;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -43,11 +42,8 @@ impl SecureBoot {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
         let project = scene.project()?;
         let manifest = project.manifest();
-        ensure!(
-            !self.no_passphrase || manifest.mode == Mode::Development,
-            "keys of a production project are kept under a passphrase"
-        );
         let phrase = if self.no_passphrase {
+            may_be_open(manifest.mode)?;
             None
         } else {
             Some(
@@ -57,7 +53,6 @@ impl SecureBoot {
             )
         };
         let folder = project.folder().join(FOLDER);
-        files::make_folder(&folder)?;
         let phrase = phrase.as_ref().map(|text| text.as_str());
         keys::make(&folder, manifest.product.as_str(), phrase)?;
         let mut certificates = Vec::new();
