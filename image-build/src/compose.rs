@@ -16,6 +16,7 @@ use crate::sbom::Parts;
 use crate::secure_boot::{self, authenticode};
 use crate::{files, kernel, layers};
 use anyhow::{Context, Result, bail};
+use kedge_board_support::loading::program::Program;
 use kedge_revision::container::User;
 use kedge_revision::revision::{Boot, Draft, Object, ObjectKind};
 use kedge_revision::signing::Kind;
@@ -258,6 +259,11 @@ fn boot(
         );
     }
     let image = files::read(&folder.join(&platform.kernel))?;
+    if signer.is_some()
+        && let Err(why) = Program::parse(&image)
+    {
+        bail!("the loader cannot start the kernel under Secure Boot: {why}");
+    }
     let kernel = store.add(&image, ObjectKind::Kernel)?;
     let init = files::read(&folder.join(&platform.init))?;
     let device_binary = u64::try_from(init.len()).context("the device binary is too large")?;

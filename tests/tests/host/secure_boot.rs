@@ -4,8 +4,9 @@
 use crate::command::{KEDGE, platform, workshop};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::statement::{SECTION, section};
+use kedge_image_build::keys::Passphrase;
 use kedge_image_build::platform::Platform;
-use kedge_image_build::secure_boot::keys;
+use kedge_image_build::secure_boot::{Signer, authenticode, keys};
 use kedge_image_build::{debian, files, process, tools};
 use kedge_tests::kedge::Kedge;
 use serde_json::Value;
@@ -142,20 +143,26 @@ fn host_secure_boot_signs_what_sbverify_takes_and_keeps_signatures() -> Result<(
         owner.object(&built, "initramfs")?,
         owner.object(&built, "statement")?,
     ];
-    for certificate in [owner.path("db.pem"), other.join("db.pem")] {
-        ensure!(verifies(&certificate, &kernel), "{}", certificate.display());
-    }
     ensure!(verifies(&owner.path("db.pem"), &statement));
     for (certificate, program) in [
-        (owner.path("KEK.pem"), &kernel),
         (owner.path("KEK.pem"), &statement),
         (other.join("db.pem"), &statement),
+        // Nothing of the owner's lets a firmware start the kernel by itself.
+        (owner.path("db.pem"), &kernel),
     ] {
         ensure!(
             !verifies(&certificate, program),
             "{}",
             certificate.display()
         );
+    }
+    // A second signature leaves the first.
+    let words = Passphrase::File(owner.words.clone());
+    let signer = Signer::open(&owner.path("db.key"), &owner.path("db.pem"), &words)?;
+    let twice = owner.folder.path().join("twice.efi");
+    files::write(&twice, authenticode::sign(files::read(&kernel)?, &signer)?)?;
+    for certificate in [owner.path("db.pem"), other.join("db.pem")] {
+        ensure!(verifies(&certificate, &twice), "{}", certificate.display());
     }
     // Its lines are those of sha256sum.
     let line = owner.folder.path().join("cmdline.txt");
@@ -190,7 +197,7 @@ fn host_secure_boot_says_what_it_cannot_use() -> Result<()> {
     owner.kedge.ask(&owner.verb(&["key", "secure-boot"]))?;
     refuse(&owner.verb(&["key", "secure-boot"]), "PK.pem already")?;
     // The kernel of this platform is no program.
-    refuse(&owner.build(), "cannot sign the kernel")?;
+    refuse(&owner.build(), "under Secure Boot: it is no program")?;
     files::write(&owner.words, "wrong horse\n")?;
     refuse(&owner.build(), "the passphrase is wrong")?;
     files::copy(&owner.path("KEK.pem"), &owner.path("db.pem"))?;
