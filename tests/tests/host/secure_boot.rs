@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use kedge_board_support::statement::{SECTION, section};
 use kedge_image_build::keys::Passphrase;
 use kedge_image_build::platform::Platform;
-use kedge_image_build::secure_boot::{Signer, authenticode, keys};
+use kedge_image_build::secure_boot::{Signer, authenticode, keys, statement};
 use kedge_image_build::{debian, files, process, tools};
 use kedge_tests::kedge::Kedge;
 use serde_json::Value;
@@ -20,7 +20,7 @@ key = "keys/secure-boot/db.key"
 certificate = "keys/secure-boot/db.pem"
 "#;
 
-/// A project that signs, with a passphrase in a file, and a platform whose kernel is a real program for UEFI.
+/// A project that signs, with a passphrase in a file, and a platform.
 struct Owner {
     kedge: Kedge,
     platform: PathBuf,
@@ -55,6 +55,12 @@ impl Owner {
             words,
             folder,
         })
+    }
+
+    /// Gives the platform a kernel that the loader could start: a program for UEFI that asks for no relocations.
+    fn kernel(&self) -> Result<()> {
+        let program = statement::make(b"", b"", b"")?;
+        files::write(&self.platform.join("vmlinuz"), program)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -124,29 +130,30 @@ fn host_secure_boot_signs_what_sbverify_takes_and_keeps_signatures() -> Result<(
     let pass = format!("file:{}", owner.words.display());
     openssl.args(["pkey", "-noout", "-passin", &pass, "-in"]);
     process::run(openssl.arg(owner.path("db.key")))?;
-    // Somebody else has signed the kernel before, as Debian does, and with sbsign.
+    // Signed by somebody else before, with sbsign.
     let other = owner.folder.path().join("other");
     files::make_folder(&other)?;
     keys::make(&other, "other", None)?;
     let program = tools::package("systemd-boot-efi")?;
     let program = program.join("usr/lib/systemd/boot/efi/systemd-bootx64.efi");
-    let kernel = owner.platform.join("vmlinuz");
+    let signed = owner.folder.path().join("signed.efi");
     let mut sbsign = Command::new("sbsign");
     sbsign.arg("--key").arg(other.join("db.key"));
     sbsign.arg("--cert").arg(other.join("db.pem"));
-    process::run(sbsign.arg("--output").arg(&kernel).arg(&program))?;
+    process::run(sbsign.arg("--output").arg(&signed).arg(&program))?;
 
+    owner.kernel()?;
     modules_have_signatures(&owner)?;
     let built = owner.kedge.ask(&owner.build())?;
-    let [kernel, initramfs, statement] = [
+    let [kernel, initramfs, signed_statement] = [
         owner.object(&built, "kernel")?,
         owner.object(&built, "initramfs")?,
         owner.object(&built, "statement")?,
     ];
-    ensure!(verifies(&owner.path("db.pem"), &statement));
+    ensure!(verifies(&owner.path("db.pem"), &signed_statement));
     for (certificate, program) in [
-        (owner.path("KEK.pem"), &statement),
-        (other.join("db.pem"), &statement),
+        (owner.path("KEK.pem"), &signed_statement),
+        (other.join("db.pem"), &signed_statement),
         // Nothing of the owner's lets a firmware start the kernel by itself.
         (owner.path("db.pem"), &kernel),
     ] {
@@ -160,7 +167,7 @@ fn host_secure_boot_signs_what_sbverify_takes_and_keeps_signatures() -> Result<(
     let words = Passphrase::File(owner.words.clone());
     let signer = Signer::open(&owner.path("db.key"), &owner.path("db.pem"), &words)?;
     let twice = owner.folder.path().join("twice.efi");
-    files::write(&twice, authenticode::sign(files::read(&kernel)?, &signer)?)?;
+    files::write(&twice, authenticode::sign(files::read(&signed)?, &signer)?)?;
     for certificate in [owner.path("db.pem"), other.join("db.pem")] {
         ensure!(verifies(&certificate, &twice), "{}", certificate.display());
     }
@@ -168,7 +175,7 @@ fn host_secure_boot_signs_what_sbverify_takes_and_keeps_signatures() -> Result<(
     let line = owner.folder.path().join("cmdline.txt");
     files::write(&line, "\n")?;
     let sums = process::text(Command::new("sha256sum").args([&kernel, &initramfs, &line]))?;
-    let program = files::read(&statement)?;
+    let program = files::read(&signed_statement)?;
     let lines = section(&program, SECTION).context("no section")?;
     let lines = String::from_utf8(lines.to_vec())?;
     for ((sum, said), name) in
@@ -260,9 +267,7 @@ fn host_secure_boot_has_a_passphrase_of_its_own_beside_a_token() -> Result<()> {
     let noted: String = kept.map(|line| format!("{line}\n")).collect();
     let uri = "pkcs11:token=vault;object=release?module-path=/nothing.so";
     files::write_private(&path, format!("{noted}token = \"{uri}\"\n").as_bytes())?;
-    let program = tools::package("systemd-boot-efi")?;
-    let program = program.join("usr/lib/systemd/boot/efi/systemd-bootx64.efi");
-    files::copy(&program, &owner.platform.join("vmlinuz"))?;
+    owner.kernel()?;
     let refuse = |words: &[&str]| -> Result<String> { Ok(owner.kedge.refuse(words)?.0) };
     let said = refuse(&owner.build())?;
     ensure!(said.contains("--secure-boot-passphrase-file"), "{said}");
