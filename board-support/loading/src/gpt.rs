@@ -5,6 +5,7 @@
 //! chapter 5. Sectors of 512 bytes.
 
 use crate::crc32;
+use crate::fields::{u32_at, u64_at};
 use core::fmt;
 
 /// Bytes of a sector.
@@ -145,20 +146,6 @@ impl Partition<'_> {
     pub fn is(&self, name: &str) -> bool {
         self.name().eq(name.encode_utf16())
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..)?
-        .first_chunk()
-        .map(|field| u32::from_le_bytes(*field))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes
-        .get(at..)?
-        .first_chunk()
-        .map(|field| u64::from_le_bytes(*field))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod fields;
 pub mod gpt;
 pub mod plan;
 pub mod program;

@@ -6,6 +6,7 @@
 //!
 //! Source: Microsoft, "PE Format"; Linux `arch/x86/boot/header.S`.
 
+use crate::fields::{u16_at, u32_at};
 use core::fmt;
 use core::ops::Range;
 
@@ -146,16 +147,6 @@ impl<'a> Program<'a> {
     pub fn contents(&self) -> impl Iterator<Item = Part<'a>> {
         self.parts().flatten()
     }
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    let field = bytes.get(at..)?.first_chunk();
-    field.map(|field| u16::from_le_bytes(*field))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    let field = bytes.get(at..)?.first_chunk();
-    field.map(|field| u32::from_le_bytes(*field))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //!
 //! Source: Microsoft, "PE Format"; the technique is that of the addons of systemd-stub(7).
 
+use crate::fields::{u16_at, u32_at};
 use core::fmt;
 
 /// The statement's name in a slot.
@@ -140,16 +141,6 @@ const fn nibble(digit: u8) -> Option<u8> {
         b'a'..=b'f' => digit.checked_sub(b'a' - 10),
         _ => None,
     }
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    let field = bytes.get(at..)?.first_chunk();
-    field.map(|field| u16::from_le_bytes(*field))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    let field = bytes.get(at..)?.first_chunk();
-    field.map(|field| u32::from_le_bytes(*field))
 }
 
 #[cfg(test)]
