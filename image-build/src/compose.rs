@@ -83,7 +83,7 @@ impl Passphrases {
             return own.clone();
         }
         // Who is asked for each in turn tells them apart.
-        let is_asked = matches!(self.release, Passphrase::Prompt);
+        let is_asked = matches!(self.release, Passphrase::Prompt | Passphrase::Never);
         if !is_asked && in_token() {
             return Passphrase::Withheld;
         }

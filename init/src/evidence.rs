@@ -177,7 +177,9 @@ impl Records {
     /// The text of the newest panic: where a record is too small for it, as a firmware's are, its parts in their order.
     fn newest(&self) -> Option<String> {
         let mut records: Vec<Record> = self.names().iter().map(|name| self.read(name)).collect();
-        let newest = records.iter().max_by_key(|record| record.made)?;
+        let newest = records
+            .iter()
+            .max_by_key(|record| (record.made, record.panic))?;
         let (made, panic) = (newest.made, newest.panic);
         // A record that does not say what it is a part of stands for itself.
         records.retain(|record| match panic {
@@ -433,7 +435,7 @@ mod tests {
                 "Panic#2 Part2\n<0>Kernel panic\n",
             ),
             ("dmesg-efi_pstore-1", 1001, "Panic#2 Part1\n<4>the end\n"),
-            ("dmesg-efi_pstore-3", 999, "Oops#1 Part1\n<4>an oops\n"),
+            ("dmesg-efi_pstore-3", 1001, "Oops#1 Part1\n<4>an oops\n"),
             (
                 "dmesg-efi_pstore-4",
                 900,

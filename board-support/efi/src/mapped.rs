@@ -30,23 +30,33 @@ pub(crate) struct Mapped {
     pages: NonNull<u8>,
     count: usize,
     entry: usize,
-    image: Box<LoadedImageProtocol>,
+    image: Box<Image>,
+}
+
+/// An image's protocol, with what EDK II looks for before it when a kernel gives up: Linux calls `Exit` with its handle then, which
+/// is none of the firmware's own. Not zero there means that it was started, so that nothing is unloaded. Linux halts, and the
+/// firmware's watchdog resets.
+#[repr(C)]
+struct Image {
+    before: [u8; 64],
+    protocol: LoadedImageProtocol,
 }
 
 impl Mapped {
-    /// Puts a kernel into memory. `options` must live as long as this.
+    /// Puts a kernel into memory, whose hash somebody has signed whom the firmware trusts. `options` must live as long as this.
     pub(crate) fn new(kernel: &[u8], options: &[u16]) -> Result<Self, Error> {
         let program =
             Program::parse(kernel).map_err(|why| Error(format!("its kernel is refused: {why}")))?;
-        let count = program.pages;
-        let pages = boot::allocate_pages(AllocateType::AnyPages, MemoryType::LOADER_CODE, count);
-        let pages = pages.about("no memory for its kernel")?;
-        let size = count.saturating_mul(PAGE);
         let length = u32::try_from(size_of_val(options));
         let length = length.map_err(|_| Error("its arguments are too long".into()))?;
         let system_table = uefi::table::system_table_raw()
-            .map_or(core::ptr::null(), |table| table.as_ptr().cast_const());
-        let image = Box::new(LoadedImageProtocol {
+            .map(|table| table.as_ptr().cast_const())
+            .ok_or_else(|| Error("the firmware has no table".into()))?;
+        let count = program.pages;
+        let size = count.saturating_mul(PAGE);
+        let pages = boot::allocate_pages(AllocateType::AnyPages, MemoryType::LOADER_CODE, count);
+        let pages = pages.about("no memory for its kernel")?;
+        let protocol = LoadedImageProtocol {
             revision: REVISION,
             parent_handle: boot::image_handle().as_ptr(),
             system_table,
@@ -60,6 +70,10 @@ impl Mapped {
             image_code_type: MemoryType::LOADER_CODE,
             image_data_type: MemoryType::LOADER_DATA,
             unload: None,
+        };
+        let image = Box::new(Image {
+            before: [1; 64],
+            protocol,
         });
         let mapped = Self {
             pages,
@@ -68,7 +82,7 @@ impl Mapped {
             image,
         };
         mapped.fill(&program);
-        mapped.allow();
+        mapped.allow()?;
         Ok(mapped)
     }
 
@@ -87,10 +101,10 @@ impl Mapped {
         }
     }
 
-    /// Lets the pages be executed, where the firmware says what may be. Those that do not say let everything.
-    fn allow(&self) {
+    /// Lets the pages be executed, all of them, where the firmware says what may be. Those that do not say let everything.
+    fn allow(&self) -> Result<(), Error> {
         let Ok(handle) = boot::get_handle_for_protocol::<MemoryProtection>() else {
-            return;
+            return Ok(());
         };
         let begin = self.pages.as_ptr().expose_provenance();
         let begin = u64::try_from(begin).unwrap_or(u64::MAX);
@@ -100,14 +114,12 @@ impl Mapped {
         let allowed = shared::<MemoryProtection>(handle).and_then(|protection| {
             protection.clear_memory_attributes(region, MemoryAttribute::EXECUTE_PROTECT)
         });
-        if allowed.is_err() {
-            println!("kedge: the firmware may not let the kernel run");
-        }
+        allowed.about("the firmware does not let its kernel run")
     }
 
-    /// Starts it. It comes back with an error, or does not.
+    /// Starts it. Linux does not come back, even with an error; another program may.
     pub(crate) fn start(&self) -> Result<(), Error> {
-        let interface: *const LoadedImageProtocol = &raw const *self.image;
+        let interface: *const LoadedImageProtocol = &raw const self.image.protocol;
         // SAFETY: it is a whole protocol, and stays where it is until it is uninstalled.
         let handle = unsafe {
             boot::install_protocol_interface(None, &LoadedImageProtocol::GUID, interface.cast())
@@ -117,7 +129,7 @@ impl Mapped {
         // SAFETY: the entry lies in the pages, whose contents are a program's for this machine: its headers say so, and
         // somebody whom the firmware trusts has signed its hash.
         let entry = unsafe { core::mem::transmute::<*mut u8, Entry>(at) };
-        let status = entry(handle, self.image.system_table);
+        let status = entry(handle, self.image.protocol.system_table);
         // SAFETY: what was started has ended.
         let removed = unsafe {
             boot::uninstall_protocol_interface(

@@ -13,7 +13,7 @@ pub const SECTOR: usize = 512;
 /// Most bytes of entries that are read: four times what every tool makes.
 pub const MOST: usize = 64 * 1024;
 
-/// What a disk is called: random or derived, and no other disk's.
+/// What a disk is called: of our images derived from product and board, so that disks of one product share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guid([u8; 16]);
 

@@ -80,6 +80,12 @@ pub(super) fn check(board: &Board) -> Result<(), Problem> {
 /// What a backend needs, and what would do nothing with another.
 fn backend(board: &Board) -> Result<(), Problem> {
     let firmware = board.qemu.as_ref().map(|qemu| qemu.firmware.as_deref());
+    let secure = board.qemu.as_ref().map(|qemu| &qemu.secure_firmware);
+    demand(
+        board.boot.backend == Backend::Uefi || secure.is_none_or(Option::is_none),
+        "qemu.secure-firmware",
+        "has no use: Secure Boot is part of UEFI",
+    )?;
     match board.boot.backend {
         Backend::Direct => {
             demand(

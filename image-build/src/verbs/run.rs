@@ -230,7 +230,6 @@ impl Run {
     }
 }
 
-/// One event: words on standard error, or an object a line on standard output.
 /// Puts a provisioning onto the disk, as `kedge flash` does, where Debian's kernel for the board does not show a device what
 /// QEMU hands over.
 fn hand_over(config: &mut VmConfig) -> Result<()> {
@@ -245,6 +244,7 @@ fn hand_over(config: &mut VmConfig) -> Result<()> {
     Ok(())
 }
 
+/// One event: words on standard error, or an object a line on standard output.
 fn report(scene: &Scene, event: &str, mut object: Value, text: &str) {
     if scene.output.is_json() {
         if let Some(fields) = object.as_object_mut() {

@@ -251,7 +251,7 @@ fn vm_secure_boot_refuses_what_somebody_else_put_there() -> Result<()> {
         ensure!(guest.slot() == Some(Slot::B), "slot {:?}", guest.slot());
         Ok(())
     });
-    // What is there instead of the loader is the owner's, too: signed things are started by the firmware, and by anything it starts.
+    // Nobody whom the firmware trusts has signed it: it would start with anybody's initramfs.
     checks.run("the kernel alone is not started", &mut guest, |guest| {
         disk.write_to_fat("boot", PROGRAM, &owner.file("kernel")?)?;
         denied(guest)
