@@ -18,7 +18,9 @@ use kedge_board_support::bootenv::Bootenv;
 use kedge_sys::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen,
 };
-use kedge_sys::rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, fstat, openat, statat, unlinkat};
+use kedge_sys::rustix::fs::{
+    AtFlags, CWD, Dir, Mode, OFlags, StatxFlags, fstat, openat, statx, unlinkat,
+};
 use kedge_sys::{Errno, rustix};
 use serde::Serialize;
 use std::ffi::{CStr, CString};
@@ -196,11 +198,14 @@ impl Records {
     }
 
     fn read(&self, name: &CStr) -> Record {
-        let made = statat(&self.0, name, AtFlags::empty());
+        // The one call whose times are of one type on every processor.
+        let made = statx(&self.0, name, AtFlags::empty(), StatxFlags::MTIME);
         let bytes = end_of(&self.0, name).unwrap_or_default();
         let numbers = part(&bytes);
         Record {
-            made: made.map_or((0, 0), |data| (data.st_mtime, data.st_mtime_nsec)),
+            made: made.map_or((0, 0), |data| {
+                (data.stx_mtime.tv_sec, data.stx_mtime.tv_nsec)
+            }),
             panic: numbers.map(|(panic, _)| panic),
             part: numbers.map_or(1, |(_, part)| part),
             bytes,
@@ -224,7 +229,7 @@ impl Records {
 #[derive(Debug)]
 struct Record {
     /// Seconds and nanoseconds.
-    made: (i64, u64),
+    made: (i64, u32),
     /// Which panic of its run it belongs to, if it says.
     panic: Option<u32>,
     /// Which part of its text it is.
