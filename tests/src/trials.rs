@@ -328,8 +328,9 @@ impl Project {
     /// The platform cannot be read.
     pub fn has_module(&self, name: &str) -> Result<bool> {
         let modules = Platform::load(&self.platform)?.modules;
-        let file = format!("modules/{name}.ko");
-        Ok(modules.contains(&file))
+        // In names of modules `-` and `_` are the same.
+        let file = format!("modules/{name}.ko").replace('-', "_");
+        Ok(modules.iter().any(|path| path.replace('-', "_") == file))
     }
 
     /// Takes a folder in as a layer, without a container of it.
