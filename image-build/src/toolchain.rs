@@ -17,12 +17,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// Rust and the sources of its standard library, and what makes Python's virtual environments.
+/// Rust and the sources of its standard library, and what makes Python's virtual environments. 1.85, which
+/// the lists of a fresh machine may name, does not know `-Cpanic=immediate-abort`.
 const PACKAGES: [&str; 6] = [
-    "rustc-web",
-    "cargo-web",
-    "libstd-rust-web-dev",
-    "rust-web-src",
+    "rustc-web>=1.96",
+    "cargo-web>=1.96",
+    "libstd-rust-web-dev>=1.96",
+    "rust-web-src>=1.96",
     "python3-venv",
     // `nm`, for the order of functions.
     "binutils",
