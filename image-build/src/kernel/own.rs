@@ -94,7 +94,23 @@ fn names(architecture: Architecture) -> Result<Names> {
             target: "Image",
             image: "arch/arm64/boot/Image",
         }),
-        Architecture::Armv7 | Architecture::Riscv64 | Architecture::Mipsel => {
+        // It unpacks itself: U-Boot's `bootz`.
+        Architecture::Armv7 => Ok(Names {
+            architecture: "arm",
+            compiler: "gcc-arm-linux-gnueabihf",
+            prefix: "arm-linux-gnueabihf-",
+            target: "zImage",
+            image: "arch/arm/boot/zImage",
+        }),
+        // As on arm64.
+        Architecture::Riscv64 => Ok(Names {
+            architecture: "riscv",
+            compiler: "gcc-riscv64-linux-gnu",
+            prefix: "riscv64-linux-gnu-",
+            target: "Image",
+            image: "arch/riscv/boot/Image",
+        }),
+        Architecture::Mipsel => {
             bail!(
                 "our own kernel is not built for {} yet: take Debian's",
                 architecture.oci()
