@@ -217,6 +217,32 @@ pub struct Budgets {
     pub kernel: u64,
     /// The disk image as it occupies the host's disk (holes do not count).
     pub image: u64,
+    /// PSS of PID 1 and its helpers while nothing happens, an agent that holds its question open among them. Tests hold
+    /// it where QEMU plays the board, which must have one.
+    pub idle_memory: Option<u64>,
+    /// Tighter ones for our own kernel.
+    pub own: Option<OwnBudgets>,
+}
+
+/// What is smaller with our own kernel, which has no modules; bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct OwnBudgets {
+    /// The compressed initramfs.
+    pub initramfs: u64,
+    /// The kernel.
+    pub kernel: u64,
+}
+
+impl Budgets {
+    /// What holds for kernel and initramfs with our own kernel, or with another one.
+    #[must_use]
+    pub fn boot(&self, own_kernel: bool) -> OwnBudgets {
+        self.own.filter(|_| own_kernel).unwrap_or(OwnBudgets {
+            initramfs: self.initramfs,
+            kernel: self.kernel,
+        })
+    }
 }
 
 /// A board's hardware watchdog, and what it cannot do.

@@ -343,7 +343,11 @@ fn check_kernel(plan: &ImagePlan<'_>, path: &Path) -> Result<()> {
     }
 }
 
-fn budget(what: &str, size: u64, limit: u64) -> Result<()> {
+/// Holds a size to its budget, bytes.
+///
+/// # Errors
+/// It is over it.
+pub fn budget(what: &str, size: u64, limit: u64) -> Result<()> {
     if size > limit {
         bail!(
             "{what} has {size} bytes, over the board's budget of {limit}\nhelp: make it smaller, or raise it under [budgets]"

@@ -5,11 +5,11 @@
 //! It is made by the developers of the system, read by `kedge build`.
 
 use crate::cache::Cache;
-use crate::files;
 use crate::kernel::{self, Kernel};
 use crate::toolchain::{self, Crate};
+use crate::{files, image};
 use anyhow::{Context, Result, bail};
-use kedge_board_support::boards::{self, Backend};
+use kedge_board_support::boards::{self, Backend, Board};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,12 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// Whether its kernel is our own: Debian's have modules, ours none.
+    #[must_use]
+    pub const fn has_own_kernel(&self) -> bool {
+        self.modules.is_empty()
+    }
+
     /// Reads the platform in a folder.
     ///
     /// # Errors
@@ -106,6 +112,7 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
         KernelSource::Debian => kernel::distribution(&cache, &found)?,
     };
     let init = toolchain::build_device(&found, &["agent"])?;
+    budgets(&found, source, &kernel, &init)?;
     let crates = toolchain::crates_of_device(&found, &["agent"])?;
     let loader = match found.boot.backend {
         Backend::Uefi => Some(toolchain::build_loader(&found)?),
@@ -115,6 +122,20 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
     let _lock = cache.lock("platform")?;
     assemble(board, &kernel, (&init, crates), loader.as_deref(), &folder)?;
     Ok(folder)
+}
+
+/// Holds kernel and device binary to the board's budgets; the initramfs is made by `kedge build`.
+fn budgets(board: &Board, source: KernelSource, kernel: &Kernel, init: &Path) -> Result<()> {
+    let size = |path: &Path| -> Result<u64> {
+        let metadata = path.metadata();
+        Ok(metadata
+            .with_context(|| format!("cannot see {}", path.display()))?
+            .len())
+    };
+    let budgets = board.budgets;
+    let boot = budgets.boot(source == KernelSource::Own);
+    image::budget("the kernel", size(&kernel.image)?, boot.kernel)?;
+    image::budget("the device binary", size(init)?, budgets.device_binary)
 }
 
 /// The kernel that nobody waits for: our own if it was built before, else Debian's.

@@ -251,11 +251,12 @@ fn noise() -> Vec<u8> {
     bytes
 }
 
-/// Makes an OCI layout of one static program in `folder`, for measuring: nothing but the folders that a container needs.
+/// Makes an OCI layout of one static program for this processor in `folder`, for measuring: nothing but the folders that a
+/// container needs.
 ///
 /// # Errors
 /// The program cannot be read, or the folder cannot be written.
-pub fn one_program(program: &Path, folder: &Path) -> Result<()> {
+pub fn one_program(program: &Path, folder: &Path, architecture: Architecture) -> Result<()> {
     let bytes = files::read(program)?;
     let mut builder = tar::Builder::new(Vec::new());
     for name in ["dev/", "proc/", "sys/"] {
@@ -277,7 +278,7 @@ pub fn one_program(program: &Path, folder: &Path) -> Result<()> {
     builder.append_data(&mut header, "program", bytes.as_slice())?;
     let layer = builder.into_inner()?;
     let image = LayoutImage {
-        architecture: "amd64".to_owned(),
+        architecture: architecture.oci().to_owned(),
         process: ImageProcess {
             entrypoint: vec!["/program".to_owned()],
             ..ImageProcess::default()
@@ -300,7 +301,7 @@ mod tests {
         let program = folder.path().join("p");
         files::write(&program, "\x7fELF").unwrap();
         let layout = folder.path().join("layout");
-        one_program(&program, &layout).unwrap();
+        one_program(&program, &layout, Architecture::X86_64).unwrap();
         Source::open(&format!("oci:{}", layout.display()), &Bounds::default()).unwrap();
     }
 

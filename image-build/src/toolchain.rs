@@ -5,6 +5,7 @@
 //! compiler and C library for every architecture. Nothing is compiled differently on another machine.
 
 mod loader;
+pub mod map;
 
 pub use loader::build_loader;
 
@@ -13,6 +14,7 @@ use crate::{debian, files, process, progress, python};
 use anyhow::{Context, Result, bail};
 use kedge_board_support::boards::Board;
 use serde::{Deserialize, Serialize};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -162,8 +164,36 @@ fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
     // Cargo's path is the same whatever the features are; a copy named by them lets both kinds stand.
     let made = target.join(name);
     let kept = made.join(format!("{}-{}", program.binary, label(features)));
-    files::copy(&made.join("device").join(program.binary), &kept)?;
+    let built = made.join("device").join(program.binary);
+    files::copy(&built, &kept)?;
+    files::copy(&map_of(&built)?, &kept.with_extension("map"))?;
     Ok(kept)
+}
+
+/// The map that the linker has left beside a program: cargo shows the program under a second name, and that is the one
+/// which the linker knew.
+fn map_of(program: &Path) -> Result<PathBuf> {
+    let metadata = |path: &Path| {
+        std::fs::metadata(path).with_context(|| format!("cannot see {}", path.display()))
+    };
+    let inode = metadata(program)?.ino();
+    for path in files::list(&program.with_file_name("deps"))? {
+        if path.extension().is_none() && metadata(&path)?.ino() == inode {
+            return Ok(path.with_extension("map"));
+        }
+    }
+    bail!("no map of {} was kept by its linker", program.display())
+}
+
+/// What the bytes of a board's device binary with these features are spent on.
+///
+/// # Errors
+/// As [`build_device`].
+pub fn map_of_device(board: &Board, features: &[&str]) -> Result<Vec<map::Piece>> {
+    let binary = build_device(board, features)?;
+    Ok(map::pieces(&files::read_text(
+        &binary.with_extension("map"),
+    )?))
 }
 
 /// A crate that a program was compiled from.
@@ -353,7 +383,8 @@ const ORDER: &str = include_str!("toolchain/order.awk");
 /// rustc tells by the end of a linker's name what arguments it takes.
 const LINKER: &str = "ordered-cc";
 
-/// Links with [`ORDER`]: the script is made of the symbols of the objects that are linked, and put beside what comes out.
+/// Links with [`ORDER`]: the script is made of the symbols of the objects that are linked, and put beside what comes out, as
+/// is the map of what stands where ([`map`]).
 const LINK: &str = r#"#!/bin/sh
 set -e
 here=${0%/*}
@@ -366,7 +397,7 @@ done
 for word; do
     case $word in *.rcgu.o) nm --defined-only "$word" ;; esac
 done | awk -f "$here/order.awk" >"$out.ld"
-exec "$here/cc" "$@" "-Wl,-T,$out.ld"
+exec "$here/cc" "$@" "-Wl,-T,$out.ld" -Wl,--print-map >"$out.map"
 "#;
 
 const UNWIND_OBJECT: &str = "unwind.o";

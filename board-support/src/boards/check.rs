@@ -210,7 +210,25 @@ fn budgets(board: &Board) -> Result<(), Problem> {
         "budgets.device-binary",
         "is zero",
     )?;
-    demand(budgets.image > 0, "budgets.image", "is zero")
+    demand(budgets.image > 0, "budgets.image", "is zero")?;
+    let idle = budgets.idle_memory;
+    demand(
+        idle.is_some() || board.qemu.is_none(),
+        "budgets.idle-memory",
+        "is missing: QEMU plays the board, so that it can be held",
+    )?;
+    demand(idle != Some(0), "budgets.idle-memory", "is zero")?;
+    let own = budgets.boot(true);
+    demand(
+        own.kernel <= budgets.kernel && own.kernel > 0,
+        "budgets.own.kernel",
+        "is zero or over that of any kernel",
+    )?;
+    demand(
+        own.initramfs <= budgets.initramfs && own.initramfs > 0,
+        "budgets.own.initramfs",
+        "is zero or over that with any kernel",
+    )
 }
 
 fn qemu(qemu: &Qemu) -> Result<(), Problem> {

@@ -62,6 +62,7 @@ impl Build {
             project,
             board,
             composition,
+            own_kernel,
         } = self.composing.compose(scene)?;
         let image = if self.revision_only {
             None
@@ -70,7 +71,9 @@ impl Build {
             Some(make_image(scene, &composition, &board, &out)?)
         };
         let built = built(&project, &composition, image);
-        scene.output.result(words(&built, &board), &built);
+        scene
+            .output
+            .result(words(&built, &board, own_kernel), &built);
         Ok(())
     }
 }
@@ -141,7 +144,8 @@ fn built(project: &Project, composition: &Composition, image: Option<ImageReport
     }
 }
 
-fn words(built: &Built, board: &Board) -> String {
+fn words(built: &Built, board: &Board, own_kernel: bool) -> String {
+    let boot = board.budgets.boot(own_kernel);
     let same = if built.unchanged { " (unchanged)" } else { "" };
     let sizes = &built.sizes;
     let row = |name: &str, size: u64, most: u64| {
@@ -155,8 +159,8 @@ fn words(built: &Built, board: &Board) -> String {
             sizes.device_binary,
             board.budgets.device_binary,
         ),
-        row("initramfs", sizes.initramfs, board.budgets.initramfs),
-        row("kernel", sizes.kernel, board.budgets.kernel),
+        row("initramfs", sizes.initramfs, boot.initramfs),
+        row("kernel", sizes.kernel, boot.kernel),
         format!("  {:<14} {:>9}", "layers", human(sizes.layers)),
     ];
     if let Some(image) = &built.image {

@@ -4,12 +4,13 @@ use super::{PassphraseArguments, Scene};
 use crate::compose::{self, Composition, Passphrases};
 use crate::keys::Passphrase;
 use crate::payload::Payload;
-use crate::platform::{self, KernelSource};
+use crate::platform::{self, KernelSource, Platform};
 use crate::project::{Project, lock};
-use crate::{parameters, progress};
+use crate::{image, parameters, progress};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use kedge_board_support::boards::{self, Board};
+use kedge_revision::revision::ObjectKind;
 use std::path::PathBuf;
 
 /// From what a revision is made.
@@ -63,6 +64,8 @@ pub(super) struct Composed {
     pub(super) project: Project,
     pub(super) board: Board,
     pub(super) composition: Composition,
+    /// Whether the kernel is our own, for which there are tighter budgets.
+    pub(super) own_kernel: bool,
 }
 
 impl Composing {
@@ -80,11 +83,13 @@ impl Composing {
             secure_boot: self.secure_boot.source()?,
         };
         let composition = compose::compose(&project, &platform, &passphrases)?;
-        budget(&composition, &board)?;
+        let own_kernel = Platform::load(&platform)?.has_own_kernel();
+        budgets(&composition, &board, own_kernel)?;
         Ok(Composed {
             project,
             board,
             composition,
+            own_kernel,
         })
     }
 
@@ -107,10 +112,16 @@ impl Composing {
     }
 }
 
-fn budget(composition: &Composition, board: &Board) -> Result<()> {
-    let (size, most) = (composition.device_binary, board.budgets.device_binary);
-    if size > most {
-        bail!("the device binary has {size} bytes, over the board's budget of {most}");
+fn budgets(composition: &Composition, board: &Board, own_kernel: bool) -> Result<()> {
+    let most = board.budgets.device_binary;
+    image::budget("the device binary", composition.device_binary, most)?;
+    let boot = board.budgets.boot(own_kernel);
+    for object in composition.kinds.values() {
+        match object.kind {
+            ObjectKind::Kernel => image::budget("the kernel", object.size, boot.kernel)?,
+            ObjectKind::Initramfs => image::budget("the initramfs", object.size, boot.initramfs)?,
+            ObjectKind::DeviceTree | ObjectKind::Statement | ObjectKind::Layer => {}
+        }
     }
     Ok(())
 }

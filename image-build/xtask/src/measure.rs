@@ -16,7 +16,7 @@ use crate::image::Kernel;
 use crate::project::{self, BOARD};
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
-use kedge_board_support::boards::{self, Architecture};
+use kedge_board_support::boards::{self, Architecture, Board};
 use kedge_image_build::output::Output;
 use kedge_image_build::progress;
 use serde::Serialize;
@@ -36,8 +36,8 @@ pub(crate) struct Arguments {
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
-    /// On which board; the measured program is written for x86-64.
-    #[arg(long, default_value = BOARD, value_parser = board)]
+    /// On which board; `trial`'s server is written for x86-64. The hub has none.
+    #[arg(long, default_value = BOARD)]
     board: String,
     /// Whose kernel; the promises are about our own.
     #[arg(long, value_enum, default_value_t = Kernel::Own)]
@@ -64,6 +64,7 @@ enum What {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let board = arguments.board.as_str();
+    suits(arguments.what, &boards::find(board)?)?;
     let platform = || project::platform(board, arguments.kernel.into());
     let mut figures = match arguments.what {
         What::Size => size::measure(&platform()?),
@@ -82,14 +83,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// A board that can be measured.
-fn board(name: &str) -> Result<String> {
-    let found = boards::find(name)?;
-    ensure!(
-        found.architecture == Architecture::X86_64,
-        "the measured program is written for x86-64, and {name} is another"
-    );
-    Ok(name.to_owned())
+/// Whether this can be measured on that board.
+fn suits(what: What, board: &Board) -> Result<()> {
+    match what {
+        What::Trial => ensure!(
+            board.architecture == Architecture::X86_64,
+            "the server that a trial is measured with is written for x86-64, and {} has another processor",
+            board.name
+        ),
+        What::Hub => ensure!(
+            board.name.as_str() == BOARD,
+            "the hub is measured on this machine, not on {}",
+            board.name
+        ),
+        What::Size => {}
+        What::Boot | What::Memory => ensure!(
+            board.qemu.is_some(),
+            "no emulation plays {}: it has no [qemu] table",
+            board.name
+        ),
+    }
+    Ok(())
 }
 
 /// One measured value.
@@ -129,11 +143,11 @@ impl Figure {
         }
     }
 
-    fn mebibytes(name: &str, count: u32, most: u64) -> Self {
+    fn mebibytes(name: &str, count: u32, most: Option<u64>) -> Self {
         Self {
             value: Value::Count(count.into()),
             unit: "MiB",
-            ..Self::bytes(name, 0, Some(most))
+            ..Self::bytes(name, 0, most)
         }
     }
 
@@ -240,12 +254,15 @@ mod tests {
     #[test]
     fn a_figure_is_one_object_of_the_agreed_form() {
         let mut figure = Figure::bytes("size.initramfs", 512_345, Some(1_000_000));
-        figure.board = Some(board("pc-x86-64").unwrap());
+        figure.board = Some("pc-x86-64".to_owned());
         assert_eq!(
             serde_json::to_string(&figure).unwrap(),
             r#"{"name":"size.initramfs","value":512345,"unit":"B","goal":{"max":1000000},"board":"pc-x86-64"}"#
         );
-        board("qemu-arm64").unwrap_err();
+        let arm = boards::find("qemu-arm64").unwrap();
+        suits(What::Boot, &arm).unwrap();
+        suits(What::Trial, &arm).unwrap_err();
+        suits(What::Hub, &arm).unwrap_err();
         let time = Figure::time("boot.first-boot", 12_345_678, Some(15));
         assert_eq!(time.value, Value::Time(12.345));
         assert_eq!(time.holds(), Some(true));

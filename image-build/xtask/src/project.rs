@@ -3,7 +3,7 @@
 use crate::image::Kernel;
 use crate::kedge::Kedge;
 use anyhow::{Context, Result, ensure};
-use kedge_board_support::boards::{self, Architecture, Board};
+use kedge_board_support::boards::{self, Architecture, Backend, Board};
 use kedge_image_build::platform::{self, KernelSource, Platform};
 use kedge_image_build::qemu::VmConfig;
 use kedge_image_build::sample;
@@ -26,12 +26,15 @@ pub(crate) fn kernel(board: &str, asked: Option<Kernel>) -> Result<KernelSource>
     }
 }
 
-/// The platform of a board, and QEMU to boot it.
+/// The platform of a board, and QEMU to boot it, if that can.
 ///
 /// # Errors
 /// The board is unknown, or something cannot be built or installed.
 pub(crate) fn platform(board: &str, kernel: KernelSource) -> Result<PathBuf> {
-    qemu::require(&boards::find(board)?)?;
+    let found = boards::find(board)?;
+    if found.qemu.is_some() {
+        qemu::require(&found)?;
+    }
     platform::make(board, kernel)
 }
 
@@ -120,6 +123,11 @@ pub(crate) fn build(board: Board, kedge: Kedge, platform: &Path) -> Result<Built
 }
 
 impl Built {
+    /// Its board.
+    pub(crate) const fn board(&self) -> &Board {
+        &self.board
+    }
+
     /// The board's machine; its disk is the image itself, which is made for nothing else.
     pub(crate) fn machine(&self) -> VmConfig {
         self.machine_with(&self.image)
@@ -129,6 +137,17 @@ impl Built {
     pub(crate) fn machine_with(&self, disk: &Path) -> VmConfig {
         let folder = disk.parent().unwrap_or(Path::new(".")).join("vm");
         VmConfig::new(self.board.clone(), disk, &folder)
+    }
+
+    /// The same, but that the host plays the loader, whatever starts the board otherwise.
+    pub(crate) fn machine_without_firmware(&self, disk: &Path) -> VmConfig {
+        let mut config = self.machine_with(disk);
+        config.board.boot.backend = Backend::Direct;
+        if let Some(qemu) = &mut config.board.qemu {
+            qemu.firmware = None;
+            qemu.variables = None;
+        }
+        config
     }
 
     /// The processor of its board.

@@ -77,7 +77,7 @@ fn product(hub: &Hub, platform: &Path, folder: &Path) -> Result<Built> {
     let trusts = ["--hub", &url, "--device-hub", &hub.device_url()];
     let board = project::board(platform)?;
     let kedge = Kedge::new_project_with(&place, board.name.as_str(), &settings, &trusts)?;
-    let image = subject::image(folder, subject::Program::First)?;
+    let image = subject::image(folder, subject::Program::First, &board)?;
     kedge.ask(&["add", &image, "--name", "tiny", "--root", "refused"])?;
     project::edit(&kedge, "window", "\"5s\"")?;
     let built = project::build(board, kedge, platform)?;
@@ -115,7 +115,7 @@ fn update(hub: &Hub, built: &Built, device: &mut Device, folder: &Path) -> Resul
     for name in ["dev", "proc", "sys", "tmp"] {
         files::make_folder(&root.join(name))?;
     }
-    let program = files::read(&subject::program(subject::Program::First)?)?;
+    let program = files::read(&subject::program(subject::Program::First, built.board())?)?;
     files::write_executable(&root.join("program"), program)?;
     let mut noise = Vec::new();
     let source = File::open("/dev/urandom").context("cannot open /dev/urandom")?;

@@ -18,14 +18,10 @@ use crate::device::Device;
 use crate::project::{Built, copy_disk};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::record::Slot;
-use kedge_image_build::image::{fat, gpt};
+use kedge_image_build::progress;
 use kedge_image_build::qemu::{Clock, DiskCache, VmConfig};
-use kedge_image_build::{files, process, progress};
-use kedge_rootfs::Initramfs;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 /// Counting instructions is slow: a boot takes 20 s on an idle machine.
@@ -34,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(super) fn measure(platform: &Path, runs: u32) -> Result<Vec<Figure>> {
     let folder = subject::fast_folder()?;
     let built = subject::build(folder.path(), platform, 1)?;
-    stamp(&built.image, Slot::A, folder.path())?;
+    stamp(&built, &built.image, Slot::A, folder.path())?;
     let mut first = Vec::new();
     let mut normal = Vec::new();
     for number in 1..=runs {
@@ -105,39 +101,13 @@ fn figures(first: &[Times], normal: &[Times]) -> Result<Vec<Figure>> {
 }
 
 /// Appends the archive with the stamping program to the initramfs of a slot.
-pub(super) fn stamp(disk: &Path, slot: Slot, folder: &Path) -> Result<()> {
-    let image = File::open(disk).with_context(|| format!("cannot open {}", disk.display()))?;
-    let offset = gpt::find(&gpt::read(&image)?, slot.partition())?.offset;
-    let work = folder.join("stamp");
-    files::remove_folder(&work)?;
-    files::make_folder(&work)?;
-    let path = work.join("initramfs");
-    fat::extract(disk, offset, "initramfs", &path)?;
-    let line = work.join("cmdline.txt");
-    fat::extract(disk, offset, "cmdline.txt", &line)?;
-    let text = files::read_text(&line)?;
-    files::write(&line, format!("{} rdinit=/stamp\n", text.trim()))?;
-    let mut archive = files::read(&path)?;
-    // Archives begin at multiples of four.
-    archive.resize(archive.len().next_multiple_of(4), 0);
-    let mut own = Initramfs::new();
-    own.file(
-        "stamp",
-        0o755,
-        files::read(&subject::program(Program::Stamp)?)?,
-    )?;
-    own.character_device("kmsg", 0o600, 1, 11)?;
-    archive.extend(own.cpio());
-    files::write(&path, archive)?;
-    let mut place = disk.as_os_str().to_owned();
-    place.push(format!("@@{offset}"));
-    process::run(
-        Command::new("mcopy")
-            .args(["-D", "o", "-i"])
-            .arg(place)
-            .args([&path, &line])
-            .arg("::/"),
-    )
+pub(super) fn stamp(built: &Built, disk: &Path, slot: Slot, folder: &Path) -> Result<()> {
+    let program = subject::program(Program::Stamp, built.board())?;
+    subject::instead_of_init(disk, slot, folder, ("stamp", &program), |mut archive| {
+        // Archives begin at multiples of four.
+        archive.resize(archive.len().next_multiple_of(4), 0);
+        archive
+    })
 }
 
 fn twice(built: &Built, folder: &Path) -> Result<(Times, Times)> {

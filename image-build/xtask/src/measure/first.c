@@ -1,95 +1,89 @@
-/* What boots are measured with: a static program that reads the clock before anything else.
+/* What boots are measured with: static programs that read the clock before anything else. What they stand on is in call.h.
  *
- * Without STAMP it is a container's only process: it says when it began, and waits for SIGTERM, which the first
- * process of a namespace hears only if it asks to: else every shutdown would last until it is killed.
- * With STAMP it is what the kernel starts in place of /init: it leaves the time in the kernel's log (the node /kmsg is
- * beside it, as nothing is mounted yet) and becomes /init. So the time is that of the exec itself, by the same clock.
- *
- * No C library: nothing runs before begin(). x86_64 only, as is the board that is measured.
+ * FIRST is a container's only process: it says when it began, and waits for SIGTERM. The first process of a namespace
+ * hears only signals that it handles or, as here, holds back: else every shutdown would last until it is killed.
+ * STAMP is what the kernel starts in place of /init: it leaves the time in the kernel's log (the node /kmsg is beside it,
+ * as nothing is mounted yet) and becomes /init. So the time is that of the exec itself, by the same clock.
+ * BARE is all that a system needs to be one: in place of /init, it says that it runs, and does nothing for ever.
  */
 
-typedef unsigned long u64;
+enum { MONOTONIC = 1, WRITE_ONLY = 1, TERMINATE = 15, BLOCK_MIPS = 1, BLOCK = 0, THIS_FOLDER = -100 };
 
-enum {
-    WRITE = 1, OPEN = 2, CLOSE = 3, SIGACTION = 13, PAUSE = 34, EXECVE = 59, CLOCK_GETTIME = 228, EXIT = 231,
-    MONOTONIC = 1, WRITE_ONLY = 1, TERMINATE = 15, RESTORER = 0x04000000
-};
+struct time { unsigned long long seconds, nanoseconds; };
 
-static u64 call(u64 number, u64 first, u64 second, u64 third)
+static struct time now(void)
 {
-    u64 result;
-    __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(first), "S"(second), "d"(third)
-                     : "rcx", "r11", "memory");
-    return result;
+    struct time time = { 0, 0 };
+    call(CLOCK_GETTIME, MONOTONIC, (word)&time, 0, 0);
+    return time;
 }
 
-static u64 now(void)
+/* Digits by subtraction: small processors would call a library to divide. */
+static char *digits(char *to, unsigned rest)
 {
-    struct { u64 seconds, nanoseconds; } time;
-    call(CLOCK_GETTIME, MONOTONIC, (u64)&time, 0);
-    return time.seconds * 1000000000 + time.nanoseconds;
+    static const unsigned powers[] = { 100000000, 10000000, 1000000, 100000, 10000, 1000, 100, 10, 1 };
+    for (unsigned place = 0; place < sizeof powers / sizeof *powers; place++) {
+        char digit = '0';
+        for (; rest >= powers[place]; rest -= powers[place])
+            digit++;
+        *to++ = digit;
+    }
+    return to;
 }
 
-/* Writes "<prefix><number> ns" and a newline. */
-static void say(u64 file, const char *prefix, u64 number)
+/* Writes "<prefix><nanoseconds> ns" and a newline; the number has eighteen digits. */
+static void say(word file, const char *prefix, struct time time)
 {
     char text[96];
-    u64 length = 0, digits = 1;
-    while (prefix[length]) {
-        text[length] = prefix[length];
-        length++;
-    }
-    for (u64 rest = number; rest > 9; rest /= 10)
-        digits++;
-    for (u64 at = length + digits; at > length; number /= 10)
-        text[--at] = (char)('0' + number % 10);
-    length += digits;
-    text[length++] = ' ';
-    text[length++] = 'n';
-    text[length++] = 's';
-    text[length++] = '\n';
-    call(WRITE, file, (u64)text, length);
+    char *end = text;
+    while (*prefix)
+        *end++ = *prefix++;
+    end = digits(end, (unsigned)time.seconds);
+    end = digits(end, (unsigned)time.nanoseconds);
+    *end++ = ' ';
+    *end++ = 'n';
+    *end++ = 's';
+    *end++ = '\n';
+    call(WRITE, file, (word)text, (word)(end - text), 0);
 }
 
-#ifndef STAMP
-/* It never returns, so that no restorer is needed. */
-static void terminated(void)
+/* Until SIGTERM. MIPS has signals up to 128 and another number for `block`. */
+static void wait_for_the_end(void)
 {
-    for (;;)
-        call(EXIT, 0, 0, 0);
-}
-
-static void hear_terminate(void)
-{
-    struct { void (*handler)(void); u64 flags; void (*restorer)(void); u64 mask; } action =
-        { terminated, RESTORER, terminated, 0 };
-    /* The fourth argument is the size of a mask. */
-    register u64 size __asm__("r10") = sizeof action.mask;
-    u64 result;
-    __asm__ volatile("syscall" : "=a"(result) : "a"(SIGACTION), "D"(TERMINATE), "S"(&action), "d"(0), "r"(size)
-                     : "rcx", "r11", "memory");
-}
+#if defined(__mips__)
+    unsigned long mask[4] = { 1ul << (TERMINATE - 1), 0, 0, 0 };
+    const word block = BLOCK_MIPS;
+#else
+    unsigned long long mask[1] = { 1ull << (TERMINATE - 1) };
+    const word block = BLOCK;
 #endif
+    call(SIGPROCMASK, block, (word)mask, 0, sizeof mask);
+    while (call(SIGTIMEDWAIT, (word)mask, 0, 0, sizeof mask) != TERMINATE)
+        ;
+    for (;;)
+        call(EXIT, 0, 0, 0, 0);
+}
 
-__attribute__((used)) void begin(u64 *stack)
+__attribute__((used)) void begin(word *stack)
 {
-    u64 time = now();
-#ifdef STAMP
-    u64 arguments = stack[0];
+    struct time time = now();
+#if defined(STAMP)
+    word arguments = stack[0];
     char **argv = (char **)(stack + 1);
     /* Level 7 stays off the console, which would take its time. */
-    u64 file = call(OPEN, (u64) "/kmsg", WRITE_ONLY, 0);
+    word file = call(OPENAT, (word)THIS_FOLDER, (word) "/kmsg", WRITE_ONLY, 0);
     say(file, "<7>measure: exec of /init at ", time);
-    call(CLOSE, file, 0, 0);
+    call(CLOSE, file, 0, 0, 0);
     argv[0] = "/init";
-    call(EXECVE, (u64) "/init", (u64)argv, (u64)(argv + arguments + 1));
+    call(EXECVE, (word) "/init", (word)argv, (word)(argv + arguments + 1), 0);
+#elif defined(BARE)
+    (void)stack;
+    /* Level 0 is shown whatever the console leaves out. */
+    word file = call(OPENAT, (word)THIS_FOLDER, (word) "/kmsg", WRITE_ONLY, 0);
+    say(file, "<0>measure: a bare init runs at ", time);
 #else
     (void)stack;
     say(1, "measure: first instruction at ", time);
-    hear_terminate();
 #endif
-    for (;;)
-        call(PAUSE, 0, 0, 0);
+    wait_for_the_end();
 }
-
-__asm__(".globl _start\n_start:\n mov %rsp, %rdi\n and $-16, %rsp\n call begin\n");

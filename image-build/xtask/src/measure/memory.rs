@@ -3,13 +3,23 @@
 //!
 //! PID 1 tells the figures of itself and its helpers in the status of development products. They are read ten seconds
 //! after all goals are met, with one container and with five; containers' own processes are not counted, nor is what the
-//! kernel keeps for itself. What the agent adds, [`super::agent`] measures. `memory.smallest-m` is QEMU's smallest `-m` with which one container reaches its goal.
+//! kernel keeps for itself. What the agent adds, [`super::agent`] measures.
+//!
+//! `memory.smallest-m` is QEMU's smallest `-m` with which one container reaches its goal in the first boot and a pushed
+//! revision, whose kernel arguments are new, is written into the other slot, tried and committed.
+//! `memory.smallest-m-bare` is the control: with which the same kernel starts a program that does nothing. In both the
+//! host plays the loader, on every board: it is the system that is measured, and not where a firmware wants to have
+//! kernel and initramfs in memory.
 
+use super::subject::Program;
+use super::trial::push;
 use super::{Figure, agent, note, subject};
-use crate::device::{Device, list};
-use crate::project::{Built, copy_disk};
-use anyhow::{Context, Result, bail};
+use crate::device::{Device, console_tail, list};
+use crate::project::{self, Built, copy_disk};
+use anyhow::{Context, Result, bail, ensure};
+use kedge_board_support::record::Slot;
 use kedge_image_build::progress;
+use kedge_image_build::qemu::VmConfig;
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
@@ -25,7 +35,9 @@ const MOST: u32 = 128;
 
 pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
     let folder = subject::fast_folder()?;
-    let one = subject::build(folder.path(), platform, 1)?;
+    let one = subject::tiny(folder.path(), platform, 1)?;
+    project::edit(&one, "window", "\"5s\"")?;
+    let one = project::build(project::board(platform)?, one, platform)?;
     let five = subject::build(folder.path(), platform, 5)?;
     let with_one = progress::step("memory with one container", || {
         resident(&one, folder.path())
@@ -33,7 +45,10 @@ pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
     let with_five = progress::step("memory with five containers", || {
         resident(&five, folder.path()).with_context(|| subject::console(folder.path()))
     })?;
-    let smallest = smallest(&one, folder.path())?;
+    let smallest = smallest("one container and an update", |memory| {
+        lives(&one, folder.path(), memory)
+    })?;
+    let bare = bare(&one, folder.path())?;
     let further = with_five.system.saturating_sub(with_one.system) / 4;
     let with_agent =
         agent::measure(platform, folder.path()).with_context(|| subject::console(folder.path()))?;
@@ -42,7 +57,8 @@ pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
         Figure::bytes("memory.system-1", with_one.system, Some(1_500_000)),
         Figure::bytes("memory.system-5", with_five.system, Some(1_660_000)),
         Figure::bytes("memory.per-container", further, Some(40_000)),
-        Figure::mebibytes("memory.smallest-m", smallest, 32),
+        Figure::mebibytes("memory.smallest-m", smallest, Some(32)),
+        Figure::mebibytes("memory.smallest-m-bare", bare, None),
     ];
     figures.extend(with_agent);
     Ok(figures)
@@ -86,56 +102,81 @@ pub(super) fn read(status: &Value) -> Result<Resident> {
 }
 
 /// Halves the range until the smallest is found. Assumes that more memory is never worse.
-fn smallest(built: &Built, folder: &Path) -> Result<u32> {
+fn smallest(what: &str, mut works: impl FnMut(u32) -> Result<()>) -> Result<u32> {
     let (mut bad, mut good) = (LEAST, MOST);
-    if !runs(built, folder, good)? {
-        bail!("one container does not run in {MOST} MiB");
-    }
+    works(good).with_context(|| format!("{what}: not in {MOST} MiB"))?;
     while good - bad > 1 {
         let middle = bad.midpoint(good);
-        let works = progress::step(format_args!("one container in {middle} MiB"), || {
-            runs(built, folder, middle)
-        })?;
-        note(if works { "runs" } else { "does not run" });
-        if works {
-            good = middle;
-        } else {
-            bad = middle;
+        match progress::step(format_args!("{what} in {middle} MiB"), || {
+            anyhow::Ok(works(middle).err())
+        })? {
+            None => good = middle,
+            Some(error) => {
+                note(error.to_string().lines().next().unwrap_or_default());
+                bad = middle;
+            }
         }
     }
     Ok(good)
 }
 
-/// Whether the device reaches its goals in its first boot with so many MiB, and is still there a moment later.
-fn runs(built: &Built, folder: &Path, memory: u32) -> Result<bool> {
+fn without_firmware(built: &Built, disk: &Path, memory: u32) -> VmConfig {
+    let mut config = built.machine_without_firmware(disk);
+    config.memory = Some(memory);
+    config
+}
+
+/// The device reaches its goals in its first boot with so many MiB, and takes an update.
+///
+/// # Errors
+/// It does not; why not.
+fn lives(built: &Built, folder: &Path, memory: u32) -> Result<()> {
     let disk = folder.join("disk");
     copy_disk(&built.image, &disk)?;
-    let mut config = built.machine_with(&disk);
-    config.memory = Some(memory);
+    let config = without_firmware(built, &disk, memory);
     let mut device = Device::start(&built.kedge, config, false)?;
-    let reached = device.until("a verdict", VERDICT, |device| {
+    let reached = device.until("its goals are met", VERDICT, |device| {
         if device.boots() > 1 {
-            return Ok(false);
+            return Ok(Err("it panicked and reset"));
         }
         match crate::device::missing(&device.status()?) {
-            None => Ok(true),
+            None => Ok(Ok(())),
             Some(why) => bail!("{why}"),
         }
-    });
-    match reached {
-        Ok(true) => {}
-        Ok(false) => {
-            note("it panicked and reset");
-            return Ok(false);
-        }
-        Err(error) => {
-            let why = error.to_string();
-            note(why.lines().next().unwrap_or_default());
-            return Ok(false);
-        }
-    }
-    device.listen(Duration::from_secs(3));
-    Ok(!device.is_over() && device.boots() == 1 && device.status().is_ok())
+    })?;
+    reached.map_err(|why| anyhow::anyhow!(why))?;
+    // The push asks the device over and over, and nobody else takes the console's lines meanwhile: they wait in a queue.
+    project::edit(
+        &built.kedge,
+        "arguments",
+        &format!("\"kedge.measure={memory}\""),
+    )?;
+    push(&device, &built.kedge, &built.platform, &[])?;
+    device.listen(Duration::from_millis(200));
+    ensure!(device.boots() == 2, "{} boots, not 2", device.boots());
+    device.cut_power()
+}
+
+/// The least with which a kernel starts a program that does nothing.
+fn bare(built: &Built, folder: &Path) -> Result<u32> {
+    let program = subject::program(Program::Bare, built.board())?;
+    let disk = folder.join("bare");
+    copy_disk(&built.image, &disk)?;
+    subject::instead_of_init(&disk, Slot::A, folder, ("bare-init", &program), |_| {
+        Vec::new()
+    })?;
+    smallest("a bare init", |memory| {
+        let mut config = without_firmware(built, &disk, memory);
+        config.folder = folder.join(format!("bare-{memory}"));
+        let place = config.folder.clone();
+        let mut device = Device::start(&built.kedge, config, false)?;
+        device.until("it runs", VERDICT, |_| {
+            let runs = console_tail(&place).contains("a bare init runs at");
+            ensure!(runs, "it says nothing");
+            Ok(())
+        })?;
+        device.cut_power()
+    })
 }
 
 #[cfg(test)]

@@ -1,19 +1,23 @@
 //! What is measured: images with a tiny static program as their only containers, and the logs of their boots.
 //!
-//! The program (`first.c`) has no C library and reads the clock before anything else, so that nothing of a container's
+//! The program (`first.c`, upon `call.h`) has no C library and reads the clock before anything else, so that nothing of a container's
 //! own is in the figure: pages read through fs-verity cost 63 instructions a byte, and a program of 700 kB would add 49 ms.
 
 use crate::kedge::Kedge;
-use crate::project::{self, BOARD, Built};
+use crate::project::{self, Built};
 use anyhow::{Context, Result};
-use kedge_board_support::boards;
+use kedge_board_support::boards::Board;
+use kedge_board_support::record::Slot;
 use kedge_image_build::cache::{self, Cache};
+use kedge_image_build::image::{fat, gpt};
 use kedge_image_build::{files, process, sample, toolchain};
+use kedge_rootfs::Initramfs;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-const FIRST: &str = include_str!("first.c");
+const FIRST: &str = concat!(include_str!("call.h"), "\n", include_str!("first.c"));
 const SERVE: &str = include_str!("trial/serve.c");
 const FLAGS: [&str; 11] = [
     "-Os",
@@ -29,28 +33,31 @@ const FLAGS: [&str; 11] = [
     "-o",
 ];
 
-/// The two programs of `first.c`, and the one of `trial/serve.c`.
+/// The programs of `first.c`, and the one of `trial/serve.c`, which is written for x86-64 alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Program {
     /// A container's only process.
     First,
     /// What runs before `/init` and leaves the time of its exec.
     Stamp,
+    /// The least that a kernel can run in place of `/init`.
+    Bare,
     /// An HTTP server on the port of its only argument.
     Serve,
 }
 
-/// The program, from the cache when it was compiled before.
+/// The program for a board's processor, from the cache when it was compiled before.
 ///
 /// # Errors
 /// The compiler cannot be had.
-pub(super) fn program(which: Program) -> Result<PathBuf> {
+pub(super) fn program(which: Program, board: &Board) -> Result<PathBuf> {
     let (text, define) = match which {
         Program::First => (FIRST, "-DFIRST"),
         Program::Stamp => (FIRST, "-DSTAMP"),
+        Program::Bare => (FIRST, "-DBARE"),
         Program::Serve => (SERVE, "-DSERVE"),
     };
-    let compiler = toolchain::c_compiler(&boards::find(BOARD)?)?;
+    let compiler = toolchain::c_compiler(board)?;
     let key = cache::key([text, define, &FLAGS.join(" "), &compiler.to_string_lossy()]);
     let folder = Cache::open()?.entry("measure", &key, |folder| {
         let source = folder.join("program.c");
@@ -94,9 +101,10 @@ pub(super) fn build(folder: &Path, platform: &Path, count: u32) -> Result<Built>
 /// # Errors
 /// A verb fails.
 pub(super) fn tiny(folder: &Path, platform: &Path, count: u32) -> Result<Kedge> {
-    let board = project::board(platform)?.name;
-    let kedge = Kedge::new_project(&folder.join(format!("measure-{count}")), board.as_str())?;
-    let place = image(folder, Program::First)?;
+    let board = project::board(platform)?;
+    let place = folder.join(format!("measure-{count}"));
+    let kedge = Kedge::new_project(&place, board.name.as_str())?;
+    let place = image(folder, Program::First, &board)?;
     for number in 1..=count {
         let name = format!("tiny-{number}");
         kedge.ask(&["add", &place, "--name", &name, "--root", "refused"])?;
@@ -108,12 +116,52 @@ pub(super) fn tiny(folder: &Path, platform: &Path, count: u32) -> Result<Kedge> 
 ///
 /// # Errors
 /// It cannot be compiled or written.
-pub(super) fn image(folder: &Path, which: Program) -> Result<String> {
+pub(super) fn image(folder: &Path, which: Program, board: &Board) -> Result<String> {
     let layout = folder.join(format!("image-{which:?}"));
     if !layout.exists() {
-        sample::one_program(&program(which)?, &layout)?;
+        sample::one_program(&program(which, board)?, &layout, board.architecture)?;
     }
     Ok(format!("oci:{}", layout.display()))
+}
+
+/// Makes the kernel of a slot start another program than `/init`, by the name that it has in an archive of its own; `before`
+/// makes of the slot's archive what stands before that one.
+///
+/// # Errors
+/// The slot cannot be read or written.
+pub(super) fn instead_of_init(
+    disk: &Path,
+    slot: Slot,
+    folder: &Path,
+    (name, program): (&str, &Path),
+    before: impl FnOnce(Vec<u8>) -> Vec<u8>,
+) -> Result<()> {
+    let image = File::open(disk).with_context(|| format!("cannot open {}", disk.display()))?;
+    let offset = gpt::find(&gpt::read(&image)?, slot.partition())?.offset;
+    let work = folder.join(name);
+    files::remove_folder(&work)?;
+    files::make_folder(&work)?;
+    let path = work.join("initramfs");
+    fat::extract(disk, offset, "initramfs", &path)?;
+    let line = work.join("cmdline.txt");
+    fat::extract(disk, offset, "cmdline.txt", &line)?;
+    let text = files::read_text(&line)?;
+    files::write(&line, format!("{} rdinit=/{name}\n", text.trim()))?;
+    let mut archive = before(files::read(&path)?);
+    let mut own = Initramfs::new();
+    own.file(name, 0o755, files::read(program)?)?;
+    own.character_device("kmsg", 0o600, 1, 11)?;
+    archive.extend(own.cpio());
+    files::write(&path, archive)?;
+    let mut place = disk.as_os_str().to_owned();
+    place.push(format!("@@{offset}"));
+    process::run(
+        Command::new("mcopy")
+            .args(["-D", "o", "-i"])
+            .arg(place)
+            .args([&path, &line])
+            .arg("::/"),
+    )
 }
 
 /// Words for a failure: the end of the console of the machine in a folder.

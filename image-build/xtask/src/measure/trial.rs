@@ -45,7 +45,12 @@ fn shorten_window(kedge: &Kedge) -> Result<()> {
 }
 
 /// `kedge push` of the project as it is now; without `--detach` the trial must be committed.
-fn push(device: &Device, kedge: &Kedge, platform: &Path, more: &[&str]) -> Result<Value> {
+pub(super) fn push(
+    device: &Device,
+    kedge: &Kedge,
+    platform: &Path,
+    more: &[&str],
+) -> Result<Value> {
     let socket = device.socket().to_string_lossy();
     let platform = platform.to_string_lossy();
     let mut words = vec!["push", "--socket", &socket, "--platform", &platform];

@@ -38,8 +38,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const SERVERS: [(&str, u16); 2] = [("unchanged", 8081), ("changed", 8082)];
 
 pub(super) fn measure(folder: &Path, platform: &Path) -> Result<Vec<Figure>> {
-    let image = subject::image(folder, Program::Serve)?;
     let board = project::board(platform)?;
+    let image = subject::image(folder, Program::Serve, &board)?;
     let kedge = Kedge::new_project(&folder.join("measure-live"), board.name.as_str())?;
     shorten_window(&kedge)?;
     for (name, port) in SERVERS {

@@ -31,8 +31,8 @@ pub(super) fn measure(folder: &Path, platform: &Path, runs: u32) -> Result<Vec<F
     progress::step("another one, whose boot is cut off", || {
         begun(&built, platform, &disk)
     })?;
-    stamp(&plain, Slot::B, folder)?;
-    stamp(&disk, Slot::A, folder)?;
+    stamp(&built, &plain, Slot::B, folder)?;
+    stamp(&built, &disk, Slot::A, folder)?;
     let (mut tries, mut plains) = (Vec::new(), Vec::new());
     for number in 1..=runs {
         let title = format_args!("boot {number} of {runs}, both ways");
