@@ -2,12 +2,13 @@
 //!
 //! The project exists before its hub does, as with anybody who tries Kedge alone first.
 
-use crate::built_trials;
+use crate::{built_trials, life};
 use anyhow::{Context, Result, ensure};
 use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::hub::Hub;
 use kedge_tests::kedge::{Following, Kedge};
+use kedge_tests::product::BOARD;
 use kedge_tests::trials::{JUDGED, Project, committed, failure, pid};
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -290,10 +291,13 @@ fn vm_a_device_and_its_hub() -> Result<()> {
     let mut guest = Guest::start(&disk, &[])?;
     let kedge = project.kedge.clone();
     type Check<'a> = (&'static str, &'a mut dyn FnMut(&mut Guest) -> Result<()>);
-    let steps: [Check<'_>; 8] = [
+    let steps: [Check<'_>; 9] = [
         ("it is taken in by its claim", &mut |guest| {
             guest.wait_for_control(BOOT)?;
             claimed(guest, &kedge)
+        }),
+        ("idle memory, the poll held", &mut |guest| {
+            life::idle_memory(guest, BOARD)
         }),
         ("a revision is pulled", &mut |guest| {
             updated(guest, &project)

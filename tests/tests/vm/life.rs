@@ -2,6 +2,7 @@
 
 use crate::fresh_disk;
 use anyhow::{Context, Result, ensure};
+use kedge_board_support::boards;
 use kedge_image_build::qemu::Ending;
 use kedge_tests::guest::{BOOT, Checks, Guest, LogLine, text};
 use serde_json::Value;
@@ -119,6 +120,34 @@ pub(super) fn boots(guest: &mut Guest) -> Result<()> {
             .unwrap_or(false)
             .then_some(()))
     })
+}
+
+/// What is ours in memory, ten seconds after all containers run and nothing happens, is within the board's budget.
+pub(super) fn idle_memory(guest: &mut Guest, board: &str) -> Result<()> {
+    let budget = boards::find(board)?.budgets.idle_memory;
+    let budget = budget.context("the board has no budget for idle memory")?;
+    let uptime = |status: &Value| {
+        let time = status.get("uptime-ms").and_then(Value::as_u64);
+        time.context("a status without its uptime")
+    };
+    let quiet = uptime(&guest.status()?)?.saturating_add(10_000);
+    let status = guest.wait("ten seconds later", SOON, |guest| {
+        let status = guest.status()?;
+        Ok((uptime(&status)? >= quiet).then_some(status))
+    })?;
+    let processes = status.get("processes").and_then(Value::as_array);
+    let sizes = processes.into_iter().flatten().map(|process| {
+        let size = process.get("pss").and_then(Value::as_u64);
+        size.with_context(|| format!("a process without its memory: {process}"))
+    });
+    let sizes = sizes.collect::<Result<Vec<u64>>>()?;
+    ensure!(sizes.len() >= 3, "PID 1 and two helpers at least: {status}");
+    let sum: u64 = sizes.iter().sum();
+    ensure!(
+        sum <= budget,
+        "{sum} bytes, over the board's budget of {budget}: {status}"
+    );
+    Ok(())
 }
 
 fn groups_in_order(guest: &mut Guest) -> Result<()> {

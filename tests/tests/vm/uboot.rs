@@ -50,10 +50,10 @@ cases!(arm64, "qemu-arm64", always: [
     vm_uboot_falls_back_from_what_cannot_be_started,
     vm_uboot_does_not_try_what_it_cannot_count
 ], all_boards: []);
-// Debian's kernels for these two keep no panic's text.
 cases!(armv7, "qemu-armv7", always: [vm_uboot_smoke], all_boards: [
     vm_uboot_boots_the_same_images,
     vm_uboot_counts_a_trial_that_panics_and_goes_back,
+    vm_uboot_leaves_a_panics_text_alone,
     vm_uboot_goes_back_from_a_trial_that_hangs,
     vm_uboot_falls_back_from_what_cannot_be_started,
     vm_uboot_does_not_try_what_it_cannot_count,
@@ -62,6 +62,7 @@ cases!(armv7, "qemu-armv7", always: [vm_uboot_smoke], all_boards: [
 cases!(riscv64, "qemu-riscv64", always: [vm_uboot_smoke], all_boards: [
     vm_uboot_boots_the_same_images,
     vm_uboot_counts_a_trial_that_panics_and_goes_back,
+    vm_uboot_leaves_a_panics_text_alone,
     vm_uboot_goes_back_from_a_trial_that_hangs,
     vm_uboot_falls_back_from_what_cannot_be_started,
     vm_uboot_does_not_try_what_it_cannot_count,
@@ -97,7 +98,17 @@ fn vm_uboot_smoke(board: &str) -> Result<()> {
     checks.run("what is widened, and no more", &mut guest, life::widened);
     checks.run("orderly reboot through U-Boot", &mut guest, reboots);
     checks.run("containers run again", &mut guest, life::boots);
+    checks.run("idle memory", &mut guest, |guest| {
+        life::idle_memory(guest, board)
+    });
     checks.finish(&mut guest)
+}
+
+/// Whether the kernel of the board's platform has this driver: ours has all that the boards name, Debian's its modules.
+fn has_driver(board: &str, name: &str) -> Result<bool> {
+    let platform = Platform::load(&built_for(board)?.platform)?;
+    let file = format!("modules/{name}.ko");
+    Ok(platform.has_own_kernel() || platform.modules.contains(&file))
 }
 
 fn status(guest: &Guest, board: &str) -> Result<()> {
@@ -283,15 +294,23 @@ fn vm_uboot_leaves_a_panics_text_alone(board: &str) -> Result<()> {
         ensure!(resets == [ResetCause::Guest], "{resets:?}");
         Ok(())
     });
+    let keeps = has_driver(board, "ramoops")?;
     checks.run("the next boot tells of it", &mut guest, |guest| {
         guest.wait_for_control(BOOT)?;
-        guest.wait("the history has its text", SOON, |guest| {
+        guest.wait("the history has this boot", SOON, |guest| {
             let history = guest.control("GET", "/v1/history")?.body;
-            let told = history.lines().any(|line| {
-                line.contains("\"event\":\"panic\"")
-                    && line.contains("Kernel panic - not syncing: sysrq triggered crash")
-            });
-            Ok(told.then_some(()))
+            let has = |event: &str, text: &str| {
+                let event = format!("\"event\":\"{event}\"");
+                let mut lines = history.lines();
+                lines.any(|line| line.contains(&event) && line.contains(text))
+            };
+            if keeps {
+                let text = "Kernel panic - not syncing: sysrq triggered crash";
+                return Ok(has("panic", text).then_some(()));
+            }
+            // Nobody kept it, and nothing is made up.
+            ensure!(!has("panic", ""), "a panic without ramoops: {history}");
+            Ok(has("booted", "\"boot\":2").then_some(()))
         })
     });
     checks.finish(&mut guest)
@@ -305,13 +324,14 @@ fn hanging(board: &str) -> Result<Vec<u8>> {
     archive.character_device("dev/console", 0o600, 5, 1)?;
     let probe = files::read(&product.folder().join("plain/probe"))?;
     archive.file("init", 0o755, probe)?;
-    // The driver, and what drivers of watchdogs have in common, in the order in which they are loaded.
+    // The driver, the kernel's own timer where there is none, and what drivers of watchdogs have in common, in the order in
+    // which they are loaded.
     let driver = boards::find(board)?.watchdog.driver;
     let mut list = String::new();
     for path in Platform::load(&product.platform)?.modules {
         let file = path.rsplit('/').next().unwrap_or_default();
         let name = file.trim_end_matches(".ko");
-        if name == "watchdog" || name == driver {
+        if ["watchdog", "softdog", &driver].contains(&name) {
             let module = files::read(&product.platform.join(&path))?;
             archive.file(&format!("modules/{file}"), 0o644, module)?;
             list.push_str(&format!("{file}\n"));
@@ -344,9 +364,12 @@ fn vm_uboot_goes_back_from_a_trial_that_hangs(board: &str) -> Result<()> {
                 record: Some(armed(0)),
             };
             judge(guest, &disk, 2, &case)?;
-            // Without hardware for it the kernel resets by itself.
-            let hardware = boards::find(board)?.qemu.and_then(|qemu| qemu.watchdog);
-            let cause = hardware.map_or(ResetCause::Guest, |_| ResetCause::Watchdog);
+            // Without a driver for the hardware the kernel resets by itself.
+            let cause = if has_driver(board, &boards::find(board)?.watchdog.driver)? {
+                ResetCause::Watchdog
+            } else {
+                ResetCause::Guest
+            };
             ensure!(guest.resets() == [cause], "{:?}", guest.resets());
             Ok(())
         },
