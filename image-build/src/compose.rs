@@ -291,7 +291,7 @@ fn boot(
         Boot {
             kernel,
             initramfs,
-            device_trees: Vec::new(),
+            files: BTreeMap::new(),
             statement: statement.transpose()?,
             arguments,
         },

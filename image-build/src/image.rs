@@ -8,7 +8,7 @@
 //! | `bootenv` | both records in both copies: slot a is the default, the revision is committed, its floor holds |
 //! | `boot` | FAT, only where the firmware needs it: [`boot_script`], [`efi`] |
 //! | `boot-copy` | the same once more, where the firmware is UEFI: [`efi`] |
-//! | `slot-a` | FAT: `/kernel`, `/initramfs`, `/cmdline.txt`, and `/statement.efi` for Secure Boot |
+//! | `slot-a` | FAT: `/kernel`, `/initramfs`, `/cmdline.txt`, `/statement.efi` for Secure Boot, and the revision's `boot.files` |
 //! | `slot-b` | FAT, empty |
 //! | `data` | ext4 with the layers under fs-verity, the revision, the roots, and empty folders for the rest |
 //!
@@ -310,7 +310,7 @@ fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
             }
             ObjectKind::Initramfs => budget("the initramfs", size, budgets.initramfs)?,
             ObjectKind::Layer => layers = layers.saturating_add(ext4::sealed_size(size)),
-            ObjectKind::DeviceTree | ObjectKind::Statement => {}
+            ObjectKind::BootFile | ObjectKind::Statement => {}
         }
     }
     let room = u64::from(plan.board.partitions.data).saturating_mul(MIB);
@@ -383,6 +383,7 @@ fn slot_files(plan: &ImagePlan<'_>, slot: Slot, scratch: &Scratch) -> Result<Vec
     let folder = scratch.folder("slot")?;
     let mut objects = vec![("kernel", boot.kernel), ("initramfs", boot.initramfs)];
     objects.extend(boot.statement.map(|id| (statement::FILE, id)));
+    objects.extend(boot.files.iter().map(|(name, id)| (name.as_str(), *id)));
     for (name, id) in &objects {
         let (name, id) = (*name, *id);
         let path = object_path(plan, id)?;

@@ -79,7 +79,7 @@ impl Sample {
         let boot = Boot {
             kernel,
             initramfs,
-            device_trees: vec![],
+            files: BTreeMap::new(),
             statement: None,
             arguments: "quiet".into(),
         };
