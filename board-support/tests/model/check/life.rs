@@ -70,7 +70,7 @@ impl Device {
         if next.retry_due().is_some() {
             let (writes, _) = next.retry();
             let after = self.event("retry", node, &next, writes, out)?;
-            out.push(off("retry", after, Cause::Unknown, false, true));
+            out.push(self.restart("retry", &next, after, true));
         }
         if control.state().trial.is_some() {
             let mut next = control.clone();
@@ -95,7 +95,7 @@ impl Device {
         let after = self.event("bad", node, &next, writes, out)?;
         out.push(match then {
             Next::GoOn | Next::RunTrialLive | Next::UndoLive => up("bad", after, next, false),
-            Next::Reboot => off("bad", after, Cause::Unknown, false, false),
+            Next::Reboot => self.restart("bad", &next, after, false),
         });
         Ok(())
     }
@@ -174,7 +174,7 @@ impl Device {
         let ops = self.ops(event, &node.disk, writes, staging)?;
         let after = self.perform(event, &begun, &next, &ops, out)?;
         out.push(match then {
-            Next::Reboot => off(event, after, Cause::Unknown, false, false),
+            Next::Reboot => self.restart(event, &next, after, false),
             Next::GoOn | Next::RunTrialLive | Next::UndoLive => up(event, after, next, false),
         });
         Ok(())
