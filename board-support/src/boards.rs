@@ -134,6 +134,8 @@ pub enum Backend {
     UBoot,
     /// UEFI, by a program of ours on the partition `boot` and once more on `boot-copy`.
     Uefi,
+    /// A Raspberry Pi's firmware, by `autoboot.txt` on the partition `boot`; it loads from the slot itself.
+    Tryboot,
 }
 
 /// Sizes of the partitions, MiB.
@@ -390,6 +392,39 @@ mod tests {
         assert!(!words.contains(&""), "{arguments}");
         assert!(words.contains(&"reserve_mem=8K:128M:oops"));
         assert!(words.contains(&"ramoops.mem_name=oops"));
+    }
+
+    /// A board as a Raspberry Pi is one: nothing plays it.
+    fn tryboot() -> String {
+        let (begin, rest) = SHIPPED[1].1.split_once("\n[qemu]\n").unwrap();
+        let (_, end) = rest.split_once("\n# What must not").unwrap();
+        format!("{begin}\n# What must not{end}")
+            .replace("backend = \"u-boot\"", "backend = \"tryboot\"")
+            .replace("boot = 16", "boot = 4")
+    }
+
+    #[test]
+    fn a_raspberry_pis_firmware_has_a_small_partition_and_no_emulation() {
+        let board = parse("pi.toml", &tryboot()).unwrap();
+        assert_eq!(board.boot.backend, Backend::Tryboot);
+        let qemu = SHIPPED[1].1.split_once("\n[qemu]\n").unwrap().1;
+        let (qemu, _) = qemu.split_once("\n#").unwrap();
+        let cases = [
+            (tryboot().replace("boot = 4\n", ""), "partitions.boot"),
+            (tryboot().replace("boot = 4", "boot = 3"), "partitions.boot"),
+            (format!("{}\n[qemu]\n{qemu}\n", tryboot()), "qemu"),
+            (
+                tryboot()
+                    .replace("\"arm64\"", "\"riscv64\"")
+                    .replace("aarch64-unknown-linux-musl", "riscv64gc-unknown-linux-musl"),
+                "boot.backend",
+            ),
+        ];
+        for (text, key) in cases {
+            let error = parse("pi.toml", &text).unwrap_err();
+            let is_it = matches!(&error, Error::Value { key: found, .. } if *found == key);
+            assert!(is_it, "{error} instead of {key}");
+        }
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
     let crates = toolchain::crates_of_device(&found, &["agent"])?;
     let loader = match found.boot.backend {
         Backend::Uefi => Some(toolchain::build_loader(&found)?),
-        Backend::Direct | Backend::UBoot => None,
+        Backend::Direct | Backend::UBoot | Backend::Tryboot => None,
     };
     let folder = folder_in(&cache, board, source);
     let _lock = cache.lock("platform")?;

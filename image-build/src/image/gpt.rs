@@ -69,6 +69,9 @@ pub struct Layout {
     pub guid: [u8; 16],
     /// Its partitions in order.
     pub partitions: Vec<Wanted>,
+    /// How many of the first ones stand in the old table, too, by the same numbers: three at most. For firmware that reads
+    /// that one.
+    pub old: usize,
 }
 
 /// A partition to be made.
@@ -168,7 +171,15 @@ pub fn write(disk: &File, layout: &Layout) -> Result<Vec<Partition>> {
         )
     };
     disk.set_len(size)?;
-    disk.write_all_at(&protective_mbr(last), 0)?;
+    let old = partitions
+        .get(..layout.old)
+        .context("there are fewer partitions")?;
+    let mbr = if old.is_empty() {
+        protective_mbr(last)
+    } else {
+        hybrid_mbr(old)?
+    };
+    disk.write_all_at(&mbr, 0)?;
     disk.write_all_at(&header(1, last, 2), SECTOR)?;
     disk.write_all_at(&entries, 2 * SECTOR)?;
     disk.write_all_at(&entries, backup_entries.saturating_mul(SECTOR))?;
@@ -188,6 +199,32 @@ fn protective_mbr(last: u64) -> Vec<u8> {
     sector.resize(510, 0);
     sector.extend([0x55, 0xaa]);
     sector
+}
+
+/// FAT16 partitions as the old table has them, and behind them one of type 0xEE, by which Linux knows that there is a GPT
+/// (`block/partitions/efi.c`, `is_pmbr_valid`).
+fn hybrid_mbr(old: &[Partition]) -> Result<Vec<u8>> {
+    if old.len() > 3 {
+        bail!(
+            "the old partition table has no room for {} partitions and a GPT",
+            old.len()
+        );
+    }
+    let mut sector = vec![0; 446];
+    let mut entry = |kind: u8, first: u64, sectors: u64| -> Result<()> {
+        // No reader asks for cylinders: the largest there are.
+        sector.extend([0, 0xfe, 0xff, 0xff, kind, 0xfe, 0xff, 0xff]);
+        sector.extend(u32::try_from(first)?.to_le_bytes());
+        sector.extend(u32::try_from(sectors)?.to_le_bytes());
+        Ok(())
+    };
+    for partition in old {
+        entry(0x0e, partition.offset / SECTOR, partition.size / SECTOR)?;
+    }
+    entry(0xee, 1, (MIB / SECTOR).saturating_sub(1))?;
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    Ok(sector)
 }
 
 fn header(
