@@ -1,10 +1,13 @@
 # Kedge's boot script for an unmodified U-Boot: which slot starts, and what a trial costs.
 #
-# Above this text the image's maker writes two lines from the board's file:
+# Above this text the image's maker writes lines from the board's file:
 #   setenv kedge_arguments "..."   kernel arguments before the revision's own
 #   setenv kedge_start ...         what starts a kernel: booti, bootz
+#   setenv kedge_tree ...          the slot's file with the device tree, if the board has one; of several the one that U-Boot's
+#                                  ${fdtfile} names
+#   setenv kernel_addr_r ...       and the other two addresses, where U-Boot's own leave too little room
 # U-Boot finds the script as /boot.scr of the partition that is marked bootable and gives it the disk in ${devtype} and
-# ${devnum}, and addresses in ${kernel_addr_r} and ${ramdisk_addr_r}. The disk's sectors have 512 bytes (0x200).
+# ${devnum}, and addresses in ${kernel_addr_r}, ${ramdisk_addr_r} and ${fdt_addr_r}. The disk's sectors have 512 bytes (0x200).
 #
 # The loader record is a U-Boot environment of 4 KiB (0x1000 bytes, 8 sectors) with slot_ok, slot_try and try_left, twice in
 # the raw partition `bootenv`. Only these three keys are read and written: what else U-Boot's environment holds is its own.
@@ -70,7 +73,8 @@ fi
 echo "kedge: default ${slot_ok}, trial ${slot_try}, tries left ${try_left}; slot ${kedge_slot} ${kedge_word}"
 
 # --- the start. A slot that does not load gives way, to the default first; what was said of the slot is not said of
-# another one. cmdline.txt is plain text: put behind `arg=` (61 72 67 3d), it is one line of an environment.
+# another one. cmdline.txt is plain text: put behind `arg=` (61 72 67 3d), it is one line of an environment. A slot without the
+# board's device tree gets the one that U-Boot has itself; one whose tree is there and cannot be read does not load.
 if test ${slot_ok} = a; then setenv kedge_other b; else setenv kedge_other a; fi
 setenv kedge_last
 for kedge_next in ${kedge_slot} ${slot_ok} ${kedge_other}; do
@@ -84,14 +88,22 @@ for kedge_next in ${kedge_slot} ${slot_ok} ${kedge_other}; do
       if load ${kedge_from} ${kedge_text} cmdline.txt; then
         setexpr kedge_size ${filesize} + 4
         if env import -t ${ramdisk_addr_r} ${kedge_size} arg && load ${kedge_from} ${kernel_addr_r} kernel; then
-          if load ${kedge_from} ${ramdisk_addr_r} initramfs; then setenv kedge_loaded yes; fi
+          setenv kedge_loaded yes
+          setenv kedge_fdt ${fdtcontroladdr}
+          if test -n "${kedge_tree}"; then
+            if test -e ${kedge_from} ${kedge_tree}; then
+              setenv kedge_fdt ${fdt_addr_r}
+              if load ${kedge_from} ${fdt_addr_r} ${kedge_tree}; then true; else setenv kedge_loaded no; fi
+            fi
+          fi
+          if load ${kedge_from} ${ramdisk_addr_r} initramfs; then true; else setenv kedge_loaded no; fi
         fi
       fi
     fi
     if test ${kedge_loaded} = yes; then
       setenv bootargs "${kedge_arguments} kedge.slot=${kedge_next} ${kedge_word} ${arg}"
       echo "kedge: starting slot ${kedge_next}"
-      ${kedge_start} ${kernel_addr_r} ${ramdisk_addr_r}:${filesize} ${fdtcontroladdr}
+      ${kedge_start} ${kernel_addr_r} ${ramdisk_addr_r}:${filesize} ${kedge_fdt}
     fi
     echo "kedge: slot ${kedge_next} cannot be started"
     setenv kedge_word

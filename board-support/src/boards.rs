@@ -6,14 +6,16 @@
 
 mod check;
 mod error;
+pub mod firmware;
 
 pub use error::Error;
+pub use firmware::Firmware;
 
 use kedge_revision::Name;
 use serde::Deserialize;
 
 /// The files that ship: name, text.
-const SHIPPED: [(&str, &str); 5] = [
+const SHIPPED: [(&str, &str); 10] = [
     (
         "qemu-x86-64.toml",
         include_str!("../boards/qemu-x86-64.toml"),
@@ -24,6 +26,26 @@ const SHIPPED: [(&str, &str); 5] = [
     (
         "qemu-riscv64.toml",
         include_str!("../boards/qemu-riscv64.toml"),
+    ),
+    (
+        "orange-pi-zero.toml",
+        include_str!("../boards/orange-pi-zero.toml"),
+    ),
+    (
+        "orange-pi-pc-plus.toml",
+        include_str!("../boards/orange-pi-pc-plus.toml"),
+    ),
+    (
+        "visionfive-2.toml",
+        include_str!("../boards/visionfive-2.toml"),
+    ),
+    (
+        "raspberry-pi-3.toml",
+        include_str!("../boards/raspberry-pi-3.toml"),
+    ),
+    (
+        "raspberry-pi-4.toml",
+        include_str!("../boards/raspberry-pi-4.toml"),
     ),
 ];
 
@@ -52,6 +74,9 @@ pub struct Board {
     pub budgets: Budgets,
     /// Its hardware watchdog.
     pub watchdog: Watchdog,
+    /// What an image brings along for the processor's first code; none where it is in the machine's flash.
+    #[serde(default)]
+    pub firmware: Vec<Firmware>,
 }
 
 /// A processor's architecture.
@@ -122,6 +147,28 @@ pub struct Boot {
     pub console: String,
     /// Kernel arguments that the loader gives, before the revision's own.
     pub arguments: String,
+    /// Device trees that a slot holds, by their paths below `usr/lib/linux-image-VERSION` in the kernel's package. Of one alone
+    /// U-Boot's script takes that; of several the one that U-Boot's `fdtfile` names; of none what U-Boot itself uses.
+    #[serde(default)]
+    pub device_trees: Vec<String>,
+    /// Whether the partition `boot` stands in the MBR, too, for a boot ROM that reads no GPT; and both slots behind it, where the
+    /// firmware loads from them.
+    #[serde(default)]
+    pub hybrid_mbr: bool,
+    /// Where U-Boot's script loads to, if what U-Boot proposes is too close together for the kernel.
+    pub load: Option<Load>,
+}
+
+/// Addresses in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Load {
+    /// The kernel's: a multiple of 2 MiB, or U-Boot moves it.
+    pub kernel: u32,
+    /// The device tree's.
+    pub device_tree: u32,
+    /// The initramfs's, the last: it may have any size.
+    pub initramfs: u32,
 }
 
 /// What reads the loader record and starts a slot.
@@ -142,6 +189,9 @@ pub enum Backend {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Partitions {
+    /// Where the first begins: what firmware stands before must end there.
+    #[serde(default = "default_first")]
+    pub first: u32,
     /// The boot record.
     pub bootenv: u32,
     /// What the firmware itself reads: the script or program of a backend that has one; none otherwise.
@@ -157,6 +207,18 @@ pub struct Partitions {
 
 const fn default_data() -> u32 {
     512
+}
+
+const fn default_first() -> u32 {
+    1
+}
+
+impl Partitions {
+    /// Where the first begins, bytes.
+    #[must_use]
+    pub fn first_bytes(&self) -> u64 {
+        u64::from(self.first).saturating_mul(1024 * 1024)
+    }
 }
 
 /// QEMU's emulation of a board.
@@ -272,7 +334,7 @@ pub fn parse(file: &str, text: &str) -> Result<Board, Error> {
         });
     }
     let board: Board = toml::from_str(text).map_err(|source| Error::syntax(file, text, &source))?;
-    check::check(&board).map_err(|(key, problem)| Error::value(file, text, key, problem))?;
+    check::check(&board).map_err(|(key, problem)| Error::value(file, text, key, &problem))?;
     Ok(board)
 }
 
@@ -294,7 +356,7 @@ mod tests {
         let error = find("toaster").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64"
+            "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64, orange-pi-zero, orange-pi-pc-plus, visionfive-2, raspberry-pi-3, raspberry-pi-4"
         );
     }
 
@@ -394,28 +456,28 @@ mod tests {
         assert!(words.contains(&"ramoops.mem_name=oops"));
     }
 
-    /// A board as a Raspberry Pi is one: nothing plays it.
-    fn tryboot() -> String {
-        let (begin, rest) = SHIPPED[1].1.split_once("\n[qemu]\n").unwrap();
-        let (_, end) = rest.split_once("\n# What must not").unwrap();
-        format!("{begin}\n# What must not{end}")
-            .replace("backend = \"u-boot\"", "backend = \"tryboot\"")
-            .replace("boot = 16", "boot = 4")
-    }
-
     #[test]
     fn a_raspberry_pis_firmware_has_a_small_partition_and_no_emulation() {
-        let board = parse("pi.toml", &tryboot()).unwrap();
+        let (_, pi) = SHIPPED[9];
+        let board = parse("pi.toml", pi).unwrap();
         assert_eq!(board.boot.backend, Backend::Tryboot);
-        let qemu = SHIPPED[1].1.split_once("\n[qemu]\n").unwrap().1;
+        let (_, qemu) = SHIPPED[1].1.split_once("\n[qemu]\n").unwrap();
         let (qemu, _) = qemu.split_once("\n#").unwrap();
+        let partition = "partition = { name = \"spl\", type = \"2E54B353-1271-4842-806F-E436D6AF6985\", size = 2 }";
         let cases = [
-            (tryboot().replace("boot = 4\n", ""), "partitions.boot"),
-            (tryboot().replace("boot = 4", "boot = 3"), "partitions.boot"),
-            (format!("{}\n[qemu]\n{qemu}\n", tryboot()), "qemu"),
+            (pi.replace("boot = 4\n", ""), "partitions.boot"),
+            (pi.replace("boot = 4", "boot = 3"), "partitions.boot"),
+            (format!("{pi}\n[qemu]\n{qemu}\n"), "qemu"),
             (
-                tryboot()
-                    .replace("\"arm64\"", "\"riscv64\"")
+                pi.replace("slot = \"config.txt\"", "boot = \"config.txt\""),
+                "firmware.boot",
+            ),
+            (
+                pi.replace("slot = \"config.txt\"", partition),
+                "firmware.partition",
+            ),
+            (
+                pi.replace("\"arm64\"", "\"riscv64\"")
                     .replace("aarch64-unknown-linux-musl", "riscv64gc-unknown-linux-musl"),
                 "boot.backend",
             ),

@@ -19,8 +19,8 @@ use crate::Error;
 
 /// Bytes of a sector: those of every disk that FAT16 is read from.
 pub const SECTOR: usize = 512;
-/// Most files of a slot: the numbers of their short names have one digit.
-pub const MOST_FILES: usize = 9;
+/// Most files of a slot: those that every slot has, a statement, and those of a revision's `boot.files`.
+pub const MOST_FILES: usize = 4 + kedge_revision::revision::MAX_BOOT_FILES;
 
 const SECTOR_BYTES: u64 = 512;
 /// Files begin on a multiple of this, the block of every disk that we meet.
@@ -275,8 +275,7 @@ fn entries(file: &File<'_>, first: u16, number: usize) -> Option<Vec<u8>> {
     let (short, lower) = match short_name(name) {
         Some(short) => (short, 0x18),
         None => {
-            let digit = u8::try_from(number).ok()?.checked_add(b'1')?;
-            let short = alias(name, digit);
+            let short = alias(name, number.checked_add(1)?);
             long_entries(&mut entries, name, &short)?;
             (short, 0)
         }
@@ -306,18 +305,16 @@ fn short_name(name: &[u8]) -> Option<[u8; 11]> {
     fits.then(|| padded(base, extension))
 }
 
-/// A short name for one that is too long, told from the others by its digit.
-fn alias(name: &[u8], digit: u8) -> [u8; 11] {
+/// A short name for one that is too long, told from the others by its number.
+fn alias(name: &[u8], number: usize) -> [u8; 11] {
     let mut parts = name.rsplitn(2, |b| *b == b'.');
     let (last, before) = (parts.next().unwrap_or_default(), parts.next());
     let (base, extension) = before.map_or((last, &b""[..]), |before| (before, last));
-    let base: Vec<u8> = base
-        .iter()
-        .copied()
-        .filter(|b| *b != b'.')
-        .take(6)
-        .collect();
-    padded(&[&base[..], &[b'~', digit]].concat(), extension)
+    let number = number.to_string();
+    let room = 7_usize.saturating_sub(number.len());
+    let base = base.iter().copied().filter(|b| *b != b'.').take(room);
+    let base: Vec<u8> = base.chain([b'~']).chain(number.bytes()).collect();
+    padded(&base, extension)
 }
 
 /// In upper case, filled with blanks, and cut at 8 and 3.

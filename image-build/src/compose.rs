@@ -16,14 +16,15 @@ use crate::sbom::Parts;
 use crate::secure_boot::{self, authenticode};
 use crate::{files, kernel, layers};
 use anyhow::{Context, Result, bail};
+use kedge_board_support::boards::firmware::{Place, tree_name};
 use kedge_board_support::boards::{self, Backend, Board};
 use kedge_board_support::loading::program::Program;
 use kedge_revision::container::User;
 use kedge_revision::revision::{Boot, Draft, Object, ObjectKind};
 use kedge_revision::signing::Kind;
 use kedge_revision::{
-    Container, Content, Error, Name, ObjectId, Policy, Product, Role, SignatureSet, Verified, id,
-    verity,
+    Container, Content, Error, FileName, Name, ObjectId, Policy, Product, Role, SignatureSet,
+    Verified, id, verity,
 };
 use kedge_rootfs::Initramfs;
 use sha2::{Digest, Sha256};
@@ -53,6 +54,8 @@ pub struct Composition {
     pub verified: Verified,
     /// The loader of boards that have one of ours.
     pub loader: Option<PathBuf>,
+    /// The files of the board's firmware, in its order.
+    pub firmware: Vec<PathBuf>,
     /// Who signs it, where there is Secure Boot.
     pub signer: Option<Arc<secure_boot::Signer>>,
     /// Size of the device binary, bytes.
@@ -114,8 +117,8 @@ pub fn compose(
     }
     let phrase = passphrases.secure_boot(project);
     let signer = secure_boot::Signer::of(project, &phrase)?.map(Arc::new);
-    let (boot, device_binary, loader) =
-        boot(project, platform, &root, signer.as_deref(), &mut store)?;
+    let platform = Parted::load(project, platform)?;
+    let (boot, device_binary) = boot(project, &platform, &root, signer.as_deref(), &mut store)?;
     let Objects { places, kinds, .. } = store;
     let draft = draft(project, &root, kinds.clone(), boot, containers)?;
     let encode = |draft: Draft| {
@@ -157,7 +160,8 @@ pub fn compose(
         objects: places,
         kinds,
         verified,
-        loader,
+        loader: platform.loader(),
+        firmware: platform.firmware(),
         signer,
         device_binary,
         root,
@@ -242,23 +246,78 @@ pub fn resolve_user(user: &UserText, places: &[PathBuf]) -> Result<User, String>
     users::resolve(user, &passwd, &group)
 }
 
-/// Kernel and initramfs as objects.
+/// A platform with the board that it is for.
+struct Parted<'a> {
+    folder: &'a Path,
+    platform: Platform,
+    board: Board,
+}
+
+impl<'a> Parted<'a> {
+    /// Reads the platform in a folder, which must be for the project's board.
+    fn load(project: &Project, folder: &'a Path) -> Result<Self> {
+        let platform = Platform::load(folder)?;
+        let wanted = project.manifest().board.as_str();
+        if platform.board != wanted {
+            bail!(
+                "the platform in {} is for board {}, the project for {wanted}\nhelp: name another one with --platform",
+                folder.display(),
+                platform.board,
+            );
+        }
+        let board = boards::find(wanted)?;
+        platform.check(&board)?;
+        Ok(Self {
+            folder,
+            platform,
+            board,
+        })
+    }
+
+    fn loader(&self) -> Option<PathBuf> {
+        let name = self.platform.loader.as_ref()?;
+        Some(self.folder.join(name))
+    }
+
+    fn firmware(&self) -> Vec<PathBuf> {
+        let names = self.platform.firmware.iter();
+        names.map(|name| self.folder.join(name)).collect()
+    }
+
+    /// What the slot holds beside what every slot has: device trees, and firmware that is loaded from there.
+    fn slot_files(&self) -> Result<Vec<(FileName, PathBuf)>> {
+        let trees = self.board.boot.device_trees.iter();
+        let trees = trees.zip(&self.platform.device_trees);
+        let trees = trees.map(|(path, file)| {
+            let name = tree_name(path)
+                .with_context(|| format!("{path} has no name that a slot can have"))?;
+            Ok((name, self.folder.join(file)))
+        });
+        let pieces = self.board.firmware.iter().zip(self.firmware());
+        let pieces = pieces.filter_map(|(piece, file)| match &piece.place {
+            Place::Slot(name) => Some(Ok((name.clone(), file))),
+            Place::Offset(_) | Place::Partition(_) | Place::Boot(_) => None,
+        });
+        trees.chain(pieces).collect()
+    }
+}
+
+/// Kernel, initramfs and all else that a slot holds as objects.
 fn boot(
     project: &Project,
-    folder: &Path,
+    platform: &Parted<'_>,
     root: &TrustRoot,
     signer: Option<&secure_boot::Signer>,
     store: &mut Objects<'_>,
-) -> Result<(Boot, u64, Option<PathBuf>)> {
-    let platform = Platform::load(folder)?;
-    if platform.board != project.manifest().board.as_str() {
-        bail!(
-            "the platform in {} is for board {}, the project for {}\nhelp: name another one with --platform",
-            folder.display(),
-            platform.board,
-            project.manifest().board
-        );
+) -> Result<(Boot, u64)> {
+    let mut others = BTreeMap::new();
+    for (name, path) in platform.slot_files()? {
+        let id = store.add(&files::read(&path)?, ObjectKind::BootFile)?;
+        others.insert(name, id);
     }
+    let Parted {
+        folder, platform, ..
+    } = platform;
     let image = files::read(&folder.join(&platform.kernel))?;
     if signer.is_some()
         && let Err(why) = Program::parse(&image)
@@ -272,14 +331,13 @@ fn boot(
         .product()
         .encode()
         .context("cannot encode the product's identity")?;
-    let loader = platform.loader.as_ref().map(|name| folder.join(name));
-    let modules = modules(&platform, folder, signer.is_some())?;
+    let modules = modules(platform, folder, signer.is_some())?;
     let archive = initramfs(init, product, root, modules)?;
     let initramfs = store.add(&archive, ObjectKind::Initramfs)?;
     Parts {
         initramfs,
-        kernel_version: platform.kernel_version,
-        crates: platform.crates,
+        kernel_version: platform.kernel_version.clone(),
+        crates: platform.crates.clone(),
     }
     .write(project)?;
     let arguments = arguments(
@@ -295,12 +353,11 @@ fn boot(
         Boot {
             kernel,
             initramfs,
-            device_trees: Vec::new(),
+            files: others,
             statement: statement.transpose()?,
             arguments,
         },
         device_binary,
-        loader,
     ))
 }
 

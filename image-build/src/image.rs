@@ -5,10 +5,11 @@
 //!
 //! | partition | content |
 //! |---|---|
+//! | before and outside | what the processor's first code looks for, on boards that have no flash of their own: [`firmware`] |
 //! | `bootenv` | both records in both copies: slot a is the default, the revision is committed, its floor holds |
 //! | `boot` | FAT, only where the firmware needs it: [`boot_script`], [`efi`], [`autoboot`](kedge_board_support::autoboot) |
 //! | `boot-copy` | the same once more, where the firmware is UEFI: [`efi`] |
-//! | `slot-a` | FAT: `/kernel`, `/initramfs`, `/cmdline.txt`, and `/statement.efi` for Secure Boot |
+//! | `slot-a` | FAT: `/kernel`, `/initramfs`, `/cmdline.txt`, `/statement.efi` for Secure Boot, and the revision's `boot.files` |
 //! | `slot-b` | FAT, empty |
 //! | `data` | ext4 with the layers under fs-verity, the revision, the roots, and empty folders for the rest |
 //!
@@ -18,6 +19,7 @@ pub mod boot_script;
 pub mod efi;
 pub mod ext4;
 pub mod fat;
+pub mod firmware;
 pub mod gpt;
 mod scratch;
 
@@ -26,6 +28,7 @@ use crate::secure_boot::{Signer, authenticode};
 use anyhow::{Context, Result, bail};
 use gpt::{Kind, Layout, MIB, Partition};
 use kedge_board_support::autoboot::Autoboot;
+use kedge_board_support::boards::firmware::Place;
 use kedge_board_support::boards::{Backend, Board};
 use kedge_board_support::bootenv::Bootenv;
 use kedge_board_support::control::Write;
@@ -70,6 +73,8 @@ pub struct ImagePlan<'a> {
     pub objects: &'a BTreeMap<ObjectId, PathBuf>,
     /// The loader of the board's platform, if it has one of ours.
     pub loader: Option<&'a Path>,
+    /// The files of the board's firmware, in its order.
+    pub firmware: &'a [PathBuf],
     /// Who signs it, if the firmware is to verify it.
     pub signer: Option<&'a Signer>,
 }
@@ -111,6 +116,7 @@ pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Res
     let partitions =
         gpt::write(&file, &layout).with_context(|| format!("cannot write {}", disk.display()))?;
 
+    firmware::write(plan, &file, &partitions)?;
     write_boot_record(plan, &file, &partitions)?;
     write_boot(plan, &scratch, &file, &partitions, say)?;
     for slot in [Slot::A, Slot::B] {
@@ -167,7 +173,9 @@ fn write_boot(
             say("writing boot");
             let script = scratch.folder("boot")?.join(boot_script::FILE);
             files::write(&script, boot_script::make(plan.board, created(plan)))?;
-            write_fat(plan, "boot", &[script], scratch, disk, partitions)
+            let mut contents = vec![script];
+            contents.extend(firmware::boot_files(plan, scratch)?);
+            write_fat(plan, "boot", &contents, scratch, disk, partitions)
         }
         Backend::Uefi => {
             let folder = scratch.folder("boot")?;
@@ -260,7 +268,7 @@ fn derive(parts: &[&str]) -> [u8; 16] {
     bytes
 }
 
-fn layout(plan: &ImagePlan<'_>) -> Layout {
+fn layout<'a>(plan: &ImagePlan<'a>) -> Layout<'a> {
     // Product and board, not the revision: a disk keeps its identity when another image of the product is written.
     let envelope = plan.revision.envelope();
     let guid = |purpose| {
@@ -272,7 +280,16 @@ fn layout(plan: &ImagePlan<'_>) -> Layout {
         ])
     };
     let sizes = plan.board.partitions;
-    // The data last: the device grows it over the rest of its disk.
+    let firmware = plan.board.firmware.iter();
+    let firmware = firmware.filter_map(|piece| match &piece.place {
+        Place::Partition(one) => Some((
+            one.name.as_str(),
+            Kind::Firmware(one.kind.on_disk()),
+            Some(one.size),
+        )),
+        Place::Offset(_) | Place::Boot(_) | Place::Slot(_) => None,
+    });
+    // A boot ROM may count them: its own first. The data last: the device grows it over the rest of its disk.
     let is_efi = plan.board.boot.backend == Backend::Uefi;
     let boot = if is_efi { Kind::Efi } else { Kind::Boot };
     let [first, second] = efi::PARTITIONS;
@@ -291,11 +308,20 @@ fn layout(plan: &ImagePlan<'_>) -> Layout {
         record(is_tryboot),
         ("data", Kind::Linux, Some(sizes.data)),
     ];
-    let wanted = partitions
-        .into_iter()
+    let slots = [Slot::A, Slot::B].map(Slot::partition);
+    // Whoever loads from a slot looks for it where it looks for the first.
+    let loads = slots.into_iter().filter(|_| is_tryboot);
+    let mut hybrid: Vec<&str> = [first].into_iter().chain(loads).collect();
+    if !plan.board.boot.hybrid_mbr {
+        hybrid.clear();
+    }
+    let wanted = firmware
+        .chain(partitions)
         .filter_map(|(name, kind, size)| Some((name, kind, size?)));
     Layout {
         guid: guid("disk"),
+        first: sizes.first_bytes(),
+        hybrid,
         partitions: wanted
             .map(|(name, kind, mebibytes)| gpt::Wanted {
                 name,
@@ -304,8 +330,6 @@ fn layout(plan: &ImagePlan<'_>) -> Layout {
                 size: u64::from(mebibytes).saturating_mul(MIB),
             })
             .collect(),
-        // `boot` and both slots.
-        old: if is_tryboot { 3 } else { 0 },
     }
 }
 
@@ -346,7 +370,7 @@ fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
             }
             ObjectKind::Initramfs => budget("the initramfs", size, budgets.initramfs)?,
             ObjectKind::Layer => layers = layers.saturating_add(ext4::sealed_size(size)),
-            ObjectKind::DeviceTree | ObjectKind::Statement => {}
+            ObjectKind::BootFile | ObjectKind::Statement => {}
         }
     }
     let room = u64::from(plan.board.partitions.data).saturating_mul(MIB);
@@ -420,6 +444,7 @@ fn slot_files(plan: &ImagePlan<'_>, slot: Slot, scratch: &Scratch) -> Result<Vec
     let folder = scratch.folder("slot")?;
     let mut objects = vec![("kernel", boot.kernel), ("initramfs", boot.initramfs)];
     objects.extend(boot.statement.map(|id| (statement::FILE, id)));
+    objects.extend(boot.files.iter().map(|(name, id)| (name.as_str(), *id)));
     for (name, id) in &objects {
         let (name, id) = (*name, *id);
         let path = object_path(plan, id)?;

@@ -7,7 +7,7 @@ mod distribution;
 mod fragment;
 mod own;
 
-pub use distribution::{distribution, is_signed, without_signature};
+pub use distribution::{device_trees, distribution, is_signed, without_signature};
 pub use fragment::{Fragment, Unmet};
 pub use own::{own, own_if_cached};
 

@@ -10,6 +10,7 @@ pub mod compose;
 pub mod debian;
 pub mod diff;
 pub mod files;
+pub mod firmware;
 pub mod flash;
 pub mod http;
 pub mod hub;

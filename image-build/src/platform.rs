@@ -1,15 +1,16 @@
 //! A board's platform: kernel, its modules and the device binary, which belong to no integrator's project.
 //!
 //! `<cache>/platform/<board>` (`<board>-own` with our own kernel) holds the files and `platform.json`, which names
-//! them: `{"board", "kernel", "init", "modules" (in load order), "kernel-version"}` and, of some boards, "loader", paths relative to the folder.
+//! them: `{"board", "kernel", "init", "modules" (in load order), "kernel-version"}` and, of some boards, "loader",
+//! "device-trees" and "firmware" (in the order of the board's file), paths relative to the folder.
 //! It is made by the developers of the system, read by `kedge build`.
 
 use crate::cache::Cache;
-use crate::files;
 use crate::kernel::{self, Kernel};
 use crate::toolchain::{self, Crate};
+use crate::{files, firmware};
 use anyhow::{Context, Result, bail};
-use kedge_board_support::boards::{self, Backend};
+use kedge_board_support::boards::{self, Backend, Board};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,12 @@ pub struct Platform {
     /// The loader, of boards whose firmware starts one of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loader: Option<String>,
+    /// The device trees that a slot holds, in the order of the board's file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_trees: Vec<String>,
+    /// The firmware that an image brings along, in the order of the board's file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub firmware: Vec<String>,
     /// What `uname -r` says on the device.
     pub kernel_version: String,
     /// What the device binary was compiled from, for bills of materials.
@@ -72,6 +79,23 @@ impl Platform {
         }
         serde_json::from_slice(&files::read(&path)?)
             .with_context(|| format!("cannot parse {}", path.display()))
+    }
+
+    /// Whether it was made from the board as it is now, as far as files are concerned that the board names.
+    ///
+    /// # Errors
+    /// It has other device trees or other firmware.
+    pub fn check(&self, board: &Board) -> Result<()> {
+        let named = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        let trees = self.device_trees.iter().map(|path| named(path));
+        let wanted = board.boot.device_trees.iter().map(|path| named(path));
+        if !trees.eq(wanted) || self.firmware.len() != board.firmware.len() {
+            bail!(
+                "the platform has other device trees or other firmware than the board {0} names\nhelp: make it anew with `cargo xtask image {0}`",
+                board.name
+            );
+        }
+        Ok(())
     }
 }
 
@@ -111,9 +135,15 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
         Backend::Uefi => Some(toolchain::build_loader(&found)?),
         Backend::Direct | Backend::UBoot | Backend::Tryboot => None,
     };
+    let device_trees = kernel::device_trees(&cache, &found)?;
+    let boot = BootParts {
+        firmware: firmware::fetch(&cache, &found, &device_trees)?,
+        device_trees,
+        loader,
+    };
     let folder = folder_in(&cache, board, source);
     let _lock = cache.lock("platform")?;
-    assemble(board, &kernel, (&init, crates), loader.as_deref(), &folder)?;
+    assemble(board, &kernel, (&init, crates), &boot, &folder)?;
     Ok(folder)
 }
 
@@ -126,36 +156,53 @@ pub fn cheapest(board: &str) -> Result<KernelSource> {
     Ok(own.map_or(KernelSource::Debian, |_| KernelSource::Own))
 }
 
+/// What a platform has beside kernel and device binary, of boards that need it.
+#[derive(Debug, Default)]
+struct BootParts {
+    loader: Option<PathBuf>,
+    device_trees: Vec<PathBuf>,
+    firmware: Vec<PathBuf>,
+}
+
 /// The description is written last and removed first: a folder that has one is whole.
 fn assemble(
     board: &str,
     kernel: &Kernel,
     (init, crates): (&Path, Vec<Crate>),
-    loader: Option<&Path>,
+    boot: &BootParts,
     folder: &Path,
 ) -> Result<()> {
     let new = files::temporary(folder);
     files::remove_folder(&new)?;
     files::copy(&kernel.image, &new.join("vmlinuz"))?;
     files::copy(init, &new.join("init"))?;
-    if let Some(loader) = loader {
+    if let Some(loader) = &boot.loader {
         files::copy(loader, &new.join(LOADER))?;
     }
-    let mut modules = Vec::new();
-    for module in &kernel.modules {
-        let name = format!(
-            "modules/{}",
-            module.file_name().unwrap_or_default().to_string_lossy()
-        );
-        files::copy(module, &new.join(&name))?;
-        modules.push(name);
-    }
+    let copy = |from: &Path, to: String| -> Result<String> {
+        let file = from.file_name().unwrap_or_default().to_string_lossy();
+        let name = format!("{to}{file}");
+        files::copy(from, &new.join(&name))?;
+        Ok(name)
+    };
+    let modules = kernel.modules.iter();
+    let trees = boot.device_trees.iter();
+    // Two packages may have files of one name.
+    let numbered = boot.firmware.iter().enumerate();
     let platform = Platform {
         board: board.to_owned(),
         kernel: "vmlinuz".to_owned(),
         init: "init".to_owned(),
-        modules,
-        loader: loader.map(|_| LOADER.to_owned()),
+        modules: modules
+            .map(|path| copy(path, "modules/".to_owned()))
+            .collect::<Result<_>>()?,
+        loader: boot.loader.as_ref().map(|_| LOADER.to_owned()),
+        device_trees: trees
+            .map(|path| copy(path, "device-trees/".to_owned()))
+            .collect::<Result<_>>()?,
+        firmware: numbered
+            .map(|(number, path)| copy(path, format!("firmware/{number}-")))
+            .collect::<Result<_>>()?,
         kernel_version: kernel.version.clone(),
         crates,
     };
@@ -190,13 +237,20 @@ mod tests {
                 version: "1.0.1".to_owned(),
                 licence: "MIT OR Apache-2.0".to_owned(),
             }];
-            let loader = part("some.efi");
+            let boot = BootParts {
+                loader: Some(part("some.efi")),
+                device_trees: vec![part("board.dtb")],
+                firmware: vec![part("spl.bin"), part("spl.bin")],
+            };
             let init = part("init-plain");
-            assemble("board", &kernel, (&init, crates), Some(&loader), &made).unwrap();
+            assemble("board", &kernel, (&init, crates), &boot, &made).unwrap();
         }
         let read = Platform::load(&made).unwrap();
         assert_eq!(read.modules, ["modules/b.ko", "modules/a.ko"]);
         assert_eq!(read.crates.len(), 1);
+        assert_eq!(read.device_trees, ["device-trees/board.dtb"]);
+        assert_eq!(read.firmware, ["firmware/0-spl.bin", "firmware/1-spl.bin"]);
+        assert!(read.check(&boards::find("qemu-arm64").unwrap()).is_err());
         let loader = made.join(read.loader.unwrap());
         assert_eq!(files::read_text(&loader).unwrap(), "some.efi");
         assert_eq!(

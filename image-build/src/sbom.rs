@@ -47,14 +47,14 @@ pub struct Bill {
     pub created: String,
     /// Its containers, by name.
     pub containers: Vec<Part>,
-    /// Kernel, initramfs, device trees, and the slot's statement.
+    /// Kernel, initramfs, and what else the slot holds.
     pub boot: Vec<Piece>,
 }
 
 /// A part of what boots.
 #[derive(Debug)]
 pub struct Piece {
-    /// What it is: `kernel`, `initramfs`, `device-tree`, `statement`.
+    /// What it is: `kernel`, `initramfs`, `boot-file`, `statement`.
     pub kind: &'static str,
     /// The object.
     pub id: ObjectId,
@@ -107,7 +107,7 @@ impl Parts {
                 licence: Some("GPL-2.0-only".to_owned()),
             }],
             ObjectKind::Initramfs => self.crates.iter().map(of_crate).collect(),
-            ObjectKind::Layer | ObjectKind::DeviceTree | ObjectKind::Statement => Vec::new(),
+            ObjectKind::Layer | ObjectKind::BootFile | ObjectKind::Statement => Vec::new(),
         }
     }
 }
@@ -165,7 +165,7 @@ pub fn bill(project: &Project, revision: ObjectId, envelope: &Envelope) -> Resul
         ObjectKind::Layer => None,
         ObjectKind::Kernel => Some("kernel"),
         ObjectKind::Initramfs => Some("initramfs"),
-        ObjectKind::DeviceTree => Some("device-tree"),
+        ObjectKind::BootFile => Some("boot-file"),
         ObjectKind::Statement => Some("statement"),
     };
     let initramfs = envelope.boot.initramfs;

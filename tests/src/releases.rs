@@ -163,7 +163,7 @@ impl Plan {
             boot: Boot {
                 kernel,
                 initramfs,
-                device_trees: Vec::new(),
+                files: BTreeMap::new(),
                 statement: None,
                 arguments: "quiet".to_owned(),
             },

@@ -1,16 +1,21 @@
 //! What a board file must fulfil beyond its types.
 
-use super::{Architecture, Backend, Board, FirmwareOption, Partitions, Qemu};
+use super::{Architecture, Backend, Board, FirmwareOption, Partitions, Qemu, firmware};
+use std::borrow::Cow;
 
 /// A key, and what is wrong with its value.
-type Problem = (&'static str, &'static str);
+pub(super) type Problem = (&'static str, Cow<'static, str>);
 
-fn demand(holds: bool, key: &'static str, problem: &'static str) -> Result<(), Problem> {
-    if holds { Ok(()) } else { Err((key, problem)) }
+pub(super) fn demand(holds: bool, key: &'static str, problem: &'static str) -> Result<(), Problem> {
+    if holds {
+        Ok(())
+    } else {
+        Err((key, problem.into()))
+    }
 }
 
 /// A word that can stand in a command line without being taken for an option or split.
-fn is_word(text: &str) -> bool {
+pub(super) fn is_word(text: &str) -> bool {
     let mut bytes = text.bytes();
     bytes
         .next()
@@ -67,7 +72,13 @@ pub(super) fn check(board: &Board) -> Result<(), Problem> {
         "lacks panic=: a panic must reboot, or no trial can roll back",
     )?;
     backend(board)?;
+    demand(
+        !board.boot.hybrid_mbr || board.partitions.boot.is_some(),
+        "boot.hybrid-mbr",
+        "has no use: there is no partition boot",
+    )?;
     partitions(board.partitions)?;
+    firmware::check(board)?;
     budgets(board)?;
     demand(
         is_word(&board.watchdog.driver),
@@ -192,6 +203,11 @@ fn is_file(path: &str) -> bool {
 
 fn partitions(sizes: Partitions) -> Result<(), Problem> {
     const LIMIT: u32 = 1024 * 1024;
+    demand(
+        (1..=64).contains(&sizes.first),
+        "partitions.first",
+        "is not 1 to 64 MiB",
+    )?;
     demand(
         (1..=64).contains(&sizes.bootenv),
         "partitions.bootenv",

@@ -37,7 +37,7 @@ pub enum Error {
         /// The key with its table.
         key: &'static str,
         /// What is wrong with it.
-        problem: &'static str,
+        problem: String,
     },
 }
 
@@ -58,7 +58,7 @@ impl Error {
     }
 
     /// Finds the line of a key that the parser has already accepted: in its table, `key =` begins a line.
-    pub(super) fn value(file: &str, text: &str, key: &'static str, problem: &'static str) -> Self {
+    pub(super) fn value(file: &str, text: &str, key: &'static str, problem: &str) -> Self {
         let (table, last) = key.rsplit_once('.').unwrap_or(("", key));
         let mut here = "";
         let mut line = 1;
@@ -68,7 +68,8 @@ impl Error {
                 .strip_prefix('[')
                 .and_then(|rest| rest.strip_suffix(']'))
             {
-                here = name.trim();
+                // A table of several has two brackets.
+                here = name.trim_matches(['[', ']', ' ']);
             }
             let found = content
                 .split_once('=')
@@ -83,7 +84,7 @@ impl Error {
             file: file.to_owned(),
             line,
             key,
-            problem,
+            problem: problem.to_owned(),
         }
     }
 }

@@ -184,6 +184,38 @@ fn short_names_of_files_are_distinct_and_belong_to_the_long_ones() {
     );
 }
 
+/// The longest names, as many as there may be: their entries fit the root folder, and no two short names are one.
+#[test]
+fn the_most_files_with_the_longest_names_are_read_back() {
+    let names: Vec<String> = (0..MOST_FILES)
+        .map(|number| format!("{:x<60}.{number:03}", "same-beginning-"))
+        .collect();
+    let contents: Vec<Vec<u8>> = (0..MOST_FILES)
+        .map(|number| vec![u8::try_from(number).unwrap(); 5000])
+        .collect();
+    let files: Vec<(&str, &[u8])> = names
+        .iter()
+        .zip(&contents)
+        .map(|(name, bytes)| (&name[..], &bytes[..]))
+        .collect();
+    let image = lay(8 << 20, &files).unwrap();
+    let back = read(&image);
+    for (name, bytes) in &files {
+        assert_eq!(back[*name], *bytes);
+    }
+    let root = (u16_at(&image, 14) + 2 * u16_at(&image, 22)) * 512;
+    let shorts: std::collections::BTreeSet<&[u8]> = image[root..root + 512 * 32]
+        .chunks(32)
+        .filter(|entry| entry[0] != 0 && entry[11] != 0x0f)
+        .map(|entry| &entry[..11])
+        .collect();
+    assert_eq!(shorts.len(), MOST_FILES);
+    assert!(
+        shorts.contains(&b"SAME-B~9008"[..]) && shorts.contains(&b"SAME-~10009"[..]),
+        "{shorts:?}"
+    );
+}
+
 #[test]
 fn what_does_not_fit_is_told_with_the_bytes() {
     let file = |length| File {
@@ -224,13 +256,16 @@ fn names_that_fat_cannot_have_are_refused() {
             "{name}"
         );
     }
-    let many: Vec<(String, &[u8])> = (0..10).map(|n| (format!("f{n}"), &b""[..])).collect();
+    let many: Vec<(String, &[u8])> = (0..=MOST_FILES)
+        .map(|n| (format!("f{n}"), &b""[..]))
+        .collect();
     let many: Vec<_> = many
         .iter()
         .map(|(name, bytes)| (&name[..], *bytes))
         .collect();
-    lay(8 << 20, &many[..9]).unwrap();
-    assert_eq!(lay(8 << 20, &many), Err(Error::SlotFile { number: 9 }));
+    lay(8 << 20, &many[..MOST_FILES]).unwrap();
+    let number = MOST_FILES;
+    assert_eq!(lay(8 << 20, &many), Err(Error::SlotFile { number }));
 }
 
 proptest! {

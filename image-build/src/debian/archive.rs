@@ -69,6 +69,7 @@ pub struct Archive {
     cache: Cache,
     suite: String,
     architecture: String,
+    component: String,
     folder: PathBuf,
 }
 
@@ -87,14 +88,33 @@ impl Archive {
     /// # Errors
     /// As [`Archive::open`].
     pub fn open_for(cache: &Cache, suite: &str, architecture: &str) -> Result<Self> {
-        let folder = cache.folder(&format!("apt/{suite}-{architecture}"))?;
+        Self::open_part(cache, suite, architecture, "main")
+    }
+
+    /// [`Archive::open_for`] of another part of the suite, such as `non-free-firmware`, and of that part alone.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub fn open_part(
+        cache: &Cache,
+        suite: &str,
+        architecture: &str,
+        component: &str,
+    ) -> Result<Self> {
+        let name = if component == "main" {
+            format!("{suite}-{architecture}")
+        } else {
+            format!("{suite}-{architecture}-{component}")
+        };
+        let folder = cache.folder(&format!("apt/{name}"))?;
         let archive = Self {
             cache: cache.clone(),
             suite: suite.to_owned(),
             architecture: architecture.to_owned(),
+            component: component.to_owned(),
             folder,
         };
-        let _lock = cache.lock(&format!("apt-{suite}-{architecture}"))?;
+        let _lock = cache.lock(&format!("apt-{name}"))?;
         match archive.age() {
             Some(age) if age < FRESH => {}
             Some(_) => {
@@ -274,7 +294,8 @@ impl Archive {
         for folder in ["lists/partial", "archives/partial"] {
             files::make_folder(&self.folder.join(folder))?;
         }
-        let source = format!("deb [signed-by={KEYRING}] {mirror} {} main\n", self.suite);
+        let (suite, component) = (&self.suite, &self.component);
+        let source = format!("deb [signed-by={KEYRING}] {mirror} {suite} {component}\n");
         files::write(&self.folder.join("sources.list"), source)?;
         progress::step(
             format_args!("fetching the lists of Debian {}", self.suite),

@@ -1,13 +1,13 @@
 //! What U-Boot runs on boards whose backend it is: our script, in the wrapping that it asks for.
 //!
-//! The script is `board-support/boot/u-boot.cmd` under two lines from the board's file. The wrapping is U-Boot's legacy
+//! The script is `board-support/boot/u-boot.cmd` under a few lines from the board's file. The wrapping is U-Boot's legacy
 //! image, so that no tool is needed: a header of 64 bytes, the length of the script, a zero, the script; all numbers are
 //! big-endian. Source: U-Boot `include/image.h` (`struct legacy_img_hdr`), `boot/image-board.c`.
 //!
 //! It does not write the partition; what the script does is tested on machines (the tier `vm`).
 
 use anyhow::{Result, bail};
-use kedge_board_support::boards::{Architecture, Backend, Board};
+use kedge_board_support::boards::{Architecture, Backend, Board, Load};
 use kedge_board_support::record::{Slot, crc32};
 
 /// The name under which U-Boot looks for it.
@@ -67,10 +67,43 @@ pub fn started(line: &str) -> Option<Slot> {
 
 fn script(board: &Board) -> String {
     format!(
-        "setenv kedge_arguments \"{}\"\nsetenv kedge_start {}\n{TEXT}",
+        "setenv kedge_arguments \"{}\"\nsetenv kedge_start {}\n{}{}{TEXT}",
         board.boot.arguments,
-        starter(board.architecture)
+        starter(board.architecture),
+        tree(&board.boot.device_trees),
+        board.boot.load.map(addresses).unwrap_or_default()
     )
+}
+
+/// The lines that set where to load to; U-Boot reads numbers as hexadecimal.
+fn addresses(load: Load) -> String {
+    let Load {
+        kernel,
+        device_tree,
+        initramfs,
+    } = load;
+    format!(
+        "setenv kernel_addr_r {kernel:x}\nsetenv fdt_addr_r {device_tree:x}\nsetenv ramdisk_addr_r {initramfs:x}\n"
+    )
+}
+
+/// The lines that choose a slot's device tree.
+fn tree(paths: &[String]) -> String {
+    let name = |path: &String| path.rsplit('/').next().unwrap_or_default().to_owned();
+    match paths {
+        [] => "setenv kedge_tree\n".to_owned(),
+        [one] => format!("setenv kedge_tree {}\n", name(one)),
+        several => {
+            let mut lines = "setenv kedge_tree\n".to_owned();
+            for path in several {
+                lines.push_str(&format!(
+                    "if test \"${{fdtfile}}\" = {path}; then setenv kedge_tree {}; fi\n",
+                    name(path)
+                ));
+            }
+            lines
+        }
+    }
 }
 
 /// U-Boot's command that starts a kernel.
@@ -182,17 +215,17 @@ mod tests {
 
     #[test]
     fn each_architecture_has_a_mark_of_its_own() {
-        for (name, at, mark) in [
-            ("qemu-armv7", 36, b"\x18\x28\x6f\x01"),
-            ("qemu-arm64", 56, b"ARM\x64"),
-            ("qemu-riscv64", 56, b"RSC\x05"),
+        for (architecture, at, mark) in [
+            (Architecture::Armv7, 36, b"\x18\x28\x6f\x01"),
+            (Architecture::Arm64, 56, b"ARM\x64"),
+            (Architecture::Riscv64, 56, b"RSC\x05"),
         ] {
             let mut kernel = vec![0; 64];
             kernel[at..at + 4].copy_from_slice(mark);
             for board in boards::all().unwrap() {
                 if board.boot.backend == boards::Backend::UBoot {
                     let taken = check_kernel(&board, &kernel).is_ok();
-                    assert_eq!(taken, board.name.as_str() == name, "{}", board.name);
+                    assert_eq!(taken, board.architecture == architecture, "{}", board.name);
                 }
             }
         }
@@ -208,6 +241,34 @@ mod tests {
             "{lines:?}"
         );
         assert_eq!(lines[1], "setenv kedge_start booti");
+    }
+
+    #[test]
+    fn a_board_has_no_device_tree_or_one_or_that_of_u_boots_name() {
+        let of = |paths: &[&str]| {
+            tree(
+                &paths
+                    .iter()
+                    .map(|path| (*path).to_owned())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(of(&[]), "setenv kedge_tree\n");
+        assert_eq!(of(&["v/a.dtb"]), "setenv kedge_tree a.dtb\n");
+        assert_eq!(
+            of(&["v/a.dtb", "b.dtb"]),
+            "setenv kedge_tree\n\
+             if test \"${fdtfile}\" = v/a.dtb; then setenv kedge_tree a.dtb; fi\n\
+             if test \"${fdtfile}\" = b.dtb; then setenv kedge_tree b.dtb; fi\n"
+        );
+    }
+
+    /// `load` sets `filesize`: what loads the initramfs is the last before the start that tells its size.
+    #[test]
+    fn the_initramfs_is_loaded_last() {
+        let last = TEXT.rfind("load ${kedge_from}").unwrap();
+        assert!(TEXT[last..].starts_with("load ${kedge_from} ${ramdisk_addr_r} initramfs"));
+        assert!(TEXT[last..].contains("${ramdisk_addr_r}:${filesize} ${kedge_fdt}"));
     }
 
     #[test]

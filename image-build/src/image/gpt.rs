@@ -2,6 +2,11 @@
 //!
 //! Sectors of 512 bytes; partitions begin on MiB boundaries, in order, without gaps; the last MiB belongs to the
 //! backup table. Source: UEFI Specification 2.10, chapter 5.
+//!
+//! The MBR is a protective one. For boot ROMs that read nothing else it is a hybrid one, which no specification knows: the
+//! partitions of the firmware come first in it, since such a ROM looks at the first alone (`raspberrypi/documentation`, issue
+//! 1291), and what protects the table behind them, from sector 1 on, where U-Boot (`disk/part_efi.c`, `pmbr_part_valid`) and Linux
+//! (`block/partitions/efi.c`, `is_pmbr_valid`) look for it to believe in a GPT.
 
 use anyhow::{Context, Result, bail};
 use kedge_board_support::record::crc32;
@@ -32,6 +37,8 @@ pub enum Kind {
     Efi,
     /// A Linux file system.
     Linux,
+    /// Something that a firmware looks for by this type, its GUID in the order of bytes on disk.
+    Firmware([u8; 16]),
 }
 
 impl Kind {
@@ -50,13 +57,14 @@ impl Kind {
             Self::Efi => *b"\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b",
             // 0FC63DAF-8483-4772-8E79-3D69D8477DE4
             Self::Linux => *b"\xaf\x3d\xc6\x0f\x83\x84\x72\x47\x8e\x79\x3d\x69\xd8\x47\x7d\xe4",
+            Self::Firmware(guid) => guid,
         }
     }
 
     /// The entry's attributes. Bit 2 is "legacy BIOS bootable": what U-Boot's distro boot looks for, before all others.
     const fn attributes(self) -> u64 {
         match self {
-            Self::BootEnvironment | Self::Fat | Self::Efi | Self::Linux => 0,
+            Self::BootEnvironment | Self::Fat | Self::Efi | Self::Linux | Self::Firmware(_) => 0,
             Self::Boot => 1 << 2,
         }
     }
@@ -64,21 +72,22 @@ impl Kind {
 
 /// A disk to be made.
 #[derive(Debug, Clone)]
-pub struct Layout {
+pub struct Layout<'a> {
     /// The disk's own identity; any 16 bytes, made a UUID of version 8 here.
     pub guid: [u8; 16],
+    /// Where the first partition begins, bytes, a multiple of 1 MiB.
+    pub first: u64,
+    /// The partitions that the MBR has, too, in this order: FAT16, three at most.
+    pub hybrid: Vec<&'a str>,
     /// Its partitions in order.
-    pub partitions: Vec<Wanted>,
-    /// How many of the first ones stand in the old table, too, by the same numbers: three at most. For firmware that reads
-    /// that one.
-    pub old: usize,
+    pub partitions: Vec<Wanted<'a>>,
 }
 
 /// A partition to be made.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct Wanted<'a> {
     /// Name, ASCII, at most 36 characters.
-    pub name: &'static str,
+    pub name: &'a str,
     /// Its type.
     pub kind: Kind,
     /// Its identity; any 16 bytes.
@@ -126,10 +135,10 @@ const fn guid([a, b, c, d, e, f, g, h, i, rest @ ..]: [u8; 16]) -> [u8; 16] {
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write(disk: &File, layout: &Layout) -> Result<Vec<Partition>> {
+pub fn write(disk: &File, layout: &Layout<'_>) -> Result<Vec<Partition>> {
     let mut entries = Vec::new();
     let mut partitions = Vec::new();
-    let mut offset = MIB;
+    let mut offset = layout.first;
     for wanted in &layout.partitions {
         let end = offset
             .checked_add(wanted.size)
@@ -171,13 +180,11 @@ pub fn write(disk: &File, layout: &Layout) -> Result<Vec<Partition>> {
         )
     };
     disk.set_len(size)?;
-    let old = partitions
-        .get(..layout.old)
-        .context("there are fewer partitions")?;
-    let mbr = if old.is_empty() {
-        protective_mbr(last)
-    } else {
-        hybrid_mbr(old)?
+    let hybrid = layout.hybrid.iter().map(|name| find(&partitions, name));
+    let hybrid = hybrid.collect::<Result<Vec<_>>>()?;
+    let mbr = match &hybrid[..] {
+        [] => protective_mbr(last),
+        some => hybrid_mbr(some)?,
     };
     disk.write_all_at(&mbr, 0)?;
     disk.write_all_at(&header(1, last, 2), SECTOR)?;
@@ -192,39 +199,56 @@ pub fn write(disk: &File, layout: &Layout) -> Result<Vec<Partition>> {
 
 /// One partition of type 0xEE over the whole disk, so that old tools leave it alone.
 fn protective_mbr(last: u64) -> Vec<u8> {
+    mbr(&[entry(
+        0xee,
+        [0x00, 0x02, 0x00],
+        1,
+        u32::try_from(last).unwrap_or(u32::MAX),
+    )])
+}
+
+/// The firmware's partitions, and behind them one of type 0xEE over everything before the first.
+fn hybrid_mbr(partitions: &[&Partition]) -> Result<Vec<u8>> {
+    /// FAT16, addressed by sectors; where cylinders would stand is the largest that can.
+    const FAT16: u8 = 0x0e;
+    const NO_CYLINDER: [u8; 3] = [0xfe, 0xff, 0xff];
+    /// The table has four entries.
+    const MOST: usize = 3;
+    if partitions.len() > MOST {
+        bail!(
+            "the MBR has no room for {} partitions and a GPT",
+            partitions.len()
+        );
+    }
+    let sectors = |bytes: u64| {
+        u32::try_from(bytes / SECTOR)
+            .context("the partition for the MBR is too far from its beginning")
+    };
+    let mut entries = Vec::new();
+    let mut before = u32::MAX;
+    for partition in partitions {
+        let (first, count) = (sectors(partition.offset)?, sectors(partition.size)?);
+        before = before.min(first.saturating_sub(1));
+        entries.push(entry(FAT16, NO_CYLINDER, first, count));
+    }
+    entries.push(entry(0xee, [0x00, 0x02, 0x00], 1, before));
+    Ok(mbr(&entries))
+}
+
+fn entry(kind: u8, begin: [u8; 3], first: u32, count: u32) -> Vec<u8> {
+    let [head, sector, cylinder] = begin;
+    let mut entry = vec![0x00, head, sector, cylinder, kind, 0xff, 0xff, 0xff];
+    entry.extend(first.to_le_bytes());
+    entry.extend(count.to_le_bytes());
+    entry
+}
+
+fn mbr(entries: &[Vec<u8>]) -> Vec<u8> {
     let mut sector = vec![0; 446];
-    sector.extend([0x00, 0x00, 0x02, 0x00, 0xee, 0xff, 0xff, 0xff]);
-    sector.extend(1_u32.to_le_bytes());
-    sector.extend(u32::try_from(last).unwrap_or(u32::MAX).to_le_bytes());
+    sector.extend(entries.concat());
     sector.resize(510, 0);
     sector.extend([0x55, 0xaa]);
     sector
-}
-
-/// FAT16 partitions as the old table has them, and behind them one of type 0xEE, by which Linux knows that there is a GPT
-/// (`block/partitions/efi.c`, `is_pmbr_valid`).
-fn hybrid_mbr(old: &[Partition]) -> Result<Vec<u8>> {
-    if old.len() > 3 {
-        bail!(
-            "the old partition table has no room for {} partitions and a GPT",
-            old.len()
-        );
-    }
-    let mut sector = vec![0; 446];
-    let mut entry = |kind: u8, first: u64, sectors: u64| -> Result<()> {
-        // No reader asks for cylinders: the largest there are.
-        sector.extend([0, 0xfe, 0xff, 0xff, kind, 0xfe, 0xff, 0xff]);
-        sector.extend(u32::try_from(first)?.to_le_bytes());
-        sector.extend(u32::try_from(sectors)?.to_le_bytes());
-        Ok(())
-    };
-    for partition in old {
-        entry(0x0e, partition.offset / SECTOR, partition.size / SECTOR)?;
-    }
-    entry(0xee, 1, (MIB / SECTOR).saturating_sub(1))?;
-    sector.resize(510, 0);
-    sector.extend([0x55, 0xaa]);
-    Ok(sector)
 }
 
 fn header(

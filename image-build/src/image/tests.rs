@@ -4,6 +4,8 @@ use super::*;
 use crate::{process, tools};
 use ed25519_dalek::SigningKey;
 use kedge_board_support::boards;
+use kedge_board_support::boards::Firmware;
+use kedge_board_support::boards::firmware::{Source, tree_name};
 use kedge_revision::content::{Change, Commit, Group, HubGoal};
 use kedge_revision::revision::{Boot, Draft, Object};
 use kedge_revision::root::Roles;
@@ -17,6 +19,9 @@ use std::process::Command;
 /// Sizes around every boundary of the layout: empty tree, tree of one block, two levels, end on 64 KiB.
 const LAYERS: [usize; 6] = [1, 4096, 4097, 65536, 600_001, 3 << 20];
 
+/// Bytes of a piece of firmware: over some sectors, to no boundary.
+const PIECE: usize = 150_001;
+
 /// A document's bytes, and its signatures'.
 type Document = (Vec<u8>, Vec<u8>);
 
@@ -29,6 +34,7 @@ pub(crate) struct Sample {
     root: Document,
     objects: BTreeMap<ObjectId, PathBuf>,
     loader: Option<PathBuf>,
+    firmware: Vec<PathBuf>,
 }
 
 impl Sample {
@@ -38,7 +44,11 @@ impl Sample {
 
     /// For this board.
     pub(crate) fn of(board: &str) -> Self {
-        let board = boards::find(board).unwrap();
+        Self::made(boards::find(board).unwrap())
+    }
+
+    /// The same with a board of the test's own; its device trees and firmware are noise.
+    fn made(board: Board) -> Self {
         let is_uefi = board.boot.backend == Backend::Uefi;
         let kernel = if is_uefi {
             efi::tests::program(70_000)
@@ -76,10 +86,22 @@ impl Sample {
                 ObjectKind::Layer,
             );
         }
+        let mut slot = BTreeMap::new();
+        for (number, path) in (90_u64..).zip(&board.boot.device_trees) {
+            let name = tree_name(path).unwrap();
+            let id = add(name.as_str(), &noise(30_000, number), ObjectKind::BootFile);
+            slot.insert(name, id);
+        }
+        let mut firmware = Vec::new();
+        for (number, _) in (0_u32..).zip(&board.firmware) {
+            let path = folder.path().join(format!("{number}-firmware"));
+            files::write(&path, noise(PIECE, u64::from(number) + 70)).unwrap();
+            firmware.push(path);
+        }
         let boot = Boot {
             kernel,
             initramfs,
-            device_trees: vec![],
+            files: slot,
             statement: None,
             arguments: "quiet".into(),
         };
@@ -94,6 +116,7 @@ impl Sample {
             root,
             objects,
             loader,
+            firmware,
         }
     }
 
@@ -111,6 +134,7 @@ impl Sample {
             roots: &roots,
             objects: &self.objects,
             loader: self.loader.as_deref(),
+            firmware: &self.firmware,
             signer: None,
         };
         let path = self.folder.path().join(name);
@@ -349,9 +373,11 @@ fn an_image_for_u_boot_has_its_script_where_it_looks_for_it() {
 /// A board with a Raspberry Pi's firmware reads the same partitions from either table, and `autoboot.txt` as it is documented.
 #[test]
 fn a_raspberry_pis_disk_has_autoboot_txt_and_the_slots_right_behind_it_in_both_tables() {
-    let mut sample = Sample::of("qemu-arm64");
-    sample.board.boot.backend = Backend::Tryboot;
-    sample.board.partitions.boot = Some(4);
+    let mut board = boards::find("qemu-arm64").unwrap();
+    board.boot.backend = Backend::Tryboot;
+    board.boot.hybrid_mbr = true;
+    board.partitions.boot = Some(4);
+    let sample = Sample::made(board);
     let (path, report) = sample.build("disk").unwrap();
     let names: Vec<&str> = report
         .partitions
@@ -390,6 +416,114 @@ fn a_raspberry_pis_disk_has_autoboot_txt_and_the_slots_right_behind_it_in_both_t
     let autoboot = Autoboot::new(boot.size, [2, 3]).unwrap();
     let (_, found) = env.with_autoboot(&disk, boot.offset, autoboot).unwrap();
     assert_eq!(found, Some(Loader::born()));
+}
+
+/// `qemu-arm64` with firmware at each kind of place.
+fn board_with_firmware() -> Board {
+    let mut board = boards::find("qemu-arm64").unwrap();
+    let spl = boards::find("visionfive-2")
+        .unwrap()
+        .firmware
+        .remove(0)
+        .place;
+    board.partitions.first = 2;
+    board.boot.hybrid_mbr = true;
+    board.boot.device_trees = vec!["vendor/board-with-a-long-name.dtb".into(), "b.dtb".into()];
+    board.firmware = [
+        Place::Offset(131_072),
+        spl,
+        Place::Boot("u-boot.bin".parse().unwrap()),
+        Place::Offset((2 << 20) - 151_040),
+    ]
+    .map(|place| Firmware {
+        source: Source::Text(String::new()),
+        place,
+    })
+    .to_vec();
+    board
+}
+
+#[test]
+fn firmware_is_where_the_board_says_byte_for_byte() {
+    let sample = Sample::made(board_with_firmware());
+    let (disk, report) = sample.build("disk").unwrap();
+    crate::debian::require(&["fdisk"], "check a partition table").unwrap();
+    process::run(Command::new("sfdisk").arg("--verify").arg(&disk)).unwrap();
+    let names: Vec<&str> = report
+        .partitions
+        .iter()
+        .map(|partition| partition.name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        ["spl", "bootenv", "boot", "slot-a", "slot-b", "data"]
+    );
+    let (spl, boot) = (&report.partitions[0], &report.partitions[2]);
+    assert_eq!((spl.offset, spl.size), (2 << 20, 2 << 20));
+    let file = File::open(&disk).unwrap();
+    let piece = |number: u64| noise(PIECE, number + 70);
+    for (offset, number) in [(131_072, 0), (spl.offset, 1), ((2 << 20) - 151_040, 3)] {
+        let mut bytes = vec![0; PIECE];
+        file.read_exact_at(&mut bytes, offset).unwrap();
+        assert!(bytes == piece(number), "{number} at {offset}");
+    }
+    let back = sample.folder.path().join("back");
+    for (partition, name, expected) in [
+        ("boot", "u-boot.bin", piece(2)),
+        ("slot-a", "board-with-a-long-name.dtb", noise(30_000, 90)),
+        ("slot-a", "b.dtb", noise(30_000, 91)),
+    ] {
+        let partition = gpt::find(&report.partitions, partition).unwrap();
+        fat::extract(&disk, partition.offset, name, &back).unwrap();
+        assert!(files::read(&back).unwrap() == expected, "{name}");
+        std::fs::remove_file(&back).unwrap();
+    }
+    // The hybrid MBR: the partition boot first, then what protects the table before it.
+    let mut mbr = [0; 512];
+    file.read_exact_at(&mut mbr, 0).unwrap();
+    let entry = |number: usize| {
+        let entry = &mbr[446 + number * 16..][..16];
+        let word = |at: usize| u32::from_le_bytes(entry[at..at + 4].try_into().unwrap());
+        (entry[4], u64::from(word(8)), u64::from(word(12)))
+    };
+    let first = boot.offset / 512;
+    assert_eq!(entry(0), (0x0e, first, boot.size / 512));
+    assert_eq!(entry(1), (0xee, 1, first - 1));
+    assert_eq!((entry(2), entry(3)), ((0, 0, 0), (0, 0, 0)));
+}
+
+#[test]
+fn firmware_over_anything_else_is_refused_by_name_and_offset() {
+    let refused = |edit: fn(&mut Board)| {
+        let mut board = board_with_firmware();
+        edit(&mut board);
+        Sample::made(board).build("disk").unwrap_err().to_string()
+    };
+    // One byte too far, as the last sector of a piece is not whole.
+    let error = refused(|board| board.firmware[3].place = Place::Offset((2 << 20) - 150_000));
+    for part in [
+        "the firmware firmware",
+        "the partition spl",
+        "1947152 to 2097153",
+        "2097152 to 4194304",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    let error = refused(|board| board.firmware[3].place = Place::Offset(131_072 + 512));
+    assert!(
+        error.contains("131072 to 281073") && error.contains("131584 to 281585"),
+        "{error}"
+    );
+    let error = refused(|board| {
+        if let Place::Partition(one) = &mut board.firmware[1].place {
+            one.size = 0;
+        }
+    });
+    assert!(error.contains("spl 0"), "{error}");
+    let mut sample = Sample::made(board_with_firmware());
+    sample.firmware.pop();
+    let error = sample.build("disk").unwrap_err().to_string();
+    assert!(error.contains("make it anew"), "{error}");
 }
 
 #[test]
@@ -436,13 +570,14 @@ fn a_damaged_table_is_told() {
     let file = tempfile::tempfile().unwrap();
     let layout = Layout {
         guid: [1; 16],
+        first: MIB,
+        hybrid: vec![],
         partitions: vec![gpt::Wanted {
             name: "data",
             kind: Kind::Linux,
             guid: [2; 16],
             size: 3 * MIB,
         }],
-        old: 0,
     };
     let written = gpt::write(&file, &layout).unwrap();
     assert_eq!(gpt::read(&file).unwrap(), written);

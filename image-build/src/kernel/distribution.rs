@@ -10,16 +10,18 @@
 
 use super::{Kernel, Record, load};
 use crate::cache::{self, Cache};
-use crate::debian::{self, Archive, Status};
+use crate::debian::{self, Archive, Package, Status};
 use crate::{files, process, progress};
 use anyhow::{Context, Result, bail};
 use kedge_board_support::boards::{Backend, Board};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Changes when what is taken from the package changes.
 const RECIPE: [&str; 2] = ["2, unsigned", "2, signed"];
+/// The same for device trees.
+const TREES: &str = "1";
 /// What ends a signed module; before it stand a signature and its description (Linux
 /// `include/linux/module_signature.h`).
 const SIGNED: &[u8] = b"~Module signature appended~\n";
@@ -33,16 +35,7 @@ const DESCRIPTION: usize = 12;
 pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
     let wanted = &board.kernel;
     debian::require(&["kmod", "xz-utils"], "order and unpack kernel modules")?;
-    let archive = Archive::open_for(cache, &wanted.suite, board.architecture.debian())?;
-    let flavour = wanted.package.trim_start_matches("linux-image-");
-    let closure = archive.closure(&[&wanted.package], Status::Empty)?;
-    let is_image = |name: &str| {
-        name != wanted.package && name.starts_with("linux-image-") && name.ends_with(flavour)
-    };
-    let package = closure
-        .into_iter()
-        .find(|package| is_image(&package.name))
-        .with_context(|| format!("{} depends on no kernel image", wanted.package))?;
+    let (archive, package) = image_package(cache, board)?;
     let signed = board.boot.backend == Backend::Uefi;
     let [unsigned_recipe, signed_recipe] = RECIPE;
     let recipe = if signed {
@@ -66,6 +59,62 @@ pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
         })
     })?;
     load(&entry)
+}
+
+/// The package that holds the kernel, which the board's package depends on.
+fn image_package(cache: &Cache, board: &Board) -> Result<(Archive, Package)> {
+    let wanted = &board.kernel;
+    let archive = Archive::open_for(cache, &wanted.suite, board.architecture.debian())?;
+    let flavour = wanted.package.trim_start_matches("linux-image-");
+    let closure = archive.closure(&[&wanted.package], Status::Empty)?;
+    let is_image = |name: &str| {
+        name != wanted.package && name.starts_with("linux-image-") && name.ends_with(flavour)
+    };
+    let package = closure
+        .into_iter()
+        .find(|package| is_image(&package.name))
+        .with_context(|| format!("{} depends on no kernel image", wanted.package))?;
+    Ok((archive, package))
+}
+
+/// The board's device trees, in its order, out of the same package. They tell of the hardware and not of the kernel's
+/// configuration, so that our own kernel of that version takes them, too.
+///
+/// # Errors
+/// The package cannot be fetched, or it has no such tree.
+pub fn device_trees(cache: &Cache, board: &Board) -> Result<Vec<PathBuf>> {
+    let trees = &board.boot.device_trees;
+    if trees.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (archive, package) = image_package(cache, board)?;
+    let parts = [TREES, &package.version].into_iter();
+    let key = cache::key(parts.chain(trees.iter().map(String::as_str)));
+    let key = format!("{}-{key}", package.name);
+    let entry = cache.entry("device-trees", &key, |folder| {
+        let debs = archive.download(std::slice::from_ref(&package))?;
+        let what = format_args!("unpacking the device trees of {}", package.name);
+        progress::step(what, || {
+            let unpacked = folder.join("unpacked");
+            files::make_folder(&unpacked)?;
+            Archive::unpack(&debs, &unpacked)?;
+            for tree in trees {
+                let path = format!("usr/lib/{}/{tree}", package.name);
+                let from = unpacked.join(&path);
+                if !from.is_file() {
+                    bail!(
+                        "the package {} {} has no file {path}\nhelp: name another one under boot.device-trees of the board {}",
+                        package.name,
+                        package.version,
+                        board.name
+                    );
+                }
+                files::copy(&from, &folder.join(tree))?;
+            }
+            files::remove_folder(&unpacked)
+        })
+    })?;
+    Ok(trees.iter().map(|tree| entry.join(tree)).collect())
 }
 
 fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>], signed: bool) -> Result<()> {

@@ -106,6 +106,7 @@ fn make_image(
         roots: &roots,
         objects: &composition.objects,
         loader: composition.loader.as_deref(),
+        firmware: &composition.firmware,
         signer: composition.signer.as_deref(),
     };
     let bar = scene.output.spinner("making the disk image");

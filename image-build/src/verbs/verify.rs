@@ -169,7 +169,11 @@ fn verify_disk(judge: &Judge, path: &Path, disk: &Disk) -> Result<Good> {
             ("initramfs", Some(boot.initramfs)),
             (statement::FILE, boot.statement),
         ];
-        if let Some((name, _)) = in_slot.iter().find(|(_, place)| *place == Some(*id)) {
+        let others = boot.files.iter();
+        let mut in_slot = in_slot
+            .into_iter()
+            .chain(others.map(|(name, id)| (name.as_str(), Some(*id))));
+        if let Some((name, _)) = in_slot.find(|(_, place)| *place == Some(*id)) {
             let slot = crate::image::gpt::find(&disk.partitions, "slot-a")?;
             crate::image::fat::extract(path, slot.offset, name, &to)?;
         } else {

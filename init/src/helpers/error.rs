@@ -51,7 +51,7 @@ pub enum Error {
     /// A slot holds something else than what was written.
     SlotReadBack {
         /// What of it.
-        what: &'static str,
+        what: String,
         /// The partition.
         path: PathBuf,
     },

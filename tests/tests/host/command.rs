@@ -19,6 +19,8 @@ pub(crate) fn platform(folder: &Path) -> Result<PathBuf> {
     files::write(&path.join("vmlinuz"), b"kernel".repeat(10_000))?;
     files::write(&path.join("init"), b"init".repeat(10_000))?;
     let platform = Platform {
+        device_trees: Vec::new(),
+        firmware: Vec::new(),
         loader: None,
         board: "qemu-x86-64".into(),
         kernel: "vmlinuz".into(),

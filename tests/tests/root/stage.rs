@@ -117,7 +117,7 @@ fn draft(counter: u64) -> Draft {
         boot: Boot {
             kernel: kernel.0,
             initramfs: initramfs.0,
-            device_trees: vec![],
+            files: BTreeMap::new(),
             statement: None,
             arguments: "quiet".into(),
         },

@@ -2,8 +2,10 @@
 
 mod agent;
 mod apply;
+mod boards;
 mod cuts;
 mod faults;
+mod first_stage;
 mod fleet;
 mod guides;
 mod hangs;

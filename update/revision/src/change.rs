@@ -5,7 +5,7 @@
 //!
 //! | differs | costs |
 //! |---|---|
-//! | kernel, initramfs, device trees, arguments | the other slot |
+//! | kernel, initramfs, any other file of the slot, arguments | the other slot |
 //! | `requires`, groups, host name, logs, hubs, a container of a group with `change = "reboot"` | a reboot |
 //! | anything else | the restart of the containers that differ, which may be none |
 //!

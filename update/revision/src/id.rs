@@ -234,9 +234,123 @@ serde_as_text!(
     "^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$"
 );
 
+/// The name of a file of the slot that not every slot has: 1 to 64 characters of `a-z`, `0-9`, `-`, `_` and `.`, beginning with a
+/// letter, not ending in `.`. None of [`FileName::RESERVED`], and none that stands for a device on systems that read FAT.
+///
+/// FAT does not tell upper from lower case; without upper case no two names are one there. Source: Microsoft, "FAT: General
+/// Overview of On-Disk Format", version 1.03; for devices mtools, `namematch.c`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileName(String);
+
+impl FileName {
+    /// Longest name, bytes.
+    pub const MAX: usize = 64;
+    /// Files of every slot, and what is said of them.
+    pub const RESERVED: [&str; 4] = ["kernel", "initramfs", "cmdline.txt", "statement.efi"];
+    /// Names of devices, whatever stands behind a first `.`; `com` and `lpt` with a digit are others.
+    const DEVICES: [&str; 4] = ["aux", "con", "nul", "prn"];
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn is_device(text: &str) -> bool {
+        let base = text.split('.').next().unwrap_or_default();
+        let port = |kind| {
+            let number: Option<&str> = base.strip_prefix(kind);
+            number
+                .is_some_and(|digit| digit.len() == 1 && digit.bytes().all(|b| b.is_ascii_digit()))
+        };
+        Self::DEVICES.contains(&base) || port("com") || port("lpt")
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for FileName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let good = (1..=Self::MAX).contains(&text.len())
+            && text.starts_with(|c: char| c.is_ascii_lowercase())
+            && !text.ends_with('.')
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b))
+            && !Self::RESERVED.contains(&text)
+            && !Self::is_device(text);
+        if good {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Error::invalid(
+                "file name",
+                "is not 1 to 64 of a-z, 0-9, -, _ and ., beginning with a letter, or is a name of another use",
+            ))
+        }
+    }
+}
+serde_as_text!(
+    FileName,
+    "a file's name in the slot: 1 to 64 of a-z, 0-9, -, _ and ., beginning with a letter; no name of another use",
+    "^[a-z][a-z0-9._-]{0,63}$"
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slots_file_has_a_name_that_every_fat_can_have_and_no_other_file() {
+        for good in [
+            "a",
+            "bcm2837-rpi-3-b.dtb",
+            "start4.elf",
+            "sun8i_h3.dtb",
+            "kernel.dtb",
+            "console",
+            "com10",
+            "x".repeat(64).as_str(),
+        ] {
+            assert_eq!(good.parse::<FileName>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            ".a",
+            "a.",
+            "a/b",
+            "a\\b",
+            "Board.dtb",
+            "1a",
+            "-a",
+            "a b",
+            "a~1",
+            "a:b",
+            "a\0",
+            "ä",
+            "kernel",
+            "initramfs",
+            "cmdline.txt",
+            "statement.efi",
+            "con",
+            "con.dtb",
+            "nul",
+            "aux.a.b",
+            "prn",
+            "com1",
+            "lpt9.txt",
+            "x".repeat(65).as_str(),
+        ] {
+            assert!(bad.parse::<FileName>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn object_id_has_one_spelling() {

@@ -52,7 +52,7 @@ pub use configuration::Configuration;
 pub use container::{Container, ControlRole, Goal};
 pub use content::Content;
 pub use error::Error;
-pub use id::{KeyId, Name, ObjectId};
+pub use id::{FileName, KeyId, Name, ObjectId};
 pub use order::{Floor, Order};
 pub use product::{Mode, Product};
 pub use revision::{Envelope, Policy, Verified};

@@ -10,7 +10,7 @@
 
 use crate::content::Content;
 use crate::error::Error;
-use crate::id::{Name, ObjectId};
+use crate::id::{FileName, Name, ObjectId};
 use crate::json;
 use crate::order::{Floor, Order};
 use crate::product::Product;
@@ -28,6 +28,8 @@ pub const SPEC: &str = "kedge.revision/1";
 pub const CAP: usize = 256 * 1024;
 /// Most objects of a revision.
 pub const MAX_OBJECTS: usize = 1024;
+/// Most files of a slot beside those that every slot has: firmware of a Raspberry Pi with its device trees are about ten.
+pub const MAX_BOOT_FILES: usize = 24;
 /// Words of `requires-updater` that this code fulfils.
 pub const UPDATER_FEATURES: [&str; 1] = ["slots"];
 
@@ -81,8 +83,8 @@ pub enum ObjectKind {
     Kernel,
     /// A compressed initramfs.
     Initramfs,
-    /// A flattened device tree.
-    DeviceTree,
+    /// Another file of the slot: a device tree, or firmware.
+    BootFile,
     /// A signed program that says, for firmware with Secure Boot, which files of a slot belong together.
     Statement,
 }
@@ -95,9 +97,10 @@ pub struct Boot {
     pub kernel: ObjectId,
     /// The initramfs.
     pub initramfs: ObjectId,
-    /// Device trees, for boards that have them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub device_trees: Vec<ObjectId>,
+    /// What else the slot holds, by the names that the board's loader looks for: device trees, and firmware that is loaded from
+    /// the slot.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<FileName, ObjectId>,
     /// The slot's statement, for boards whose firmware verifies what it starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statement: Option<ObjectId>,
@@ -236,9 +239,12 @@ impl Envelope {
         let boot = &self.boot;
         self.check_object(boot.kernel, ObjectKind::Kernel, "boot.kernel")?;
         self.check_object(boot.initramfs, ObjectKind::Initramfs, "boot.initramfs")?;
-        boot.device_trees.iter().try_for_each(|id| {
-            self.check_object(*id, ObjectKind::DeviceTree, "boot.device-trees")
-        })?;
+        if boot.files.len() > MAX_BOOT_FILES {
+            return Err(Error::invalid("boot.files", "are over 24"));
+        }
+        boot.files
+            .values()
+            .try_for_each(|id| self.check_object(*id, ObjectKind::BootFile, "boot.files"))?;
         boot.statement.map_or(Ok(()), |id| {
             self.check_object(id, ObjectKind::Statement, "boot.statement")
         })

@@ -249,7 +249,7 @@ fn draft() -> Draft {
         boot: Boot {
             kernel: object("kernel"),
             initramfs: object("initramfs"),
-            device_trees: vec![],
+            files: BTreeMap::new(),
             statement: None,
             arguments: "quiet".into(),
         },

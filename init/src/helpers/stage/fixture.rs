@@ -158,7 +158,7 @@ pub(crate) fn draft(counter: u64, layers: &[&[u8]]) -> Draft {
     let boot = Boot {
         kernel: add(KERNEL, ObjectKind::Kernel),
         initramfs: add(INITRAMFS, ObjectKind::Initramfs),
-        device_trees: vec![],
+        files: BTreeMap::new(),
         statement: None,
         arguments: "quiet".into(),
     };

@@ -1,10 +1,10 @@
-//! A slot's partition: written anew with a revision's kernel, initramfs and arguments, and read back.
+//! A slot's partition: written anew with a revision's kernel, initramfs, arguments and other files, and read back.
 //!
 //! ```text
 //! old boot sector away, flush ─▶ tables and files, flush ─▶ boot sector, flush ─▶ pages dropped, all read and compared
 //! ```
 //! A cut leaves a partition without a file system, which no loader starts, or the whole one. Nothing else than what
-//! comes back from the disk counts: kernel and initramfs by their digests, the rest byte by byte.
+//! comes back from the disk counts: objects by their digests, the rest byte by byte.
 
 use super::super::Error;
 use super::file_error;
@@ -46,7 +46,7 @@ impl Source {
 }
 
 /// The files of a slot, by name.
-type Sources = Vec<(&'static str, Source)>;
+type Sources<'a> = Vec<(&'a str, Source)>;
 
 /// A slot that is written.
 #[derive(Debug)]
@@ -78,15 +78,15 @@ pub(super) fn write(store: &Store, revision: &Verified, device: &Path) -> Result
     Ok(())
 }
 
-fn entries(sources: &Sources) -> Vec<Entry<'static>> {
-    let entry = |(name, source): &(&'static str, Source)| Entry {
+fn entries<'a>(sources: &Sources<'a>) -> Vec<Entry<'a>> {
+    let entry = |(name, source): &(&'a str, Source)| Entry {
         name,
         length: source.length(),
     };
     sources.iter().map(entry).collect()
 }
 
-fn sources(store: &Store, revision: &Verified) -> Result<Sources, Refused> {
+fn sources<'a>(store: &Store, revision: &'a Verified) -> Result<Sources<'a>, Refused> {
     let envelope = revision.envelope();
     let boot = &envelope.boot;
     let open = |id: ObjectId| -> Result<Source, Refused> {
@@ -112,6 +112,9 @@ fn sources(store: &Store, revision: &Verified) -> Result<Sources, Refused> {
     ];
     if let Some(statement) = boot.statement {
         sources.push((statement::FILE, open(statement)?));
+    }
+    for (name, id) in &boot.files {
+        sources.push((name.as_str(), open(*id)?));
     }
     Ok(sources)
 }
@@ -143,7 +146,7 @@ impl Target {
         Ok(durable::sync(&self.file, &self.path)?)
     }
 
-    fn fill(&self, piece: &Piece<'_>, sources: &Sources) -> Result<(), Error> {
+    fn fill(&self, piece: &Piece<'_>, sources: &Sources<'_>) -> Result<(), Error> {
         match *piece {
             Piece::Bytes { offset, bytes } => self.put(bytes, offset),
             Piece::File { offset, number } => match sources.get(number) {
@@ -161,7 +164,7 @@ impl Target {
         }
     }
 
-    fn read_back(&self, layout: &Layout, sources: &Sources) -> Result<(), Error> {
+    fn read_back(&self, layout: &Layout, sources: &Sources<'_>) -> Result<(), Error> {
         fadvise(&self.file, 0, None, Advice::DontNeed)
             .map_err(|errno| failed("drop pages of", &self.path)(errno.into()))?;
         self.compare("the boot sector", 0, layout.boot_sector())?;
@@ -180,7 +183,7 @@ impl Target {
         Ok(())
     }
 
-    fn compare(&self, what: &'static str, offset: u64, expected: &[u8]) -> Result<(), Error> {
+    fn compare(&self, what: &str, offset: u64, expected: &[u8]) -> Result<(), Error> {
         let mut rest = expected;
         let length = u64::try_from(expected.len()).unwrap_or(u64::MAX);
         chunks(&self.file, &self.path, offset, length, &mut |_, found| {
@@ -189,7 +192,7 @@ impl Target {
         })
     }
 
-    fn judge(&self, what: &'static str, offset: u64, id: ObjectId, size: u64) -> Result<(), Error> {
+    fn judge(&self, what: &str, offset: u64, id: ObjectId, size: u64) -> Result<(), Error> {
         let mut builder = verity::Builder::new();
         chunks(&self.file, &self.path, offset, size, &mut |_, found| {
             builder.update(found);
@@ -202,9 +205,9 @@ impl Target {
         }
     }
 
-    fn differs(&self, what: &'static str) -> Error {
+    fn differs(&self, what: &str) -> Error {
         Error::SlotReadBack {
-            what,
+            what: what.to_owned(),
             path: self.path.clone(),
         }
     }
@@ -248,6 +251,7 @@ mod tests {
     use kedge_revision::revision::{Draft, Object, ObjectKind};
 
     const STATEMENT: &[u8] = b"which of these files belong together";
+    const TREE: &[u8] = b"where the machine has what";
 
     /// A device with a revision whose kernel and initramfs are in its store, and a file that stands for a slot.
     fn device() -> (Device, ObjectId, PathBuf) {
@@ -264,6 +268,8 @@ mod tests {
         let initramfs = add(&initramfs, ObjectKind::Initramfs);
         (draft.boot.kernel, draft.boot.initramfs) = (kernel, initramfs);
         draft.boot.statement = Some(add(STATEMENT, ObjectKind::Statement));
+        let tree = add(TREE, ObjectKind::BootFile);
+        draft.boot.files.insert("board.dtb".parse().unwrap(), tree);
         let (id, document, signatures) = device.sign(draft);
         device
             .store
@@ -300,7 +306,7 @@ mod tests {
         let image = std::fs::read(&slot).unwrap();
         let find = |bytes: &[u8]| image.windows(bytes.len()).any(|found| found == bytes);
         assert!(find(&noise(900_001)) && find(&noise(300_000)) && find(b"quiet\n"));
-        assert!(find(STATEMENT));
+        assert!(find(STATEMENT) && find(TREE));
         // Once more, over what is there.
         assert!(ask(&device, id, &slot).0);
         assert_eq!(std::fs::read(&slot).unwrap(), image);
@@ -332,13 +338,14 @@ mod tests {
             (places[4], "initramfs"),
             (places[5] + 5, "cmdline.txt"),
             (places[6] + 7, "statement.efi"),
+            (places[7] + 7, "board.dtb"),
         ] {
             let mut byte = [0];
             target.file.read_exact_at(&mut byte, place).unwrap();
             target.put(&[byte[0] ^ 0x20], place).unwrap();
             let error = target.read_back(&layout, &sources).unwrap_err();
             assert!(
-                matches!(error, Error::SlotReadBack { what, .. } if what == name),
+                matches!(&error, Error::SlotReadBack { what, .. } if what == name),
                 "{error} instead of {name}"
             );
             target.put(&byte, place).unwrap();

@@ -266,7 +266,7 @@ impl Plan {
             boot: Boot {
                 kernel,
                 initramfs,
-                device_trees: Vec::new(),
+                files: BTreeMap::new(),
                 statement: None,
                 arguments: "quiet".to_owned(),
             },

@@ -79,7 +79,7 @@ fn made() -> Made {
         boot: Boot {
             kernel: object(10),
             initramfs: object(11),
-            device_trees: vec![object(12)],
+            files: BTreeMap::from([("board.dtb".parse().unwrap(), object(12))]),
             statement: None,
             arguments: "quiet".to_owned(),
         },
@@ -113,10 +113,22 @@ fn the_same_revision_with_the_same_values_changes_nothing() {
 
 #[test]
 fn what_the_loader_starts_needs_the_other_slot() {
-    let edits: [fn(&mut Made); 6] = [
+    let edits: [fn(&mut Made); 9] = [
         |made| made.boot.kernel = object(20),
         |made| made.boot.initramfs = object(20),
-        |made| made.boot.device_trees.push(object(20)),
+        |made| {
+            made.boot
+                .files
+                .insert("more.dtb".parse().unwrap(), object(20));
+        },
+        |made| {
+            made.boot
+                .files
+                .insert("board.dtb".parse().unwrap(), object(20));
+        },
+        // The same bytes by another name.
+        |made| made.boot.files = BTreeMap::from([("other.dtb".parse().unwrap(), object(12))]),
+        |made| made.boot.files.clear(),
         |made| made.boot.statement = Some(object(20)),
         |made| made.boot.arguments.push_str(" debug"),
         // The slot covers everything else that differs.

@@ -87,7 +87,7 @@ pub(crate) fn draft(root: u32, counter: u64) -> Draft {
         boot: Boot {
             kernel: object("kernel"),
             initramfs: object("initramfs"),
-            device_trees: vec![],
+            files: BTreeMap::new(),
             statement: None,
             arguments: "quiet".into(),
         },

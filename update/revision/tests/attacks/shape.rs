@@ -3,7 +3,7 @@
 use crate::fixture::{altered, draft, judge_signed, object, revision};
 use kedge_revision::content::{Change, Group};
 use kedge_revision::parameters::Parameters;
-use kedge_revision::revision::{Object, ObjectKind};
+use kedge_revision::revision::{MAX_BOOT_FILES, Object, ObjectKind};
 use kedge_revision::{Error, SignatureSet};
 
 #[test]
@@ -24,17 +24,67 @@ fn mix_and_match_what_boots_is_what_the_revision_lists() {
 }
 
 #[test]
-fn mix_and_match_device_trees_are_listed_as_such() {
+fn mix_and_match_files_of_the_slot_are_listed_as_such() {
     let mut with = draft(1, 5);
     let tree = object("tree");
-    with.boot.device_trees = vec![tree];
+    with.boot.files.insert("board.dtb".parse().unwrap(), tree);
     assert!(with.clone().encode().is_err());
-    let kind = ObjectKind::DeviceTree;
+    let kind = ObjectKind::BootFile;
     with.objects.insert(tree, Object { size: 4, kind });
     let (_, document) = with.encode().unwrap();
     judge_signed(&document).unwrap();
-    let kernel = altered(&document, "\"kind\":\"device-tree\"", "\"kind\":\"layer\"");
-    assert!(judge_signed(&kernel).is_err());
+    let layer = altered(&document, "\"kind\":\"boot-file\"", "\"kind\":\"layer\"");
+    assert!(judge_signed(&layer).is_err());
+}
+
+#[test]
+fn path_tricks_in_files_of_the_slot_are_refused() {
+    let mut with = draft(1, 5);
+    let tree = object("tree");
+    with.boot.files.insert("board.dtb".parse().unwrap(), tree);
+    let kind = ObjectKind::BootFile;
+    with.objects.insert(tree, Object { size: 4, kind });
+    let (_, document) = with.encode().unwrap();
+    for name in [
+        "kernel",
+        "initramfs",
+        "cmdline.txt",
+        "statement.efi",
+        "KERNEL",
+        "Board.dtb",
+        "../kernel",
+        "a/b",
+        "a\\\\b",
+        "kernel.",
+        ".",
+        "",
+        "nul.dtb",
+        "kernel ",
+        "kernel~1",
+    ] {
+        let named = altered(&document, "\"board.dtb\"", &format!("\"{name}\""));
+        let refused = judge_signed(&named).unwrap_err();
+        assert!(matches!(refused, Error::Json { .. }), "{name}: {refused}");
+    }
+    // One name twice: whichever of the two a reader took, another reader may take the other.
+    let member = format!("\"board.dtb\":\"{tree}\"");
+    let twice = altered(&document, &member, &format!("{member},{member}"));
+    assert!(judge_signed(&twice).is_err());
+}
+
+#[test]
+fn endless_data_files_of_the_slot_are_counted() {
+    let mut with = draft(1, 5);
+    let tree = object("tree");
+    let kind = ObjectKind::BootFile;
+    with.objects.insert(tree, Object { size: 4, kind });
+    for number in 0..MAX_BOOT_FILES {
+        let name = format!("f{number}").parse().unwrap();
+        with.boot.files.insert(name, tree);
+    }
+    with.clone().encode().unwrap();
+    with.boot.files.insert("more".parse().unwrap(), tree);
+    assert!(matches!(with.encode(), Err(Error::Invalid { .. })));
 }
 
 #[test]
