@@ -263,7 +263,7 @@ impl Device {
             Decision::RebootToTry => "boot: try again",
         };
         if planted.is(Logic::StartedFirst) && decision == Decision::RebootToTry {
-            out.push(self.restart("restart", &control, now.clone(), true));
+            self.restart("restart", &control, now.clone(), true, out);
         }
         let ops = self.ops(event, &now.disk, writes, Vec::new())?;
         let after = self.perform(event, &now, &control, &ops, out)?;
@@ -273,29 +273,36 @@ impl Device {
             Invariant::Mirrored,
             || format!("{first:?} {second:?}"),
         )?;
-        out.push(match decision {
+        match decision {
             Decision::Reboot | Decision::RebootToTry => {
-                self.restart("restart", &control, after, true)
+                self.restart("restart", &control, after, true, out);
             }
             Decision::Committed | Decision::Try | Decision::Repair(_) => {
-                up("boot", after, control, true)
+                out.push(up("boot", after, control, true));
             }
-        });
+        }
         Ok(())
     }
 
-    /// A restart, with the word that starts the other slot if it is a try. The word may not arrive.
+    /// A restart, with the word that starts the other slot if it is a try. The word may not arrive; and the committed slot
+    /// may be reset on its way there, which is nothing that the trial has done. Of a trial that was seen before, the machine
+    /// cannot tell.
     pub(crate) fn restart(
         &self,
         label: &'static str,
         control: &Control,
         mut node: Node,
         forced: bool,
-    ) -> After {
+        out: &mut Vec<After>,
+    ) {
+        let to_try = control.restarts_to_try();
+        if to_try && !node.ghost.trial.seen {
+            out.extend(CRASHES.map(|(label, cause)| crashed(label, &node, cause, false)));
+        }
         let deaf =
             node.ghost.extra == Extra::WordLost || self.setup.planted.is(Logic::WordForgotten);
-        node.ghost.word = control.restarts_to_try() && !deaf;
-        off(label, node, Cause::Unknown, false, forced)
+        node.ghost.word = to_try && !deaf;
+        out.push(off(label, node, Cause::Unknown, false, forced));
     }
 
     /// Both copies of the state are lost: the caller makes it anew from the store, with the newest committed revision, on
