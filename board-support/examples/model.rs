@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         (Kit::Direct, "direct"),
         (Kit::UBoot, "u-boot"),
         (Kit::Uefi, "uefi"),
+        (Kit::Tryboot, "tryboot"),
     ] {
         if only.as_deref().is_some_and(|only| only != name) {
             continue;
@@ -52,7 +53,7 @@ fn summary(kit: Kit, name: &str, fast: bool) -> Result<String, String> {
     let visited = check::visit(kit).map_err(broken)?;
     let (mut planted, mut caught, mut consequence) = (0, 0, 0);
     if !fast {
-        for fault in check::faults(&check::places(kit).map_err(broken)?) {
+        for fault in check::faults(kit, &check::places(kit).map_err(broken)?) {
             planted += 1;
             consequence += u32::from(check::hunt(kit, fault, false).is_some());
             caught += u32::from(check::hunt(kit, fault, true).is_some());

@@ -15,7 +15,7 @@ use kedge_revision::Name;
 use serde::Deserialize;
 
 /// The files that ship: name, text.
-const SHIPPED: [(&str, &str); 9] = [
+const SHIPPED: [(&str, &str); 10] = [
     (
         "qemu-x86-64.toml",
         include_str!("../boards/qemu-x86-64.toml"),
@@ -42,6 +42,10 @@ const SHIPPED: [(&str, &str); 9] = [
     (
         "raspberry-pi-3.toml",
         include_str!("../boards/raspberry-pi-3.toml"),
+    ),
+    (
+        "raspberry-pi-4.toml",
+        include_str!("../boards/raspberry-pi-4.toml"),
     ),
 ];
 
@@ -147,7 +151,8 @@ pub struct Boot {
     /// U-Boot's script takes that; of several the one that U-Boot's `fdtfile` names; of none what U-Boot itself uses.
     #[serde(default)]
     pub device_trees: Vec<String>,
-    /// Whether the partition `boot` stands in the MBR, too, for a boot ROM that reads no GPT.
+    /// Whether the partition `boot` stands in the MBR, too, for a boot ROM that reads no GPT; and both slots behind it, where the
+    /// firmware loads from them.
     #[serde(default)]
     pub hybrid_mbr: bool,
     /// Where U-Boot's script loads to, if what U-Boot proposes is too close together for the kernel.
@@ -176,6 +181,8 @@ pub enum Backend {
     UBoot,
     /// UEFI, by a program of ours on the partition `boot` and once more on `boot-copy`.
     Uefi,
+    /// A Raspberry Pi's firmware, by `autoboot.txt` on the partition `boot`; it loads from the slot itself.
+    Tryboot,
 }
 
 /// Sizes of the partitions, MiB.
@@ -375,7 +382,7 @@ mod tests {
         let error = find("toaster").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64, orange-pi-zero, orange-pi-pc-plus, visionfive-2, raspberry-pi-3"
+            "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64, orange-pi-zero, orange-pi-pc-plus, visionfive-2, raspberry-pi-3, raspberry-pi-4"
         );
     }
 
@@ -473,6 +480,39 @@ mod tests {
         assert!(!words.contains(&""), "{arguments}");
         assert!(words.contains(&"reserve_mem=8K:128M:oops"));
         assert!(words.contains(&"ramoops.mem_name=oops"));
+    }
+
+    #[test]
+    fn a_raspberry_pis_firmware_has_a_small_partition_and_no_emulation() {
+        let (_, pi) = SHIPPED[9];
+        let board = parse("pi.toml", pi).unwrap();
+        assert_eq!(board.boot.backend, Backend::Tryboot);
+        let (_, qemu) = SHIPPED[1].1.split_once("\n[qemu]\n").unwrap();
+        let (qemu, _) = qemu.split_once("\n#").unwrap();
+        let partition = "partition = { name = \"spl\", type = \"2E54B353-1271-4842-806F-E436D6AF6985\", size = 2 }";
+        let cases = [
+            (pi.replace("boot = 4\n", ""), "partitions.boot"),
+            (pi.replace("boot = 4", "boot = 3"), "partitions.boot"),
+            (format!("{pi}\n[qemu]\n{qemu}\n"), "qemu"),
+            (
+                pi.replace("slot = \"config.txt\"", "boot = \"config.txt\""),
+                "firmware.boot",
+            ),
+            (
+                pi.replace("slot = \"config.txt\"", partition),
+                "firmware.partition",
+            ),
+            (
+                pi.replace("\"arm64\"", "\"riscv64\"")
+                    .replace("aarch64-unknown-linux-musl", "riscv64gc-unknown-linux-musl"),
+                "boot.backend",
+            ),
+        ];
+        for (text, key) in cases {
+            let error = parse("pi.toml", &text).unwrap_err();
+            let is_it = matches!(&error, Error::Value { key: found, .. } if *found == key);
+            assert!(is_it, "{error} instead of {key}");
+        }
     }
 
     #[test]

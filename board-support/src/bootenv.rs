@@ -6,18 +6,24 @@
 //! | 8 KiB, 12 KiB | state record, first and second copy |
 //! | 64 KiB | text that `last_resort` leaves: `KEDGELR1`, length (u32 LE), CRC-32 of the text (u32 LE), text |
 //!
+//! Of a Raspberry Pi's firmware the loader record is in `autoboot.txt` of another partition, and the two copies here are
+//! left alone ([`Bootenv::with_autoboot`]).
+//!
 //! The order of writes and flushes is that of [`order`]; the model check runs it on a simulated disk.
 //!
 //! It writes nothing but what it is told, and does not repair on its own: PID 1 decides.
 
+mod boot;
 pub mod order;
 
 pub use order::{Medium, Order, Side};
 
 use crate::Error;
+use crate::autoboot::Autoboot;
 use crate::control::Write;
 use crate::record::state::{self, Numbered};
 use crate::record::{COPY, Loader, State, crc32, loader};
+use boot::Boot;
 use kedge_sys::Errno;
 use kedge_sys::rustix::{self, fd::AsFd};
 
@@ -74,6 +80,7 @@ pub struct Bootenv<Fd> {
     fd: Fd,
     base: u64,
     order: Order,
+    autoboot: Option<Boot<Fd>>,
 }
 
 impl<Fd: AsFd> Bootenv<Fd> {
@@ -99,7 +106,30 @@ impl<Fd: AsFd> Bootenv<Fd> {
             state: [Numbered::parse(next()), Numbered::parse(next())],
         };
         let order = Order::of(&found);
-        Ok((Self { fd, base, order }, found))
+        let new = Self {
+            fd,
+            base,
+            order,
+            autoboot: None,
+        };
+        Ok((new, found))
+    }
+
+    /// From now on the loader record is `autoboot.txt` in the partition that begins at byte `base` of `fd`; and the record that
+    /// is there, if it and its file system are whole.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Short`], [`Error::NoAutoboot`].
+    pub fn with_autoboot(
+        mut self,
+        fd: Fd,
+        base: u64,
+        autoboot: Autoboot,
+    ) -> Result<(Self, Option<Loader>), Error> {
+        let (boot, record) = Boot::open(fd, base, autoboot)?;
+        self.order = self.order.at(order::Place::Autoboot);
+        self.autoboot = Some(boot);
+        Ok((self, record))
     }
 
     /// Makes `fd`'s first 16 KiB a fresh boot record, whatever was there: for images.
@@ -111,6 +141,7 @@ impl<Fd: AsFd> Bootenv<Fd> {
             fd,
             base,
             order: Order::EMPTY,
+            autoboot: None,
         };
         new.write_loader(loader)?;
         new.write_state_both(state)?;
@@ -125,6 +156,9 @@ impl<Fd: AsFd> Bootenv<Fd> {
         let mut order = self.order;
         let done = order.perform(&mut self.partition(), write);
         self.order = order;
+        if let (Ok(()), Write::Loader(record), Some(boot)) = (&done, write, &mut self.autoboot) {
+            boot.read_back(record)?;
+        }
         done
     }
 
@@ -221,6 +255,7 @@ impl<Fd: AsFd> Bootenv<Fd> {
         Partition {
             fd: &self.fd,
             base: self.base,
+            autoboot: self.autoboot.as_ref(),
         }
     }
 
@@ -235,24 +270,12 @@ impl<Fd: AsFd> Bootenv<Fd> {
 struct Partition<'a, Fd> {
     fd: &'a Fd,
     base: u64,
+    autoboot: Option<&'a Boot<Fd>>,
 }
 
 impl<Fd: AsFd> Partition<'_, Fd> {
-    fn write(&self, offset: u64, mut bytes: &[u8]) -> Result<(), Error> {
-        let mut offset = self.base.saturating_add(offset);
-        while !bytes.is_empty() {
-            let written =
-                retry(|| rustix::io::pwrite(self.fd, bytes, offset)).and_then(
-                    |count| match count {
-                        0 => Err(Errno::NOSPC),
-                        count => Ok(count),
-                    },
-                );
-            let written = written.map_err(|errno| Error::Write { offset, errno })?;
-            bytes = bytes.get(written..).unwrap_or_default();
-            offset = offset.saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
-        }
-        Ok(())
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        write_all(self.fd, self.base.saturating_add(offset), bytes)
     }
 }
 
@@ -265,9 +288,32 @@ impl<Fd: AsFd> Medium for Partition<'_, Fd> {
         self.write(side.of(STATE), &state.encode(sequence))
     }
 
-    fn flush(&mut self) -> Result<(), Error> {
-        retry(|| rustix::fs::fdatasync(self.fd)).map_err(|errno| Error::Sync { errno })
+    fn autoboot(&mut self, record: &Loader) -> Result<(), Error> {
+        self.autoboot.ok_or(Error::NoAutoboot)?.write(record)
     }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        sync(self.fd)?;
+        self.autoboot.map_or(Ok(()), Boot::flush)
+    }
+}
+
+fn sync<Fd: AsFd>(fd: Fd) -> Result<(), Error> {
+    retry(|| rustix::fs::fdatasync(&fd)).map_err(|errno| Error::Sync { errno })
+}
+
+fn write_all<Fd: AsFd>(fd: Fd, mut offset: u64, mut bytes: &[u8]) -> Result<(), Error> {
+    while !bytes.is_empty() {
+        let written =
+            retry(|| rustix::io::pwrite(&fd, bytes, offset)).and_then(|count| match count {
+                0 => Err(Errno::NOSPC),
+                count => Ok(count),
+            });
+        let written = written.map_err(|errno| Error::Write { offset, errno })?;
+        bytes = bytes.get(written..).unwrap_or_default();
+        offset = offset.saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
+    }
+    Ok(())
 }
 
 fn read_exact<Fd: AsFd>(fd: Fd, mut offset: u64, mut bytes: &mut [u8]) -> Result<(), Error> {
@@ -448,10 +494,38 @@ mod tests {
             Ok(())
         }
 
+        fn autoboot(&mut self, _: &Loader) -> Result<(), Error> {
+            self.0.push(4);
+            Ok(())
+        }
+
         fn flush(&mut self) -> Result<(), Error> {
             self.0.push(FLUSH);
             Ok(())
         }
+    }
+
+    #[test]
+    fn autoboot_txt_is_one_write_and_one_flush() {
+        let file = partition();
+        Bootenv::create_at(&file, 0, &Loader::born(), &born()).unwrap();
+        let (_, found) = Bootenv::open(&file).unwrap();
+        let mut order = Order::of(&found).at(order::Place::Autoboot);
+        let mut seen = Seen::default();
+        order
+            .perform(&mut seen, &Write::Loader(Loader::starts(Slot::B)))
+            .unwrap();
+        assert_eq!(seen.0, [4, FLUSH]);
+    }
+
+    #[test]
+    fn without_the_partition_autoboot_txt_is_not_written() {
+        let file = partition();
+        let env = Bootenv::create_at(&file, 0, &Loader::born(), &born()).unwrap();
+        let mut order = env.order.at(order::Place::Autoboot);
+        let write = Write::Loader(Loader::starts(Slot::B));
+        let done = order.perform(&mut env.partition(), &write);
+        assert_eq!(done, Err(Error::NoAutoboot));
     }
 
     #[test]

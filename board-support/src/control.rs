@@ -20,6 +20,9 @@
 //!
 //! - A trial of another *slot* is counted by the loader: it takes a try off before it starts the slot. A trial in the
 //!   *same slot* is counted here: the try is taken before anything is mounted.
+//! - A loader that counts nothing ([`Counts::Device`]) starts the other slot once, if it is told so by the restart itself.
+//!   Then the committed slot counts the try, before that restart ([`Control::restarts_to_try`]), and where the trial comes back
+//!   without a verdict it makes the next one ([`Decision::RebootToTry`]).
 //! - The commit point of a slot trial is the loader's default, that of a same-slot trial the state record. A state
 //!   that says `held` was cut short on the way, and is completed by [`Control::boot`].
 //! - What ends a trial or raises the floor is written to both copies of the state, before the loader is told.
@@ -37,7 +40,7 @@
 mod backend;
 mod boot;
 
-pub use backend::{Backend, Direct, LoaderSays, UBoot, Uefi};
+pub use backend::{Backend, Counts, Direct, LoaderSays, Tryboot, UBoot, Uefi};
 
 use crate::record::loader::Armed;
 use crate::record::{Failure, Hub, Loader, Reason, Slot, State, Target, Trial};
@@ -79,8 +82,10 @@ pub struct Found {
     pub slot: Slot,
     /// Why the last run ended.
     pub cause: Cause,
-    /// What the loader said on the kernel's command line.
+    /// What the loader said on the kernel's command line, or in the device tree.
     pub says: LoaderSays,
+    /// Who counts the tries of another slot.
+    pub counts: Counts,
 }
 
 /// A change of the boot record. They are performed in order, and each is on disk before the next.
@@ -105,6 +110,8 @@ pub enum Decision {
     Repair(Repair),
     /// Restart: nothing may run from the slot that was started.
     Reboot,
+    /// Restart into the trial's slot, once: its try is counted.
+    RebootToTry,
 }
 
 /// Why a boot is in repair mode.
@@ -204,6 +211,7 @@ pub struct Control {
     state: State,
     loader: Loader,
     run: Run,
+    counts: Counts,
 }
 
 /// What a restart forgets. It says nothing but whether two runs can go on differently.
@@ -217,20 +225,25 @@ pub struct Run {
     leaving: bool,
     /// It is a repair that an update may end.
     mends: bool,
+    /// The next restart is a try.
+    to_try: bool,
 }
 
 impl Run {
     fn of(decision: Decision, owed: Owed) -> Self {
         Self {
             running: match decision {
-                Decision::Committed | Decision::Reboot => Running::Committed,
+                Decision::Committed | Decision::Reboot | Decision::RebootToTry => {
+                    Running::Committed
+                }
                 Decision::Try => Running::Trial,
                 Decision::Repair(_) => Running::Repair,
             },
             live: false,
             owed,
-            leaving: decision == Decision::Reboot,
+            leaving: matches!(decision, Decision::Reboot | Decision::RebootToTry),
             mends: decision == Decision::Repair(Repair::Unsettled),
+            to_try: decision == Decision::RebootToTry,
         }
     }
 }
@@ -251,6 +264,8 @@ impl Control {
         let here = |trial: Trial| trial.target.slot == slot;
         let decision = match decision {
             Decision::Try if self.state.trial.is_some_and(here) => Decision::Committed,
+            // The slot that runs is the committed one.
+            Decision::RebootToTry => Decision::Committed,
             Decision::Try | Decision::Reboot => Decision::Repair(Repair::RecordUnwritable),
             Decision::Committed | Decision::Repair(_) => decision,
         };
@@ -280,6 +295,13 @@ impl Control {
     #[must_use]
     pub const fn run(&self) -> Run {
         self.run
+    }
+
+    /// Whether the restart that follows is a try, counted already: it has to bring the word that the loader starts the other
+    /// slot by.
+    #[must_use]
+    pub const fn restarts_to_try(&self) -> bool {
+        self.run.to_try
     }
 
     /// Begins a trial of `target`, which is complete on disk, its slot too. `tries` is held to 1 to 9.
@@ -365,6 +387,7 @@ impl Control {
         };
         let target = trial.target;
         self.state.failed = Some(Failure { target, reason });
+        self.run.to_try = false;
         let mut writes = vec![Write::StateBoth(self.state.clone())];
         self.tell_loader(Loader::starts(self.state.committed.slot), &mut writes);
         let next = match self.run.running {
@@ -446,12 +469,18 @@ impl Control {
         }
     }
 
-    /// The tries of `trial` are full, and the loader is armed if it counts them: the arming is counted first.
-    fn fill(&mut self, trial: Trial) -> Vec<Write> {
+    /// The tries of `trial` are full, and the loader is armed if it counts them: the arming is counted first. If it does
+    /// not, the restart that comes is the first try.
+    fn fill(&mut self, mut trial: Trial) -> Vec<Write> {
+        let Target { slot, .. } = trial.target;
+        let elsewhere = slot != self.state.committed.slot;
+        self.run.to_try = elsewhere && self.counts == Counts::Device;
+        if self.run.to_try {
+            trial.tries_left = trial.tries_left.saturating_sub(1);
+        }
         self.state.trial = Some(trial);
         let mut writes = vec![Write::State(self.state.clone())];
-        let Target { slot, .. } = trial.target;
-        if slot != self.state.committed.slot {
+        if elsewhere && self.counts == Counts::Loader {
             let record = Loader::starts(self.state.committed.slot).tries(slot, trial.tries_left);
             self.tell_loader(record, &mut writes);
         }
@@ -491,5 +520,7 @@ fn commit(state: &mut State, trial: &Trial) {
     state.watchdog_resets = 0;
 }
 
+#[cfg(test)]
+mod once;
 #[cfg(test)]
 mod tests;

@@ -44,6 +44,10 @@ pub enum Error {
         /// What the kernel answered.
         errno: Errno,
     },
+    /// The loader record is to be in `autoboot.txt`, and no partition for it was opened.
+    NoAutoboot,
+    /// `autoboot.txt` was written, and reads otherwise.
+    AutobootLost,
     /// What was written did not reach the disk.
     Sync {
         /// What the kernel answered.
@@ -82,6 +86,8 @@ impl fmt::Display for Error {
             ),
             Self::Read { offset, errno } => write!(f, "reading bootenv at {offset}: {errno}"),
             Self::Write { offset, errno } => write!(f, "writing bootenv at {offset}: {errno}"),
+            Self::AutobootLost => f.write_str("autoboot.txt is not what was written to it"),
+            Self::NoAutoboot => f.write_str("there is no partition for autoboot.txt"),
             Self::Sync { errno } => write!(f, "syncing bootenv: {errno}"),
             Self::SlotSize { size } => {
                 write!(f, "{size} bytes are too few for a slot's file system")

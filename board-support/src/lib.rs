@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`record`] | the loader record and the state record: formats, and which copy to believe |
 //! | [`bootenv`] | reading and writing them in the raw partition `bootenv`, in an order that survives a power cut |
+//! | [`autoboot`] | the loader record of a Raspberry Pi's firmware, and what that says in the device tree |
 //! | [`control`] | the machine that decides what a boot runs, how a trial begins and ends, and what is written for it |
 //! | [`loading`] | what every loader of ours decides: a crate of its own, since it also runs without a system |
 //! | [`slot`] | how a slot's file system is laid out |
@@ -11,6 +12,7 @@
 //!
 //! It does not judge a trial, does not find partitions, and writes no slot: it tells what is to be written.
 
+pub mod autoboot;
 #[cfg(feature = "boards")]
 pub mod boards;
 pub mod bootenv;

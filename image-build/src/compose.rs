@@ -17,7 +17,7 @@ use crate::secure_boot::{self, authenticode};
 use crate::{files, kernel, layers};
 use anyhow::{Context, Result, bail};
 use kedge_board_support::boards::firmware::{Place, tree_name};
-use kedge_board_support::boards::{self, Board};
+use kedge_board_support::boards::{self, Backend, Board};
 use kedge_board_support::loading::program::Program;
 use kedge_revision::container::User;
 use kedge_revision::revision::{Boot, Draft, Object, ObjectKind};
@@ -340,7 +340,10 @@ fn boot(
         crates: platform.crates.clone(),
     }
     .write(project)?;
-    let arguments = project.manifest().boot.arguments.clone();
+    let arguments = arguments(
+        &boards::find(&platform.board)?,
+        &project.manifest().boot.arguments,
+    );
     let statement = signer.map(|signer| {
         let line = format!("{arguments}\n");
         let made = secure_boot::statement::make(&image, &archive, line.as_bytes())?;
@@ -356,6 +359,17 @@ fn boot(
         },
         device_binary,
     ))
+}
+
+/// The kernel arguments of a slot: the revision's own, behind those of the board where no loader brings these.
+fn arguments(board: &Board, own: &str) -> String {
+    match board.boot.backend {
+        Backend::Direct | Backend::UBoot | Backend::Uefi => own.to_owned(),
+        // The firmware hands `cmdline.txt` over as it is.
+        Backend::Tryboot => format!("{} {own}", board.boot.arguments)
+            .trim_end()
+            .to_owned(),
+    }
 }
 
 /// The platform's modules in load order: name and contents; `signed` for a kernel that Secure Boot locks down.
@@ -553,4 +567,19 @@ pub fn measure(path: &Path) -> Result<(ObjectId, u64)> {
     }
     let sealed = builder.finish();
     Ok((sealed.id, sealed.size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_no_loader_says_the_boards_arguments_the_slot_does() {
+        let mut board = boards::find("qemu-arm64").unwrap();
+        assert_eq!(arguments(&board, "quiet"), "quiet");
+        board.boot.backend = Backend::Tryboot;
+        board.boot.arguments = "console=ttyS1 panic=1".to_owned();
+        assert_eq!(arguments(&board, "quiet"), "console=ttyS1 panic=1 quiet");
+        assert_eq!(arguments(&board, ""), "console=ttyS1 panic=1");
+    }
 }

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | before and outside | what the processor's first code looks for, on boards that have no flash of their own: [`firmware`] |
 //! | `bootenv` | both records in both copies: slot a is the default, the revision is committed, its floor holds |
-//! | `boot` | FAT, only where the firmware needs it: [`boot_script`], [`efi`] |
+//! | `boot` | FAT, only where the firmware needs it: [`boot_script`], [`efi`], [`autoboot`](kedge_board_support::autoboot) |
 //! | `boot-copy` | the same once more, where the firmware is UEFI: [`efi`] |
 //! | `slot-a` | FAT: `/kernel`, `/initramfs`, `/cmdline.txt`, `/statement.efi` for Secure Boot, and the revision's `boot.files` |
 //! | `slot-b` | FAT, empty |
@@ -27,9 +27,11 @@ use crate::files;
 use crate::secure_boot::{Signer, authenticode};
 use anyhow::{Context, Result, bail};
 use gpt::{Kind, Layout, MIB, Partition};
+use kedge_board_support::autoboot::Autoboot;
 use kedge_board_support::boards::firmware::Place;
 use kedge_board_support::boards::{Backend, Board};
 use kedge_board_support::bootenv::Bootenv;
+use kedge_board_support::control::Write;
 use kedge_board_support::record::{Loader, Slot, State};
 use kedge_board_support::statement;
 use kedge_revision::revision::ObjectKind;
@@ -163,6 +165,10 @@ fn write_boot(
 ) -> Result<()> {
     match plan.board.boot.backend {
         Backend::Direct => Ok(()),
+        Backend::Tryboot => {
+            say("writing boot");
+            write_autoboot(disk, partitions)
+        }
         Backend::UBoot => {
             say("writing boot");
             let script = scratch.folder("boot")?.join(boot_script::FILE);
@@ -198,6 +204,27 @@ fn write_boot(
             Ok(())
         }
     }
+}
+
+/// Makes the partition of `autoboot.txt`, as a device would if it were lost.
+fn write_autoboot(disk: &File, partitions: &[Partition]) -> Result<()> {
+    let number = |slot: Slot| {
+        let place = partitions
+            .iter()
+            .position(|part| part.name == slot.partition());
+        let number = place.and_then(|place| u32::try_from(place.checked_add(1)?).ok());
+        number.with_context(|| format!("the disk has no partition {}", slot.partition()))
+    };
+    let boot = gpt::find(partitions, "boot")?;
+    let base = gpt::find(partitions, "bootenv")?.offset;
+    let slots = [number(Slot::A)?, number(Slot::B)?];
+    let write = || -> Result<(), kedge_board_support::Error> {
+        let autoboot = Autoboot::new(boot.size, slots)?;
+        let (record, _) = Bootenv::open_at(disk, base)?;
+        let (mut record, _) = record.with_autoboot(disk, boot.offset, autoboot)?;
+        record.perform(&Write::Loader(Loader::born()))
+    };
+    write().context("cannot write autoboot.txt")
 }
 
 /// Makes the FAT of a partition.
@@ -266,21 +293,35 @@ fn layout<'a>(plan: &ImagePlan<'a>) -> Layout<'a> {
     let is_efi = plan.board.boot.backend == Backend::Uefi;
     let boot = if is_efi { Kind::Efi } else { Kind::Boot };
     let [first, second] = efi::PARTITIONS;
+    // This firmware counts partitions, looks at the first FAT, and wants the others right behind it.
+    let is_tryboot = plan.board.boot.backend == Backend::Tryboot;
+    let record = |wanted: bool| {
+        let size = Some(sizes.bootenv).filter(|_| wanted);
+        ("bootenv", Kind::BootEnvironment, size)
+    };
     let partitions = [
-        ("bootenv", Kind::BootEnvironment, Some(sizes.bootenv)),
+        record(!is_tryboot),
         (first, boot, sizes.boot),
         (second, boot, sizes.boot.filter(|_| is_efi)),
         ("slot-a", Kind::Fat, Some(sizes.slot_a)),
         ("slot-b", Kind::Fat, Some(sizes.slot_b)),
+        record(is_tryboot),
         ("data", Kind::Linux, Some(sizes.data)),
     ];
+    let slots = [Slot::A, Slot::B].map(Slot::partition);
+    // Whoever loads from a slot looks for it where it looks for the first.
+    let loads = slots.into_iter().filter(|_| is_tryboot);
+    let mut hybrid: Vec<&str> = [first].into_iter().chain(loads).collect();
+    if !plan.board.boot.hybrid_mbr {
+        hybrid.clear();
+    }
     let wanted = firmware
         .chain(partitions)
         .filter_map(|(name, kind, size)| Some((name, kind, size?)));
     Layout {
         guid: guid("disk"),
         first: sizes.first_bytes(),
-        hybrid: plan.board.boot.hybrid_mbr.then_some(first),
+        hybrid,
         partitions: wanted
             .map(|(name, kind, mebibytes)| gpt::Wanted {
                 name,
@@ -357,7 +398,8 @@ fn check_kernel(plan: &ImagePlan<'_>, path: &Path) -> Result<()> {
     };
     match plan.board.boot.backend {
         Backend::Direct => Ok(()),
-        Backend::UBoot => boot_script::check_kernel(plan.board, &beginning()?),
+        // Either takes a kernel that is not compressed.
+        Backend::UBoot | Backend::Tryboot => boot_script::check_kernel(plan.board, &beginning()?),
         Backend::Uefi => efi::check_kernel(&beginning()?),
     }
 }

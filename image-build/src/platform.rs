@@ -140,7 +140,7 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
     let crates = toolchain::crates_of_device(&found, &["agent"])?;
     let loader = match found.boot.backend {
         Backend::Uefi => Some(toolchain::build_loader(&found)?),
-        Backend::Direct | Backend::UBoot => None,
+        Backend::Direct | Backend::UBoot | Backend::Tryboot => None,
     };
     let device_trees = kernel::device_trees(&cache, &found)?;
     let boot = BootParts {

@@ -23,6 +23,7 @@ mod provision;
 mod side;
 mod storage;
 mod trust;
+mod tryboot;
 
 use crate::error::Error;
 use crate::evidence::Evidence;
@@ -32,7 +33,7 @@ pub use cgroups::ROOT as CGROUPS;
 pub(crate) use disks::listen_to_kernel;
 pub use disks::set_clock;
 use kedge_board_support::bootenv::Bootenv;
-use kedge_board_support::control::{Control, Decision};
+use kedge_board_support::control::{Control, Counts, Decision};
 use kedge_board_support::record::state::{State, Target};
 use kedge_board_support::record::{Loader, Slot};
 use kedge_revision::{Content, ObjectId, Verified};
@@ -46,6 +47,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 pub use trust::{Identity, Roots, Values};
+pub(crate) use tryboot::TO_TRY;
 
 /// Where the data partition is mounted once the root was changed.
 pub const DATA: &str = "/data";
@@ -68,6 +70,10 @@ pub struct Boot {
     pub record: Option<Bootenv<OwnedFd>>,
     loader: Option<Loader>,
     mirrored: bool,
+    /// The slot that the firmware says it has started, where no loader says it on the command line.
+    started_slot: Option<Slot>,
+    /// Who counts the tries of another slot.
+    counts: Counts,
     /// The slot that this boot came from.
     pub slot: Option<Slot>,
     /// Boot control; absent without a state record.
@@ -163,6 +169,8 @@ impl Boot {
             record: None,
             loader: None,
             mirrored: false,
+            started_slot: None,
+            counts: Counts::Loader,
             slot: None,
             control: None,
             decision: Decision::Committed,
@@ -186,7 +194,7 @@ impl Boot {
         match self.decision {
             Decision::Committed => Some(state.committed),
             Decision::Try => state.trial.as_ref().map(|trial| trial.target),
-            Decision::Repair(_) | Decision::Reboot => None,
+            Decision::Repair(_) | Decision::Reboot | Decision::RebootToTry => None,
         }
     }
 

@@ -45,12 +45,13 @@ pub fn last_resort(reason: &str, tail: &[u8], record: Option<&Path>) -> ! {
     }
 }
 
-/// Restarts the machine at once and in order: nothing is mounted for writing, and nothing is wrong.
-pub fn restart(why: &str) -> ! {
+/// Restarts the machine at once and in order: nothing is mounted for writing, and nothing is wrong. `how` is
+/// [`reboot::Ending::Restart`], or the same with a word.
+pub fn restart(why: &str, how: reboot::Ending) -> ! {
     // Whoever watches the console wants to know; nobody else is there.
     writeln!(std::io::stderr(), "kedge: {why}: restarting").ok();
     reboot::sync();
-    let failed = reboot::reboot(reboot::Ending::Restart);
+    let failed = reboot::reboot(how);
     last_resort(&format!("restart: {failed:?}"), &[], None)
 }
 

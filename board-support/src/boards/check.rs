@@ -136,7 +136,31 @@ fn backend(board: &Board) -> Result<(), Problem> {
             )
         }
         Backend::Uefi => uefi(board),
+        Backend::Tryboot => tryboot(board),
     }
+}
+
+fn tryboot(board: &Board) -> Result<(), Problem> {
+    demand(
+        matches!(
+            board.architecture,
+            Architecture::Arm64 | Architecture::Armv7
+        ),
+        "boot.backend",
+        "cannot be tryboot: it is the firmware of Raspberry Pis",
+    )?;
+    // A FAT16 has at least 4,085 clusters.
+    let boot = board.partitions.boot;
+    demand(
+        boot.is_some_and(|size| (4..=64).contains(&size)),
+        "partitions.boot",
+        "is not 4 to 64 MiB: autoboot.txt is there",
+    )?;
+    demand(
+        board.qemu.is_none(),
+        "qemu",
+        "has no use: QEMU has no such firmware",
+    )
 }
 
 fn uefi(board: &Board) -> Result<(), Problem> {

@@ -210,9 +210,9 @@ fn trees(board: &Board) -> Result<(), Problem> {
     const KEY: &str = "boot.device-trees";
     let trees = &board.boot.device_trees;
     demand(
-        trees.is_empty() || board.boot.backend == Backend::UBoot,
+        trees.is_empty() || matches!(board.boot.backend, Backend::UBoot | Backend::Tryboot),
         KEY,
-        "have no use: nothing but U-Boot's script loads one",
+        "have no use: nothing but U-Boot's script and a Raspberry Pi's firmware load one",
     )?;
     trees.iter().try_for_each(|path| {
         demand(
@@ -308,11 +308,18 @@ fn place(board: &Board, place: &Place) -> Result<(), Problem> {
             }
             Ok(())
         }
-        Place::Partition(partition) => demand(
-            (1..=64).contains(&partition.size),
-            "firmware.partition",
-            "is not of 1 to 64 MiB",
-        ),
+        Place::Partition(partition) => {
+            demand(
+                board.boot.backend != Backend::Tryboot,
+                "firmware.partition",
+                "would come before the partition of autoboot.txt, which has to be the first",
+            )?;
+            demand(
+                (1..=64).contains(&partition.size),
+                "firmware.partition",
+                "is not of 1 to 64 MiB",
+            )
+        }
         Place::Boot(_) => demand(
             board.boot.backend == Backend::UBoot,
             "firmware.boot",

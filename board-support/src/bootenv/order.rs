@@ -3,11 +3,13 @@
 //! | write | order |
 //! |---|---|
 //! | loader record | the copy that does not count now, flush, the other copy, flush |
+//! | loader record of a Raspberry Pi's firmware | `autoboot.txt`, one sector; flush |
 //! | state, one copy | the copy that does not count now, with the next number; flush |
 //! | state, both | the same, then the other copy with the same number; flush |
 //!
 //! At any cut one copy of each record is whole, if one was before: the one that counts is written last. Of the loader
-//! record the first copy counts if it is whole. It decides no content and reads nothing.
+//! record the first copy counts if it is whole. Of `autoboot.txt` there is one copy, since its reader knows no other: what
+//! a disk that tears a sector would make of it is lost, and made anew from the state. It decides no content and reads nothing.
 
 use super::Found;
 use crate::Error;
@@ -29,6 +31,12 @@ pub trait Medium {
     /// [`Error::Write`].
     fn state(&mut self, side: Side, sequence: u64, state: &State) -> Result<(), Error>;
 
+    /// Writes the loader record into `autoboot.txt`.
+    ///
+    /// # Errors
+    /// [`Error::Write`], [`Error::NoAutoboot`].
+    fn autoboot(&mut self, record: &Loader) -> Result<(), Error>;
+
     /// Returns once all that was written is on disk.
     ///
     /// # Errors
@@ -36,9 +44,20 @@ pub trait Medium {
     fn flush(&mut self) -> Result<(), Error>;
 }
 
+/// Where the loader record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Place {
+    /// In two copies in `bootenv`.
+    #[default]
+    Bootenv,
+    /// In `autoboot.txt`.
+    Autoboot,
+}
+
 /// Which copies count, and which comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Order {
+    place: Place,
     /// The copy of the loader record to write first.
     loader: Side,
     /// The copy of the state that counts, and its number.
@@ -49,6 +68,7 @@ pub struct Order {
 impl Order {
     /// For a partition without any record.
     pub(super) const EMPTY: Self = Self {
+        place: Place::Bootenv,
         loader: Side::First,
         newest: Side::Second,
         sequence: 0,
@@ -68,10 +88,17 @@ impl Order {
             [Err(_), _] => Side::First,
         };
         Self {
+            place: Place::Bootenv,
             loader,
             newest,
             sequence,
         }
+    }
+
+    /// The same, for a loader record that is elsewhere.
+    #[must_use]
+    pub const fn at(self, place: Place) -> Self {
+        Self { place, ..self }
     }
 
     /// The copy of the state that counts.
@@ -97,6 +124,13 @@ impl Order {
         medium: &mut M,
         record: &Loader,
     ) -> Result<(), Error> {
+        match self.place {
+            Place::Bootenv => {}
+            Place::Autoboot => {
+                medium.autoboot(record)?;
+                return medium.flush();
+            }
+        }
         for side in [self.loader, self.loader.other()] {
             medium.loader(side, record)?;
             medium.flush()?;

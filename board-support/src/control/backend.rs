@@ -8,13 +8,20 @@
 //!   be started for ever.
 //! - A slot that does not load gives way to the other one.
 //! - It says `kedge.try=` only when it starts a slot as a try. `kedge.record=unwritable` it says whichever slot it starts.
+//!
+//! [`Tryboot`] alone has no record and counts nothing ([`Counts::Device`]). Of it the machine relies on this:
+//!
+//! - It starts the default that it knows; with the word of a restart that goes to a try, the other slot, once: whatever
+//!   comes next is the default again.
+//! - That it was given that word it tells the kernel, whichever slot it starts.
+//! - Without a default it starts slot a. A slot that does not load gives way to the other one.
 
 use crate::record::{Loader, Slot};
 
 /// What the loader said on the kernel's command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LoaderSays {
-    /// `kedge.try=N`: this start is a try, N are left.
+    /// `kedge.try=N`: this start is a try, N are left. Of a loader that counts nothing the number means nothing.
     pub tried: Option<u8>,
     /// `kedge.failed=SLOT`: no try was left for the slot.
     pub failed: Option<Slot>,
@@ -22,6 +29,16 @@ pub struct LoaderSays {
     pub unwritable: bool,
     /// `kedge.reset=watchdog`: the hardware says that the watchdog reset it.
     pub watchdog: bool,
+}
+
+/// Who counts the tries of another slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Counts {
+    /// The loader, in its record, before it starts the slot.
+    #[default]
+    Loader,
+    /// PID 1 of the committed slot, in the state, before it restarts into the other one.
+    Device,
 }
 
 /// A way to boot.
@@ -55,6 +72,11 @@ pub trait Backend {
 
     /// Whether it starts the default when a try cannot be taken from the record. If not, it starts nothing.
     fn starts_unwritable(&self) -> bool;
+
+    /// Who counts the tries of another slot.
+    fn counts(&self) -> Counts {
+        Counts::Loader
+    }
 }
 
 /// The host plays the loader.
@@ -68,6 +90,37 @@ pub struct UBoot;
 /// Our own program for UEFI, which decides by [`crate::loading`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Uefi;
+
+/// The firmware of a Raspberry Pi, with `tryboot_a_b=1` in its `autoboot.txt`. Its record is that file
+/// ([`crate::autoboot`]): a default, with never anything on trial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tryboot;
+
+impl Tryboot {
+    /// What the firmware says in the device tree: whether the restart had the word `tryboot`.
+    #[must_use]
+    pub const fn says(tried: bool) -> LoaderSays {
+        LoaderSays {
+            // How many are left it does not know.
+            tried: if tried { Some(0) } else { None },
+            failed: None,
+            unwritable: false,
+            watchdog: false,
+        }
+    }
+
+    /// The slots that it can start after a restart with that word, in the order in which it tries them.
+    #[must_use]
+    pub fn tried(&self, record: Option<Loader>) -> [Slot; 2] {
+        let [default, other] = self.slots(record);
+        // Without its file it knows of no other slot.
+        if record.is_some() {
+            [other, default]
+        } else {
+            [default, other]
+        }
+    }
+}
 
 impl Backend for Direct {
     fn starts_unwritable(&self) -> bool {
@@ -84,6 +137,21 @@ impl Backend for UBoot {
 impl Backend for Uefi {
     fn starts_unwritable(&self) -> bool {
         true
+    }
+}
+
+impl Backend for Tryboot {
+    fn arm(&self, default: Slot, _slot: Slot, _left: u8) -> Loader {
+        // A trial is armed by the restart.
+        Loader::starts(default)
+    }
+
+    fn starts_unwritable(&self) -> bool {
+        true
+    }
+
+    fn counts(&self) -> Counts {
+        Counts::Device
     }
 }
 

@@ -4,13 +4,13 @@
 //! |---|---|---|
 //! | no trial | count `unsettled`, run, or repair mode | astray: set the loader right, restart |
 //! | same-slot trial | commit, take a try, or count the exhaustion and run | astray |
-//! | slot trial | why is the trial not what was started? | commit, take a try, or go back |
+//! | slot trial | why is the trial not what was started? Or: make the next try | commit, take a try, or go back |
 //!
 //! "Astray" with a loader that is right already: it could not start the committed slot. That is repair mode.
 
 use super::{
-    ARMINGS_MOST, Cause, Control, Decision, EXHAUSTIONS_MOST, Found, LoaderSays, Owed, Repair, Run,
-    StateLost, UNSETTLED_MOST, Write, commit,
+    ARMINGS_MOST, Cause, Control, Counts, Decision, EXHAUSTIONS_MOST, Found, LoaderSays, Owed,
+    Repair, Run, StateLost, UNSETTLED_MOST, Write, commit,
 };
 use crate::record::loader::Armed;
 use crate::record::{Failure, Loader, Reason, Slot, State, Trial};
@@ -32,6 +32,7 @@ struct Boot {
     slot: Slot,
     cause: Cause,
     says: LoaderSays,
+    counts: Counts,
     owed: Owed,
     writes: Vec<Write>,
 }
@@ -46,6 +47,7 @@ pub(super) fn decide(found: Found) -> Result<(Control, Vec<Write>, Decision), St
             cause @ (Cause::Unknown | Cause::Watchdog | Cause::Panic) => cause,
         },
         says: found.says,
+        counts: found.counts,
         owed: Owed::Nothing,
         writes: Vec::new(),
     };
@@ -68,6 +70,7 @@ pub(super) fn decide(found: Found) -> Result<(Control, Vec<Write>, Decision), St
         loader: boot.loader.unwrap_or(Loader::starts(committed)),
         state: boot.state,
         run: Run::of(decision, boot.owed),
+        counts: boot.counts,
     };
     Ok((control, boot.writes, decision))
 }
@@ -108,7 +111,11 @@ impl Boot {
     fn astray(&mut self) -> Decision {
         let right = Loader::starts(self.state.committed.slot);
         if self.loader == Some(right) {
-            return Decision::Repair(Repair::CommittedSlotLost);
+            return match self.counts {
+                // Asked for by the last restart: the next one brings the default.
+                Counts::Device if self.says.tried.is_some() => Decision::Reboot,
+                Counts::Device | Counts::Loader => Decision::Repair(Repair::CommittedSlotLost),
+            };
         }
         self.tell_loader(right);
         Decision::Reboot
@@ -142,6 +149,14 @@ impl Boot {
             commit(&mut self.state, &trial);
             return self.committed(Save::Both);
         }
+        match self.counts {
+            Counts::Loader => self.armed_by_loader(trial),
+            Counts::Device => self.armed_by_restart(trial),
+        }
+    }
+
+    /// The loader counts: its record says whether this start is a try.
+    fn armed_by_loader(&mut self, trial: Trial) -> Decision {
         let armed = match self.loader {
             Some(Loader {
                 default,
@@ -154,11 +169,9 @@ impl Boot {
             }
             // Changed by somebody else, or told to start the committed slot.
             Some(_) => return self.astray(),
-            // Lost, and started by chance. That it was started is remembered: nobody may say that it never was.
+            // Lost, and started by chance.
             None => {
-                if !trial.waits() && trial.starts == 0 {
-                    self.see(trial);
-                }
+                self.see_first(trial);
                 return self.astray();
             }
         };
@@ -177,6 +190,21 @@ impl Boot {
         Decision::Try
     }
 
+    /// The loader counts nothing: it was this start's try that the committed slot has counted, or it is none. How the last
+    /// run ended is not asked: that run was the committed slot's.
+    fn armed_by_restart(&mut self, trial: Trial) -> Decision {
+        let right = Loader::starts(self.state.committed.slot);
+        let tried = self.says.tried.is_some() && !trial.waits();
+        if self.loader == Some(right) && tried {
+            self.take(trial, trial.tries_left);
+            return Decision::Try;
+        }
+        if self.loader.is_none() {
+            self.see_first(trial);
+        }
+        self.astray()
+    }
+
     /// A slot trial is pending, and the committed slot was started.
     fn not_in_trial_slot(&mut self, trial: Trial) -> Decision {
         let slot = trial.target.slot;
@@ -192,6 +220,9 @@ impl Boot {
         }
         if trial.waits() {
             return self.committed(Save::Count);
+        }
+        if self.counts == Counts::Device {
+            return self.try_again(trial);
         }
         // While no record was lost and no tries ran out, it is known whether the slot was ever started.
         let unseen = trial.starts == 0 && trial.exhaustions == 0 && self.loader.is_some();
@@ -211,6 +242,31 @@ impl Boot {
             None => self.exhausted(trial, Cause::Unknown),
         };
         self.committed(save)
+    }
+
+    /// The loader counts nothing, and its default runs: a try has ended without a verdict, or never began. The next one is
+    /// counted here. What blames the trial is believed once its PID 1 was seen: before, the last run may have been that of
+    /// the committed slot, on its way to the restart.
+    fn try_again(&mut self, trial: Trial) -> Decision {
+        let cause = match self.cause {
+            Cause::Watchdog | Cause::Panic if trial.starts == 0 => Cause::Unknown,
+            cause @ (Cause::Unknown | Cause::Watchdog | Cause::Panic) => cause,
+        };
+        if cause == Cause::Watchdog {
+            let save = self.fail(trial, Reason::Watchdog);
+            return self.committed(save);
+        }
+        let Some(tries_left) = trial.tries_left.checked_sub(1) else {
+            let save = self.exhausted(trial, cause);
+            return self.committed(save);
+        };
+        self.state.trial = Some(Trial {
+            tries_left,
+            ..trial
+        });
+        self.writes.push(Write::State(self.state.clone()));
+        self.tell_loader(Loader::starts(self.state.committed.slot));
+        Decision::RebootToTry
     }
 
     /// The commit point of a held trial. A cut may have left `held` in one copy of the state alone: it goes to the other one
@@ -241,6 +297,13 @@ impl Boot {
             ..trial
         });
         self.owed = Owed::Try;
+    }
+
+    /// The trial's PID 1 was seen in a start that nobody asked for: nobody may say that it never was.
+    fn see_first(&mut self, trial: Trial) {
+        if !trial.waits() && trial.starts == 0 {
+            self.see(trial);
+        }
     }
 
     /// The trial's PID 1 was seen.

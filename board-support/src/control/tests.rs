@@ -27,6 +27,7 @@ fn found(loader: Loader, state: State, slot: Slot) -> Found {
         slot,
         cause: Cause::Unknown,
         says: LoaderSays::default(),
+        counts: Counts::Loader,
     }
 }
 

@@ -7,7 +7,7 @@
 //! It does not write the partition; what the script does is tested on machines (the tier `vm`).
 
 use anyhow::{Result, bail};
-use kedge_board_support::boards::{Architecture, Board, Load};
+use kedge_board_support::boards::{Architecture, Backend, Board, Load};
 use kedge_board_support::record::{Slot, crc32};
 
 /// The name under which U-Boot looks for it.
@@ -28,7 +28,7 @@ pub fn make(board: &Board, time: u64) -> Vec<u8> {
     wrap(script(board).as_bytes(), board.architecture, time)
 }
 
-/// Whether the board's U-Boot can start this kernel, so that no device finds out; `beginning` are its first 64 bytes.
+/// Whether the board's U-Boot, or a firmware that takes the same, can start this kernel, so that no device finds out; `beginning` are its first 64 bytes.
 ///
 /// # Errors
 /// It is of another kind, such as the compressed ones that UEFI takes.
@@ -45,10 +45,15 @@ pub fn check_kernel(board: &Board, beginning: &[u8]) -> Result<()> {
         .get(at..)
         .is_none_or(|rest| !rest.starts_with(magic))
     {
+        let who = match board.boot.backend {
+            Backend::Tryboot => "the firmware".to_owned(),
+            Backend::Direct | Backend::UBoot | Backend::Uefi => {
+                format!("U-Boot's `{}`", starter(board.architecture))
+            }
+        };
         bail!(
-            "the kernel is no plain Linux image for {}, and U-Boot's `{}` starts nothing else",
-            board.architecture.debian(),
-            starter(board.architecture)
+            "the kernel is no plain Linux image for {}, and {who} starts nothing else",
+            board.architecture.debian()
         );
     }
     Ok(())

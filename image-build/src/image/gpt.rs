@@ -4,8 +4,8 @@
 //! backup table. Source: UEFI Specification 2.10, chapter 5.
 //!
 //! The MBR is a protective one. For boot ROMs that read nothing else it is a hybrid one, which no specification knows: the
-//! partition of the firmware comes first in it, since such a ROM looks at the first alone (`raspberrypi/documentation`, issue
-//! 1291), and what protects the table second, from sector 1 on, where U-Boot (`disk/part_efi.c`, `pmbr_part_valid`) and Linux
+//! partitions of the firmware come first in it, since such a ROM looks at the first alone (`raspberrypi/documentation`, issue
+//! 1291), and what protects the table behind them, from sector 1 on, where U-Boot (`disk/part_efi.c`, `pmbr_part_valid`) and Linux
 //! (`block/partitions/efi.c`, `is_pmbr_valid`) look for it to believe in a GPT.
 
 use anyhow::{Context, Result, bail};
@@ -77,8 +77,8 @@ pub struct Layout<'a> {
     pub guid: [u8; 16],
     /// Where the first partition begins, bytes, a multiple of 1 MiB.
     pub first: u64,
-    /// The partition that the MBR has, too: a FAT16.
-    pub hybrid: Option<&'a str>,
+    /// The partitions that the MBR has, too, in this order: FAT16, three at most.
+    pub hybrid: Vec<&'a str>,
     /// Its partitions in order.
     pub partitions: Vec<Wanted<'a>>,
 }
@@ -180,9 +180,11 @@ pub fn write(disk: &File, layout: &Layout<'_>) -> Result<Vec<Partition>> {
         )
     };
     disk.set_len(size)?;
-    let mbr = match layout.hybrid {
-        None => protective_mbr(last),
-        Some(name) => hybrid_mbr(find(&partitions, name)?)?,
+    let hybrid = layout.hybrid.iter().map(|name| find(&partitions, name));
+    let hybrid = hybrid.collect::<Result<Vec<_>>>()?;
+    let mbr = match &hybrid[..] {
+        [] => protective_mbr(last),
+        some => hybrid_mbr(some)?,
     };
     disk.write_all_at(&mbr, 0)?;
     disk.write_all_at(&header(1, last, 2), SECTOR)?;
@@ -205,21 +207,32 @@ fn protective_mbr(last: u64) -> Vec<u8> {
     )])
 }
 
-/// The firmware's partition, and one of type 0xEE over everything before it.
-fn hybrid_mbr(partition: &Partition) -> Result<Vec<u8>> {
+/// The firmware's partitions, and behind them one of type 0xEE over everything before the first.
+fn hybrid_mbr(partitions: &[&Partition]) -> Result<Vec<u8>> {
     /// FAT16, addressed by sectors; where cylinders would stand is the largest that can.
     const FAT16: u8 = 0x0e;
     const NO_CYLINDER: [u8; 3] = [0xfe, 0xff, 0xff];
+    /// The table has four entries.
+    const MOST: usize = 3;
+    if partitions.len() > MOST {
+        bail!(
+            "the MBR has no room for {} partitions and a GPT",
+            partitions.len()
+        );
+    }
     let sectors = |bytes: u64| {
         u32::try_from(bytes / SECTOR)
             .context("the partition for the MBR is too far from its beginning")
     };
-    let (first, count) = (sectors(partition.offset)?, sectors(partition.size)?);
-    let before = first.saturating_sub(1);
-    Ok(mbr(&[
-        entry(FAT16, NO_CYLINDER, first, count),
-        entry(0xee, [0x00, 0x02, 0x00], 1, before),
-    ]))
+    let mut entries = Vec::new();
+    let mut before = u32::MAX;
+    for partition in partitions {
+        let (first, count) = (sectors(partition.offset)?, sectors(partition.size)?);
+        before = before.min(first.saturating_sub(1));
+        entries.push(entry(FAT16, NO_CYLINDER, first, count));
+    }
+    entries.push(entry(0xee, [0x00, 0x02, 0x00], 1, before));
+    Ok(mbr(&entries))
 }
 
 fn entry(kind: u8, begin: [u8; 3], first: u32, count: u32) -> Vec<u8> {

@@ -370,6 +370,54 @@ fn an_image_for_u_boot_has_its_script_where_it_looks_for_it() {
     process::run(Command::new("cmp").arg(disk).arg(again)).unwrap();
 }
 
+/// A board with a Raspberry Pi's firmware reads the same partitions from either table, and `autoboot.txt` as it is documented.
+#[test]
+fn a_raspberry_pis_disk_has_autoboot_txt_and_the_slots_right_behind_it_in_both_tables() {
+    let mut board = boards::find("qemu-arm64").unwrap();
+    board.boot.backend = Backend::Tryboot;
+    board.boot.hybrid_mbr = true;
+    board.partitions.boot = Some(4);
+    let sample = Sample::made(board);
+    let (path, report) = sample.build("disk").unwrap();
+    let names: Vec<&str> = report
+        .partitions
+        .iter()
+        .map(|part| &part.name[..])
+        .collect();
+    assert_eq!(names, ["boot", "slot-a", "slot-b", "bootenv", "data"]);
+    let disk = File::open(&path).unwrap();
+    let mut mbr = [0; 512];
+    disk.read_exact_at(&mut mbr, 0).unwrap();
+    let word = |at: usize| u32::from_le_bytes(mbr[at..at + 4].try_into().unwrap());
+    for (number, part) in report.partitions.iter().take(3).enumerate() {
+        let entry = 446 + number * 16;
+        assert_eq!(mbr[entry + 4], 0x0e);
+        assert_eq!(u64::from(word(entry + 8)) * 512, part.offset);
+        assert_eq!(u64::from(word(entry + 12)) * 512, part.size);
+    }
+    assert_eq!((mbr[446 + 48 + 4], word(446 + 48 + 8)), (0xee, 1));
+    let back = sample.folder.path().join("autoboot-back");
+    let boot = gpt::find(&report.partitions, "boot").unwrap();
+    fat::extract(&path, boot.offset, "autoboot.txt", &back).unwrap();
+    let text = String::from_utf8(files::read(&back).unwrap()).unwrap();
+    let expected = "[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n";
+    assert_eq!(text.trim_end(), expected.trim_end());
+    let slot = gpt::find(&report.partitions, "slot-a").unwrap();
+    fat::extract(
+        &path,
+        slot.offset,
+        "cmdline.txt",
+        &sample.folder.path().join("line"),
+    )
+    .unwrap();
+    // What a device makes of it.
+    let record = gpt::find(&report.partitions, "bootenv").unwrap();
+    let (env, _) = Bootenv::open_at(&disk, record.offset).unwrap();
+    let autoboot = Autoboot::new(boot.size, [2, 3]).unwrap();
+    let (_, found) = env.with_autoboot(&disk, boot.offset, autoboot).unwrap();
+    assert_eq!(found, Some(Loader::born()));
+}
+
 /// `qemu-arm64` with firmware at each kind of place.
 fn board_with_firmware() -> Board {
     let mut board = boards::find("qemu-arm64").unwrap();
@@ -523,7 +571,7 @@ fn a_damaged_table_is_told() {
     let layout = Layout {
         guid: [1; 16],
         first: MIB,
-        hybrid: None,
+        hybrid: vec![],
         partitions: vec![gpt::Wanted {
             name: "data",
             kind: Kind::Linux,

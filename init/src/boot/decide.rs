@@ -3,12 +3,16 @@
 //! The decision and its writes come before anything is mounted: a try is taken off first, so that whatever goes wrong
 //! later has been counted. Only a lost state record waits for the store, from which it is made anew.
 
+use super::tryboot::{self, TO_TRY};
 use super::{Boot, disks};
 use crate::error::Error;
 use crate::evidence;
 use crate::last_resort::restart;
-use kedge_board_support::control::{Cause, Control, Decision, Found, Repair};
+use kedge_board_support::control::{
+    Backend, Cause, Control, Decision, Found, LoaderSays, Repair, Tryboot,
+};
 use kedge_board_support::record::{Slot, State};
+use kedge_sys::reboot::Ending;
 use std::path::Path;
 
 /// Finds the device's partitions, reads both records and decides.
@@ -17,7 +21,7 @@ use std::path::Path;
 /// [`Error::MissingPartition`], [`Error::File`]. A lost state record is a problem that is noted.
 pub(super) fn boot_record(boot: &mut Boot) -> Result<(), Error> {
     let found = disks::wait_for_partitions(boot.arguments.disk)?;
-    let (bootenv, records) = disks::open_record(&found.bootenv)?;
+    let (mut bootenv, records) = disks::open_record(&found.bootenv)?;
     boot.evidence = evidence::gather(Path::new("/root"), boot.arguments.says.watchdog);
     // Paths that outlive this phase are those under the changed root.
     boot.bootenv = found
@@ -25,11 +29,25 @@ pub(super) fn boot_record(boot: &mut Boot) -> Result<(), Error> {
         .strip_prefix("/root")
         .ok()
         .map(|rest| Path::new("/").join(rest));
-    boot.data_device = Some(found.data);
-    boot.record = Some(bootenv);
     let state = records.state().cloned();
     boot.loader = records.loader();
     boot.mirrored = records.loader_is_mirrored();
+    if boot.arguments.slot.is_none()
+        && let Some(said) = tryboot::said(Path::new("/root"))
+    {
+        let (class, devices) = (Path::new(disks::CLASS), Path::new(disks::DEVICES));
+        let firmware = tryboot::open(class, devices, &found.bootenv, bootenv)?;
+        boot.started_slot = firmware.started(said);
+        boot.arguments.says = LoaderSays {
+            watchdog: boot.arguments.says.watchdog,
+            ..Tryboot::says(said.tried)
+        };
+        boot.counts = Tryboot.counts();
+        (boot.loader, boot.mirrored) = (firmware.record, true);
+        bootenv = firmware.bootenv;
+    }
+    boot.data_device = Some(found.data);
+    boot.record = Some(bootenv);
     match state {
         Some(state) => decide(boot, state),
         None => {
@@ -50,11 +68,12 @@ pub(super) fn boot_record(boot: &mut Boot) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Record`] where a write failed and the decision depends on it, [`Error::Repair`].
 pub(super) fn decide(boot: &mut Boot, state: State) -> Result<(), Error> {
-    let slot = match boot.arguments.slot {
-        Some('a') => Slot::A,
-        Some(_) => Slot::B,
+    let slot = match (boot.arguments.slot, boot.started_slot) {
+        (Some('a'), _) => Slot::A,
+        (Some(_), _) => Slot::B,
+        (None, Some(started)) => started,
         // A loader that does not say: it has nothing but its default.
-        None => boot
+        (None, None) => boot
             .loader
             .map_or(state.committed.slot, |loader| loader.default),
     };
@@ -69,6 +88,7 @@ pub(super) fn decide(boot: &mut Boot, state: State) -> Result<(), Error> {
             evidence::Cause::Panic => Cause::Panic,
         },
         says: boot.arguments.says,
+        counts: boot.counts,
     };
     // Only without a state, which is there.
     let Ok((control, writes, decision)) = Control::boot(found) else {
@@ -90,7 +110,8 @@ pub(super) fn decide(boot: &mut Boot, state: State) -> Result<(), Error> {
         }
     }
     match boot.decision {
-        Decision::Reboot => restart("this slot is neither committed nor tried"),
+        Decision::Reboot => restart("this slot is neither committed nor tried", Ending::Restart),
+        Decision::RebootToTry => restart("the trial has a try left", TO_TRY),
         Decision::Committed | Decision::Try => Ok(()),
         // No failure of this phase: storage and trust come up, so that the device can be mended.
         Decision::Repair(repair) => {

@@ -17,8 +17,8 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Where the kernel lists block devices, before the change of root, and where their nodes are.
-const CLASS: &str = "/root/sys/class/block";
-const DEVICES: &str = "/root/dev";
+pub(crate) const CLASS: &str = "/root/sys/class/block";
+pub(crate) const DEVICES: &str = "/root/dev";
 /// How long a disk may take to appear: the slowest known are USB disks, with about 5 s.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 

@@ -5,6 +5,7 @@
 
 use crate::boot::files;
 use kedge_board_support::loading::gpt::{Guid, Header, SECTOR};
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,16 @@ pub(crate) fn sibling(class: &Path, of: &Path, name: &str) -> Option<PathBuf> {
         .iter()
         .find(|(part, _, other)| part == name && other == disk)?;
     Some(Path::new("/dev").join(node(found)?))
+}
+
+/// The partition of this name on the disk of the partition `of`: the name of its node, its number in the table, its bytes.
+pub(crate) fn numbered(class: &Path, of: &Path, name: &str) -> Option<(OsString, u32, u64)> {
+    let node = sibling(class, of, name)?.file_name()?.to_owned();
+    let folder = class.join(&node);
+    let text = |file| String::from_utf8(files::read(&folder.join(file), 4096).ok()?).ok();
+    let number = value(&text("uevent")?, "PARTN")?.parse().ok()?;
+    let sectors: u64 = text("size")?.trim_end().parse().ok()?;
+    Some((node, number, sectors.checked_mul(512)?))
 }
 
 /// The GUID in the partition table of a disk, by its first header that is whole; the second is at the disk's end.

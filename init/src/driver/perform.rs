@@ -7,6 +7,7 @@ use crate::driver::poller::Token;
 use crate::driver::unit::{Layers, Running, RunningCheck, Unit};
 use crate::log::{SourceId, Stream};
 use crate::machine::{Action, Event, Halt, Id};
+use kedge_board_support::control::Control;
 use kedge_container::{Probe, Spawned};
 use kedge_revision::Name;
 use kedge_revision::container::Check;
@@ -56,7 +57,8 @@ impl Driver {
             Action::AllDown(halt) => {
                 self.say(Stream::Notice, "all containers are down");
                 self.flush_logs();
-                ending::end(halt)
+                let control = self.boot.control.as_ref();
+                ending::end(halt, control.is_some_and(Control::restarts_to_try))
             }
         }
     }

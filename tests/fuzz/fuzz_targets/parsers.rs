@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 39 {
+    match choice % 40 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -126,9 +126,28 @@ fuzz_target!(|data: &[u8]| {
                 assert!(program.contents().all(|part| part.place.end <= size));
             }
         }
+        39 => tryboot(bytes),
         other => network::parse(other - 22, bytes),
     }
 });
+
+/// A sector that is read as `autoboot.txt` is the one that would be written; a device tree's numbers are read as they are.
+fn tryboot(bytes: &[u8]) {
+    use kedge_board_support::autoboot::{Autoboot, Bootloader};
+    let Some((slots, sector)) = bytes.split_first_chunk::<2>() else {
+        return;
+    };
+    let Ok(autoboot) = Autoboot::new(4 << 20, slots.map(u32::from)) else {
+        return;
+    };
+    if let Some(record) = autoboot.parse(sector) {
+        assert_eq!(autoboot.sector(record.default).as_ref().map(|text| &text[..]), Some(sector));
+    }
+    let (one, two) = bytes.split_at(bytes.len() / 2);
+    if let Some(said) = Bootloader::parse(one, two) {
+        assert_eq!(said.partition.to_be_bytes(), *two);
+    }
+}
 
 /// Text, where it is any.
 fn words(bytes: &[u8], parse: fn(&str)) {

@@ -6,7 +6,7 @@
 use crate::built_for;
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards::firmware::{Place, tree_name};
-use kedge_board_support::boards::{self, Board};
+use kedge_board_support::boards::{self, Backend, Board};
 use kedge_image_build::platform::Platform;
 use kedge_image_build::{debian, files, process};
 use kedge_tests::disk::Disk;
@@ -77,7 +77,7 @@ fn image(board: &Board) -> Result<()> {
             }
         }
     }
-    ensure!(disk.read_from_fat("boot", "boot.scr")?.len() > 1000);
+    loader(board, &disk)?;
     let kernel = disk.read_from_fat("slot-a", "kernel")?;
     ensure!(kernel == part(&platform.kernel)?, "another kernel");
     for (path, file) in board.boot.device_trees.iter().zip(&platform.device_trees) {
@@ -90,6 +90,34 @@ fn image(board: &Board) -> Result<()> {
     product
         .kedge
         .ask(&["verify", &product.image.to_string_lossy()])?;
+    Ok(())
+}
+
+/// What the firmware finds on `boot`, and what a slot says of the board where no loader does.
+fn loader(board: &Board, disk: &Disk) -> Result<()> {
+    if board.boot.backend != Backend::Tryboot {
+        ensure!(disk.read_from_fat("boot", "boot.scr")?.len() > 1000);
+        return Ok(());
+    }
+    let file = String::from_utf8(disk.read_from_fat("boot", "autoboot.txt")?)?;
+    let lines: Vec<&str> = file.lines().filter(|line| !line.is_empty()).collect();
+    let expected = [
+        "[all]",
+        "tryboot_a_b=1",
+        "boot_partition=2",
+        "[tryboot]",
+        "boot_partition=3",
+    ];
+    ensure!(lines == expected, "{file}");
+    let line = String::from_utf8(disk.read_from_fat("slot-a", "cmdline.txt")?)?;
+    ensure!(line.starts_with(&board.boot.arguments), "{line}");
+    // By their numbers, which that file names.
+    let table = Table::read(disk.path())?;
+    let names: Vec<&str> = table.0.iter().map(|entry| &entry.name[..]).collect();
+    ensure!(
+        names.starts_with(&["boot", "slot-a", "slot-b"]),
+        "{names:?}"
+    );
     Ok(())
 }
 

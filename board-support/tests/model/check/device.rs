@@ -8,8 +8,10 @@ use super::node::{Extra, Node, Phase, bit, number};
 use super::planted::{Place, Planted};
 use super::power::End;
 use super::rules::{Checked, Invariant, judge, observe, require};
-use kedge_board_support::bootenv::Order;
-use kedge_board_support::control::{Cause, Control, Write};
+use kedge_board_support::bootenv::{Order, order};
+use kedge_board_support::control::{
+    Backend, Cause, Control, Counts, Direct, Tryboot, UBoot, Uefi, Write,
+};
 use kedge_board_support::record::Slot;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -20,6 +22,30 @@ pub(crate) enum Kit {
     Direct,
     UBoot,
     Uefi,
+    Tryboot,
+}
+
+impl Kit {
+    pub(crate) const fn backend(self) -> &'static dyn Backend {
+        match self {
+            Self::Direct => &Direct,
+            Self::UBoot => &UBoot,
+            Self::Uefi => &Uefi,
+            Self::Tryboot => &Tryboot,
+        }
+    }
+
+    /// Whether PID 1 counts the tries of another slot.
+    pub(crate) fn counts_itself(self) -> bool {
+        self.backend().counts() == Counts::Device
+    }
+
+    const fn place(self) -> order::Place {
+        match self {
+            Self::Direct | Self::UBoot | Self::Uefi => order::Place::Bootenv,
+            Self::Tryboot => order::Place::Autoboot,
+        }
+    }
 }
 
 /// What is run, and how far.
@@ -91,7 +117,7 @@ impl Device {
     ) -> Checked<Vec<Op>> {
         self.reach(event, disk, writes, |writes| {
             let mut recorder = Recorder(before);
-            let mut order = Order::of(&disk.found());
+            let mut order = Order::of(&disk.found()).at(self.setup.kit.place());
             for write in writes {
                 let done = order.perform(&mut recorder, write);
                 require(done.is_ok(), Invariant::PerformedIsDurable, || {

@@ -11,7 +11,7 @@ pub(crate) type Image = Option<u8>;
 /// What survives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Disk {
-    /// Copies of the loader record; none: torn or damaged.
+    /// Copies of the loader record; none: torn or damaged. Where there is one copy, it stands here twice.
     pub loader: [Option<Loader>; 2],
     /// Copies of the state record.
     pub state: [Option<Numbered>; 2],
@@ -26,6 +26,8 @@ pub(crate) enum Op {
     Loader(Side, Loader),
     /// A copy of the state.
     State(Side, Numbered),
+    /// The loader record in `autoboot.txt`, of which there is one copy.
+    Autoboot(Loader),
     /// A whole slot; without an image the disk writes rubbish and says nothing.
     Slot(Slot, Image),
     /// All before it is on disk once it returns.
@@ -105,6 +107,9 @@ impl Disk {
             (Op::Loader(at, _), Left::Torn) => self.loader[side(*at)] = None,
             (Op::State(at, state), Left::Whole) => self.state[side(*at)] = Some(state.clone()),
             (Op::State(at, _), Left::Torn) => self.state[side(*at)] = None,
+            (Op::Autoboot(record), Left::Whole) => self.loader = [Some(*record); 2],
+            // No disk of ours tears a sector. If one does, the record is lost.
+            (Op::Autoboot(_), Left::Torn) => self.loader = [None; 2],
             (Op::Slot(slot, image), Left::Whole) => self.slots[index(*slot)] = *image,
             (Op::Slot(slot, _), Left::Torn) => self.slots[index(*slot)] = None,
         }
@@ -188,6 +193,11 @@ impl Medium for Recorder {
     fn state(&mut self, side: Side, sequence: u64, state: &State) -> Result<(), Error> {
         let state = state.clone();
         self.0.push(Op::State(side, Numbered { sequence, state }));
+        Ok(())
+    }
+
+    fn autoboot(&mut self, record: &Loader) -> Result<(), Error> {
+        self.0.push(Op::Autoboot(*record));
         Ok(())
     }
 

@@ -133,7 +133,7 @@ pub(crate) fn explore(setup: Setup) -> Result<Visited, Box<Counterexample>> {
     };
     let mut graph = Graph::default();
     let mut transitions = 0;
-    let first = Node::first(setup.home);
+    let first = Node::first(setup.home, setup.kit.counts_itself());
     graph.add(&first, (0, ("", 0)));
     let mut queue = VecDeque::from([(0, first)]);
     while let Some((from, node)) = queue.pop_front() {

@@ -70,7 +70,7 @@ impl Device {
         if next.retry_due().is_some() {
             let (writes, _) = next.retry();
             let after = self.event("retry", node, &next, writes, out)?;
-            out.push(off("retry", after, Cause::Unknown, false, true));
+            self.restart("retry", &next, after, true, out);
         }
         if control.state().trial.is_some() {
             let mut next = control.clone();
@@ -93,10 +93,12 @@ impl Device {
         let mut next = control.clone();
         let (writes, then) = next.bad(Reason::HubLost);
         let after = self.event("bad", node, &next, writes, out)?;
-        out.push(match then {
-            Next::GoOn | Next::RunTrialLive | Next::UndoLive => up("bad", after, next, false),
-            Next::Reboot => off("bad", after, Cause::Unknown, false, false),
-        });
+        match then {
+            Next::GoOn | Next::RunTrialLive | Next::UndoLive => {
+                out.push(up("bad", after, next, false));
+            }
+            Next::Reboot => self.restart("bad", &next, after, false, out),
+        }
         Ok(())
     }
 
@@ -173,10 +175,12 @@ impl Device {
         };
         let ops = self.ops(event, &node.disk, writes, staging)?;
         let after = self.perform(event, &begun, &next, &ops, out)?;
-        out.push(match then {
-            Next::Reboot => off(event, after, Cause::Unknown, false, false),
-            Next::GoOn | Next::RunTrialLive | Next::UndoLive => up(event, after, next, false),
-        });
+        match then {
+            Next::Reboot => self.restart(event, &next, after, false, out),
+            Next::GoOn | Next::RunTrialLive | Next::UndoLive => {
+                out.push(up(event, after, next, false));
+            }
+        }
         Ok(())
     }
 }

@@ -49,14 +49,14 @@ pub(crate) fn setups(kit: Kit) -> [Setup; 4] {
 }
 
 /// Every fault that can be planted in the rows of writes that were seen, and every fault of logic.
-pub(crate) fn faults(places: &BTreeMap<Place, u8>) -> Vec<Planted> {
+pub(crate) fn faults(kit: Kit, places: &BTreeMap<Place, u8>) -> Vec<Planted> {
     let mut all = Vec::new();
     for (place, flushes) in places {
         all.extend((0..*flushes).map(|which| Planted::NoFlush(*place, which)));
         all.extend((1..place.writes()).map(|which| Planted::Swapped(*place, which - 1)));
         all.extend((0..place.writes()).map(|which| Planted::NoWrite(*place, which)));
     }
-    all.extend(Logic::ALL.map(Planted::Logic));
+    all.extend(Logic::all(kit.counts_itself()).map(Planted::Logic));
     all
 }
 

@@ -32,6 +32,8 @@ pub(crate) enum Extra {
     CommittedSlot,
     TrialSlot,
     Unwritable,
+    /// The kernel or the firmware takes no notice of the word that a restart to a try brings.
+    WordLost,
 }
 
 /// What an outside observer knows: what was promised, and what has really happened.
@@ -54,6 +56,10 @@ pub(crate) struct Ghost {
     pub extra: Extra,
     /// The loader's next write fails.
     pub unwritable: bool,
+    /// PID 1 counts the tries of another slot: a matter of the loader, the same in all of a run.
+    pub counts_itself: bool,
+    /// The last restart brought the word that starts the other slot, once.
+    pub word: bool,
     /// Of the trial on disk.
     pub trial: Watch,
 }
@@ -74,6 +80,8 @@ pub(crate) struct Watch {
     /// Tries given back, in all and since then.
     pub gave: u8,
     pub back: u8,
+    /// How often its tries had run out, and it was let wait.
+    pub waited: u8,
     /// Its slot did not load at least once.
     pub unloadable: bool,
     /// The loader's default is its slot: from here on it is committed.
@@ -101,7 +109,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn first(home: Slot) -> Self {
+    pub(crate) fn first(home: Slot, counts_itself: bool) -> Self {
         let mut state = State::born(id(0), floor(0), 1);
         state.committed.slot = home;
         Self {
@@ -117,6 +125,8 @@ impl Node {
                 promised: 0,
                 extra: Extra::None,
                 unwritable: false,
+                counts_itself,
+                word: false,
                 trial: Watch::default(),
             },
             phase: Phase::Off {
@@ -306,7 +316,7 @@ fn put_ghost(key: &mut Vec<u8>, ghost: &Ghost) {
     key.extend(ghost.kinds.map(|kind| kind as u8));
     key.extend([ghost.acked, small(ghost.floor), ghost.good]);
     key.extend([ghost.dead, ghost.promised, ghost.extra as u8]);
-    key.push(u8::from(ghost.unwritable));
+    key.push(u8::from(ghost.unwritable) | u8::from(ghost.word) << 1);
     let Watch {
         revision,
         started,
@@ -316,10 +326,11 @@ fn put_ghost(key: &mut Vec<u8>, ghost: &Ghost) {
         seen,
         gave,
         back,
+        waited,
         unloadable,
         point,
     } = ghost.trial;
-    key.extend([revision, crashes, taken, armed, gave, back]);
+    key.extend([revision, crashes, taken, armed, gave, back, waited]);
     key.extend([started, seen, unloadable, point].map(u8::from));
 }
 

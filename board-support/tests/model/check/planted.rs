@@ -3,7 +3,7 @@
 use super::disk::Op;
 use kedge_board_support::bootenv::Side;
 use kedge_board_support::control::Write;
-use kedge_board_support::record::State;
+use kedge_board_support::record::{Loader, State};
 
 /// A row of writes, by what caused it and by what it consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,10 +92,29 @@ pub(crate) enum Logic {
     FailureForgotten,
     /// A failed trial stays in the state.
     TrialKept,
+    /// A try that PID 1 counts before a restart is not counted.
+    TryNotCounted,
+    /// The restart to a try is an ordinary one.
+    WordForgotten,
+    /// A trial is armed by making its slot the default.
+    ArmedByDefault,
 }
 
 impl Logic {
-    pub(crate) const ALL: [Self; 21] = [
+    /// Those that a loader with a record can have, or those of one that counts nothing.
+    pub(crate) fn all(counts_itself: bool) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |logic| match logic {
+            // There are no two copies, no loader that writes, and no armings but tries.
+            Self::NotMirrored
+            | Self::OneLoaderCopy
+            | Self::FirstCopyFirst
+            | Self::ArmingNotCounted => !counts_itself,
+            Self::TryNotCounted | Self::WordForgotten | Self::ArmedByDefault => counts_itself,
+            _ => true,
+        })
+    }
+
+    const ALL: [Self; 24] = [
         Self::NotMirrored,
         Self::OneLoaderCopy,
         Self::OneStateCopy,
@@ -117,6 +136,9 @@ impl Logic {
         Self::FloorFalls,
         Self::FailureForgotten,
         Self::TrialKept,
+        Self::TryNotCounted,
+        Self::WordForgotten,
+        Self::ArmedByDefault,
     ];
 }
 
@@ -133,6 +155,10 @@ impl Planted {
             }
             Self::NoWrite(at, which) if at == place => {
                 writes.remove(usize::from(which));
+            }
+            Self::Logic(Logic::ArmedByDefault) if place.event == "begin in slot" => {
+                let slot = before.map(|state| state.committed.slot.other());
+                writes.extend(slot.map(|slot| Write::Loader(Loader::starts(slot))));
             }
             Self::Logic(logic) => {
                 let mut last = before.cloned();
@@ -178,7 +204,7 @@ impl Planted {
                     Op::State(_, state) => {
                         core::mem::replace(&mut last, state.sequence) != state.sequence
                     }
-                    Op::Loader(..) | Op::Slot(..) | Op::Flush => true,
+                    Op::Loader(..) | Op::Autoboot(_) | Op::Slot(..) | Op::Flush => true,
                 });
             }
             Self::Logic(Logic::OverNewest) => {
@@ -222,6 +248,9 @@ fn wrong(logic: Logic, place: Place, last: &State, state: &mut State) {
         Logic::StartsNotCounted => after.starts = before.starts,
         Logic::ExhaustionsNotCounted => after.exhaustions = before.exhaustions,
         Logic::GiveBacksNotCounted => after.give_backs = before.give_backs,
+        Logic::TryNotCounted if after.tries_left < before.tries_left => {
+            after.tries_left = before.tries_left;
+        }
         Logic::GivenBackTwice if place.event == "orderly" => after.tries_left += 1,
         Logic::FloorEarly if after.held => state.floor = after.floor,
         Logic::FloorForgotten if after.held => after.floor = last.floor,

@@ -7,12 +7,12 @@ use super::planted::Logic;
 use super::rules::{Checked, Invariant, Scene, judge, judge_boot, judge_start, observe, require};
 use kedge_board_support::bootenv::Side;
 use kedge_board_support::control::{
-    Backend, Cause, Control, Decision, Direct, Found, LoaderSays, UBoot, Uefi, Write,
+    Backend, Cause, Control, Counts, Decision, Found, LoaderSays, Tryboot, Write,
 };
 use kedge_board_support::loading::plan::{Plan, Take};
 use kedge_board_support::record::{Loader, Slot, State};
 
-const ALL_EXTRAS: [Extra; 7] = [
+const ALL_EXTRAS: [Extra; 8] = [
     Extra::LoaderCopy,
     Extra::LoaderBoth,
     Extra::StateCopy,
@@ -20,6 +20,7 @@ const ALL_EXTRAS: [Extra; 7] = [
     Extra::CommittedSlot,
     Extra::TrialSlot,
     Extra::Unwritable,
+    Extra::WordLost,
 ];
 
 /// What the loader has chosen.
@@ -40,11 +41,7 @@ pub(crate) struct End {
 
 impl Device {
     fn backend(&self) -> &'static dyn Backend {
-        match self.setup.kit {
-            Kit::Direct => &Direct,
-            Kit::UBoot => &UBoot,
-            Kit::Uefi => &Uefi,
-        }
+        self.setup.kit.backend()
     }
 
     /// Faults of the disk while the device is off.
@@ -52,7 +49,7 @@ impl Device {
         if !self.setup.extras || node.ghost.extra != Extra::None {
             return;
         }
-        for extra in ALL_EXTRAS {
+        for extra in self.possible() {
             for mut disk in pictures(&node.disk, extra) {
                 disk.renumber();
                 let mut after = node.clone();
@@ -70,9 +67,21 @@ impl Device {
         }
     }
 
+    fn possible(&self) -> impl Iterator<Item = Extra> {
+        let once = self.setup.kit.counts_itself();
+        ALL_EXTRAS.into_iter().filter(move |extra| match extra {
+            // There is one copy, and this loader writes nothing.
+            Extra::LoaderCopy | Extra::Unwritable => !once,
+            Extra::WordLost => once,
+            _ => true,
+        })
+    }
+
     /// The loader, up to the kernel that it starts, and what that does.
     pub(crate) fn power_on(&self, node: &Node, end: End, out: &mut Vec<After>) -> Checked<()> {
         let mut now = node.clone();
+        // For one start only.
+        now.ghost.word = false;
         let Some(chosen) = self.choose(node, &mut now, end, out)? else {
             return Ok(());
         };
@@ -96,7 +105,7 @@ impl Device {
             .record()
             .is_some_and(|record| record.trial.is_some());
         // Without a record it may have been the trial's slot by chance.
-        now.ghost.trial.started |= in_trial && armed;
+        now.ghost.trial.started |= in_trial && (armed || node.ghost.word);
         let early = now.ghost.kind(now.disk.image(slot).unwrap_or_default()) == Kind::DiesEarly;
         if early || late.is_some() {
             let crash = |(label, cause)| crashed(label, &now, cause, in_trial);
@@ -120,7 +129,7 @@ impl Device {
         end: End,
         out: &mut Vec<After>,
     ) -> Checked<Option<Chosen>> {
-        let mut plan = self.plan(&node.disk);
+        let mut plan = self.plan(node);
         let mut late = None;
         match plan.take {
             None => {}
@@ -153,17 +162,24 @@ impl Device {
         let mut starts = plan.starts().map(|(slot, word)| {
             // As the kernel's arguments, read as PID 1 reads them.
             let text = word.map(|word| word.to_string()).unwrap_or_default();
-            (slot, self.backend().reason(&text))
+            let says = match self.backend().counts() {
+                Counts::Loader => self.backend().reason(&text),
+                Counts::Device => Tryboot::says(node.ghost.word),
+            };
+            (slot, says)
         });
         let starts = [starts.next().unwrap(), starts.next().unwrap()];
         Ok(Some(Chosen { starts, late }))
     }
 
     /// What the loader decides. Of UEFI's it is the code that runs on devices; of the others what their contract says.
-    fn plan(&self, disk: &Disk) -> Plan {
+    fn plan(&self, node: &Node) -> Plan {
+        let disk = &node.disk;
         let mut plan = Plan::of(disk.loader);
         match self.setup.kit {
             Kit::Uefi => {}
+            Kit::Tryboot if node.ghost.word => plan.order = Tryboot.tried(disk.record()),
+            Kit::Tryboot => plan.order = Tryboot.slots(disk.record()),
             Kit::Direct | Kit::UBoot => plan.order = self.backend().slots(disk.record()),
         }
         plan
@@ -217,6 +233,7 @@ impl Device {
             slot,
             cause,
             says,
+            counts: self.backend().counts(),
         };
         let Ok((control, mut writes, decision)) = Control::boot(found) else {
             return require(false, Invariant::SomethingStarts, || format!("{now:?}"));
@@ -243,7 +260,11 @@ impl Device {
             Decision::Try => "boot: try",
             Decision::Repair(_) => "boot: repair",
             Decision::Reboot => "boot: restart",
+            Decision::RebootToTry => "boot: try again",
         };
+        if planted.is(Logic::StartedFirst) && decision == Decision::RebootToTry {
+            self.restart("restart", &control, now.clone(), true, out);
+        }
         let ops = self.ops(event, &now.disk, writes, Vec::new())?;
         let after = self.perform(event, &now, &control, &ops, out)?;
         let [first, second] = after.disk.loader;
@@ -252,12 +273,36 @@ impl Device {
             Invariant::Mirrored,
             || format!("{first:?} {second:?}"),
         )?;
-        out.push(if decision == Decision::Reboot {
-            off("restart", after, Cause::Unknown, false, true)
-        } else {
-            up("boot", after, control, true)
-        });
+        match decision {
+            Decision::Reboot | Decision::RebootToTry => {
+                self.restart("restart", &control, after, true, out);
+            }
+            Decision::Committed | Decision::Try | Decision::Repair(_) => {
+                out.push(up("boot", after, control, true));
+            }
+        }
         Ok(())
+    }
+
+    /// A restart, with the word that starts the other slot if it is a try. The word may not arrive; and the committed slot
+    /// may be reset on its way there, which is nothing that the trial has done. Of a trial that was seen before, the machine
+    /// cannot tell.
+    pub(crate) fn restart(
+        &self,
+        label: &'static str,
+        control: &Control,
+        mut node: Node,
+        forced: bool,
+        out: &mut Vec<After>,
+    ) {
+        let to_try = control.restarts_to_try();
+        if to_try && !node.ghost.trial.seen {
+            out.extend(CRASHES.map(|(label, cause)| crashed(label, &node, cause, false)));
+        }
+        let deaf =
+            node.ghost.extra == Extra::WordLost || self.setup.planted.is(Logic::WordForgotten);
+        node.ghost.word = to_try && !deaf;
+        out.push(off(label, node, Cause::Unknown, false, forced));
     }
 
     /// Both copies of the state are lost: the caller makes it anew from the store, with the newest committed revision, on
@@ -291,7 +336,7 @@ fn pictures(disk: &Disk, extra: Extra) -> Vec<Disk> {
     };
     let home = committed(disk);
     match extra {
-        Extra::None | Extra::Unwritable => vec![disk.clone()],
+        Extra::None | Extra::Unwritable | Extra::WordLost => vec![disk.clone()],
         Extra::LoaderCopy => [0, 1]
             .map(|copy| with(&|disk| disk.loader[copy] = None))
             .to_vec(),

@@ -99,6 +99,20 @@ fn armed(disk: &Disk, slot: Slot) -> Option<Armed> {
     disk.record()?.trial.filter(|armed| armed.slot == slot)
 }
 
+/// Which failure both copies of the state remember.
+fn observe_failure(after: &Disk, ghost: &mut Ghost) {
+    let Some(failed) = after.newest().and_then(|state| state.failed.as_ref()) else {
+        return;
+    };
+    let kept = after.state.iter().all(|copy| {
+        copy.as_ref()
+            .is_some_and(|copy| copy.state.failed.as_ref() == Some(failed))
+    });
+    if kept {
+        ghost.dead |= bit(number(&failed.target));
+    }
+}
+
 /// Learns what has happened to the trial from the disk before and after.
 pub(crate) fn observe(before: &Disk, after: &Disk, ghost: &mut Ghost) {
     let none = after
@@ -109,18 +123,7 @@ pub(crate) fn observe(before: &Disk, after: &Disk, ghost: &mut Ghost) {
     if none {
         ghost.trial = Watch::default();
     }
-    if let Some(state) = after.newest()
-        && let Some(failed) = &state.failed
-    {
-        let revision = number(&failed.target);
-        let kept = after.state.iter().all(|copy| {
-            copy.as_ref()
-                .is_some_and(|copy| copy.state.failed == state.failed)
-        });
-        if kept {
-            ghost.dead |= bit(revision);
-        }
-    }
+    observe_failure(after, ghost);
     let Some((_, trial)) = pending(after) else {
         return;
     };
@@ -139,12 +142,28 @@ pub(crate) fn observe(before: &Disk, after: &Disk, ghost: &mut Ghost) {
     if filled {
         (watch.taken, watch.armed, watch.back, watch.seen) = (0, 0, 0, false);
     }
+    let let_wait = trial.waits() && !old.is_none_or(|old| old.waits());
+    watch.waited = watch
+        .waited
+        .saturating_add(u8::from(let_wait))
+        .min(EXHAUSTIONS_MOST);
     let mut gave = 0;
     let starts = old.map_or(0, |old| if filled { 0 } else { old.starts });
     watch.seen |= trial.starts > starts;
     let in_slot = ghost.kernels[usize::from(revision)] == revision;
     if in_slot {
         let slot = trial.target.slot;
+        if ghost.counts_itself {
+            // By the state alone. Whatever fills the tries takes the first one.
+            match old.filter(|_| !filled).map(|old| old.tries_left) {
+                Some(old) if !trial.waits() => {
+                    watch.taken += old.saturating_sub(trial.tries_left);
+                    gave = trial.tries_left.saturating_sub(old);
+                }
+                Some(_) => {}
+                None => watch.taken += trial.tries - trial.tries_left,
+            }
+        }
         match (armed(before, slot), armed(after, slot)) {
             (Some(old), Some(new)) if new.left < old.left => watch.taken += old.left - new.left,
             (Some(old), Some(new)) => gave = new.left - old.left,
@@ -168,8 +187,10 @@ pub(crate) fn observe(before: &Disk, after: &Disk, ghost: &mut Ghost) {
 /// Whatever a cut or a write has left.
 pub(crate) fn judge(before: &Disk, after: &Disk, ghost: &Ghost) -> Checked<()> {
     let whole = |old: bool, new: bool| !old || new;
+    // Of `autoboot.txt` there is one copy.
+    let one = ghost.counts_itself;
     require(
-        whole(before.record().is_some(), after.record().is_some())
+        (one || whole(before.record().is_some(), after.record().is_some()))
             && whole(before.newest().is_some(), after.newest().is_some()),
         Invariant::OneCopyWhole,
         || format!("{after:?}"),
@@ -247,7 +268,9 @@ fn judge_trial(disk: &Disk, ghost: &Ghost, state: &State, trial: &Trial) -> Chec
         trial.tries * watch.armed.max(1)
     };
     require(
-        watch.taken <= tries + watch.back && trial.exhaustions < EXHAUSTIONS_MOST,
+        watch.taken <= tries + watch.back
+            && trial.exhaustions < EXHAUSTIONS_MOST
+            && (watch.waited < EXHAUSTIONS_MOST || lost),
         Invariant::TriesBounded,
         said,
     )?;
@@ -264,6 +287,7 @@ fn judge_trial(disk: &Disk, ghost: &Ghost, state: &State, trial: &Trial) -> Chec
     )?;
     let slot = trial.target.slot;
     let starts = armed(disk, slot).is_some_and(|armed| armed.left > 0)
+        || (ghost.counts_itself && !trial.waits())
         || disk.record().is_some_and(|record| record.default == slot);
     require(
         slot == state.committed.slot
@@ -330,7 +354,7 @@ pub(crate) fn judge_boot(
             })?;
             None
         }
-        Decision::Reboot => None,
+        Decision::Reboot | Decision::RebootToTry => None,
     };
     if let Some(target) = target {
         let revision = number(&target);
