@@ -120,7 +120,7 @@ fn budgets(composition: &Composition, board: &Board, own_kernel: bool) -> Result
         match object.kind {
             ObjectKind::Kernel => image::budget("the kernel", object.size, boot.kernel)?,
             ObjectKind::Initramfs => image::budget("the initramfs", object.size, boot.initramfs)?,
-            ObjectKind::DeviceTree | ObjectKind::Statement | ObjectKind::Layer => {}
+            ObjectKind::BootFile | ObjectKind::Statement | ObjectKind::Layer => {}
         }
     }
     Ok(())
