@@ -13,7 +13,7 @@ use kedge_revision::Name;
 use serde::Deserialize;
 
 /// The files that ship: name, text.
-const SHIPPED: [(&str, &str); 5] = [
+const SHIPPED: [(&str, &str); 6] = [
     (
         "qemu-x86-64.toml",
         include_str!("../boards/qemu-x86-64.toml"),
@@ -24,6 +24,10 @@ const SHIPPED: [(&str, &str); 5] = [
     (
         "qemu-riscv64.toml",
         include_str!("../boards/qemu-riscv64.toml"),
+    ),
+    (
+        "qemu-mipsel.toml",
+        include_str!("../boards/qemu-mipsel.toml"),
     ),
 ];
 
@@ -101,8 +105,8 @@ impl Architecture {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Kernel {
-    /// Debian's package of the distribution kernel.
-    pub package: String,
+    /// Debian's package of the distribution kernel; none where our own is the only one that serves.
+    pub package: Option<String>,
     /// Modules of that kernel which the device loads, in this order; their dependencies need no mention.
     #[serde(default)]
     pub modules: Vec<String>,
@@ -292,7 +296,7 @@ mod tests {
         let error = find("toaster").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64"
+            "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64, qemu-mipsel"
         );
     }
 
@@ -401,6 +405,12 @@ mod tests {
                 "bootenv = 1",
                 "bootenv = 1\nboot = 16",
                 "partitions.boot",
+            ),
+            (
+                GOOD,
+                "package = \"linux-image-cloud-amd64\"\n",
+                "",
+                "kernel.modules",
             ),
             (
                 GOOD,

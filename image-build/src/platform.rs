@@ -9,7 +9,7 @@ use crate::files;
 use crate::kernel::{self, Kernel};
 use crate::toolchain::{self, Crate};
 use anyhow::{Context, Result, bail};
-use kedge_board_support::boards::{self, Backend};
+use kedge_board_support::boards::{self, Backend, Board};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,17 @@ pub enum KernelSource {
     Own,
     /// Debian's: minutes to have.
     Debian,
+}
+
+impl KernelSource {
+    /// What a board is given unasked: Debian's, or our own where none of Debian's serves.
+    #[must_use]
+    pub const fn usual(board: &Board) -> Self {
+        match board.kernel.package {
+            Some(_) => Self::Debian,
+            None => Self::Own,
+        }
+    }
 }
 
 impl fmt::Display for KernelSource {
@@ -117,13 +128,15 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The kernel that nobody waits for: our own if it was built before, else Debian's.
+/// The kernel that nobody waits for: our own if it was built before, else Debian's. Where there is none of Debian's, our
+/// own is waited for.
 ///
 /// # Errors
 /// The board is unknown or the cache is damaged.
 pub fn cheapest(board: &str) -> Result<KernelSource> {
-    let own = kernel::own_if_cached(&Cache::open()?, &boards::find(board)?)?;
-    Ok(own.map_or(KernelSource::Debian, |_| KernelSource::Own))
+    let board = boards::find(board)?;
+    let own = kernel::own_if_cached(&Cache::open()?, &board)?;
+    Ok(own.map_or(KernelSource::usual(&board), |_| KernelSource::Own))
 }
 
 /// The description is written last and removed first: a folder that has one is whole.

@@ -94,7 +94,15 @@ fn names(architecture: Architecture) -> Result<Names> {
             target: "Image",
             image: "arch/arm64/boot/Image",
         }),
-        Architecture::Armv7 | Architecture::Riscv64 | Architecture::Mipsel => {
+        // It unpacks itself; an ELF file even so, which is what QEMU and U-Boot's `bootelf` take.
+        Architecture::Mipsel => Ok(Names {
+            architecture: "mips",
+            compiler: "gcc-mipsel-linux-gnu",
+            prefix: "mipsel-linux-gnu-",
+            target: "vmlinuz",
+            image: "vmlinuz",
+        }),
+        Architecture::Armv7 | Architecture::Riscv64 => {
             bail!(
                 "our own kernel is not built for {} yet: take Debian's",
                 architecture.oci()
