@@ -15,7 +15,7 @@ use kedge_revision::Name;
 use serde::Deserialize;
 
 /// The files that ship: name, text.
-const SHIPPED: [(&str, &str); 10] = [
+const SHIPPED: [(&str, &str); 11] = [
     (
         "qemu-x86-64.toml",
         include_str!("../boards/qemu-x86-64.toml"),
@@ -26,6 +26,10 @@ const SHIPPED: [(&str, &str); 10] = [
     (
         "qemu-riscv64.toml",
         include_str!("../boards/qemu-riscv64.toml"),
+    ),
+    (
+        "qemu-mipsel.toml",
+        include_str!("../boards/qemu-mipsel.toml"),
     ),
     (
         "orange-pi-zero.toml",
@@ -126,8 +130,8 @@ impl Architecture {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Kernel {
-    /// Debian's package of the distribution kernel.
-    pub package: String,
+    /// Debian's package of the distribution kernel; none where our own is the only one that serves.
+    pub package: Option<String>,
     /// Modules of that kernel which the device loads, in this order; their dependencies need no mention.
     #[serde(default)]
     pub modules: Vec<String>,
@@ -382,7 +386,7 @@ mod tests {
         let error = find("toaster").unwrap_err().to_string();
         assert_eq!(
             error,
-            "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64, orange-pi-zero, orange-pi-pc-plus, visionfive-2, raspberry-pi-3, raspberry-pi-4"
+            "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64, qemu-mipsel, orange-pi-zero, orange-pi-pc-plus, visionfive-2, raspberry-pi-3, raspberry-pi-4"
         );
     }
 
@@ -524,6 +528,12 @@ mod tests {
                 "bootenv = 1",
                 "bootenv = 1\nboot = 16",
                 "partitions.boot",
+            ),
+            (
+                GOOD,
+                "package = \"linux-image-cloud-amd64\"\n",
+                "",
+                "kernel.modules",
             ),
             (
                 GOOD,

@@ -24,6 +24,17 @@ pub enum KernelSource {
     Debian,
 }
 
+impl KernelSource {
+    /// What a board is given unasked: Debian's, or our own where none of Debian's serves.
+    #[must_use]
+    pub const fn usual(board: &Board) -> Self {
+        match board.kernel.package {
+            Some(_) => Self::Debian,
+            None => Self::Own,
+        }
+    }
+}
+
 impl fmt::Display for KernelSource {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
@@ -168,13 +179,15 @@ fn budgets(board: &Board, source: KernelSource, kernel: &Kernel, init: &Path) ->
     image::budget("the device binary", size(init)?, budgets.device_binary)
 }
 
-/// The kernel that nobody waits for: our own if it was built before, else Debian's.
+/// The kernel that nobody waits for: our own if it was built before, else Debian's. Where there is none of Debian's, our
+/// own is waited for.
 ///
 /// # Errors
 /// The board is unknown or the cache is damaged.
 pub fn cheapest(board: &str) -> Result<KernelSource> {
-    let own = kernel::own_if_cached(&Cache::open()?, &boards::find(board)?)?;
-    Ok(own.map_or(KernelSource::Debian, |_| KernelSource::Own))
+    let board = boards::find(board)?;
+    let own = kernel::own_if_cached(&Cache::open()?, &board)?;
+    Ok(own.map_or(KernelSource::usual(&board), |_| KernelSource::Own))
 }
 
 /// What a platform has beside kernel and device binary, of boards that need it.

@@ -38,41 +38,58 @@ const ZIG: &str = "0.17.1";
 /// `link-self-contained=no`: crt files and the C library are Zig's, not Rust's.
 /// `force-unwind-tables=no`: nothing unwinds, so the tables are 12 kB that nobody reads.
 /// `curve25519_dalek_backend`: without code for AVX2, 13 kB; a device verifies a few signatures a boot.
-/// `enable-machine-outliner`: what several functions have in common becomes one of its own, 20 kB. LLVM has it for
-/// x86, ARM and RISC-V, not for MIPS.
 /// `trap-unreachable=no`: no trap instruction behind each call that never returns.
 /// `panic=immediate-abort`: a panic is a trap where it happens, whose address the kernel's log keeps (and ramoops, when
 /// it is PID 1's); a build without `strip` tells the function. Its text is lost, which went to standard error alone; 69 kB.
-const FLAGS: [&str; 9] = [
+const FLAGS: [&str; 8] = [
     "-Ctarget-feature=+crt-static",
     "-Clink-self-contained=no",
     "-Crelocation-model=static",
     "-Cforce-unwind-tables=no",
     "--cfg=curve25519_dalek_backend=\"serial\"",
-    "-Cllvm-args=--enable-machine-outliner=always",
     "-Ztrap-unreachable=no",
     "-Zunstable-options",
     "-Cpanic=immediate-abort",
 ];
+/// What several functions have in common becomes one of its own, 20 kB.
+const OUTLINER: &str = "-Cllvm-args=--enable-machine-outliner=always";
 
-/// A target by Rust's name for it, and Zig's.
+/// A target by Rust's name for it, and Zig's; and what is compiled differently for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Target<'a> {
     rust: &'a str,
     zig: &'static str,
+    /// Beside [`FLAGS`].
+    flags: &'static [&'static str],
+    /// Whether the crate `libc` must be told that the time has 64 bits, as musl has had it since 1.2: it takes 32 else,
+    /// which end in 2038.
+    narrow_time: bool,
 }
 
 impl<'a> Target<'a> {
     fn of(board: &'a Board) -> Result<Self> {
         let rust = board.rust_target.as_str();
-        let zig = match rust {
-            "x86_64-unknown-linux-musl" => "x86_64-linux-musl",
-            "aarch64-unknown-linux-musl" => "aarch64-linux-musl",
-            "armv7-unknown-linux-musleabihf" => "arm-linux-musleabihf",
-            "riscv64gc-unknown-linux-musl" => "riscv64-linux-musl",
+        // LLVM outlines for x86, ARM and RISC-V, not for MIPS.
+        let (zig, flags, narrow_time): (_, &[&str], _) = match rust {
+            "x86_64-unknown-linux-musl" => ("x86_64-linux-musl", &[OUTLINER], false),
+            "aarch64-unknown-linux-musl" => ("aarch64-linux-musl", &[OUTLINER], false),
+            "armv7-unknown-linux-musleabihf" => ("arm-linux-musleabihf", &[OUTLINER], true),
+            "riscv64gc-unknown-linux-musl" => ("riscv64-linux-musl", &[OUTLINER], false),
+            "mipsel-unknown-linux-musl" => ("mipsel-linux-musleabi", &[], true),
             _ => bail!("the device binary is not built for {rust} yet"),
         };
-        Ok(Self { rust, zig })
+        Ok(Self {
+            rust,
+            zig,
+            flags,
+            narrow_time,
+        })
+    }
+
+    /// All flags of the compiler's that do not name a folder.
+    fn flags(&self) -> Vec<String> {
+        let all = FLAGS.iter().chain(self.flags);
+        all.map(|flag| (*flag).to_owned()).collect()
     }
 }
 
@@ -121,10 +138,11 @@ pub fn build_program(board: &Board, package: &str, binary: &str) -> Result<PathB
 fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
     debian::require(&PACKAGES, "build the device binary")?;
     let rust = Rust::installed()?;
-    let Target { rust: name, zig } = program.target;
-    let linker = linker(cache, zig)?;
+    let name = program.target.rust;
+    let linker = linker(cache, program.target.zig)?;
     // One folder for each toolchain: cargo would otherwise compile everything again at every change of compiler.
-    let key = cache::key([rust.version.as_str(), ZIG, &FLAGS.join(" "), ORDER, LINK]);
+    let flags = program.target.flags().join(" ");
+    let key = cache::key([rust.version.as_str(), ZIG, &flags, ORDER, LINK]);
     let target = cache.folder(&format!("cargo-target/device-{key}"))?;
     let _lock = cache.lock("device-binary")?;
     let mut command = Command::new(&rust.cargo);
@@ -154,7 +172,7 @@ fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
     if !features.is_empty() {
         command.arg("--features").arg(features.join(","));
     }
-    environment(&mut command, &rust, name, &linker, &target)?;
+    environment(&mut command, &rust, &program.target, &linker, &target)?;
     let title = format!(
         "building {} for {name} ({})",
         program.title,
@@ -414,22 +432,21 @@ void *_Unwind_FindEnclosingFunction(void *address) { return address; }
 fn environment(
     command: &mut Command,
     rust: &Rust,
-    name: &str,
+    target: &Target<'_>,
     linker: &Path,
     folder: &Path,
 ) -> Result<()> {
     apart(command);
-    let mut flags: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
+    let mut flags = target.flags();
     flags.push(format!(
         "-Clink-arg={}",
         linker.join(UNWIND_OBJECT).display()
     ));
     flags.extend(paths()?);
-    if name.starts_with("armv7") {
-        // The crate `libc` has 32 bits for the time, until 2038, where it is not told that musl has 64 since 1.2.
+    if target.narrow_time {
         command.env("RUST_LIBC_UNSTABLE_MUSL_V1_2_3", "1");
     }
-    let name = name.replace('-', "_");
+    let name = target.rust.replace('-', "_");
     let cc = linker.join("cc");
     command
         .env("RUSTC", &rust.rustc)
@@ -516,7 +533,9 @@ mod tests {
             let name = target.rust.replace("-unknown", "");
             let name = name
                 .replace("armv7-", "arm-")
-                .replace("riscv64gc-", "riscv64-");
+                .replace("riscv64gc-", "riscv64-")
+                // Soft float, which Rust's name says nothing of.
+                .replace("mipsel-linux-musl", "mipsel-linux-musleabi");
             assert_eq!(name, target.zig);
         }
     }

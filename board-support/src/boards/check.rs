@@ -30,9 +30,14 @@ pub(super) fn check(board: &Board) -> Result<(), Problem> {
         "is no target's name",
     )?;
     demand(
-        is_word(&board.kernel.package),
+        board.kernel.package.as_deref().is_none_or(is_word),
         "kernel.package",
         "is no package's name",
+    )?;
+    demand(
+        board.kernel.package.is_some() || board.kernel.modules.is_empty(),
+        "kernel.modules",
+        "has no use: there is no package that they are of, and our own kernel has none",
     )?;
     demand(
         is_word(&board.kernel.suite),

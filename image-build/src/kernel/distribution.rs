@@ -31,7 +31,7 @@ const DESCRIPTION: usize = 12;
 /// Debian's kernel with the modules that the board names, downloaded and unpacked if the cache has none.
 ///
 /// # Errors
-/// It cannot be fetched, or it has a module neither as a file nor built in.
+/// The board has none of Debian's, it cannot be fetched, or it has a module neither as a file nor built in.
 pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
     let wanted = &board.kernel;
     debian::require(&["kmod", "xz-utils"], "order and unpack kernel modules")?;
@@ -64,16 +64,21 @@ pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
 /// The package that holds the kernel, which the board's package depends on.
 fn image_package(cache: &Cache, board: &Board) -> Result<(Archive, Package)> {
     let wanted = &board.kernel;
+    let meta = wanted.package.as_deref().with_context(|| {
+        format!(
+            "no kernel of Debian's serves {0}: take our own (`cargo xtask image {0} --kernel own`)",
+            board.name
+        )
+    })?;
     let archive = Archive::open_for(cache, &wanted.suite, board.architecture.debian())?;
-    let flavour = wanted.package.trim_start_matches("linux-image-");
-    let closure = archive.closure(&[&wanted.package], Status::Empty)?;
-    let is_image = |name: &str| {
-        name != wanted.package && name.starts_with("linux-image-") && name.ends_with(flavour)
-    };
+    let flavour = meta.trim_start_matches("linux-image-");
+    let closure = archive.closure(&[meta], Status::Empty)?;
+    let is_image =
+        |name: &str| name != meta && name.starts_with("linux-image-") && name.ends_with(flavour);
     let package = closure
         .into_iter()
         .find(|package| is_image(&package.name))
-        .with_context(|| format!("{} depends on no kernel image", wanted.package))?;
+        .with_context(|| format!("{meta} depends on no kernel image"))?;
     Ok((archive, package))
 }
 

@@ -75,47 +75,47 @@ struct Names {
     image: &'static str,
 }
 
-/// # Errors
-/// We do not build kernels for it yet.
-fn names(architecture: Architecture) -> Result<Names> {
+const fn names(architecture: Architecture) -> Names {
     match architecture {
-        Architecture::X86_64 => Ok(Names {
+        Architecture::X86_64 => Names {
             architecture: "x86_64",
             compiler: "gcc",
             prefix: "",
             target: "bzImage",
             image: "arch/x86/boot/bzImage",
-        }),
+        },
         // Not compressed: U-Boot's `booti` takes it as it is.
-        Architecture::Arm64 => Ok(Names {
+        Architecture::Arm64 => Names {
             architecture: "arm64",
             compiler: "gcc-aarch64-linux-gnu",
             prefix: "aarch64-linux-gnu-",
             target: "Image",
             image: "arch/arm64/boot/Image",
-        }),
+        },
         // It unpacks itself: U-Boot's `bootz`.
-        Architecture::Armv7 => Ok(Names {
+        Architecture::Armv7 => Names {
             architecture: "arm",
             compiler: "gcc-arm-linux-gnueabihf",
             prefix: "arm-linux-gnueabihf-",
             target: "zImage",
             image: "arch/arm/boot/zImage",
-        }),
+        },
         // As on arm64.
-        Architecture::Riscv64 => Ok(Names {
+        Architecture::Riscv64 => Names {
             architecture: "riscv",
             compiler: "gcc-riscv64-linux-gnu",
             prefix: "riscv64-linux-gnu-",
             target: "Image",
             image: "arch/riscv/boot/Image",
-        }),
-        Architecture::Mipsel => {
-            bail!(
-                "our own kernel is not built for {} yet: take Debian's",
-                architecture.oci()
-            )
-        }
+        },
+        // It unpacks itself; an ELF file even so, which is what QEMU and U-Boot's `bootelf` take.
+        Architecture::Mipsel => Names {
+            architecture: "mips",
+            compiler: "gcc-mipsel-linux-gnu",
+            prefix: "mipsel-linux-gnu-",
+            target: "vmlinuz",
+            image: "vmlinuz",
+        },
     }
 }
 
@@ -137,7 +137,7 @@ fn wanted(files: &[String]) -> Result<Fragment> {
 /// # Errors
 /// The source cannot be fetched, a wanted symbol is not granted (all of them are named), or the build fails.
 pub fn own(cache: &Cache, board: &Board) -> Result<Kernel> {
-    let compiler = names(board.architecture)?.compiler;
+    let compiler = names(board.architecture).compiler;
     let packages: Vec<&str> = PACKAGES.into_iter().chain([compiler]).collect();
     debian::require(&packages, "build a kernel")?;
     let plan = Plan::new(cache, board)?;
@@ -158,9 +158,8 @@ pub fn own(cache: &Cache, board: &Board) -> Result<Kernel> {
 /// # Errors
 /// The lists of the suite cannot be read, or the cache entry is damaged.
 pub fn own_if_cached(cache: &Cache, board: &Board) -> Result<Option<Kernel>> {
-    let compiler = names(board.architecture).map(|names| format!("{}gcc", names.prefix));
-    let built = compiler.is_ok_and(|program| process::find(&program).is_some());
-    if !built || !cache.root().join("kernels").exists() {
+    let compiler = format!("{}gcc", names(board.architecture).prefix);
+    if process::find(&compiler).is_none() || !cache.root().join("kernels").exists() {
         return Ok(None);
     }
     let entry = cache
@@ -185,7 +184,7 @@ struct Plan {
 
 impl Plan {
     fn new(cache: &Cache, board: &Board) -> Result<Self> {
-        let names = names(board.architecture)?;
+        let names = names(board.architecture);
         let wanted = wanted(&board.kernel.fragments)?;
         let archive = Archive::open(cache, &board.kernel.suite)?;
         let source = archive.package(SOURCE)?;

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use kedge_board_support::boards;
 use kedge_image_build::platform::{self, KernelSource};
 use kedge_image_build::progress;
 
@@ -11,9 +12,10 @@ use kedge_image_build::progress;
 pub(crate) struct Arguments {
     /// The board, such as qemu-x86-64.
     board: String,
-    /// Whose kernel: Debian's in a minute, or our own, built once (about 12 CPU minutes) and kept.
-    #[arg(long, value_enum, default_value_t = Kernel::Debian)]
-    kernel: Kernel,
+    /// Whose kernel: Debian's in a minute, or our own, built once (about 12 CPU minutes) and kept. Unasked it is Debian's,
+    /// or our own for a board that no kernel of Debian's serves.
+    #[arg(long, value_enum)]
+    kernel: Option<Kernel>,
 }
 
 /// The words for [`KernelSource`] on the command line.
@@ -33,7 +35,11 @@ impl From<Kernel> for KernelSource {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let folder = platform::make(&arguments.board, arguments.kernel.into())?;
+    let kernel = match arguments.kernel {
+        Some(kernel) => kernel.into(),
+        None => KernelSource::usual(&boards::find(&arguments.board)?),
+    };
+    let folder = platform::make(&arguments.board, kernel)?;
     let platform = platform::Platform::load(&folder)?;
     progress::say(format_args!(
         "platform {} with Linux {} and {} modules: {}",

@@ -26,7 +26,7 @@ mod calls;
 use kedge_sys::privilege::CapabilitySet;
 use kedge_sys::seccomp::SockFilter;
 
-use calls::{ABSENT, ARCHITECTURE, BEYOND, GAP, HIGHEST_NUMBER, LAST, REFUSED, UNLOCKED};
+use calls::{ABSENT, ARCHITECTURE, BEYOND, FIRST, GAP, HIGHEST_NUMBER, LAST, REFUSED, UNLOCKED};
 
 /// What happens to a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +43,14 @@ enum Action {
     Socket,
 }
 
-/// Entries of the table: one for each number, and one for all that are higher.
-const TABLE: usize = LAST as usize + 2;
+/// Entries of the table: one for each number from [`FIRST`] on, and one for all that are higher. What is lower has the
+/// answer of the first one.
+const TABLE: usize = place(LAST) + 2;
+
+/// Where a call's number stands in the table.
+const fn place(number: u32) -> usize {
+    (number - FIRST) as usize
+}
 /// Room for instructions. A jump reaches 255, so this is also what keeps every jump in reach.
 const ROOM: usize = 240;
 
@@ -107,28 +113,28 @@ const fn table(capabilities: u64) -> [Action; TABLE] {
     table[TABLE - 1] = Action::Absent;
     let mut number = GAP.0;
     while number <= GAP.1 {
-        table[number as usize] = Action::Absent;
+        table[place(number)] = Action::Absent;
         number += 1;
     }
     let mut at = 0;
     while at < REFUSED.len() {
-        table[REFUSED[at] as usize] = Action::Refuse;
+        table[place(REFUSED[at])] = Action::Refuse;
         at += 1;
     }
     at = 0;
     while at < ABSENT.len() {
-        table[ABSENT[at] as usize] = Action::Absent;
+        table[place(ABSENT[at])] = Action::Absent;
         at += 1;
     }
-    table[calls::CLONE as usize] = Action::Clone;
-    table[calls::PERSONALITY as usize] = Action::Personality;
-    table[calls::SOCKET as usize] = Action::Socket;
+    table[place(calls::CLONE)] = Action::Clone;
+    table[place(calls::PERSONALITY)] = Action::Personality;
+    table[place(calls::SOCKET)] = Action::Socket;
     at = 0;
     while at < UNLOCKED.len() {
         let (capability, numbers) = UNLOCKED[at];
         let mut call = 0;
         while capabilities & (1 << capability as u8) != 0 && call < numbers.len() {
-            table[numbers[call] as usize] = Action::Allow;
+            table[place(numbers[call])] = Action::Allow;
             call += 1;
         }
         at += 1;
@@ -222,7 +228,7 @@ impl Filter {
         while number < TABLE {
             if table[number] as u8 != table[number - 1] as u8 {
                 runs[count] = Run {
-                    start: number as u32,
+                    start: FIRST + number as u32,
                     action: table[number],
                 };
                 count += 1;

@@ -80,10 +80,7 @@ fn drain(events: &OwnedFd) {
 
 /// Whether an event came in time.
 fn wait(events: &OwnedFd, left: Duration) -> bool {
-    let bound = Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(1),
-        tv_nsec: left.subsec_nanos().into(),
-    };
+    let bound = timer::timespec(left);
     let mut ready = [PollFd::new(events, PollFlags::IN)];
     poll(&mut ready, Some(&bound)).is_ok_and(|count| count > 0)
 }

@@ -10,8 +10,9 @@ use crate::helpers::disk::{Report, Request};
 use crate::helpers::{Incoming, stage};
 use crate::log::Stream;
 use kedge_sys::process::send_signal;
-use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
+use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
 use kedge_sys::rustix::process::{Pid, Signal};
+use kedge_sys::timer;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -571,9 +572,6 @@ impl Driver {
 /// Waits for a descriptor until `until`, milliseconds since the boot; false: it is not ready.
 fn wait_for<Fd: AsFd>(fd: &Fd, flags: PollFlags, until: u64) -> bool {
     let left = Duration::from_millis(until.saturating_sub(now_ms()));
-    let bound = Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(0),
-        tv_nsec: left.subsec_nanos().into(),
-    };
+    let bound = timer::timespec(left);
     poll(&mut [PollFd::new(fd, flags)], Some(&bound)).is_ok_and(|ready| ready > 0)
 }

@@ -177,7 +177,7 @@ impl Driver {
     fn signal(&mut self, id: Id, signal: u8) {
         let sent = self.unit(id).and_then(|unit| {
             let running = unit.running.as_ref()?;
-            let signal = Signal::from_named_raw(i32::from(signal))?;
+            let signal = kedge_sys::signals::of_generic(signal)?;
             Some(send_signal(running.pidfd.as_fd(), signal))
         });
         if let Some(Err(error)) = sent {

@@ -20,7 +20,6 @@ use super::{Error, confine, hold};
 use events::Events;
 use kedge_sys::privilege::CapabilitySet;
 use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
-use kedge_sys::rustix::time::Timespec;
 use kedge_sys::{Errno, sock, timer};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -94,13 +93,9 @@ impl<'a> Disk<'a> {
 
     /// Waits for a request; false: it is time to sync.
     fn wait(&self) -> Result<bool, Error> {
-        let timeout = self.sync_at.map(|at| {
-            let left = at.saturating_sub(timer::now());
-            Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            }
-        });
+        let timeout = self
+            .sync_at
+            .map(|at| timer::timespec(at.saturating_sub(timer::now())));
         let mut waiting = [PollFd::new(&self.socket, PollFlags::IN)];
         match poll(&mut waiting, timeout.as_ref()) {
             Ok(ready) => Ok(ready > 0),

@@ -25,7 +25,7 @@ use crate::control::PortStatus;
 use dhcp::client::{Event, State};
 use kedge_revision::configuration::{Interface, Ipv6, NetworkConfiguration, Prefix};
 use kedge_sys::privilege::CapabilitySet;
-use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
+use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
 use kedge_sys::seccomp::SockFilter;
 use kedge_sys::{Errno, packet, sock, timer};
 use links::Links;
@@ -163,10 +163,7 @@ impl<'a> Net<'a> {
     fn wait(&self, due: Option<u64>) -> Result<[bool; 3], Error> {
         let timeout = due.map(|due| {
             let left = Duration::from_millis(due.saturating_sub(now_ms()));
-            Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            }
+            timer::timespec(left)
         });
         let packets = self.packets.as_ref().map_or(self.socket, AsFd::as_fd);
         let heard = if self.listens {

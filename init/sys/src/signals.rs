@@ -14,6 +14,48 @@ use crate::{During, Errno, Error, Result};
 /// The highest signal number there is (128 on MIPS, 64 elsewhere).
 const HIGHEST: i32 = if cfg!(target_arch = "mips") { 127 } else { 64 };
 
+/// The signal that has `number` on most processors (Linux `include/uapi/asm-generic/signal.h`), which is how revisions
+/// name signals; none where this processor has no such signal.
+#[must_use]
+pub fn of_generic(number: u8) -> Option<Signal> {
+    if cfg!(target_arch = "mips") {
+        Signal::from_named_raw(on_mips(number)?)
+    } else {
+        Signal::from_named_raw(i32::from(number))
+    }
+}
+
+/// What a generic number is in Linux `arch/mips/include/uapi/asm/signal.h`.
+fn on_mips(number: u8) -> Option<i32> {
+    let number = match number {
+        // SIGBUS, SIGUSR1, SIGUSR2.
+        7 => 10,
+        10 => 16,
+        12 => 17,
+        // SIGSTKFLT, which no processor but x86 had a use for.
+        16 => return None,
+        // From SIGCHLD to SIGTTOU.
+        17 => 18,
+        18 => 25,
+        19 => 23,
+        20 => 24,
+        21 => 26,
+        22 => 27,
+        // From SIGURG to SIGSYS.
+        23 => 21,
+        24 => 30,
+        25 => 31,
+        26 => 28,
+        27 => 29,
+        28 => 20,
+        29 => 22,
+        30 => 19,
+        31 => 12,
+        same => same,
+    };
+    Some(i32::from(number))
+}
+
 /// A set of signals (`sigset_t`).
 #[derive(Clone, Copy)]
 pub struct SignalSet(libc::sigset_t);
@@ -189,6 +231,24 @@ mod tests {
     use super::*;
     use crate::clone::{Namespaces, spawn};
     use crate::process::{ExitStatus, wait_pidfd};
+
+    #[test]
+    fn each_signal_of_mips_is_one_of_the_generic_ones() {
+        let mut numbers: Vec<i32> = (1..=31).filter_map(on_mips).collect();
+        numbers.sort_unstable();
+        // SIGEMT, which no other processor has, is nobody's.
+        let expected: Vec<i32> = (1..=31).filter(|number| *number != 7).collect();
+        assert_eq!(numbers, expected);
+        assert_eq!(on_mips(15), Some(15));
+        assert_eq!((on_mips(32), on_mips(64)), (Some(32), Some(64)));
+    }
+
+    #[test]
+    fn a_revisions_number_is_a_signal() {
+        for (number, signal) in [(10, Signal::USR1), (15, Signal::TERM), (28, Signal::WINCH)] {
+            assert_eq!(of_generic(number), Some(signal));
+        }
+    }
 
     #[test]
     fn a_record_is_read_at_its_offsets() {

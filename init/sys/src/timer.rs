@@ -24,6 +24,16 @@ pub fn now() -> Duration {
     )
 }
 
+/// A duration as system calls take it. What its nanoseconds are counted in differs between processors.
+#[must_use]
+pub fn timespec(duration: Duration) -> Timespec {
+    // Beyond the range is never, and so are i64::MAX seconds.
+    Timespec::try_from(duration).unwrap_or(Timespec {
+        tv_sec: i64::MAX,
+        tv_nsec: 0,
+    })
+}
+
 /// A timer that goes off once at an absolute time, and then is readable. Non-blocking, close-on-exec.
 #[derive(Debug)]
 pub struct DeadlineTimer(OwnedFd);
@@ -57,15 +67,9 @@ impl DeadlineTimer {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        // Beyond the clock's range is never, and so are i64::MAX seconds.
-        let never = Timespec {
-            tv_sec: i64::MAX,
-            tv_nsec: 0,
-        };
-        let time = Timespec::try_from(value).unwrap_or(never);
         let specification = Itimerspec {
             it_interval: zero,
-            it_value: time,
+            it_value: timespec(value),
         };
         timerfd_settime(&self.0, TimerfdTimerFlags::ABSTIME, &specification)
             .during("timerfd_settime")

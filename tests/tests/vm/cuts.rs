@@ -3,9 +3,10 @@
 //! The moments come from a seed, so that a failure can be had again: two seeds in a usual run, fifty in a long one
 //! (`cargo xtask test vm --long`), or those named in `KEDGE_SEEDS` (`7` or `0-49`).
 
-use crate::built_trials;
+use crate::built_trials_for;
 use anyhow::{Context, Result, ensure};
 use kedge_tests::guest::{BOOT, Guest, text};
+use kedge_tests::product::BOARD;
 use kedge_tests::trials::{Project, committed, update};
 use std::time::Duration;
 
@@ -37,8 +38,14 @@ fn seeds() -> Result<std::ops::RangeInclusive<u64>> {
 
 #[test]
 fn vm_power_cuts_at_any_moment_of_a_trial() -> Result<()> {
+    power_cuts(BOARD)
+}
+
+/// The same on any board.
+pub(crate) fn power_cuts(board: &str) -> Result<()> {
     for seed in seeds()? {
-        one(seed).with_context(|| format!("seed {seed}: try again with KEDGE_SEEDS={seed}"))?;
+        one(board, seed)
+            .with_context(|| format!("seed {seed}: try again with KEDGE_SEEDS={seed}"))?;
     }
     Ok(())
 }
@@ -56,10 +63,10 @@ fn change(project: &Project, seed: u64) -> Result<&'static str> {
     }
 }
 
-fn one(seed: u64) -> Result<()> {
+fn one(board: &str, seed: u64) -> Result<()> {
     let mut chance = Chance(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let (project, disk) = built_trials()?;
-    let mut guest = Guest::start(&disk, &[])?;
+    let (project, disk) = built_trials_for(board)?;
+    let mut guest = Guest::start_on(board, &disk, &[])?;
     guest.wait_for_control(BOOT)?;
     let old = committed(&guest)?;
     let kind = change(&project, seed)?;
@@ -74,7 +81,7 @@ fn one(seed: u64) -> Result<()> {
         kedge_image_build::progress::say(format_args!(
             "    seed {seed}: {kind}, cut after {wait} ms"
         ));
-        guest = Guest::start(&disk, &[])?;
+        guest = Guest::start_on(board, &disk, &[])?;
     }
     guest.wait_for_control(BOOT)?;
     let settled = guest.wait("no trial is left, and everything runs", SETTLED, |guest| {

@@ -12,6 +12,7 @@ mod hangs;
 mod life;
 mod live;
 mod mend;
+mod mipsel;
 mod network;
 mod secure_boot;
 mod slots;
@@ -52,5 +53,10 @@ fn built_fleet_for(board: &str) -> Result<(kedge_tests::fleet::Fleet, Disk)> {
 
 /// A project of one test's own and its device's disk.
 fn built_trials() -> Result<(kedge_tests::trials::Project, Disk)> {
-    kedge_tests::trials::project(env!("CARGO_BIN_EXE_kedge"))
+    built_trials_for(BOARD)
+}
+
+/// The same for another board.
+fn built_trials_for(board: &str) -> Result<(kedge_tests::trials::Project, Disk)> {
+    kedge_tests::trials::project_on(env!("CARGO_BIN_EXE_kedge"), board)
 }

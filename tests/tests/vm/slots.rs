@@ -1,6 +1,6 @@
 //! Trials of the other slot: a new kernel, initramfs or arguments, and every way in which a boot can fail.
 
-use crate::built_trials;
+use crate::built_trials_for;
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::toolchain;
@@ -69,9 +69,14 @@ fn history(guest: &Guest) -> Result<Vec<Value>> {
 
 #[test]
 fn vm_trials_of_a_slot() -> Result<()> {
-    let (mut project, disk) = built_trials()?;
+    trials_of_a_slot(BOARD)
+}
+
+/// The same on any board.
+pub(crate) fn trials_of_a_slot(board: &str) -> Result<()> {
+    let (mut project, disk) = built_trials_for(board)?;
     let platform = project.platform().to_owned();
-    let mut guest = Guest::start(&disk, &[])?;
+    let mut guest = Guest::start_on(board, &disk, &[])?;
     guest.wait_for_control(BOOT)?;
     let mut checks = Checks::default();
     checks.run(
@@ -91,7 +96,7 @@ fn vm_trials_of_a_slot() -> Result<()> {
         |guest| panics(&project, guest, &before),
     );
     checks.run("an init that exits", &mut guest, |guest| {
-        exits(&mut project, guest, &before)
+        exits(board, &mut project, guest, &before)
     });
     checks.run(
         "an init that hangs is reset by the watchdog",
@@ -115,7 +120,7 @@ fn vm_trials_of_a_slot() -> Result<()> {
             guest.cut_power()
         },
     );
-    let mut guest = Guest::start(&disk, &[])?;
+    let mut guest = Guest::start_on(board, &disk, &[])?;
     checks.run("… and the next try is committed", &mut guest, |guest| {
         guest.wait("the trial is committed", BOOTS, |guest| {
             Ok((committed(guest)? != before).then_some(()))
@@ -193,9 +198,9 @@ fn panics(project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
     told(guest, "Unable to mount root fs")
 }
 
-fn exits(project: &mut Project, guest: &mut Guest, before: &str) -> Result<()> {
+fn exits(board: &str, project: &mut Project, guest: &mut Guest, before: &str) -> Result<()> {
     project.kernel_arguments("-- leave")?;
-    let board = boards::find(BOARD)?;
+    let board = boards::find(board)?;
     project.replace_init(&toolchain::build_program(&board, "kedge-probe", "probe")?)?;
     let tried = push(project, guest)?;
     back(guest, &tried, before, "b", "kernel-panic")?;

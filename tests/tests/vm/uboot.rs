@@ -88,7 +88,7 @@ pub(crate) const fn armed(left: u8) -> Loader {
 }
 
 /// What differs between boards whose firmware and script are the same: what the kernel and the sources make of the processor.
-fn vm_uboot_smoke(board: &str) -> Result<()> {
+pub(crate) fn vm_uboot_smoke(board: &str) -> Result<()> {
     let disk = fresh_disk(board)?;
     let mut guest = Guest::start_on(board, &disk, &[8080])?;
     let mut checks = Checks::default();
@@ -96,7 +96,7 @@ fn vm_uboot_smoke(board: &str) -> Result<()> {
     checks.run("status", &mut guest, |guest| status(guest, board));
     checks.run("confinement", &mut guest, life::confinement);
     checks.run("what is widened, and no more", &mut guest, life::widened);
-    checks.run("orderly reboot through U-Boot", &mut guest, reboots);
+    checks.run("orderly reboot through the loader", &mut guest, reboots);
     checks.run("containers run again", &mut guest, life::boots);
     checks.run("idle memory", &mut guest, |guest| {
         life::idle_memory(guest, board)
@@ -130,7 +130,7 @@ fn reboots(guest: &mut Guest) -> Result<()> {
     guest.wait_for_control(BOOT).map(drop)
 }
 
-fn vm_uboot_boots_the_same_images(board: &str) -> Result<()> {
+pub(crate) fn vm_uboot_boots_the_same_images(board: &str) -> Result<()> {
     let disk = fresh_disk(board)?;
     let mut guest = Guest::start_on(board, &disk, &[8080])?;
     let mut checks = Checks::default();
@@ -155,7 +155,7 @@ fn vm_uboot_boots_the_same_images(board: &str) -> Result<()> {
     checks.run("volumes, first boot", &mut guest, |guest| {
         life::volumes(guest, 1, 1, 1)
     });
-    checks.run("orderly reboot through U-Boot", &mut guest, reboots);
+    checks.run("orderly reboot through the loader", &mut guest, reboots);
     checks.run("volumes, second boot", &mut guest, |guest| {
         life::volumes(guest, 2, 2, 1)
     });
@@ -168,7 +168,7 @@ fn vm_uboot_boots_the_same_images(board: &str) -> Result<()> {
 
 /// The agent's filter has a table for each architecture.
 #[cfg(feature = "all-boards")]
-fn vm_a_confined_agent_brings_an_update(board: &str) -> Result<()> {
+pub(crate) fn vm_a_confined_agent_brings_an_update(board: &str) -> Result<()> {
     let (fleet, disk) = crate::built_fleet_for(board)?;
     let guest = fleet.start_flashed(&disk)?;
     crate::agent::confined_agent(&fleet, guest)

@@ -18,7 +18,7 @@ use crate::tls::{Clock, Stream};
 use kedge_api::device::{Desired, Phase};
 use kedge_revision::{KeyId, Product, Root};
 use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
-use kedge_sys::{Errno, sock};
+use kedge_sys::{Errno, sock, timer};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -531,10 +531,7 @@ fn unnamed() -> kedge_revision::Name {
 }
 
 pub(crate) fn milliseconds(time: u64) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(time / 1000).unwrap_or(i64::MAX),
-        tv_nsec: i64::try_from(time % 1000 * 1_000_000).unwrap_or(0),
-    }
+    timer::timespec(std::time::Duration::from_millis(time))
 }
 
 /// Any number.

@@ -6,8 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// For a handshake, and for the hub to think.
@@ -19,15 +18,15 @@ pub const LEAST: u64 = 16 * 1024;
 #[derive(Debug)]
 pub struct Pace {
     start: Instant,
-    /// Milliseconds since the start.
-    until: AtomicU64,
+    /// Milliseconds since the start. Not an atomic number: 32-bit MIPS has none of 64 bits.
+    until: Mutex<u64>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
         Self {
             start: Instant::now(),
-            until: AtomicU64::new(GRACE_MS),
+            until: Mutex::new(GRACE_MS),
         }
     }
 }
@@ -46,20 +45,19 @@ impl Pace {
     pub fn begin(&self, bytes: u64) {
         let allowed = GRACE_MS.saturating_add(time(bytes));
         let until = self.now().saturating_add(allowed);
-        self.until.store(until, Ordering::Relaxed);
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 
     /// So many bytes of use have come.
     pub fn add(&self, bytes: u64) {
-        let until = self.until.load(Ordering::Relaxed);
-        let until = until.saturating_add(time(bytes));
-        self.until.store(until, Ordering::Relaxed);
+        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        *until = until.saturating_add(time(bytes));
     }
 
     /// # Errors
     /// `TimedOut`: it has taken too long.
     fn check(&self) -> io::Result<()> {
-        if self.now() > self.until.load(Ordering::Relaxed) {
+        if self.now() > *self.until.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(())

@@ -19,8 +19,7 @@ use rustls::{
     DigitallySignedStruct, RootCertStore, SignatureAlgorithm, SignatureScheme, StreamOwned,
 };
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use webpki::ring::{ECDSA_P256_SHA256, ED25519};
 
@@ -30,15 +29,15 @@ pub type Stream = StreamOwned<ClientConnection, Paced>;
 /// The time by which certificates are judged: what a hub's key has signed last, and what has passed since.
 #[derive(Debug)]
 pub struct Clock {
-    /// Seconds since the epoch at `start`; 0: nobody has told it.
-    base: AtomicU64,
+    /// Seconds since the epoch at `start`; 0: nobody has told it. Not an atomic number: 32-bit MIPS has none of 64 bits.
+    base: Mutex<u64>,
     start: Instant,
 }
 
 impl Default for Clock {
     fn default() -> Self {
         Self {
-            base: AtomicU64::new(0),
+            base: Mutex::new(0),
             start: Instant::now(),
         }
     }
@@ -48,13 +47,13 @@ impl Clock {
     /// It is so many seconds after the epoch now.
     pub fn set(&self, unix: u64) {
         let base = unix.saturating_sub(self.start.elapsed().as_secs());
-        self.base.store(base, Ordering::Relaxed);
+        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = base;
     }
 
     /// Seconds since the epoch; none: nobody has told.
     #[must_use]
     pub fn now(&self) -> Option<u64> {
-        let base = self.base.load(Ordering::Relaxed);
+        let base = *self.base.lock().unwrap_or_else(PoisonError::into_inner);
         (base > 0).then(|| base.saturating_add(self.start.elapsed().as_secs()))
     }
 }

@@ -3,9 +3,16 @@
 use kedge_revision::container::Capability;
 use linux_raw_sys::general as nr;
 
-/// The newest system call that was judged (`removexattrat`, Linux 6.13); the numbers from 424 on are
+/// Where an architecture's numbers begin: with that of `syscall`, which calls another by its first argument. The kernel
+/// shows a filter the other one (Linux `arch/mips/include/asm/syscall.h`).
+#[cfg(target_arch = "mips")]
+pub(super) const FIRST: u32 = nr::__NR_Linux;
+/// Where an architecture's numbers begin.
+#[cfg(not(target_arch = "mips"))]
+pub(super) const FIRST: u32 = 0;
+/// The newest system call that was judged (`removexattrat`, Linux 6.13); the numbers from 424 above the first on are
 /// the same on every architecture here.
-pub(super) const LAST: u32 = 466;
+pub(super) const LAST: u32 = FIRST + 466;
 
 pub(super) const CLONE: u32 = nr::__NR_clone;
 pub(super) const PERSONALITY: u32 = nr::__NR_personality;
@@ -26,8 +33,9 @@ mod architecture {
     pub(in crate::seccomp) const BEYOND: [(u32, u32); 0] = [];
     /// What sets the clock.
     pub(super) const SET_TIME: &[u32] = &[nr::__NR_clock_settime, nr::__NR_settimeofday];
-    /// What only this architecture has: port access, segments, and what old kernels had.
-    pub(super) const REFUSED: [u32; 6] = [
+    /// What not every architecture has: port access, segments, and what old kernels had.
+    pub(super) const REFUSED: [u32; 7] = [
+        nr::__NR_kexec_file_load,
         nr::__NR_iopl,
         nr::__NR_ioperm,
         nr::__NR_modify_ldt,
@@ -35,6 +43,8 @@ mod architecture {
         nr::__NR_ustat,
         nr::__NR_sysfs,
     ];
+    /// Of what only this architecture has, nothing is said to be absent.
+    pub(super) const ABSENT: [u32; 0] = [];
 }
 
 #[cfg(any(target_arch = "aarch64", target_arch = "riscv64"))]
@@ -55,8 +65,10 @@ mod architecture {
     pub(in crate::seccomp) const BEYOND: [(u32, u32); 0] = [];
     /// What sets the clock.
     pub(super) const SET_TIME: &[u32] = &[nr::__NR_clock_settime, nr::__NR_settimeofday];
-    /// What only this architecture has.
-    pub(super) const REFUSED: [u32; 0] = [];
+    /// What not every architecture has.
+    pub(super) const REFUSED: [u32; 1] = [nr::__NR_kexec_file_load];
+    /// Of what only this architecture has, nothing is said to be absent.
+    pub(super) const ABSENT: [u32; 0] = [];
 }
 
 /// Source: Linux `arch/arm/tools/syscall.tbl`, the calls of `common` and `eabi`; `arch/arm/include/uapi/asm/unistd.h`.
@@ -80,8 +92,9 @@ mod architecture {
         nr::__NR_clock_settime64,
         nr::__NR_settimeofday,
     ];
-    /// What only this architecture has: the PCI bus, what old kernels had, and the clock in 64 bits.
-    pub(super) const REFUSED: [u32; 7] = [
+    /// What not every architecture has: the PCI bus, what old kernels had, and the clock in 64 bits.
+    pub(super) const REFUSED: [u32; 8] = [
+        nr::__NR_kexec_file_load,
         nr::__NR_clock_settime64,
         nr::__NR_pciconfig_iobase,
         nr::__NR_pciconfig_read,
@@ -90,12 +103,51 @@ mod architecture {
         nr::__NR_ustat,
         nr::__NR_sysfs,
     ];
+    /// Of what only this architecture has, nothing is said to be absent.
+    pub(super) const ABSENT: [u32; 0] = [];
+}
+
+/// Source: Linux `arch/mips/kernel/syscalls/syscall_o32.tbl`.
+#[cfg(all(target_arch = "mips", target_endian = "little"))]
+mod architecture {
+    use super::nr;
+
+    /// `AUDIT_ARCH_MIPSEL`.
+    pub(in crate::seccomp) const ARCHITECTURE: u32 = 0x4000_0008;
+    /// The other ABIs of MIPS have an `AUDIT_ARCH` each.
+    pub(in crate::seccomp) const HIGHEST_NUMBER: Option<u32> = None;
+    /// Numbers without a call, between `io_pgetevents` and `semget`.
+    pub(in crate::seccomp) const GAP: (u32, u32) = (4369, 4392);
+    /// Calls beyond the table that are allowed.
+    pub(in crate::seccomp) const BEYOND: [(u32, u32); 0] = [];
+    /// What sets the clock, in either width.
+    pub(super) const SET_TIME: &[u32] = &[
+        nr::__NR_clock_settime,
+        nr::__NR_clock_settime64,
+        nr::__NR_settimeofday,
+        nr::__NR_stime,
+    ];
+    /// What not every architecture has: the clock in 64 bits and in seconds, `umount2` without flags, what processors
+    /// before MIPS II needed of the kernel, and what old kernels had.
+    pub(super) const REFUSED: [u32; 7] = [
+        nr::__NR_clock_settime64,
+        nr::__NR_stime,
+        nr::__NR_umount,
+        nr::__NR_sysmips,
+        nr::__NR_uselib,
+        nr::__NR_ustat,
+        nr::__NR_sysfs,
+    ];
+    /// A call of another call, and one that hides what socket is asked for behind a pointer: every library makes the
+    /// other calls directly.
+    pub(super) const ABSENT: [u32; 2] = [nr::__NR_syscall, nr::__NR_socketcall];
 }
 
 #[cfg(not(any(
     target_arch = "x86_64",
     target_arch = "aarch64",
     target_arch = "arm",
+    all(target_arch = "mips", target_endian = "little"),
     target_arch = "riscv64"
 )))]
 compile_error!(
@@ -106,9 +158,10 @@ pub(super) use architecture::{ARCHITECTURE, BEYOND, GAP, HIGHEST_NUMBER};
 
 /// Refused with `EPERM`: what changes the machine rather than the container, what reaches into the
 /// kernel's keyrings (which have no namespace), and what has a history of holes and no need.
-pub(super) const REFUSED: &[u32] = &concat(COMMON, architecture::REFUSED);
+pub(super) const REFUSED: &[u32] =
+    &concat::<_, _, { COMMON.len() + architecture::REFUSED.len() }>(COMMON, architecture::REFUSED);
 
-const COMMON: [u32; 51] = [
+const COMMON: [u32; 50] = [
     nr::__NR_acct,
     nr::__NR_add_key,
     nr::__NR_bpf,
@@ -124,7 +177,6 @@ const COMMON: [u32; 51] = [
     nr::__NR_get_mempolicy,
     nr::__NR_init_module,
     nr::__NR_kcmp,
-    nr::__NR_kexec_file_load,
     nr::__NR_kexec_load,
     nr::__NR_keyctl,
     nr::__NR_lookup_dcookie,
@@ -164,7 +216,10 @@ const COMMON: [u32; 51] = [
 
 /// Said not to exist, so that programs take their older way: `clone3` hides its flags from a filter
 /// behind a pointer; io_uring makes calls that no filter sees.
-pub(super) const ABSENT: &[u32] = &[
+pub(super) const ABSENT: &[u32] =
+    &concat::<_, _, { HIDDEN.len() + architecture::ABSENT.len() }>(HIDDEN, architecture::ABSENT);
+
+const HIDDEN: [u32; 7] = [
     nr::__NR_clone3,
     nr::__NR_io_uring_setup,
     nr::__NR_io_uring_enter,
@@ -233,11 +288,12 @@ pub(super) const UNLOCKED: &[(Capability, &[u32])] = &[
     clippy::indexing_slicing,
     reason = "const fn; evaluated by the compiler alone"
 )]
-const fn concat<const A: usize, const B: usize>(
+const fn concat<const A: usize, const B: usize, const BOTH: usize>(
     first: [u32; A],
     second: [u32; B],
-) -> [u32; COMMON.len() + architecture::REFUSED.len()] {
-    let mut all = [0; COMMON.len() + architecture::REFUSED.len()];
+) -> [u32; BOTH] {
+    assert!(A + B == BOTH);
+    let mut all = [0; BOTH];
     let mut at = 0;
     while at < A {
         all[at] = first[at];

@@ -68,7 +68,7 @@ fn the_tree_answers_as_the_table_says() {
         let filter = Choice::Widened(Box::new(Filter::build(bits)));
         let table = table(bits);
         for (number, action) in table.iter().enumerate() {
-            let number = u32::try_from(number).unwrap();
+            let number = FIRST + u32::try_from(number).unwrap();
             let wanted = match action {
                 Action::Allow | Action::Clone | Action::Personality | Action::Socket => {
                     ANSWER_ALLOW

@@ -101,7 +101,52 @@ mod architecture {
     pub(super) const MMAP: u32 = nr::__NR_mmap2;
 }
 
+/// Source: Linux `arch/mips/kernel/syscalls/syscall_o32.tbl`.
+#[cfg(all(target_arch = "mips", target_endian = "little"))]
+mod architecture {
+    use super::nr;
+
+    /// `AUDIT_ARCH_MIPSEL`.
+    pub(super) const ARCHITECTURE: u32 = 0x4000_0008;
+    /// The other ABIs of MIPS have an `AUDIT_ARCH` each.
+    pub(super) const FOREIGN: u32 = u32::MAX;
+    /// As on ARM. Of the call of another call (`syscall`) the kernel shows a filter the other one.
+    pub(super) const CALLS: &[u32] = &[
+        nr::__NR_access,
+        nr::__NR_lstat64,
+        nr::__NR_mkdir,
+        nr::__NR_open,
+        nr::__NR_poll,
+        nr::__NR_rename,
+        nr::__NR_renameat,
+        nr::__NR_stat64,
+        nr::__NR_unlink,
+        nr::__NR__llseek,
+        nr::__NR_fcntl64,
+        nr::__NR_fstat64,
+        nr::__NR_fstatat64,
+        nr::__NR_ftruncate64,
+        nr::__NR_clock_getres_time64,
+        nr::__NR_clock_gettime64,
+        nr::__NR_clock_nanosleep_time64,
+        nr::__NR_futex_time64,
+        nr::__NR_ppoll_time64,
+        nr::__NR_recv,
+        nr::__NR_send,
+        nr::__NR_sigreturn,
+    ];
+    /// What maps memory: as on ARM.
+    pub(super) const MMAP: u32 = nr::__NR_mmap2;
+}
+
 use architecture::{ARCHITECTURE, FOREIGN, MMAP};
+
+/// By which a socket is made not to block.
+const FIONBIO: u32 = if cfg!(target_arch = "mips") {
+    0x667e
+} else {
+    0x5421
+};
 
 /// Made whatever their arguments are.
 const CALLS: &[u32] = &[
@@ -171,8 +216,7 @@ const CALLS: &[u32] = &[
 const JUDGED: &[(u32, Argument)] = &[
     // AF_UNIX, AF_INET, AF_INET6.
     (nr::__NR_socket, Argument::OneOf(0, &[1, 2, 10])),
-    // FIONBIO.
-    (nr::__NR_ioctl, Argument::OneOf(1, &[0x5421])),
+    (nr::__NR_ioctl, Argument::OneOf(1, &[FIONBIO])),
     // PROT_EXEC.
     (MMAP, Argument::Without(2, 4)),
     (nr::__NR_mprotect, Argument::Without(2, 4)),
@@ -360,7 +404,7 @@ mod tests {
             let answer = if right { ALLOW } else { EPERM };
             assert_eq!(own(nr::__NR_socket, [family, 1, 0]), answer, "{family}");
         }
-        assert_eq!(own(nr::__NR_ioctl, [3, 0x5421, 0]), ALLOW);
+        assert_eq!(own(nr::__NR_ioctl, [3, FIONBIO, 0]), ALLOW);
         // TIOCSTI, which types into a terminal.
         assert_eq!(own(nr::__NR_ioctl, [3, 0x5412, 0]), EPERM);
         for call in [MMAP, nr::__NR_mprotect] {
