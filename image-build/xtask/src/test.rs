@@ -134,7 +134,7 @@ fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Our own kernel when it was built before, else Debian's: a test run never waits for a kernel to compile.
+/// Our own kernel when it was built before, else Debian's: nobody waits for one to compile, but for boards that have no other.
 fn kernel() -> Result<KernelSource> {
     let source = platform::cheapest(BOARD)?;
     progress::say(format_args!("  devices boot the {source} kernel"));
