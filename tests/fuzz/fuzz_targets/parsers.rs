@@ -141,7 +141,13 @@ fn tryboot(bytes: &[u8]) {
         return;
     };
     if let Some(record) = autoboot.parse(sector) {
-        assert_eq!(autoboot.sector(record.default).as_ref().map(|text| &text[..]), Some(sector));
+        assert_eq!(
+            autoboot
+                .sector(record.default)
+                .as_ref()
+                .map(|text| &text[..]),
+            Some(sector)
+        );
     }
     let (one, two) = bytes.split_at(bytes.len() / 2);
     if let Some(said) = Bootloader::parse(one, two) {
