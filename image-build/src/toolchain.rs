@@ -38,20 +38,22 @@ const ZIG: &str = "0.17.1";
 /// `link-self-contained=no`: crt files and the C library are Zig's, not Rust's.
 /// `force-unwind-tables=no`: nothing unwinds, so the tables are 12 kB that nobody reads.
 /// `curve25519_dalek_backend`: without code for AVX2, 13 kB; a device verifies a few signatures a boot.
+/// [`OUTLINER`]: what several functions have in common becomes one of its own, 20 kB.
 /// `trap-unreachable=no`: no trap instruction behind each call that never returns.
 /// `panic=immediate-abort`: a panic is a trap where it happens, whose address the kernel's log keeps (and ramoops, when
 /// it is PID 1's); a build without `strip` tells the function. Its text is lost, which went to standard error alone; 69 kB.
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 9] = [
     "-Ctarget-feature=+crt-static",
     "-Clink-self-contained=no",
     "-Crelocation-model=static",
     "-Cforce-unwind-tables=no",
     "--cfg=curve25519_dalek_backend=\"serial\"",
+    OUTLINER,
     "-Ztrap-unreachable=no",
     "-Zunstable-options",
     "-Cpanic=immediate-abort",
 ];
-/// What several functions have in common becomes one of its own, 20 kB.
+/// LLVM has it for x86, ARM and RISC-V, not for MIPS.
 const OUTLINER: &str = "-Cllvm-args=--enable-machine-outliner=always";
 
 /// A target by Rust's name for it, and Zig's; and what is compiled differently for it.
@@ -59,8 +61,8 @@ const OUTLINER: &str = "-Cllvm-args=--enable-machine-outliner=always";
 struct Target<'a> {
     rust: &'a str,
     zig: &'static str,
-    /// Beside [`FLAGS`].
-    flags: &'static [&'static str],
+    /// Which of [`FLAGS`] it does not take.
+    without: &'static [&'static str],
     /// Whether the crate `libc` must be told that the time has 64 bits, as musl has had it since 1.2: it takes 32 else,
     /// which end in 2038.
     narrow_time: bool,
@@ -69,26 +71,25 @@ struct Target<'a> {
 impl<'a> Target<'a> {
     fn of(board: &'a Board) -> Result<Self> {
         let rust = board.rust_target.as_str();
-        // LLVM outlines for x86, ARM and RISC-V, not for MIPS.
-        let (zig, flags, narrow_time): (_, &[&str], _) = match rust {
-            "x86_64-unknown-linux-musl" => ("x86_64-linux-musl", &[OUTLINER], false),
-            "aarch64-unknown-linux-musl" => ("aarch64-linux-musl", &[OUTLINER], false),
-            "armv7-unknown-linux-musleabihf" => ("arm-linux-musleabihf", &[OUTLINER], true),
-            "riscv64gc-unknown-linux-musl" => ("riscv64-linux-musl", &[OUTLINER], false),
-            "mipsel-unknown-linux-musl" => ("mipsel-linux-musleabi", &[], true),
+        let (zig, without, narrow_time): (_, &[&str], _) = match rust {
+            "x86_64-unknown-linux-musl" => ("x86_64-linux-musl", &[], false),
+            "aarch64-unknown-linux-musl" => ("aarch64-linux-musl", &[], false),
+            "armv7-unknown-linux-musleabihf" => ("arm-linux-musleabihf", &[], true),
+            "riscv64gc-unknown-linux-musl" => ("riscv64-linux-musl", &[], false),
+            "mipsel-unknown-linux-musl" => ("mipsel-linux-musleabi", &[OUTLINER], true),
             _ => bail!("the device binary is not built for {rust} yet"),
         };
         Ok(Self {
             rust,
             zig,
-            flags,
+            without,
             narrow_time,
         })
     }
 
     /// All flags of the compiler's that do not name a folder.
     fn flags(&self) -> Vec<String> {
-        let all = FLAGS.iter().chain(self.flags);
+        let all = FLAGS.iter().filter(|flag| !self.without.contains(flag));
         all.map(|flag| (*flag).to_owned()).collect()
     }
 }
@@ -537,6 +538,19 @@ mod tests {
                 // Soft float, which Rust's name says nothing of.
                 .replace("mipsel-linux-musl", "mipsel-linux-musleabi");
             assert_eq!(name, target.zig);
+        }
+    }
+
+    #[test]
+    fn only_mips_is_compiled_without_the_outliner() {
+        for board in kedge_board_support::boards::all().unwrap() {
+            let target = Target::of(&board).unwrap();
+            let left: Vec<_> = FLAGS
+                .into_iter()
+                .filter(|flag| !target.flags().iter().any(|has| has == flag))
+                .collect();
+            let mips = target.rust.starts_with("mips");
+            assert_eq!(left, if mips { vec![OUTLINER] } else { Vec::new() });
         }
     }
 
