@@ -12,13 +12,15 @@
 //! | `slot-b` | FAT, empty |
 //! | `data` | ext4 with the layers under fs-verity, the revision, the roots, and empty folders for the rest |
 //!
-//! It signs nothing and compresses nothing; it knows no project, only what [`ImagePlan`] names.
+//! It signs nothing; it knows no project, only what [`ImagePlan`] names. [`packed`] compresses what is whole.
 
 pub mod boot_script;
 pub mod efi;
 pub mod ext4;
 pub mod fat;
 pub mod gpt;
+pub mod needed;
+pub mod packed;
 mod scratch;
 
 use crate::files;

@@ -3,11 +3,12 @@
 use super::Scene;
 use super::composing::{Composed, Composing};
 use crate::compose::Composition;
+use crate::image::packed::{self, Packed};
 use crate::image::{self, ImagePlan, ImageReport, RootDocument};
 use crate::project::Project;
 use crate::project::units::human;
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use kedge_board_support::boards::Board;
 use kedge_revision::ObjectId;
 use kedge_revision::revision::{Object, ObjectKind};
@@ -21,15 +22,32 @@ use std::path::{Path, PathBuf};
 /// unchanged project gives the same bytes; a change takes the next counter (kedge.lock). The store in the image is born
 /// sealed: its objects carry fs-verity from the first boot on.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kedge build
+  kedge build --output raw.zst                       # also IMAGE.zst, and IMAGE.bmap for `bmaptool copy IMAGE.zst /dev/sdb`
+  kedge build --revision-only --json")]
 pub(super) struct Build {
     /// Where to put the disk image.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// What to make.
+    #[arg(long, value_enum, default_value_t = Output::Raw)]
+    output: Output,
     /// Stop at the signed revision; make no disk image.
-    #[arg(long, conflicts_with = "out")]
+    #[arg(long, conflicts_with_all = ["out", "output"])]
     revision_only: bool,
     #[command(flatten)]
     composing: Composing,
+}
+
+/// The form that the image leaves in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// The disk image, with holes.
+    Raw,
+    /// The disk image, and beside it the same packed with zstd, with its block map.
+    #[value(name = "raw.zst")]
+    RawZst,
 }
 
 #[derive(Serialize)]
@@ -45,6 +63,8 @@ struct Built {
     sizes: Sizes,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<ImageReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packed: Option<Packed>,
 }
 
 #[derive(Serialize)]
@@ -69,7 +89,14 @@ impl Build {
             let out = self.out.clone().unwrap_or_else(|| project.image_path());
             Some(make_image(scene, &composition, &board, &out)?)
         };
-        let built = built(&project, &composition, image);
+        let packed = match (&image, self.output) {
+            (Some(image), Output::RawZst) => Some(pack(scene, &image.path)?),
+            (_, Output::Raw) | (None, Output::RawZst) => None,
+        };
+        let built = Built {
+            packed,
+            ..built(&project, &composition, image)
+        };
         scene.output.result(words(&built, &board), &built);
         Ok(())
     }
@@ -114,6 +141,13 @@ fn make_image(
     report.with_context(|| format!("cannot make the disk image {}", out.display()))
 }
 
+fn pack(scene: &Scene, image: &Path) -> Result<Packed> {
+    let bar = scene.output.spinner("packing the disk image");
+    let packed = packed::pack(image);
+    bar.finish_and_clear();
+    packed
+}
+
 fn built(project: &Project, composition: &Composition, image: Option<ImageReport>) -> Built {
     let size = |kind| {
         composition
@@ -138,6 +172,7 @@ fn built(project: &Project, composition: &Composition, image: Option<ImageReport
             layers: size(ObjectKind::Layer),
         },
         image,
+        packed: None,
     }
 }
 
@@ -164,6 +199,15 @@ fn words(built: &Built, board: &Board) -> String {
         lines.push(format!(
             "Image: {}\nBoot it: kedge run",
             image.path.display()
+        ));
+    }
+    if let Some(packed) = &built.packed {
+        lines.push(format!(
+            "Packed: {}, {}\nBlock map: {}, {} to be written",
+            packed.path.display(),
+            human(packed.size),
+            packed.map.display(),
+            human(packed.mapped)
         ));
     }
     lines.join("\n")
