@@ -21,6 +21,7 @@ pub mod fat;
 pub mod gpt;
 pub mod needed;
 pub mod packed;
+pub mod ram;
 mod scratch;
 
 use crate::files;

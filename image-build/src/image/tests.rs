@@ -98,6 +98,12 @@ impl Sample {
     }
 
     pub(crate) fn build(&self, name: &str) -> Result<(PathBuf, ImageReport)> {
+        let path = self.folder.path().join(name);
+        let report = self.with_plan(|plan| build(plan, &path, &mut |_| {}))?;
+        Ok((path, report))
+    }
+
+    pub(crate) fn with_plan<T>(&self, make: impl FnOnce(&ImagePlan<'_>) -> T) -> T {
         let roots = [RootDocument {
             version: 1,
             document: &self.root.0,
@@ -113,9 +119,7 @@ impl Sample {
             loader: self.loader.as_deref(),
             signer: None,
         };
-        let path = self.folder.path().join(name);
-        let report = build(&plan, &path, &mut |_| {})?;
-        Ok((path, report))
+        make(&plan)
     }
 }
 

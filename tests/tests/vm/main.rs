@@ -11,6 +11,7 @@ mod life;
 mod live;
 mod mend;
 mod network;
+mod ram;
 mod secure_boot;
 mod slots;
 mod sticks;

@@ -10,9 +10,14 @@ struct Sample {
     bytes: Vec<u8>,
 }
 
+/// Bytes that repeat, but not with the blocks.
+fn rubbish(size: usize) -> Vec<u8> {
+    (0..=250).cycle().take(size).collect()
+}
+
 impl Sample {
     fn new() -> Self {
-        let mut bytes: Vec<u8> = (0..16 * BLOCK).map(|at| (at % 251) as u8).collect();
+        let mut bytes = rubbish(16 * BLOCK);
         bytes[9 * BLOCK..10 * BLOCK].fill(0);
         let sample = Self {
             folder: tempfile::tempdir().unwrap(),
@@ -24,10 +29,13 @@ impl Sample {
     }
 
     fn map(&self) -> Map {
-        let range = |first: u64, last: u64| {
-            let (from, to) = (first as usize * BLOCK, (last as usize + 1) * BLOCK);
-            let sum = Sha256::digest(&self.bytes[from..to]).into();
-            Range { first, last, sum }
+        let range = |first: usize, last: usize| {
+            let bytes = &self.bytes[first * BLOCK..(last + 1) * BLOCK];
+            Range {
+                first: first as u64,
+                last: last as u64,
+                sum: Sha256::digest(bytes).into(),
+            }
         };
         let ranges = vec![range(1, 2), range(9, 9), range(15, 15)];
         Map::new(self.bytes.len() as u64, BLOCK as u64, ranges).unwrap()
@@ -52,7 +60,7 @@ impl Sample {
             image.read(&mut |offset, piece| {
                 let kind = match piece {
                     Piece::Bytes(bytes) => {
-                        let from = offset as usize;
+                        let from = usize::try_from(offset).unwrap();
                         assert_eq!(bytes, &self.bytes[from..from + bytes.len()]);
                         b'b'
                     }
@@ -110,7 +118,7 @@ fn a_map_that_does_not_match_is_refused_with_the_range() {
         (15 * BLOCK, "unpacks to 61440 bytes, not to the 65536 bytes"),
         (17 * BLOCK, "unpacks more than the 65536 bytes"),
     ] {
-        sample.bytes = (0..bytes).map(|at| (at % 251) as u8).collect();
+        sample.bytes = rubbish(bytes);
         sample.bytes[9 * BLOCK..10 * BLOCK].fill(0);
         sample.pack(&sample.bytes);
         sample.put_map(&map.encode());
