@@ -13,7 +13,7 @@
 //! | `slot-b` | FAT, empty |
 //! | `data` | ext4 with the layers under fs-verity, the revision, the roots, and empty folders for the rest |
 //!
-//! It signs nothing and compresses nothing; it knows no project, only what [`ImagePlan`] names.
+//! It signs nothing; it knows no project, only what [`ImagePlan`] names. [`packed`] compresses what is whole.
 
 pub mod boot_script;
 pub mod efi;
@@ -21,6 +21,9 @@ pub mod ext4;
 pub mod fat;
 pub mod firmware;
 pub mod gpt;
+pub mod needed;
+pub mod packed;
+pub mod ram;
 mod scratch;
 
 use crate::files;

@@ -4,6 +4,7 @@
 //! and keeps everything it makes below the [`cache`]. It holds no format of its own: those are in
 //! `kedge-revision` (documents) and `kedge-rootfs` (layers and initramfs).
 
+pub mod bmap;
 pub mod bundle;
 pub mod cache;
 pub mod compose;

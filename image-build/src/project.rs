@@ -135,6 +135,12 @@ impl Project {
         ))
     }
 
+    /// Where `kedge build --output ram` puts kernel and initramfs: `build/<product>-<board>.ram`.
+    #[must_use]
+    pub fn ram_path(&self) -> PathBuf {
+        self.image_path().with_extension("ram")
+    }
+
     /// Objects, laid out as in a device's store.
     #[must_use]
     pub fn objects_folder(&self) -> PathBuf {

@@ -45,8 +45,11 @@ use supervisor::Shared;
 pub struct VmConfig {
     /// The kind of machine; it must have a `[qemu]` table.
     pub board: Board,
-    /// The disk image; it is written.
+    /// The disk image; it is written. With `ram` there is none.
     pub disk: PathBuf,
+    /// A folder with a kernel and an initramfs that need no disk ([`crate::image::ram`]): QEMU loads them, whatever the board's
+    /// loader is, and the machine has no disk.
+    pub ram: Option<PathBuf>,
     /// A folder for sockets, the kernel's files and a firmware's variables, made if absent. Its path must be short: a
     /// socket's has at most 107 bytes.
     pub folder: PathBuf,
@@ -76,12 +79,22 @@ pub struct VmConfig {
 }
 
 impl VmConfig {
+    /// The board's machine without a disk, with what is in the folder `ram`: console as events, no forwarded port, emulated.
+    #[must_use]
+    pub fn without_disk(board: Board, ram: &Path, folder: &Path) -> Self {
+        Self {
+            ram: Some(ram.to_owned()),
+            ..Self::new(board, Path::new(""), folder)
+        }
+    }
+
     /// The board's machine with this disk: console as events, no forwarded port, emulated.
     #[must_use]
     pub fn new(board: Board, disk: &Path, folder: &Path) -> Self {
         Self {
             board,
             disk: disk.to_owned(),
+            ram: None,
             folder: folder.to_owned(),
             memory: None,
             forwards: Vec::new(),

@@ -15,6 +15,7 @@ mod cgroups;
 mod decide;
 mod disks;
 mod files;
+mod memory;
 mod modules;
 mod mounts;
 mod objects;
@@ -94,6 +95,8 @@ pub struct Boot {
     pub refused: bool,
     /// Objects that are absent or damaged; containers that need them are not started.
     pub bad_objects: Vec<ObjectId>,
+    /// Its disk is a file in memory: what is written is gone at the next boot.
+    pub from_memory: bool,
     /// The data partition is mounted.
     pub mounted: bool,
     /// Everything that went wrong, by phase.
@@ -181,6 +184,7 @@ impl Boot {
             parameters: Values::new(),
             refused: false,
             bad_objects: Vec::new(),
+            from_memory: false,
             mounted: false,
             problems: Vec::new(),
             repair: false,

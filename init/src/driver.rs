@@ -305,7 +305,13 @@ impl Driver {
         } else {
             "no watchdog"
         };
-        let hello = format!("{product}, {version}, {guarded}, PID 1 started at {started} us");
+        let memory = if self.boot.from_memory {
+            ", from memory"
+        } else {
+            ""
+        };
+        let hello =
+            format!("{product}, {version}{memory}, {guarded}, PID 1 started at {started} us");
         self.say(Stream::Notice, &hello);
         let mut phases = String::new();
         for (name, time) in std::mem::take(&mut self.boot.phases) {

@@ -29,6 +29,13 @@ pub enum Error {
         /// How long was waited, milliseconds.
         waited_ms: u64,
     },
+    /// The disk in the initramfs was not unpacked as a whole.
+    Memory {
+        /// What there is of it, bytes.
+        found: u64,
+        /// What it has, bytes.
+        size: u64,
+    },
     /// A document is not acceptable.
     Document {
         /// Where it stands.
@@ -121,6 +128,10 @@ impl fmt::Display for Error {
                 }
                 write!(f, " has a partition named {name:?} (waited {waited_ms} ms)")
             }
+            Self::Memory { found, size } => write!(
+                f,
+                "only {found} of the disk's {size} bytes came into memory: it must have more than twice as much"
+            ),
             Self::Document { path, source } => {
                 write!(f, "{}: {source}", path.display())?;
                 cause(source, f)
@@ -160,6 +171,7 @@ impl std::error::Error for Error {
             | Self::Parameters { .. }
             | Self::File { .. }
             | Self::MissingPartition { .. }
+            | Self::Memory { .. }
             | Self::Object { .. }
             | Self::BootRecord { .. }
             | Self::Slot => None,

@@ -121,6 +121,12 @@ impl Sample {
     }
 
     pub(crate) fn build(&self, name: &str) -> Result<(PathBuf, ImageReport)> {
+        let path = self.folder.path().join(name);
+        let report = self.with_plan(|plan| build(plan, &path, &mut |_| {}))?;
+        Ok((path, report))
+    }
+
+    pub(crate) fn with_plan<T>(&self, make: impl FnOnce(&ImagePlan<'_>) -> T) -> T {
         let roots = [RootDocument {
             version: 1,
             document: &self.root.0,
@@ -137,9 +143,7 @@ impl Sample {
             firmware: &self.firmware,
             signer: None,
         };
-        let path = self.folder.path().join(name);
-        let report = build(&plan, &path, &mut |_| {})?;
-        Ok((path, report))
+        make(&plan)
     }
 }
 

@@ -126,14 +126,16 @@ fn disk_and_network(command: &mut Command, config: &VmConfig, qemu: &Qemu) {
         DiskCache::WriteBack => "writeback",
         DiskCache::Unsafe => "unsafe",
     };
-    command.args([
-        "-drive",
-        &format!(
-            "if=none,id=disk,format=raw,cache={cache},file={}",
-            quoted(&config.disk)
-        ),
-    ]);
-    command.args(["-device", &format!("{},drive=disk", qemu.disk)]);
+    if config.ram.is_none() {
+        command.args([
+            "-drive",
+            &format!(
+                "if=none,id=disk,format=raw,cache={cache},file={}",
+                quoted(&config.disk)
+            ),
+        ]);
+        command.args(["-device", &format!("{},drive=disk", qemu.disk)]);
+    }
 
     let forwards: String = config
         .forwards

@@ -6,8 +6,8 @@
 
 use super::ResetCause;
 use crate::files;
-use crate::image::{fat, gpt};
-use anyhow::{Context, Result, bail};
+use crate::image::{fat, gpt, ram};
+use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::boards::Board;
 use kedge_board_support::bootenv::Bootenv;
 use kedge_board_support::record::loader::Armed;
@@ -30,6 +30,15 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// With more arguments, after all others.
+    pub(super) fn with(mut self, arguments: &str) -> Self {
+        if !arguments.is_empty() {
+            self.arguments.push(' ');
+            self.arguments.push_str(arguments);
+        }
+        self
+    }
+
     /// With what a loader tells of the reset that came before, in front of everything else: of an argument given twice
     /// the device believes the first. A real loader asks its reset controller; a reset that the guest asked for and a
     /// power-on are told apart by nobody.
@@ -42,6 +51,25 @@ impl Loaded {
         }
         self
     }
+}
+
+/// What is loaded where there is no disk, as a network's loader does: out of the folder of a pair.
+///
+/// # Errors
+/// A file is missing.
+pub(super) fn without_disk(folder: &Path) -> Result<Loaded> {
+    let [kernel, initramfs] = [ram::KERNEL, ram::INITRAMFS].map(|name| folder.join(name));
+    for path in [&kernel, &initramfs] {
+        let there = path.is_file();
+        ensure!(there, "there is no {}", path.display());
+    }
+    let arguments = files::read_text(&folder.join(ram::ARGUMENTS))?;
+    Ok(Loaded {
+        slot: Slot::A,
+        kernel,
+        initramfs,
+        arguments: arguments.trim().to_owned(),
+    })
 }
 
 /// Decides as a loader, and puts the slot's files into `folder`.

@@ -8,6 +8,7 @@
 //! tells at once.
 
 use super::command::{First, command, monitor_socket};
+use super::loader;
 use super::memory::Memory;
 use super::{Console, Ending, Event, Firmware, Loaded, ResetCause, VARIABLES, VmConfig, load, qmp};
 use crate::image::boot_script;
@@ -165,6 +166,10 @@ fn supervise(
 
 /// What the host loads, after `reset` if there was one; nothing if a firmware does.
 fn loaded(config: &VmConfig, reset: Option<ResetCause>) -> Result<Option<Loaded>> {
+    if let Some(folder) = &config.ram {
+        let loaded = loader::without_disk(folder)?.after(reset);
+        return Ok(Some(loaded.with(&config.arguments)));
+    }
     if config.board.boot.backend != Backend::Direct {
         if !config.arguments.is_empty() {
             bail!(
@@ -175,11 +180,7 @@ fn loaded(config: &VmConfig, reset: Option<ResetCause>) -> Result<Option<Loaded>
         return Ok(None);
     }
     let loaded = load(&config.board, &config.disk, &config.folder)?;
-    let mut loaded = loaded.after(reset);
-    if !config.arguments.is_empty() {
-        loaded.arguments = format!("{} {}", loaded.arguments, config.arguments);
-    }
-    Ok(Some(loaded))
+    Ok(Some(loaded.after(reset).with(&config.arguments)))
 }
 
 /// The same command, of a process that ends when the thread that starts it does: whatever kills us, no machine goes on

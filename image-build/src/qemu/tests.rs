@@ -190,6 +190,29 @@ fn the_command_line_is_that_of_the_board() {
 }
 
 #[test]
+fn without_a_disk_there_is_none() {
+    let config = VmConfig {
+        ram: Some("/tmp/ram".into()),
+        ..config()
+    };
+    let line = words(&config);
+    assert!(
+        !line.contains("-drive") && !line.contains("virtio-blk"),
+        "{line}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let error = loader::without_disk(folder.path()).unwrap_err().to_string();
+    assert!(error.starts_with("there is no "), "{error}");
+    for name in ["kernel", "initramfs"] {
+        crate::files::write(&folder.path().join(name), name).unwrap();
+    }
+    crate::files::write(&folder.path().join("cmdline.txt"), "quiet\n").unwrap();
+    let loaded = loader::without_disk(folder.path()).unwrap();
+    assert_eq!(loaded.clone().with("").arguments, "quiet");
+    assert_eq!(loaded.with("panic=1").arguments, "quiet panic=1");
+}
+
+#[test]
 fn memory_has_the_size_that_was_asked_for() {
     let config = VmConfig {
         memory: Some(48),

@@ -3,11 +3,13 @@
 use super::Scene;
 use super::composing::{Composed, Composing};
 use crate::compose::Composition;
+use crate::image::packed::{self, Packed};
+use crate::image::ram::{self, RamReport};
 use crate::image::{self, ImagePlan, ImageReport, RootDocument};
 use crate::project::Project;
 use crate::project::units::human;
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use kedge_board_support::boards::Board;
 use kedge_revision::ObjectId;
 use kedge_revision::revision::{Object, ObjectKind};
@@ -21,15 +23,35 @@ use std::path::{Path, PathBuf};
 /// unchanged project gives the same bytes; a change takes the next counter (kedge.lock). The store in the image is born
 /// sealed: its objects carry fs-verity from the first boot on.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kedge build
+  kedge build --output ram                           # build/PRODUCT-BOARD.ram: kernel and initramfs for PXE; docs/memory.md
+  kedge build --output raw.zst                       # also IMAGE.zst, and IMAGE.bmap for `bmaptool copy IMAGE.zst /dev/sdb`
+  kedge build --revision-only --json")]
 pub(super) struct Build {
-    /// Where to put the disk image.
-    #[arg(long, value_name = "FILE")]
+    /// Where to put the disk image, or the folder of --output ram.
+    #[arg(long, value_name = "PATH")]
     out: Option<PathBuf>,
+    /// What to make.
+    #[arg(long, value_enum, default_value_t = Output::Raw)]
+    output: Output,
     /// Stop at the signed revision; make no disk image.
-    #[arg(long, conflicts_with = "out")]
+    #[arg(long, conflicts_with_all = ["out", "output"])]
     revision_only: bool,
     #[command(flatten)]
     composing: Composing,
+}
+
+/// The form that the image leaves in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// The disk image, with holes.
+    Raw,
+    /// The disk image, and beside it the same packed with zstd, with its block map.
+    #[value(name = "raw.zst")]
+    RawZst,
+    /// Kernel and initramfs that boot without a disk, in a folder.
+    Ram,
 }
 
 #[derive(Serialize)]
@@ -43,8 +65,20 @@ struct Built {
     revision_path: PathBuf,
     objects: BTreeMap<ObjectId, Object>,
     sizes: Sizes,
+    #[serde(flatten)]
+    made: Made,
+}
+
+/// What was made of the revision.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Made {
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<ImageReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packed: Option<Packed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ram: Option<RamReport>,
 }
 
 #[derive(Serialize)]
@@ -64,61 +98,110 @@ impl Build {
             composition,
             own_kernel,
         } = self.composing.compose(scene)?;
-        let image = if self.revision_only {
-            None
+        let plan = Plan::of(&composition, &board);
+        let made = if self.revision_only {
+            Made::default()
         } else {
-            let out = self.out.clone().unwrap_or_else(|| project.image_path());
-            Some(make_image(scene, &composition, &board, &out)?)
+            self.make(scene, &project, &plan)?
         };
-        let built = built(&project, &composition, image);
+        let built = built(&project, &composition, made);
         scene
             .output
             .result(words(&built, &board, own_kernel), &built);
         Ok(())
     }
+
+    fn make(&self, scene: &Scene, project: &Project, plan: &Plan<'_>) -> Result<Made> {
+        let out = |own: PathBuf| self.out.clone().unwrap_or(own);
+        let mut made = Made::default();
+        match self.output {
+            Output::Ram => made.ram = Some(make_ram(scene, plan, &out(project.ram_path()))?),
+            Output::Raw | Output::RawZst => {
+                let out = out(project.image_path());
+                made.image = Some(make_image(scene, plan, &out)?);
+                if self.output == Output::RawZst {
+                    made.packed = Some(pack(scene, &out)?);
+                }
+            }
+        }
+        Ok(made)
+    }
 }
 
-fn make_image(
-    scene: &Scene,
-    composition: &Composition,
-    board: &Board,
-    out: &Path,
-) -> Result<ImageReport> {
-    let newest = (
-        composition.root.document.as_slice(),
-        composition.root.signatures.as_slice(),
-    );
-    let older = composition
-        .root
-        .older
-        .iter()
-        .map(|(document, signatures)| (document.as_slice(), signatures.as_slice()));
-    let roots: Vec<RootDocument<'_>> = (1_u32..)
-        .zip(older.chain([newest]))
-        .map(|(version, (document, signatures))| RootDocument {
-            version,
-            document,
-            signatures,
-        })
-        .collect();
-    let plan = ImagePlan {
-        board,
-        revision: &composition.verified,
-        document: &composition.document,
-        signatures: &composition.signatures,
-        roots: &roots,
-        objects: &composition.objects,
-        loader: composition.loader.as_deref(),
-        firmware: &composition.firmware,
-        signer: composition.signer.as_deref(),
-    };
+/// What images are made from.
+struct Plan<'a> {
+    composition: &'a Composition,
+    board: &'a Board,
+    roots: Vec<RootDocument<'a>>,
+}
+
+impl<'a> Plan<'a> {
+    fn of(composition: &'a Composition, board: &'a Board) -> Self {
+        let newest = (
+            composition.root.document.as_slice(),
+            composition.root.signatures.as_slice(),
+        );
+        let older = composition
+            .root
+            .older
+            .iter()
+            .map(|(document, signatures)| (document.as_slice(), signatures.as_slice()));
+        Self {
+            composition,
+            board,
+            roots: (1_u32..)
+                .zip(older.chain([newest]))
+                .map(|(version, (document, signatures))| RootDocument {
+                    version,
+                    document,
+                    signatures,
+                })
+                .collect(),
+        }
+    }
+
+    fn image(&self) -> ImagePlan<'_> {
+        let composition = self.composition;
+        ImagePlan {
+            board: self.board,
+            revision: &composition.verified,
+            document: &composition.document,
+            signatures: &composition.signatures,
+            roots: &self.roots,
+            objects: &composition.objects,
+            loader: composition.loader.as_deref(),
+            firmware: &composition.firmware,
+            signer: composition.signer.as_deref(),
+        }
+    }
+}
+
+fn make_image(scene: &Scene, plan: &Plan<'_>, out: &Path) -> Result<ImageReport> {
     let bar = scene.output.spinner("making the disk image");
-    let report = image::build(&plan, out, &mut |step| bar.set_message(step.to_owned()));
+    let report = image::build(&plan.image(), out, &mut |step| {
+        bar.set_message(step.to_owned());
+    });
     bar.finish_and_clear();
     report.with_context(|| format!("cannot make the disk image {}", out.display()))
 }
 
-fn built(project: &Project, composition: &Composition, image: Option<ImageReport>) -> Built {
+fn make_ram(scene: &Scene, plan: &Plan<'_>, out: &Path) -> Result<RamReport> {
+    let bar = scene.output.spinner("making a kernel and an initramfs");
+    let report = ram::build(&plan.image(), out, &mut |step| {
+        bar.set_message(step.to_owned());
+    });
+    bar.finish_and_clear();
+    report.with_context(|| format!("cannot make {}", out.display()))
+}
+
+fn pack(scene: &Scene, image: &Path) -> Result<Packed> {
+    let bar = scene.output.spinner("packing the disk image");
+    let packed = packed::pack(image);
+    bar.finish_and_clear();
+    packed
+}
+
+fn built(project: &Project, composition: &Composition, made: Made) -> Built {
     let size = |kind| {
         composition
             .kinds
@@ -141,7 +224,7 @@ fn built(project: &Project, composition: &Composition, image: Option<ImageReport
             initramfs: size(ObjectKind::Initramfs),
             layers: size(ObjectKind::Layer),
         },
-        image,
+        made,
     }
 }
 
@@ -164,11 +247,29 @@ fn words(built: &Built, board: &Board, own_kernel: bool) -> String {
         row("kernel", sizes.kernel, boot.kernel),
         format!("  {:<14} {:>9}", "layers", human(sizes.layers)),
     ];
-    if let Some(image) = &built.image {
+    if let Some(image) = &built.made.image {
         lines.push(row("image on disk", image.allocated, board.budgets.image));
         lines.push(format!(
             "Image: {}\nBoot it: kedge run",
             image.path.display()
+        ));
+    }
+    if let Some(ram) = &built.made.ram {
+        lines.push(format!(
+            "  {:<14} {:>9}  in memory; a device needs {}\nKernel, initramfs and arguments: {}\nBoot them: kedge run --ram",
+            "disk",
+            human(ram.disk),
+            human(ram.memory),
+            ram.path.display()
+        ));
+    }
+    if let Some(packed) = &built.made.packed {
+        lines.push(format!(
+            "Packed: {}, {}\nBlock map: {}, {} to be written",
+            packed.path.display(),
+            human(packed.size),
+            packed.map.display(),
+            human(packed.mapped)
         ));
     }
     lines.join("\n")

@@ -1,10 +1,10 @@
 //! `kedge flash`: a disk image onto a card, a stick or a disk.
 
 use super::Scene;
-use super::disk::Disk as Image;
+use super::disk::Disk as Parts;
 use super::hub::table;
 use crate::flash::disks::{self, Disk};
-use crate::flash::{Flashed, Stage, Target};
+use crate::flash::{Flashed, Image, Stage, Target};
 use crate::project::units::human;
 use crate::{files, process, progress, terminal};
 use anyhow::{Context, Result, bail, ensure};
@@ -23,11 +23,15 @@ use tempfile::NamedTempFile;
 /// Without a disk it lists those of this machine, with what speaks against each. A disk that is in use is refused, and one
 /// that is built in, unless --fixed says that it is meant. Everything on the disk is lost. What is written is compared byte
 /// by byte afterwards.
+///
+/// An image that is packed with zstd (kedge build --output raw.zst) is unpacked on its way. With the block map IMAGE.bmap
+/// beside it, only what the map lists is written, and each range must have the checksum that the map gives it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kedge flash                        # which disks are there
   kedge flash /dev/sdb
   kedge flash /dev/mmcblk0 --provision provision.json --yes
+  kedge flash /dev/sdb --image gateway-qemu-x86-64.img.zst           # and gateway-qemu-x86-64.img.bmap, if it is there
   kedge flash card.img --image build/gateway-qemu-x86-64.img    # a file that is there stands for a card")]
 pub(super) struct Flash {
     /// The disk, as in /dev/sdb; or a file.
@@ -57,6 +61,7 @@ struct Done {
     image: PathBuf,
     size: u64,
     data: u64,
+    left: u64,
     compared: bool,
     provisioned: bool,
 }
@@ -75,42 +80,33 @@ impl Flash {
             "there is no disk image {}; make it with `kedge build`",
             image.display()
         );
-        ensure!(
-            Image::open(&image)?.is_some(),
-            "{} is no disk image",
-            image.display()
-        );
+        let source = Image::open(&image)?;
+        ensure!(source.is_disk()?, "{} is no disk image", image.display());
         let provision = self.provision.as_deref().map(provision).transpose()?;
         let what = self.judge(target)?;
         if !self.yes {
-            let size = human(image.metadata().map(|data| data.len()).unwrap_or_default());
+            let size = source.size().map_or("an image".to_owned(), human);
             let question = format!("Write {size} over what is on {what}? All of it is lost.");
             let answer = terminal::confirm(&question)
                 .context("nobody can be asked whether it is the right disk: use --yes")?;
             ensure!(answer, "nothing was written");
         }
         let start = Instant::now();
-        let copy = provision.as_deref().map(|bytes| provisioned(&image, bytes));
+        let copy = provision
+            .as_deref()
+            .map(|bytes| provisioned(&source, target, bytes));
         let copy = copy.transpose()?;
-        let source = copy.as_ref().map_or(image.as_path(), |copy| copy.path());
-        let flashed = self.write(scene, target, source)?;
-        let text = format!(
-            "Wrote {} onto {} and read it back, {} of it data, in {}.{}",
-            human(flashed.size),
-            target.display(),
-            human(flashed.data),
-            progress::seconds(start.elapsed()),
-            if provision.is_some() {
-                "\nIts device joins the hub at its first start."
-            } else {
-                ""
-            }
-        );
+        let copied = copy.as_ref().map(|copy| Image::open(copy.path()));
+        let copied = copied.transpose()?;
+        let flashed = write(scene, target, copied.as_ref().unwrap_or(&source))?;
+        let took = progress::seconds(start.elapsed());
+        let text = words(&flashed, target, &took, provision.is_some());
         let done = Done {
             target: target.clone(),
             image,
             size: flashed.size,
             data: flashed.data,
+            left: flashed.left,
             compared: true,
             provisioned: provision.is_some(),
         };
@@ -148,31 +144,50 @@ impl Flash {
         let size = human(disk.size);
         Ok(format!("{} ({}, {size})", target.display(), disk.model))
     }
+}
 
-    fn write(&self, scene: &Scene, target: &Path, image: &Path) -> Result<Flashed> {
-        let open = Target::open(target)?;
-        let size = image.metadata().map(|data| data.len()).unwrap_or_default();
-        let mut now: Option<(Stage, ProgressBar)> = None;
-        let flashed = open.flash(image, &mut |stage, bytes| {
-            if now.as_ref().is_none_or(|(before, _)| *before != stage) {
-                if let Some((_, bar)) = now.take() {
-                    bar.finish_and_clear();
-                }
-                let word = match stage {
-                    Stage::Writing => "writing",
-                    Stage::Comparing => "comparing",
-                };
-                now = Some((stage, scene.output.bytes(word, size)));
+fn write(scene: &Scene, target: &Path, image: &Image) -> Result<Flashed> {
+    let open = Target::open(target)?;
+    let size = image.size().unwrap_or_default();
+    let mut now: Option<(Stage, ProgressBar)> = None;
+    let flashed = open.flash(image, &mut |stage, bytes| {
+        if now.as_ref().is_none_or(|(before, _)| *before != stage) {
+            if let Some((_, bar)) = now.take() {
+                bar.finish_and_clear();
             }
-            if let Some((_, bar)) = &now {
-                bar.inc(bytes);
-            }
-        });
-        if let Some((_, bar)) = now {
-            bar.finish_and_clear();
+            let word = match stage {
+                Stage::Writing => "writing",
+                Stage::Comparing => "comparing",
+            };
+            now = Some((stage, scene.output.bytes(word, size)));
         }
-        flashed
+        if let Some((_, bar)) = &now {
+            bar.inc(bytes);
+        }
+    });
+    if let Some((_, bar)) = now {
+        bar.finish_and_clear();
     }
+    flashed
+}
+
+fn words(flashed: &Flashed, target: &Path, took: &str, provisioned: bool) -> String {
+    let mut text = format!(
+        "Wrote {} onto {} and read it back, {} of it data, in {took}.",
+        human(flashed.size),
+        target.display(),
+        human(flashed.data),
+    );
+    if flashed.left > 0 {
+        let left = human(flashed.left);
+        text.push_str(&format!(
+            "\nBy the image's block map {left} of it are nobody's, and stayed as they were."
+        ));
+    }
+    if provisioned {
+        text.push_str("\nIts device joins the hub at its first start.");
+    }
+    text
 }
 
 fn list(scene: &Scene) -> Result<()> {
@@ -201,19 +216,25 @@ fn provision(path: &Path) -> Result<Vec<u8>> {
 
 /// A copy of the image with the provisioning where the device looks for it at its first start; for its owner's eyes alone,
 /// and gone with the value. On the disk itself it would not be compared, and a desktop might have mounted it by then.
-fn provisioned(image: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
-    let folder = image.parent().unwrap_or(Path::new("."));
+fn provisioned(image: &Image, target: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
+    let folder = image.path().parent().unwrap_or(Path::new("."));
+    let cannot = || format!("cannot make a copy of {}", image.path().display());
     let copy = tempfile::Builder::new()
         .prefix(".flash-")
         .tempfile_in(folder)
-        .with_context(|| format!("cannot make a copy of {}", image.display()))?;
-    process::run(
-        Command::new("cp")
-            .args(["--sparse=always", "--reflink=auto", "--"])
-            .arg(image)
-            .arg(copy.path()),
-    )?;
-    let disk = Image::open(copy.path())?.context("the copy is no disk image")?;
+        .with_context(cannot)?;
+    if image.is_packed() {
+        let most = Target::open(target)?.size();
+        image.unpack(copy.as_file(), most).with_context(cannot)?;
+    } else {
+        process::run(
+            Command::new("cp")
+                .args(["--sparse=always", "--reflink=auto", "--"])
+                .arg(image.path())
+                .arg(copy.path()),
+        )?;
+    }
+    let disk = Parts::open(copy.path())?.context("the copy is no disk image")?;
     disk.put_private("/device/provision.json", bytes)?;
     Ok(copy)
 }

@@ -25,11 +25,17 @@ const STICK_TIME: u64 = 315_619_200;
 ///
 /// The device works on a copy of the image that is thrown away at the end; with --keep the copy stays, and the next run
 /// with --keep goes on with it: volumes persist. While it runs, `kedge ctl` in another terminal talks to it.
+///
+/// With --ram it has no disk: what `kedge build --output ram` made is loaded as a network's loader would, and all that is
+/// written is gone at the next boot.
 #[derive(Debug, Args)]
 pub(super) struct Run {
     /// The disk image; the one that `kedge build` made if absent.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// Boot kernel and initramfs of `kedge build --output ram`, without a disk.
+    #[arg(long, conflicts_with_all = ["image", "keep"])]
+    ram: bool,
     /// Lead a port of this machine's loopback into the device, as in 8080:80. May be given again.
     #[arg(long, short, value_name = "HOST:GUEST", value_parser = forward)]
     port: Vec<Forward>,
@@ -53,6 +59,10 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
         let project = scene.project()?;
+        self.check_provision()?;
+        if self.ram {
+            return self.without_disk(scene, &project);
+        }
         let image = self.image.clone().unwrap_or_else(|| project.image_path());
         if !image.exists() {
             bail!(
@@ -60,21 +70,45 @@ impl Run {
                 image.display()
             );
         }
-        self.check_provision()?;
         let disk = self.disk(scene, &project, &image)?;
         let mut config = self.config(scene, &project, &disk)?;
         hand_over(&mut config)?;
-        let stick = disk.with_extension("stick");
-        if self.stick_at(&stick)? {
-            config.sticks = Some(vec![stick.clone()]);
-        }
-        let result = self.watch(scene, config);
-        // There may be none.
-        std::fs::remove_file(&stick).ok();
+        let result = self.with_stick(scene, config, &disk.with_extension("stick"));
         if !self.keep {
             std::fs::remove_file(&disk)
                 .with_context(|| format!("cannot remove {}", disk.display()))?;
         }
+        result
+    }
+
+    fn without_disk(&self, scene: &Scene, project: &Project) -> Result<()> {
+        let ram = project.ram_path();
+        if !ram.exists() {
+            bail!(
+                "there is no {}; make it with `kedge build --output ram`",
+                ram.display()
+            );
+        }
+        let mut config = self.config(scene, project, Path::new(""))?;
+        if config.provision.is_some() && !shows_provision(&config) {
+            bail!(
+                "the kernel of the board {} does not show a device what QEMU hands over, and there is no disk to put the provisioning on",
+                config.board.name
+            );
+        }
+        let stick = ram.with_extension("stick");
+        config.ram = Some(ram);
+        self.with_stick(scene, config, &stick)
+    }
+
+    /// Watches the machine with its stick, if there is one.
+    fn with_stick(&self, scene: &Scene, mut config: VmConfig, stick: &Path) -> Result<()> {
+        if self.stick_at(stick)? {
+            config.sticks = Some(vec![stick.to_owned()]);
+        }
+        let result = self.watch(scene, config);
+        // There may be none.
+        std::fs::remove_file(stick).ok();
         result
     }
 
@@ -230,11 +264,16 @@ impl Run {
     }
 }
 
+/// Whether the board's kernel shows a device what QEMU hands over.
+fn shows_provision(config: &VmConfig) -> bool {
+    let modules = &config.board.kernel.modules;
+    modules.iter().any(|module| module == "qemu_fw_cfg")
+}
+
 /// Puts a provisioning onto the disk, as `kedge flash` does, where Debian's kernel for the board does not show a device what
 /// QEMU hands over.
 fn hand_over(config: &mut VmConfig) -> Result<()> {
-    let modules = &config.board.kernel.modules;
-    if modules.iter().any(|module| module == "qemu_fw_cfg") {
+    if shows_provision(config) {
         return Ok(());
     }
     if let Some(provision) = config.provision.take() {

@@ -3,8 +3,9 @@
 //! The decision and its writes come before anything is mounted: a try is taken off first, so that whatever goes wrong
 //! later has been counted. Only a lost state record waits for the store, from which it is made anew.
 
+use super::disks::Own;
 use super::tryboot::{self, TO_TRY};
-use super::{Boot, disks};
+use super::{Boot, disks, memory};
 use crate::error::Error;
 use crate::evidence;
 use crate::last_resort::restart;
@@ -18,9 +19,15 @@ use std::path::Path;
 /// Finds the device's partitions, reads both records and decides.
 ///
 /// # Errors
-/// [`Error::MissingPartition`], [`Error::File`]. A lost state record is a problem that is noted.
+/// [`Error::MissingPartition`], [`Error::File`], [`Error::Memory`]. A lost state record is a problem that is noted.
 pub(super) fn boot_record(boot: &mut Boot) -> Result<(), Error> {
-    let found = disks::wait_for_partitions(boot.arguments.disk)?;
+    let memory = memory::disk_size()?;
+    boot.from_memory = memory.is_some();
+    let own = match memory {
+        Some(size) => Own::Named(memory::attach(size)?),
+        None => boot.arguments.disk.map_or(Own::Any, Own::Guid),
+    };
+    let found = disks::wait_for_partitions(&own)?;
     let (mut bootenv, records) = disks::open_record(&found.bootenv)?;
     boot.evidence = evidence::gather(Path::new("/root"), boot.arguments.says.watchdog);
     // Paths that outlive this phase are those under the changed root.

@@ -22,15 +22,28 @@ pub(crate) const DEVICES: &str = "/root/dev";
 /// How long a disk may take to appear: the slowest known are USB disks, with about 5 s.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
+/// Which disk is the device's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Own {
+    /// Whichever has the partitions.
+    Any,
+    /// The one that the loader came from, as it says.
+    Guid(Guid),
+    /// The one with this name of the kernel's.
+    Named(String),
+}
+
 /// Finds the partitions, waiting for the kernel's events if they are late. Where the loader says which disk it came from,
 /// no other one is taken; but a copy of a disk, bit by bit, is called as that one is.
 ///
 /// # Errors
 /// [`Error::MissingPartition`] after [`LONGEST_WAIT`].
-pub(crate) fn wait_for_partitions(disk: Option<Guid>) -> Result<Partitions, Error> {
+pub(crate) fn wait_for_partitions(own: &Own) -> Result<Partitions, Error> {
     let class = Path::new(CLASS);
-    let is_own = |name: &str| {
-        disk.is_none_or(|own| partitions::guid(class, Path::new(DEVICES), name) == Some(own))
+    let is_own = |name: &str| match own {
+        Own::Any => true,
+        Own::Guid(own) => partitions::guid(class, Path::new(DEVICES), name) == Some(*own),
+        Own::Named(own) => own == name,
     };
     if let Ok(found) = partitions::find(class, is_own) {
         return Ok(found);
@@ -49,7 +62,10 @@ pub(crate) fn wait_for_partitions(disk: Option<Guid>) -> Result<Partitions, Erro
         if expired {
             return Err(Error::MissingPartition {
                 name: missing,
-                disk,
+                disk: match own {
+                    Own::Guid(guid) => Some(*guid),
+                    Own::Any | Own::Named(_) => None,
+                },
                 waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
             });
         }

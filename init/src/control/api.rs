@@ -28,6 +28,9 @@ pub struct Status<'a> {
     /// The firmware verifies what it starts, as the loader says; absent otherwise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub secure_boot: bool,
+    /// It has no disk: what is written is gone at the next boot; absent otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_memory: bool,
     /// How far the boot is: the name of the phase, `running`, or what went wrong.
     #[serde(borrow)]
     pub phase: Cow<'a, str>,

@@ -16,6 +16,7 @@ fn status() -> Status<'static> {
         revision: None,
         slot: "a".into(),
         secure_boot: false,
+        from_memory: false,
         phase: "running".into(),
         boot_id: "0".into(),
         uptime_ms: 12,

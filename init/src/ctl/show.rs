@@ -26,6 +26,8 @@ pub(super) struct Shown<'a> {
     slot: Cow<'a, str>,
     #[serde(default)]
     secure_boot: bool,
+    #[serde(default)]
+    from_memory: bool,
     #[serde(borrow)]
     phase: Cow<'a, str>,
     uptime_ms: u64,
@@ -76,6 +78,9 @@ pub(super) fn status(out: &mut impl Write, status: &Shown<'_>) -> Result<()> {
         ""
     };
     writeln!(out, "{verified}")?;
+    if status.from_memory {
+        out.write_all(b"disk      none: it runs from memory, and a reboot begins anew\n")?;
+    }
     writeln!(out, "phase     {}", status.phase)?;
     writeln!(out, "up        {}", duration(status.uptime_ms))?;
     let (total, available) = (status.memory.total >> 20, status.memory.available >> 20);
@@ -224,6 +229,7 @@ mod tests {
             }),
             slot: "b".into(),
             secure_boot: true,
+            from_memory: true,
             phase: "running".into(),
             boot_id: "x".into(),
             uptime_ms: 3_725_000,
@@ -296,6 +302,7 @@ mod tests {
 product   gateway on qemu-x86-64 (development)
 revision  1.2.0 0123456789abcdef
 slot      b, on trial, 2 tries left, Secure Boot
+disk      none: it runs from memory, and a reboot begins anew
 phase     running
 up        1h02m
 memory    40 of 64 MiB available
@@ -317,12 +324,17 @@ web                  apps         back-off        -        4      5.0s  signal 9
             example()
         );
         assert!(json.contains("\"secure-boot\":true"), "{json}");
+        assert!(json.contains("\"from-memory\":true"), "{json}");
         let off = Status {
             secure_boot: false,
+            from_memory: false,
             ..example()
         };
         let json = serde_json::to_string(&off).unwrap();
-        assert!(!json.contains("secure-boot"), "{json}");
+        assert!(
+            !json.contains("secure-boot") && !json.contains("from-memory"),
+            "{json}"
+        );
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub(crate) fn status<'a>(
             .slot
             .map_or(Cow::Borrowed("unknown"), |slot| slot.letter().into()),
         secure_boot: boot.arguments.secure_boot,
+        from_memory: boot.from_memory,
         phase: phase(boot),
         boot_id: boot_id().into(),
         uptime_ms: now_ms,

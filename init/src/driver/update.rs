@@ -149,6 +149,16 @@ impl From<&str> for Refused {
     }
 }
 
+/// Why a device that runs from memory does not try a revision.
+const FROM_MEMORY: &str = "the device runs from memory, and this takes a reboot, after which it would be gone: start it with the new revision's kernel and initramfs";
+
+fn takes_reboot(cost: &Change) -> bool {
+    match cost {
+        Change::Slot | Change::Reboot(_) => true,
+        Change::Nothing | Change::Restart(_) => false,
+    }
+}
+
 fn layers(revision: &Verified) -> Vec<(ObjectId, Object)> {
     let objects = revision.envelope().objects.iter();
     objects
@@ -213,15 +223,24 @@ impl Driver {
     ) -> Option<&'static str> {
         let committed = self.boot.control.as_ref()?.state().committed.parameters;
         let parameters = parameters.unwrap_or(committed);
-        let offer = self.judge_documents(revision, parameters).ok()?;
+        let offer = self.judge_change(revision, parameters).ok()?;
         Some(offer.cost.word())
     }
 
     /// Judges what was staged from disk, as a boot would.
     fn judge_offer(&self, revision: ObjectId, parameters: u64) -> Result<Offer, Refused> {
-        let offer = self.judge_documents(revision, parameters)?;
+        let offer = self.judge_change(revision, parameters)?;
         for (id, object) in &offer.objects {
             boot::check_object(*id, *object)?;
+        }
+        Ok(offer)
+    }
+
+    /// What nothing would be left of after the reboot that it takes is refused.
+    fn judge_change(&self, revision: ObjectId, parameters: u64) -> Result<Offer, Refused> {
+        let offer = self.judge_documents(revision, parameters)?;
+        if self.boot.from_memory && takes_reboot(&offer.cost) {
+            return Err(FROM_MEMORY.into());
         }
         Ok(offer)
     }

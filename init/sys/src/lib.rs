@@ -21,6 +21,7 @@ pub mod exec;
 pub mod ext4;
 pub mod fsids;
 pub mod landlock;
+pub mod loopback;
 pub mod memory;
 pub mod module;
 pub mod mount;

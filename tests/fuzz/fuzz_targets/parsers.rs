@@ -10,6 +10,7 @@ mod registry;
 use kedge_board_support::loading::program::Program;
 use kedge_board_support::slot;
 use kedge_board_support::statement::{SECTION, Statement, section};
+use kedge_image_build::bmap::Map;
 use kedge_init::helpers::{disk, net, stage, stick};
 use kedge_revision::bundle::{self, Event};
 use kedge_revision::fresh::Fresh;
@@ -22,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 40 {
+    match choice % 41 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -127,6 +128,17 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         39 => tryboot(bytes),
+        40 => words(bytes, |text| {
+            if let Ok(map) = Map::parse(text) {
+                assert_eq!(Map::parse(&map.encode()).expect("own map"), map);
+                let ends = map.ranges().iter().map(|range| map.bytes(range));
+                ends.fold(0, |end, bytes| {
+                    assert!(end <= bytes.start && bytes.start < bytes.end);
+                    bytes.end
+                });
+                assert!(map.mapped() <= map.size());
+            }
+        }),
         other => network::parse(other - 22, bytes),
     }
 });

@@ -270,6 +270,7 @@ impl Init {
             }),
             slot: "a".into(),
             secure_boot: false,
+            from_memory: false,
             phase: "running".into(),
             boot_id: Cow::Borrowed(&configure.boot_id),
             uptime_ms: self.now_ms(),

@@ -2,6 +2,7 @@
 
 mod command;
 mod documents;
+mod flashing;
 mod fleet;
 mod hostile;
 mod importing;

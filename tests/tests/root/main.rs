@@ -16,6 +16,7 @@
 
 #[path = "../../../init/container/tests/root/bench.rs"]
 mod bench;
+mod cards;
 #[path = "../../../init/container/tests/root/confinement.rs"]
 mod confinement;
 #[path = "../../../init/container/tests/root/files.rs"]

@@ -14,6 +14,7 @@ mod live;
 mod mend;
 mod mipsel;
 mod network;
+mod ram;
 mod secure_boot;
 mod slots;
 mod sticks;

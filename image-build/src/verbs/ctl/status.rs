@@ -37,6 +37,9 @@ pub(super) fn words(status: &Value) -> String {
             bytes("total")
         ),
     ];
+    if status.get("from-memory") == Some(&Value::Bool(true)) {
+        lines.push("it runs from memory: a reboot begins anew".to_owned());
+    }
     lines.extend(update(status));
     let ports = status.get("network").and_then(Value::as_array);
     lines.extend(ports.into_iter().flatten().map(port));
