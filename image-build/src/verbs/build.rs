@@ -162,10 +162,11 @@ fn words(built: &Built, board: &Board) -> String {
     ];
     if let Some(image) = &built.image {
         lines.push(row("image on disk", image.allocated, board.budgets.image));
-        lines.push(format!(
-            "Image: {}\nBoot it: kedge run",
-            image.path.display()
-        ));
+        let next = match board.qemu {
+            Some(_) => "Boot it: kedge run",
+            None => "Write it onto a card: kedge flash",
+        };
+        lines.push(format!("Image: {}\n{next}", image.path.display()));
     }
     lines.join("\n")
 }
