@@ -249,10 +249,11 @@ fn words(built: &Built, board: &Board, own_kernel: bool) -> String {
     ];
     if let Some(image) = &built.made.image {
         lines.push(row("image on disk", image.allocated, board.budgets.image));
-        lines.push(format!(
-            "Image: {}\nBoot it: kedge run",
-            image.path.display()
-        ));
+        let next = match board.qemu {
+            Some(_) => "Boot it: kedge run",
+            None => "Write it onto a card: kedge flash",
+        };
+        lines.push(format!("Image: {}\n{next}", image.path.display()));
     }
     if let Some(ram) = &built.made.ram {
         lines.push(format!(

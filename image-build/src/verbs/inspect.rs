@@ -106,7 +106,8 @@ fn head(path: &Path) -> Result<Vec<u8>> {
     Ok(head)
 }
 
-/// By magic number: EROFS at 1024 (Linux `fs/erofs/erofs_fs.h`), zstd and gzip frames, the x86 boot protocol's `HdrS` at 0x202.
+/// By magic number: EROFS at 1024 (Linux `fs/erofs/erofs_fs.h`), zstd and gzip frames, the x86 boot protocol's `HdrS` at 0x202,
+/// device trees (Devicetree Specification 0.4, 5.2).
 fn object_kind(head: &[u8]) -> &'static str {
     let at = |offset: usize, magic: &[u8]| {
         head.get(offset..)
@@ -118,6 +119,8 @@ fn object_kind(head: &[u8]) -> &'static str {
         "kernel"
     } else if at(0, &[0x28, 0xb5, 0x2f, 0xfd]) {
         "initramfs"
+    } else if at(0, &[0xd0, 0x0d, 0xfe, 0xed]) {
+        "device-tree"
     } else {
         "object"
     }

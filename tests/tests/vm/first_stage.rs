@@ -9,7 +9,7 @@ use crate::built_for;
 use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::boards;
 use kedge_board_support::boards::firmware::Place;
-use kedge_board_support::record::crc32;
+use kedge_board_support::record::{Slot, crc32};
 use kedge_image_build::platform::Platform;
 use kedge_image_build::{debian, files};
 use kedge_tests::disk::Disk;
@@ -23,16 +23,11 @@ const BOARD: &str = "orange-pi-pc-plus";
 const SECTOR: u64 = 512;
 /// Where QEMU's boot ROM looks.
 const ROM: u64 = 8 * 1024;
-/// What the card says in this order.
-const SAYS: [&str; 7] = [
-    "U-Boot SPL 20",
-    "Trying to boot from MMC1",
-    "Allwinner Technology",
-    "sun8i-h3-orangepi-pc-plus.dtb",
-    "kedge: starting slot a",
-    "OF: fdt: Machine model: Xunlong Orange Pi PC Plus",
-    "PID 1 started at",
-];
+/// What U-Boot has by itself as the machine's name, and what the slot's device tree is given instead, so that the kernel tells
+/// whose it got.
+const OWN: &str = "Xunlong Orange Pi PC Plus";
+const SLOTS: &str = "Xunlong Orange Pi of Slot";
+const TREE: &str = "sun8i-h3-orangepi-pc-plus.dtb";
 /// Four emulated processors unpack 6 MB of kernel, on a busy machine.
 const LONG: Duration = Duration::from_secs(600);
 
@@ -49,6 +44,26 @@ impl Drop for Machine {
 
 #[test]
 fn vm_a_card_starts_from_the_first_instruction_on() -> Result<()> {
+    starts(SLOTS, |disk| {
+        let mut tree = disk.read_from_fat("slot-a", TREE)?;
+        let at = tree
+            .windows(OWN.len())
+            .position(|found| found == OWN.as_bytes());
+        let name = at.and_then(|at| tree.get_mut(at..)?.get_mut(..OWN.len()));
+        name.context("the device tree has another name")?
+            .copy_from_slice(SLOTS.as_bytes());
+        disk.write_to_slot(Slot::A, TREE, &tree)
+    })
+}
+
+#[cfg(feature = "all-boards")]
+#[test]
+fn vm_a_card_starts_with_u_boots_own_device_tree_where_the_slot_has_none() -> Result<()> {
+    starts(OWN, |disk| disk.remove_from_slot(Slot::A, TREE))
+}
+
+/// Starts the card after `edit`; the kernel must then say that it runs on this machine.
+fn starts(machine: &str, edit: fn(&Disk) -> Result<()>) -> Result<()> {
     debian::require(&["qemu-system-arm"], "play an Orange Pi")?;
     let product = built_for(BOARD)?;
     let disk = Disk::copy_of(&product.image)?;
@@ -58,10 +73,21 @@ fn vm_a_card_starts_from_the_first_instruction_on() -> Result<()> {
     })?;
     ensure!(piece.place == Place::Offset(128 * 1024), "{piece:?}");
     let name = platform.firmware.first().context("it has no firmware")?;
+    edit(&disk)?;
     for_qemus_rom(disk.path(), &files::read(&product.platform.join(name))?)?;
     let console = disk.folder().join("console");
     let _machine = start(disk.path(), &console)?;
-    wait(&console)
+    let machine = format!("OF: fdt: Machine model: {machine}");
+    // In this order.
+    let says = [
+        "U-Boot SPL 20",
+        "Trying to boot from MMC1",
+        "Allwinner Technology",
+        "kedge: starting slot a",
+        &machine,
+        "PID 1 started at",
+    ];
+    wait(&console, &says)
 }
 
 fn for_qemus_rom(disk: &Path, spl: &[u8]) -> Result<()> {
@@ -109,13 +135,13 @@ fn start(disk: &Path, console: &Path) -> Result<Machine> {
 }
 
 /// Waits until the console has said everything in its order.
-fn wait(console: &Path) -> Result<()> {
+fn wait(console: &Path, says: &[&str]) -> Result<()> {
     let deadline = Instant::now() + LONG;
     loop {
         let text =
             String::from_utf8_lossy(&std::fs::read(console).unwrap_or_default()).into_owned();
         let mut rest = text.as_str();
-        let missing = SAYS.iter().find(|wanted| match rest.split_once(**wanted) {
+        let missing = says.iter().find(|wanted| match rest.split_once(**wanted) {
             Some((_, after)) => {
                 rest = after;
                 false
