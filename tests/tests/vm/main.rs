@@ -10,6 +10,7 @@ mod hangs;
 mod life;
 mod live;
 mod mend;
+#[cfg(feature = "all-boards")]
 mod mipsel;
 mod network;
 mod secure_boot;
