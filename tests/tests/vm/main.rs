@@ -12,6 +12,7 @@ mod hangs;
 mod life;
 mod live;
 mod mend;
+#[cfg(feature = "all-boards")]
 mod mipsel;
 mod network;
 mod ram;

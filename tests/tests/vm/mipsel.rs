@@ -1,8 +1,8 @@
 //! `qemu-mipsel`: what the kernel, the sources and another C library make of this processor. The loader is the one that
 //! `qemu-x86-64` has, too.
 //!
-//! A smoke test is always run, the rest by `cargo xtask test vm --all-boards`. The kernel is our own, and is built by
-//! whoever runs this first: no kernel of Debian's serves.
+//! All are run by `cargo xtask test vm --all-boards` alone. The kernel is our own, and is built by whoever runs this first:
+//! no kernel of Debian's serves.
 
 use crate::uboot;
 use anyhow::Result;
@@ -14,25 +14,21 @@ fn vm_mipsel_smoke() -> Result<()> {
     uboot::vm_uboot_smoke(BOARD)
 }
 
-#[cfg(feature = "all-boards")]
 #[test]
 fn vm_mipsel_boots_the_same_images() -> Result<()> {
     uboot::vm_uboot_boots_the_same_images(BOARD)
 }
 
-#[cfg(feature = "all-boards")]
 #[test]
 fn vm_mipsel_trials_of_a_slot() -> Result<()> {
     crate::slots::trials_of_a_slot(BOARD)
 }
 
-#[cfg(feature = "all-boards")]
 #[test]
 fn vm_mipsel_power_cuts_at_any_moment_of_a_trial() -> Result<()> {
     crate::cuts::power_cuts(BOARD)
 }
 
-#[cfg(feature = "all-boards")]
 #[test]
 fn vm_mipsel_a_confined_agent_brings_an_update() -> Result<()> {
     uboot::vm_a_confined_agent_brings_an_update(BOARD)
