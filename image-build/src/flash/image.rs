@@ -199,7 +199,7 @@ impl Image {
     fn read_packed(&self, map: Option<&Map>, take: &mut Take<'_>) -> Result<()> {
         let mut reader = self.reader()?;
         let mut buffer = vec![0; usize::try_from(PIECE)?];
-        let mut mapped = map.map(|map| Mapped::new(map));
+        let mut mapped = map.map(Mapped::new);
         let mut at = 0_u64;
         loop {
             let length = fill(&mut *reader, &mut buffer).with_context(|| self.damaged(at))?;
