@@ -223,7 +223,8 @@ impl Driver {
     ) -> Option<&'static str> {
         let committed = self.boot.control.as_ref()?.state().committed.parameters;
         let parameters = parameters.unwrap_or(committed);
-        let offer = self.judge_change(revision, parameters).ok()?;
+        // Of what apply will refuse, too: whoever offers it is told by apply why.
+        let offer = self.judge_documents(revision, parameters).ok()?;
         Some(offer.cost.word())
     }
 

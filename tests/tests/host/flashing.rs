@@ -49,7 +49,7 @@ fn host_a_packed_image_is_flashed_by_its_map() -> Result<()> {
     files::write(&map, &text)?;
     let (said, _) = kedge.refuse(&words)?;
     ensure!(
-        said.contains("has a part of the image")
+        said.contains("the image did not come onto")
             && said.contains("are not those that its block map"),
         "{said}"
     );
