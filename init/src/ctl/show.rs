@@ -218,6 +218,30 @@ mod tests {
         }
     }
 
+    fn ports() -> Vec<PortStatus> {
+        vec![
+            PortStatus {
+                name: "eth0".to_owned(),
+                link: true,
+                dhcp: Some("bound".to_owned()),
+                addresses: vec!["10.0.2.15/24".to_owned(), "fd00::7/64".to_owned()],
+                gateways: vec!["10.0.2.2".to_owned()],
+                metric: 100,
+                lease: Some(LeaseStatus {
+                    address: "10.0.2.15".to_owned(),
+                    server: "10.0.2.2".to_owned(),
+                    ..LeaseStatus::default()
+                }),
+                refused: Vec::new(),
+            },
+            PortStatus {
+                name: "eth1".to_owned(),
+                refused: vec!["route by eth1 10.9.9.9: unreachable".to_owned()],
+                ..PortStatus::default()
+            },
+        ]
+    }
+
     fn example() -> Status<'static> {
         Status {
             product: "gateway".into(),
@@ -263,27 +287,7 @@ mod tests {
                 since_ms: 3_720_000,
                 waiting_for: vec!["db".into()],
             }],
-            network: vec![
-                PortStatus {
-                    name: "eth0".to_owned(),
-                    link: true,
-                    dhcp: Some("bound".to_owned()),
-                    addresses: vec!["10.0.2.15/24".to_owned(), "fd00::7/64".to_owned()],
-                    gateways: vec!["10.0.2.2".to_owned()],
-                    metric: 100,
-                    lease: Some(LeaseStatus {
-                        address: "10.0.2.15".to_owned(),
-                        server: "10.0.2.2".to_owned(),
-                        ..LeaseStatus::default()
-                    }),
-                    refused: Vec::new(),
-                },
-                PortStatus {
-                    name: "eth1".to_owned(),
-                    refused: vec!["route by eth1 10.9.9.9: unreachable".to_owned()],
-                    ..PortStatus::default()
-                },
-            ],
+            network: ports(),
             memory: Memory {
                 total: 64 << 20,
                 available: 40 << 20,
