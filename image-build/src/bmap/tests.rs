@@ -1,3 +1,5 @@
+//! Tests of block maps: what is written is read, and what does not add up is refused.
+
 use super::*;
 
 fn map() -> Map {

@@ -1,3 +1,5 @@
+//! Tests of flashing: what is written, refused and said.
+
 use super::*;
 
 const MIB: u64 = 1 << 20;

@@ -271,7 +271,7 @@ fn a_firmware_that_another_one_starts_is_a_kernel_to_qemu() {
     let first = First::Firmware(Path::new("/u-boot.bin"));
     let line = crate::process::line(&command::command(&config, first, Path::new("/m")).unwrap());
     assert!(line.contains("mem-path=/m -kernel /u-boot.bin "), "{line}");
-    for part in ["-bios", "-append", "-no-reboot", "-action"] {
+    for part in ["-bios", "-append", "-no-reboot"] {
         assert!(!line.contains(part), "{part} is in {line}");
     }
 }

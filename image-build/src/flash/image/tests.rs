@@ -1,3 +1,5 @@
+//! Tests of what is read to be flashed: raw, packed, with and without a block map.
+
 use super::*;
 use crate::bmap::Range;
 use crate::files;

@@ -1,0 +1,238 @@
+//! Tests of board files: those that ship, and what is refused of others.
+
+use super::*;
+
+const GOOD: &str = SHIPPED[0].1;
+
+#[test]
+fn every_shipped_board_is_good_and_named_as_its_file() {
+    for (board, (file, _)) in all().unwrap().iter().zip(SHIPPED) {
+        assert_eq!(format!("{}.toml", board.name), file);
+    }
+}
+
+#[test]
+fn an_unknown_board_names_those_there_are() {
+    let error = find("toaster").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64, qemu-mipsel, orange-pi-zero, orange-pi-pc-plus, visionfive-2, raspberry-pi-3, raspberry-pi-4"
+    );
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line() {
+    let text = GOOD.replace("[partitions]\n", "[partitions]\nswap = 64\n");
+    let line = text
+        .lines()
+        .position(|line| line.starts_with("swap"))
+        .unwrap()
+        + 1;
+    let error = parse("my.toml", &text).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("my.toml:{line}: ")), "{error}");
+    assert!(error.contains("swap"), "{error}");
+}
+
+#[test]
+fn values_that_cannot_work_are_refused_with_line_and_key() {
+    let cases = [
+        ("bootenv = 1", "bootenv = 0", "partitions.bootenv"),
+        ("data = 512", "data = 255", "partitions.data"),
+        ("slot-b = 64", "slot-b = 32", "partitions.slot-b"),
+        ("cpu = \"qemu64\"", "cpu = \"max\"", "qemu.cpu"),
+        ("memory = 256", "memory = 8", "qemu.memory"),
+        (
+            "console = \"ttyS0\"",
+            "console = \"tty S0\"",
+            "boot.console",
+        ),
+        ("common.config", "../common.config", "kernel.fragments"),
+        (
+            "initramfs = 1_600_000",
+            "initramfs = 100_000_000",
+            "budgets.initramfs",
+        ),
+        (
+            "arguments = \"\"\"\nconsole=ttyS0 panic=1",
+            "arguments = \"\"\"\nconsole=ttyS0 panic=0",
+            "boot.arguments",
+        ),
+    ];
+    for (from, to, key) in cases {
+        let text = GOOD.replace(from, to);
+        assert_ne!(text, GOOD, "{from}");
+        let error = parse("my.toml", &text).unwrap_err();
+        let key_line = to.lines().next().unwrap();
+        let line = text
+            .lines()
+            .position(|line| line.contains(key_line))
+            .unwrap()
+            + 1;
+        assert!(
+            matches!(&error, Error::Value { key: found, line: at, .. } if *found == key && *at == line),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn every_file_of_a_board_is_part_of_the_program() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/boards");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let is_shipped = SHIPPED.iter().any(|(file, _)| *file == name);
+        assert!(is_shipped, "add {name} to SHIPPED");
+    }
+}
+
+#[test]
+fn the_guides_board_is_one() {
+    let guide = include_str!("../../../docs/guides/integrator.md");
+    let (_, rest) = guide.split_once("```toml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let board = parse("field-gateway.toml", text).unwrap();
+    assert_eq!(board.boot.backend, Backend::UBoot);
+    assert_eq!(
+        (board.name.as_str(), board.partitions.data),
+        ("field-gateway", 1024)
+    );
+}
+
+#[test]
+fn arguments_over_several_lines_are_one_line_for_the_kernel() {
+    let arguments = find("qemu-x86-64").unwrap().boot.arguments;
+    let words: Vec<&str> = arguments.split(' ').collect();
+    assert!(words.contains(&"panic=1") && words.contains(&"pstore.compress=none"));
+    assert!(!words.contains(&""), "{arguments}");
+    // Where a panic's text is and what the kernel must keep its hands off are one place.
+    assert!(words.contains(&"memmap=8K$0x90000") && words.contains(&"ramoops.mem_size=0x2000"));
+    assert!(words.contains(&"ramoops.mem_address=0x90000"));
+
+    let arguments = find("qemu-arm64").unwrap().boot.arguments;
+    let words: Vec<&str> = arguments.split(' ').collect();
+    assert!(words.contains(&"panic=1") && words.contains(&"ramoops.record_size=0x2000"));
+    assert!(!words.contains(&""), "{arguments}");
+    assert!(words.contains(&"reserve_mem=8K:128M:oops"));
+    assert!(words.contains(&"ramoops.mem_name=oops"));
+}
+
+#[test]
+fn a_raspberry_pis_firmware_has_a_small_partition_and_no_emulation() {
+    let shipped = |name| SHIPPED.iter().find(|(file, _)| *file == name).unwrap().1;
+    let pi = shipped("raspberry-pi-4.toml");
+    let board = parse("pi.toml", pi).unwrap();
+    assert_eq!(board.boot.backend, Backend::Tryboot);
+    let (_, qemu) = SHIPPED[1].1.split_once("\n[qemu]\n").unwrap();
+    let (qemu, _) = qemu.split_once("\n#").unwrap();
+    let partition =
+        "partition = { name = \"spl\", type = \"2E54B353-1271-4842-806F-E436D6AF6985\", size = 2 }";
+    let cases = [
+        (pi.replace("boot = 4\n", ""), "partitions.boot"),
+        (pi.replace("boot = 4", "boot = 3"), "partitions.boot"),
+        (format!("{pi}\n[qemu]\n{qemu}\n"), "qemu"),
+        (
+            pi.replace("slot = \"config.txt\"", "boot = \"config.txt\""),
+            "firmware.boot",
+        ),
+        (
+            pi.replace("slot = \"config.txt\"", partition),
+            "firmware.partition",
+        ),
+        (
+            pi.replace("\"arm64\"", "\"riscv64\"")
+                .replace("aarch64-unknown-linux-musl", "riscv64gc-unknown-linux-musl"),
+            "boot.backend",
+        ),
+    ];
+    for (text, key) in cases {
+        let error = parse("pi.toml", &text).unwrap_err();
+        let is_it = matches!(&error, Error::Value { key: found, .. } if *found == key);
+        assert!(is_it, "{error} instead of {key}");
+    }
+}
+
+#[test]
+fn what_a_backend_needs_is_demanded_and_what_it_cannot_use_is_refused() {
+    let (u_boot, pc) = (SHIPPED[1].1, SHIPPED[2].1);
+    let cases = [
+        (
+            GOOD,
+            "bootenv = 1",
+            "bootenv = 1\nboot = 16",
+            "partitions.boot",
+        ),
+        (
+            GOOD,
+            "package = \"linux-image-cloud-amd64\"\n",
+            "",
+            "kernel.modules",
+        ),
+        (
+            GOOD,
+            "cpu = ",
+            "firmware = \"/u-boot.bin\"\ncpu = ",
+            "qemu.firmware",
+        ),
+        (u_boot, "boot = 16", "boot = 8", "partitions.boot"),
+        (u_boot, "boot = 16\n", "", "partitions.boot"),
+        (
+            u_boot,
+            "firmware = \"/usr",
+            "firmware = \"usr",
+            "qemu.firmware",
+        ),
+        (u_boot, "u-boot.bin\"", "u-boot.bin,x\"", "qemu.firmware"),
+        (u_boot, "panic=1 oops", "panic=1 ${oops}", "boot.arguments"),
+        (u_boot, "panic=1 oops", "panic=1 'oops'", "boot.arguments"),
+        (u_boot, "\"u-boot-qemu\"", "\"-u\"", "qemu.packages"),
+        (
+            GOOD,
+            "cpu = ",
+            "firmware-option = \"kernel\"\ncpu = ",
+            "qemu.firmware-option",
+        ),
+        (
+            pc,
+            "cpu = ",
+            "firmware-option = \"kernel\"\ncpu = ",
+            "qemu.firmware-option",
+        ),
+        (pc, "boot = 40", "boot = 32", "partitions.boot"),
+        (pc, "boot = 40\n", "", "partitions.boot"),
+        (pc, "firmware = \"/usr", "firmware = \"usr", "qemu.firmware"),
+        (pc, "_VARS_4M.fd\"", "_VARS 4M.fd\"", "qemu.variables"),
+        (
+            pc,
+            "secure-firmware = \"/usr",
+            "secure-firmware = \"usr",
+            "qemu.secure-firmware",
+        ),
+        (pc, "\"ovmf\"", "\"-o\"", "qemu.firmware-package"),
+        (pc, "\"x86-64\"", "\"arm64\"", "boot.backend"),
+    ];
+    for (text, from, to, key) in cases {
+        assert!(text.contains(from), "{from}");
+        let error = parse("my.toml", &text.replace(from, to)).unwrap_err();
+        assert!(
+            matches!(&error, Error::Value { key: found, .. } if *found == key),
+            "{to}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_missing_key_is_named() {
+    let error = parse("my.toml", &GOOD.replace("machine = \"q35\"\n", ""))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("machine"), "{error}");
+}
+
+#[test]
+fn a_huge_file_is_not_parsed() {
+    let text = "#".repeat(CAP + 1);
+    assert!(matches!(
+        parse("my.toml", &text),
+        Err(Error::TooLarge { .. })
+    ));
+}
