@@ -31,8 +31,6 @@ pub enum Error {
     },
     /// The disk in the initramfs was not unpacked as a whole.
     Memory {
-        /// What there is of it, bytes.
-        found: u64,
         /// What it has, bytes.
         size: u64,
     },
@@ -128,9 +126,9 @@ impl fmt::Display for Error {
                 }
                 write!(f, " has a partition named {name:?} (waited {waited_ms} ms)")
             }
-            Self::Memory { found, size } => write!(
+            Self::Memory { size } => write!(
                 f,
-                "only {found} of the disk's {size} bytes came into memory: it must have more than twice as much"
+                "the disk of {size} bytes did not come into memory as a whole: the initramfs was cut off or damaged on its way"
             ),
             Self::Document { path, source } => {
                 write!(f, "{}: {source}", path.display())?;

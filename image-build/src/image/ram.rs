@@ -87,21 +87,23 @@ pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Res
     );
     say("packing the disk");
     let mut archive = Initramfs::new();
-    // In this order by name: the size is there before the disk, which is what a small memory ends in.
+    // In this order by name: the size is there before the disk, and the last file only when the disk is whole.
     archive.file("etc/kedge/ram.size", 0o444, format!("{size}\n").into())?;
     archive.file("ram.img", 0o600, disk)?;
+    archive.file("ram.whole", 0o400, Vec::new())?;
     initramfs.extend(archive.compressed()?);
 
     let arguments = format!("{} {}", plan.board.boot.arguments, boot.arguments);
     files::write(&out.join(KERNEL), kernel)?;
     files::write(&out.join(INITRAMFS), &initramfs)?;
     files::write(&out.join(ARGUMENTS), format!("{}\n", arguments.trim()))?;
+    let packed = u64::try_from(initramfs.len())?;
     Ok(RamReport {
         path: out.to_owned(),
         disk: size,
-        initramfs: u64::try_from(initramfs.len())?,
-        // The file system that the kernel unpacks into takes half of the memory at the most (tmpfs(5)).
-        memory: size.saturating_mul(2).saturating_add(SYSTEM),
+        initramfs: packed,
+        // The packed archive goes once it is unpacked, and is beside it until then.
+        memory: size.saturating_add(packed).saturating_add(SYSTEM),
     })
 }
 

@@ -18,6 +18,9 @@ use std::path::Path;
 const SIZE: &str = "/etc/kedge/ram.size";
 /// The disk.
 const DISK: &str = "/ram.img";
+/// An empty file behind it in the archive. The kernel gives a file its whole length before it unpacks what is in it, and goes
+/// on with what it has when an archive is cut off or damaged: without this file the disk may be zeros from somewhere on.
+const WHOLE: &str = "/ram.whole";
 /// Where device nodes are before the change of root.
 const DEVICES: &str = "/root/dev";
 
@@ -43,8 +46,8 @@ pub(super) fn attach(size: u64) -> Result<String, Error> {
     let disk = open(Path::new(DISK))?;
     let found = fstat(&disk).map_err(Error::file("look at", DISK))?.st_size;
     let found = u64::try_from(found).unwrap_or(0);
-    if found != size {
-        return Err(Error::Memory { found, size });
+    if found != size || files::read_if_there(Path::new(WHOLE), 1)?.is_none() {
+        return Err(Error::Memory { size });
     }
     let devices = Path::new(DEVICES);
     let number = loopback::free(open(&devices.join("loop-control"))?)?;

@@ -113,17 +113,32 @@ fn vm_what_came_into_memory_is_judged() -> Result<()> {
     let (project, _disk) = built_trials()?;
     let (built, ram) = build(&project)?;
     let folder = tempfile::tempdir()?;
-    let mut config = machine(&ram, folder.path())?;
-    config.memory = Some(104);
-    let mut guest = Guest::with(config)?;
-    guest.expect("bytes came into memory", BOOT)?;
+    let path = ram.join("initramfs");
+    let whole = files::read(&path)?;
+    // A transfer that broke off: its last quarter is missing.
+    files::write(&path, &whole[..whole.len() / 4 * 3])?;
+    let mut guest = Guest::with(machine(&ram, folder.path())?)?;
+    let mut checks = Checks::default();
+    checks.run("a part of an initramfs is told", &mut guest, |guest| {
+        guest.expect("did not come into memory as a whole", BOOT)?;
+        let status = guest.wait_for_control(BOOT)?;
+        let phase = text(&status, "phase");
+        ensure!(phase.starts_with("repair; "), "{status}");
+        Ok(())
+    });
+    checks.finish(&mut guest)?;
     guest.cut_power()?;
+    files::write(&path, whole)?;
 
     forge(&built, &ram)?;
     let mut guest = Guest::with(machine(&ram, folder.path())?)?;
-    let status = guest.wait_for_control(BOOT)?;
-    let phase = text(&status, "phase");
-    ensure!(phase.starts_with("repair; revision: "), "{status}");
-    ensure!(status.get("revision").is_none(), "{status}");
-    Ok(())
+    let mut checks = Checks::default();
+    checks.run("a changed revision is not run", &mut guest, |guest| {
+        let status = guest.wait_for_control(BOOT)?;
+        let phase = text(&status, "phase");
+        ensure!(phase.starts_with("repair; revision: "), "{status}");
+        ensure!(status.get("revision").is_none(), "{status}");
+        Ok(())
+    });
+    checks.finish(&mut guest)
 }
