@@ -56,6 +56,9 @@ const FLAGS: [&str; 9] = [
 /// LLVM has it for x86, ARM and RISC-V, not for MIPS.
 const OUTLINER: &str = "-Cllvm-args=--enable-machine-outliner=always";
 
+/// What of Zig's C library does not work on MIPS.
+const MIPS: &str = include_str!("toolchain/mips.c");
+
 /// A target by Rust's name for it, and Zig's; and what is compiled differently for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Target<'a> {
@@ -66,24 +69,31 @@ struct Target<'a> {
     /// Whether the crate `libc` must be told that the time has 64 bits, as musl has had it since 1.2: it takes 32 else,
     /// which end in 2038.
     narrow_time: bool,
+    /// C that stands in for functions of Zig's C library.
+    instead: Option<&'static str>,
 }
 
 impl<'a> Target<'a> {
     fn of(board: &'a Board) -> Result<Self> {
         let rust = board.rust_target.as_str();
-        let (zig, without, narrow_time): (_, &[&str], _) = match rust {
-            "x86_64-unknown-linux-musl" => ("x86_64-linux-musl", &[], false),
-            "aarch64-unknown-linux-musl" => ("aarch64-linux-musl", &[], false),
-            "armv7-unknown-linux-musleabihf" => ("arm-linux-musleabihf", &[], true),
-            "riscv64gc-unknown-linux-musl" => ("riscv64-linux-musl", &[], false),
-            "mipsel-unknown-linux-musl" => ("mipsel-linux-musleabi", &[OUTLINER], true),
-            _ => bail!("the device binary is not built for {rust} yet"),
-        };
-        Ok(Self {
+        let usual = |zig, narrow_time| Self {
             rust,
             zig,
-            without,
+            without: &[],
             narrow_time,
+            instead: None,
+        };
+        Ok(match rust {
+            "x86_64-unknown-linux-musl" => usual("x86_64-linux-musl", false),
+            "aarch64-unknown-linux-musl" => usual("aarch64-linux-musl", false),
+            "armv7-unknown-linux-musleabihf" => usual("arm-linux-musleabihf", true),
+            "riscv64gc-unknown-linux-musl" => usual("riscv64-linux-musl", false),
+            "mipsel-unknown-linux-musl" => Self {
+                without: &[OUTLINER],
+                instead: Some(MIPS),
+                ..usual("mipsel-linux-musleabi", true)
+            },
+            _ => bail!("the device binary is not built for {rust} yet"),
         })
     }
 
@@ -140,10 +150,11 @@ fn compile(cache: &Cache, program: &Program<'_>) -> Result<PathBuf> {
     debian::require(&PACKAGES, "build the device binary")?;
     let rust = Rust::installed()?;
     let name = program.target.rust;
-    let linker = linker(cache, program.target.zig)?;
+    let linker = linker(cache, &program.target)?;
     // One folder for each toolchain: cargo would otherwise compile everything again at every change of compiler.
     let flags = program.target.flags().join(" ");
-    let key = cache::key([rust.version.as_str(), ZIG, &flags, ORDER, LINK]);
+    let parts = [rust.version.as_str(), ZIG, &flags, ORDER, LINK];
+    let key = cache::key(parts.into_iter().chain(program.target.instead));
     let target = cache.folder(&format!("cargo-target/device-{key}"))?;
     let _lock = cache.lock("device-binary")?;
     let mut command = Command::new(&rust.cargo);
@@ -340,7 +351,7 @@ fn file_of(package: &str, end: &str) -> Result<PathBuf> {
 /// # Errors
 /// The board's target is not known here, or the toolchain cannot be installed.
 pub fn c_compiler(board: &Board) -> Result<PathBuf> {
-    Ok(linker(&Cache::open()?, Target::of(board)?.zig)?.join("cc"))
+    Ok(linker(&Cache::open()?, &Target::of(board)?)?.join("cc"))
 }
 
 /// The program `zig`.
@@ -355,8 +366,9 @@ fn zig(cache: &Cache) -> Result<PathBuf> {
     Ok(modules.join("ziglang/zig"))
 }
 
-/// The folder with `cc` and `ar` for a target of Zig's, both of Zig.
-fn linker(cache: &Cache, zig_target: &str) -> Result<PathBuf> {
+/// The folder with `cc` and `ar` for a target, both of Zig.
+fn linker(cache: &Cache, target: &Target<'_>) -> Result<PathBuf> {
+    let zig_target = target.zig;
     let zig = zig(cache)?;
     let caches = cache.folder("toolchain/zig-cache")?;
     let folder = cache.folder(&format!("toolchain/{zig_target}-{ZIG}"))?;
@@ -375,7 +387,8 @@ fn linker(cache: &Cache, zig_target: &str) -> Result<PathBuf> {
     files::write_executable(&folder.join("ar"), script("ar"))?;
     files::write(&folder.join("order.awk"), ORDER)?;
     files::write_executable(&folder.join(LINKER), LINK)?;
-    files::write(&folder.join("unwind.c"), UNWIND)?;
+    let stands_in = format!("{UNWIND}{}", target.instead.unwrap_or_default());
+    files::write(&folder.join("unwind.c"), stands_in)?;
     let mut compile = Command::new(folder.join("cc"));
     compile.arg("-Os").arg("-c").arg(folder.join("unwind.c"));
     process::run(compile.arg("-o").arg(folder.join(UNWIND_OBJECT)))?;

@@ -360,4 +360,26 @@ mod tests {
             "there is no fragment toaster.config in board-support/kernel"
         );
     }
+
+    /// Without them, calls of musl's and of older C libraries that have a time among their arguments do not exist.
+    #[test]
+    fn a_kernel_of_32_bits_has_the_calls_with_32_bits_of_time() {
+        let mut seen = 0;
+        for board in kedge_board_support::boards::all().unwrap() {
+            let narrow = matches!(
+                board.architecture,
+                Architecture::Armv7 | Architecture::Mipsel
+            );
+            if narrow && !board.kernel.fragments.is_empty() {
+                let wanted = wanted(&board.kernel.fragments).unwrap().text();
+                assert!(
+                    wanted.contains("CONFIG_COMPAT_32BIT_TIME=y\n"),
+                    "{}",
+                    board.name
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen >= 2, "{seen}");
+    }
 }

@@ -52,10 +52,10 @@ fn main() -> ExitCode {
             return exit_code(number(&arguments, 1));
         }
         "crash" => {
-            say(&format!(
-                "starting at {} ms",
-                clock.tv_sec * 1000 + clock.tv_nsec / 1_000_000
-            ));
+            // What nanoseconds are counted in differs between processors.
+            let nanoseconds = u32::try_from(clock.tv_nsec).unwrap_or(0);
+            let milliseconds = clock.tv_sec * 1000 + i64::from(nanoseconds / 1_000_000);
+            say(&format!("starting at {milliseconds} ms"));
             pause(number(&arguments, 1));
             return exit_code(number(&arguments, 2));
         }
