@@ -120,6 +120,11 @@ fn status(guest: &Guest, board: &str) -> Result<()> {
 }
 
 fn reboots(guest: &mut Guest) -> Result<()> {
+    ensure!(
+        guest.boots() == 1,
+        "it was started before: {} times",
+        guest.boots()
+    );
     guest.post("/v1/reboot")?;
     guest.wait_for_boot(2, SOON)?;
     ensure!(
