@@ -5,6 +5,7 @@ mod apply;
 mod boards;
 mod cuts;
 mod faults;
+#[cfg(feature = "all-boards")]
 mod first_stage;
 mod fleet;
 mod guides;
