@@ -137,7 +137,8 @@ pub struct Kernel {
     pub modules: Vec<String>,
     /// The Debian suite of package and source.
     pub suite: String,
-    /// Configuration fragments of our own kernel, in order, below `board-support/kernel/`.
+    /// Configuration fragments of our own kernel, in order, below `board-support/kernel/`. None: there is no kernel of our
+    /// own that has the board's drivers.
     pub fragments: Vec<String>,
 }
 

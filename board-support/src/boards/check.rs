@@ -45,9 +45,9 @@ pub(super) fn check(board: &Board) -> Result<(), Problem> {
         "is no suite's name",
     )?;
     demand(
-        !board.kernel.fragments.is_empty(),
+        !board.kernel.fragments.is_empty() || board.kernel.package.is_some(),
         "kernel.fragments",
-        "is empty",
+        "is empty, and there is no package either",
     )?;
     demand(
         board.kernel.fragments.iter().all(|name| is_word(name)),

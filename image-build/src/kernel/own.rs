@@ -137,6 +137,12 @@ fn wanted(files: &[String]) -> Result<Fragment> {
 /// # Errors
 /// The source cannot be fetched, a wanted symbol is not granted (all of them are named), or the build fails.
 pub fn own(cache: &Cache, board: &Board) -> Result<Kernel> {
+    if board.kernel.fragments.is_empty() {
+        bail!(
+            "there is no kernel of our own for {0} yet: take Debian's (`cargo xtask image {0}`)\nhelp: its drivers belong into a fragment in board-support/kernel, which kernel.fragments of the board names",
+            board.name
+        );
+    }
     let compiler = names(board.architecture).compiler;
     let packages: Vec<&str> = PACKAGES.into_iter().chain([compiler]).collect();
     debian::require(&packages, "build a kernel")?;
@@ -159,7 +165,10 @@ pub fn own(cache: &Cache, board: &Board) -> Result<Kernel> {
 /// The lists of the suite cannot be read, or the cache entry is damaged.
 pub fn own_if_cached(cache: &Cache, board: &Board) -> Result<Option<Kernel>> {
     let compiler = format!("{}gcc", names(board.architecture).prefix);
-    if process::find(&compiler).is_none() || !cache.root().join("kernels").exists() {
+    if board.kernel.fragments.is_empty()
+        || process::find(&compiler).is_none()
+        || !cache.root().join("kernels").exists()
+    {
         return Ok(None);
     }
     let entry = cache
