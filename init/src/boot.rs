@@ -191,6 +191,15 @@ impl Boot {
         }
     }
 
+    /// The slot that was started, by what the loader or the firmware says; none: neither does.
+    fn started(&self) -> Option<Slot> {
+        match self.arguments.slot {
+            Some('a') => Some(Slot::A),
+            Some(_) => Some(Slot::B),
+            None => self.started_slot,
+        }
+    }
+
     /// What this boot is to run; none in repair mode, or while the state record is lost.
     #[must_use]
     pub fn target(&self) -> Option<Target> {
@@ -334,8 +343,8 @@ fn state_lost(boot: &mut Boot) -> Result<(), Error> {
     let newest = trust::newest_revision(&store, roots, &identity.product).ok_or_else(lost)?;
     let envelope = newest.envelope();
     let mut state = State::born(newest.id(), envelope.floor(), envelope.root);
-    if boot.arguments.slot == Some('b') {
-        state.committed.slot = Slot::B;
+    if let Some(slot) = boot.started() {
+        state.committed.slot = slot;
     }
     if let Some(record) = &mut boot.record
         && let Err(source) = record.write_state_both(&state)

@@ -128,7 +128,7 @@ impl fmt::Display for Error {
             }
             Self::Memory { size } => write!(
                 f,
-                "the disk of {size} bytes did not come into memory as a whole: the initramfs was cut off or damaged on its way"
+                "the disk of {size} bytes did not come into memory as a whole: there is too little of it, or the initramfs was cut off on its way"
             ),
             Self::Document { path, source } => {
                 write!(f, "{}: {source}", path.display())?;

@@ -102,8 +102,12 @@ pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Res
         path: out.to_owned(),
         disk: size,
         initramfs: packed,
-        // The packed archive goes once it is unpacked, and is beside it until then.
-        memory: size.saturating_add(packed).saturating_add(SYSTEM),
+        // The file system that the kernel unpacks into takes half of the memory at the most (tmpfs(5)), and what came is
+        // beside it until it is unpacked.
+        memory: size
+            .saturating_mul(2)
+            .saturating_add(packed)
+            .saturating_add(SYSTEM),
     })
 }
 
@@ -146,6 +150,7 @@ fn disk(plan: &ImagePlan<'_>, scratch: &Scratch) -> Result<Vec<u8>> {
     layout
         .partitions
         .retain(|wanted| matches!(wanted.name, "bootenv" | "data"));
+    layout.hybrid.clear();
     let partitions = gpt::write(&file, &layout)?;
     write_boot_record(plan, &file, &partitions)?;
     let data = gpt::find(&partitions, "data")?;

@@ -12,7 +12,7 @@ use crate::last_resort::restart;
 use kedge_board_support::control::{
     Backend, Cause, Control, Decision, Found, LoaderSays, Repair, Tryboot,
 };
-use kedge_board_support::record::{Slot, State};
+use kedge_board_support::record::State;
 use kedge_sys::reboot::Ending;
 use std::path::Path;
 
@@ -39,7 +39,9 @@ pub(super) fn boot_record(boot: &mut Boot) -> Result<(), Error> {
     let state = records.state().cloned();
     boot.loader = records.loader();
     boot.mirrored = records.loader_is_mirrored();
-    if boot.arguments.slot.is_none()
+    // A disk in memory has no partitions of a firmware's.
+    if !boot.from_memory
+        && boot.arguments.slot.is_none()
         && let Some(said) = tryboot::said(Path::new("/root"))
     {
         let (class, devices) = (Path::new(disks::CLASS), Path::new(disks::DEVICES));
@@ -75,15 +77,11 @@ pub(super) fn boot_record(boot: &mut Boot) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Record`] where a write failed and the decision depends on it, [`Error::Repair`].
 pub(super) fn decide(boot: &mut Boot, state: State) -> Result<(), Error> {
-    let slot = match (boot.arguments.slot, boot.started_slot) {
-        (Some('a'), _) => Slot::A,
-        (Some(_), _) => Slot::B,
-        (None, Some(started)) => started,
-        // A loader that does not say: it has nothing but its default.
-        (None, None) => boot
-            .loader
-            .map_or(state.committed.slot, |loader| loader.default),
-    };
+    // A loader that does not say has nothing but its default.
+    let slot = boot.started().unwrap_or_else(|| {
+        let default = boot.loader.map(|loader| loader.default);
+        default.unwrap_or(state.committed.slot)
+    });
     let found = Found {
         loader: boot.loader,
         mirrored: boot.mirrored,
