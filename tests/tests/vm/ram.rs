@@ -83,14 +83,19 @@ fn vm_a_device_that_runs_from_memory() -> Result<()> {
     checks.finish(&mut guest)
 }
 
-/// The initramfs with another disk behind the revision's own archive: one byte of the signed document differs.
-fn forge(built: &Value, ram: &Path) -> Result<()> {
+/// Bytes of the revision's own archive, behind which the disk stands.
+fn own_size(built: &Value) -> Result<usize> {
     let objects = built.get("objects").and_then(Value::as_object);
     let own = objects.into_iter().flatten().find_map(|(_, object)| {
         let is_own = object.get("kind")?.as_str()? == "initramfs";
         object.get("size")?.as_u64().filter(|_| is_own)
     });
-    let own = usize::try_from(own.context("no initramfs")?)?;
+    Ok(usize::try_from(own.context("no initramfs")?)?)
+}
+
+/// The initramfs with another disk behind the revision's own archive: one byte of the signed document differs.
+fn forge(built: &Value, ram: &Path) -> Result<()> {
+    let own = own_size(built)?;
     let path = ram.join("initramfs");
     let mut initramfs = files::read(&path)?;
     let (packed, unpacked) = (ram.join("behind.zst"), ram.join("behind"));
@@ -115,8 +120,9 @@ fn vm_what_came_into_memory_is_judged() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = ram.join("initramfs");
     let whole = files::read(&path)?;
-    // A transfer that broke off: its last quarter is missing.
-    files::write(&path, &whole[..whole.len() / 4 * 3])?;
+    // A transfer that broke off in the last quarter of the disk.
+    let end = whole.len() - (whole.len() - own_size(&built)?) / 4;
+    files::write(&path, &whole[..end])?;
     let mut guest = Guest::with(machine(&ram, folder.path())?)?;
     let mut checks = Checks::default();
     checks.run("a part of an initramfs is told", &mut guest, |guest| {
