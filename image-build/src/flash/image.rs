@@ -46,7 +46,7 @@ pub enum Piece<'a> {
     Bytes(&'a [u8]),
     /// So many zeros, at most [`PIECE`].
     Zeros(u64),
-    /// So many bytes that nobody needs.
+    /// So many zeros that nobody needs.
     Left(u64),
 }
 
@@ -281,6 +281,15 @@ fn piece(bytes: &[u8]) -> Piece<'_> {
     }
 }
 
+/// What no range of a map has. It is left out if it is nothing: a map is anybody's word, and with one that lists nothing, or no
+/// partition table, a card would keep what was on it before.
+fn unmapped(bytes: &[u8]) -> Piece<'_> {
+    match piece(bytes) {
+        Piece::Zeros(length) | Piece::Left(length) => Piece::Left(length),
+        Piece::Bytes(bytes) => Piece::Bytes(bytes),
+    }
+}
+
 /// Divides bytes as a map says, and judges its ranges.
 struct Mapped<'a> {
     map: &'a Map,
@@ -320,7 +329,7 @@ impl<'a> Mapped<'a> {
                 }
                 take(at, piece(now))?;
             } else {
-                take(at, Piece::Left(as_u64(now.len())))?;
+                take(at, unmapped(now))?;
             }
             (at, bytes) = (end, rest);
         }

@@ -89,6 +89,9 @@ pub(super) fn write(plan: &ImagePlan<'_>, disk: &File, partitions: &[Partition])
     for (piece, path) in pieces(plan)? {
         let bytes = files::read(path)?;
         let size = u64::try_from(bytes.len()).context("a piece of firmware is too large")?;
+        if size == 0 {
+            bail!("the firmware {} is empty", named(path));
+        }
         let offset = match &piece.place {
             Place::Boot(_) | Place::Slot(_) => continue,
             Place::Offset(offset) => {

@@ -66,6 +66,16 @@ pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Res
             .any(|module| module == MODULE),
         "the kernel of the board {name} may have no loop devices, which a disk in memory is attached to\nhelp: add \"{MODULE}\" to kernel.modules of the board"
     );
+    let files = &plan.revision.envelope().boot.files;
+    ensure!(
+        files.is_empty(),
+        "a slot of the board {name} has more files ({}), which a pair of kernel and initramfs has no place for",
+        files
+            .keys()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
     let mut board = plan.board.clone();
     board.partitions.data = data_size(plan)?;
     let plan = &ImagePlan {

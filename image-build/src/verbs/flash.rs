@@ -25,7 +25,7 @@ use tempfile::NamedTempFile;
 /// by byte afterwards.
 ///
 /// An image that is packed with zstd (kedge build --output raw.zst) is unpacked on its way. With the block map IMAGE.bmap
-/// beside it, only what the map lists is written, and each range must have the checksum that the map gives it.
+/// beside it, zeros that the map does not list are not written, and each range must have the checksum that the map gives it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kedge flash                        # which disks are there

@@ -6,7 +6,8 @@ use crate::files;
 
 const BLOCK: usize = 4096;
 
-/// An image of sixteen blocks, packed; blocks 1 and 2, 9, and 15 are mapped, and the rest is rubbish.
+/// An image of sixteen blocks, packed; blocks 1 and 2, 9, and 15 are mapped, 0 and 10 to 14 are not and have something all the
+/// same, and the rest is zeros.
 struct Sample {
     folder: tempfile::TempDir,
     bytes: Vec<u8>,
@@ -20,7 +21,7 @@ fn rubbish(size: usize) -> Vec<u8> {
 impl Sample {
     fn new() -> Self {
         let mut bytes = rubbish(16 * BLOCK);
-        bytes[9 * BLOCK..10 * BLOCK].fill(0);
+        bytes[3 * BLOCK..10 * BLOCK].fill(0);
         let sample = Self {
             folder: tempfile::tempdir().unwrap(),
             bytes,
@@ -87,17 +88,28 @@ fn what_a_map_lists_is_handed_on() {
     let (pieces, read) = sample.read();
     read.unwrap();
     let expected = [
-        (0, 1, b'l'),
+        (0, 1, b'b'),
         (1, 2, b'b'),
         (3, 6, b'l'),
         (9, 1, b'z'),
-        (10, 5, b'l'),
+        (10, 5, b'b'),
         (15, 1, b'b'),
     ];
     assert_eq!(pieces, expected);
     std::fs::remove_file(sample.folder.path().join("disk.img.bmap")).unwrap();
     let (pieces, read) = sample.read();
     read.unwrap();
+    assert_eq!(pieces, [(0, 16, b'b')]);
+}
+
+#[test]
+fn a_map_that_lists_nothing_leaves_no_data_out() {
+    let sample = Sample::new();
+    let map = Map::new(sample.bytes.len() as u64, BLOCK as u64, Vec::new()).unwrap();
+    sample.put_map(&map.encode());
+    let (pieces, read) = sample.read();
+    read.unwrap();
+    // One piece of the image has something, and is handed on as a whole.
     assert_eq!(pieces, [(0, 16, b'b')]);
 }
 
@@ -121,7 +133,7 @@ fn a_map_that_does_not_match_is_refused_with_the_range() {
         (17 * BLOCK, "unpacks more than the 65536 bytes"),
     ] {
         sample.bytes = rubbish(bytes);
-        sample.bytes[9 * BLOCK..10 * BLOCK].fill(0);
+        sample.bytes[3 * BLOCK..10 * BLOCK].fill(0);
         sample.pack(&sample.bytes);
         sample.put_map(&map.encode());
         let said = sample.refused();
@@ -169,7 +181,8 @@ fn the_size_is_known_before_it_is_unpacked() {
     let mut back = vec![9; sample.bytes.len()];
     to.read_exact_at(&mut back, 0).unwrap();
     assert_eq!(back[BLOCK..3 * BLOCK], sample.bytes[BLOCK..3 * BLOCK]);
-    assert!(back[..BLOCK].iter().all(|byte| *byte == 0));
+    assert_eq!(back[..BLOCK], sample.bytes[..BLOCK]);
+    assert!(back[3 * BLOCK..9 * BLOCK].iter().all(|byte| *byte == 0));
 }
 
 #[test]

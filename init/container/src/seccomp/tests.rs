@@ -144,7 +144,7 @@ fn a_foreign_abi_ends_the_process() {
 #[test]
 fn every_call_is_judged_in_few_steps() {
     let code = Choice::Default.code();
-    let most = (0..600).map(|number| {
+    let most = (FIRST..FIRST + 600).map(|number| {
         let call = Call {
             architecture: ARCHITECTURE,
             number,

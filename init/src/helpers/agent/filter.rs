@@ -389,7 +389,9 @@ mod tests {
 
     #[test]
     fn each_call_has_the_answer_of_the_table() {
-        for number in 0..600 {
+        // Of MIPS' o32 the numbers begin there.
+        let first = if cfg!(target_arch = "mips") { 4000 } else { 0 };
+        for number in first..first + 600 {
             let plain = CALLS.contains(&number) || architecture::CALLS.contains(&number);
             if JUDGED.iter().any(|(judged, _)| *judged == number) {
                 continue;
