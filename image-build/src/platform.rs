@@ -5,7 +5,7 @@
 //! "device-trees" and "firmware" (in the order of the board's file), paths relative to the folder.
 //! It is made by the developers of the system, read by `kedge build`.
 
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::kernel::{self, Kernel};
 use crate::toolchain::{self, Crate};
 use crate::{files, firmware, image};
@@ -68,6 +68,9 @@ pub struct Platform {
     /// The firmware that an image brings along, in the order of the board's file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub firmware: Vec<String>,
+    /// What the board's file said of both when they were fetched ([`named_by`]); empty where it names none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub named_by: String,
     /// What `uname -r` says on the device.
     pub kernel_version: String,
     /// What the device binary was compiled from, for bills of materials.
@@ -103,10 +106,7 @@ impl Platform {
     /// # Errors
     /// It has other device trees or other firmware.
     pub fn check(&self, board: &Board) -> Result<()> {
-        let named = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
-        let trees = self.device_trees.iter().map(|path| named(path));
-        let wanted = board.boot.device_trees.iter().map(|path| named(path));
-        if !trees.eq(wanted) || self.firmware.len() != board.firmware.len() {
+        if self.named_by != named_by(board) {
             bail!(
                 "the platform has other device trees or other firmware than the board {0} names\nhelp: make it anew with `cargo xtask image {0}`",
                 board.name
@@ -114,6 +114,15 @@ impl Platform {
         }
         Ok(())
     }
+}
+
+/// Changes with everything that a board's file says of device trees and firmware, their order too; empty where it names none.
+fn named_by(board: &Board) -> String {
+    let (trees, firmware) = (&board.boot.device_trees, &board.firmware);
+    if trees.is_empty() && firmware.is_empty() {
+        return String::new();
+    }
+    cache::key([format!("{trees:?} {firmware:?}")])
 }
 
 /// The folder where the platform of a board is, whether or not it was made.
@@ -158,6 +167,7 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
         firmware: firmware::fetch(&cache, &found, &device_trees)?,
         device_trees,
         loader,
+        named_by: named_by(&found),
     };
     let folder = folder_in(&cache, board, source);
     let _lock = cache.lock("platform")?;
@@ -196,6 +206,7 @@ struct BootParts {
     loader: Option<PathBuf>,
     device_trees: Vec<PathBuf>,
     firmware: Vec<PathBuf>,
+    named_by: String,
 }
 
 /// The description is written last and removed first: a folder that has one is whole.
@@ -237,6 +248,7 @@ fn assemble(
         firmware: numbered
             .map(|(number, path)| copy(path, format!("firmware/{number}-")))
             .collect::<Result<_>>()?,
+        named_by: boot.named_by.clone(),
         kernel_version: kernel.version.clone(),
         crates,
     };
@@ -275,6 +287,7 @@ mod tests {
                 loader: Some(part("some.efi")),
                 device_trees: vec![part("board.dtb")],
                 firmware: vec![part("spl.bin"), part("spl.bin")],
+                named_by: named_by(&boards::find("raspberry-pi-3").unwrap()),
             };
             let init = part("init-plain");
             assemble("board", &kernel, (&init, crates), &boot, &made).unwrap();
@@ -285,6 +298,10 @@ mod tests {
         assert_eq!(read.device_trees, ["device-trees/board.dtb"]);
         assert_eq!(read.firmware, ["firmware/0-spl.bin", "firmware/1-spl.bin"]);
         assert!(read.check(&boards::find("qemu-arm64").unwrap()).is_err());
+        let mut board = boards::find("raspberry-pi-3").unwrap();
+        read.check(&board).unwrap();
+        board.firmware.swap(0, 1);
+        assert!(read.check(&board).is_err());
         let loader = made.join(read.loader.unwrap());
         assert_eq!(files::read_text(&loader).unwrap(), "some.efi");
         assert_eq!(

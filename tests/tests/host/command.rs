@@ -21,6 +21,7 @@ pub(crate) fn platform(folder: &Path) -> Result<PathBuf> {
     let platform = Platform {
         device_trees: Vec::new(),
         firmware: Vec::new(),
+        named_by: String::new(),
         loader: None,
         board: "qemu-x86-64".into(),
         kernel: "vmlinuz".into(),
