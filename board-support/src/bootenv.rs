@@ -25,6 +25,7 @@ use crate::record::state::{self, Numbered};
 use crate::record::{COPY, Loader, State, crc32, loader};
 use boot::Boot;
 use kedge_sys::Errno;
+use kedge_sys::rustix::fs::{Advice, fadvise};
 use kedge_sys::rustix::{self, fd::AsFd};
 
 /// Smallest partition, bytes.
@@ -113,6 +114,17 @@ impl<Fd: AsFd> Bootenv<Fd> {
             autoboot: None,
         };
         Ok((new, found))
+    }
+
+    /// Whether this is the state that counts on the disk. A card at its end takes writes and drops them.
+    ///
+    /// # Errors
+    /// [`Error::Read`], [`Error::Short`].
+    pub fn has_state(&self, state: &State) -> Result<bool, Error> {
+        // What the kernel remembers of it says nothing of the disk. A file system that has no such advice reads from memory.
+        fadvise(&self.fd, 0, None, Advice::DontNeed).ok();
+        let (_, found) = Bootenv::open_at(self.fd.as_fd(), self.base)?;
+        Ok(found.state() == Some(state))
     }
 
     /// From now on the loader record is `autoboot.txt` in the partition that begins at byte `base` of `fd`; and the record that
@@ -423,6 +435,20 @@ mod tests {
             file.write_all_at(&[0; COPY], lost).unwrap();
             assert_eq!(Bootenv::open(&file).unwrap().1.state(), Some(&state));
         }
+    }
+
+    #[test]
+    fn a_state_that_was_taken_and_dropped_is_not_there() {
+        let file = partition();
+        let mut env = Bootenv::create_at(&file, 0, &Loader::born(), &born()).unwrap();
+        let mut state = born();
+        state.unsettled = 1;
+        assert!(!env.has_state(&state).unwrap());
+        env.write_state(&state).unwrap();
+        assert!(env.has_state(&state).unwrap());
+        file.write_all_at(&[0; COPY], env.order.newest().of(STATE))
+            .unwrap();
+        assert!(!env.has_state(&state).unwrap() && env.has_state(&born()).unwrap());
     }
 
     #[test]

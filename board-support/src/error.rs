@@ -48,6 +48,8 @@ pub enum Error {
     NoAutoboot,
     /// `autoboot.txt` was written, and reads otherwise.
     AutobootLost,
+    /// The state record that was written is not the one that is on the disk.
+    StateLost,
     /// What was written did not reach the disk.
     Sync {
         /// What the kernel answered.
@@ -86,6 +88,7 @@ impl fmt::Display for Error {
             ),
             Self::Read { offset, errno } => write!(f, "reading bootenv at {offset}: {errno}"),
             Self::Write { offset, errno } => write!(f, "writing bootenv at {offset}: {errno}"),
+            Self::StateLost => f.write_str("the state record is not what was written to it"),
             Self::AutobootLost => f.write_str("autoboot.txt is not what was written to it"),
             Self::NoAutoboot => f.write_str("there is no partition for autoboot.txt"),
             Self::Sync { errno } => write!(f, "syncing bootenv: {errno}"),

@@ -9,6 +9,7 @@ use super::{Boot, disks, memory};
 use crate::error::Error;
 use crate::evidence;
 use crate::last_resort::restart;
+use kedge_board_support::Error as RecordError;
 use kedge_board_support::control::{
     Backend, Cause, Control, Decision, Found, LoaderSays, Repair, Tryboot,
 };
@@ -106,7 +107,15 @@ pub(super) fn decide(boot: &mut Boot, state: State) -> Result<(), Error> {
         Some(record) => writes.iter().try_for_each(|write| record.perform(write)),
         None => Ok(()),
     };
-    if let Err(source) = written {
+    let counted = |boot: &Boot| match (&boot.record, &boot.control) {
+        (Some(record), Some(control)) if decision == Decision::RebootToTry => {
+            let kept = record.has_state(control.state())?;
+            kept.then_some(()).ok_or(RecordError::StateLost)
+        }
+        // Of another try the loader has read back that it was counted.
+        _ => Ok(()),
+    };
+    if let Err(source) = written.and_then(|()| counted(boot)) {
         boot.problems
             .push(("boot-record", Error::Record { source }));
         // What cannot be counted must not be tried for ever.
