@@ -85,11 +85,14 @@ fn named(object: &str, section: &str, name: &str) -> (String, String) {
 }
 
 /// The crate of a path such as `<kedge_init::driver::Driver>::run` or `<&str as core::fmt::Debug>::fmt`: the first name that
-/// `::` follows.
+/// `::` follows. None: a method of a slice or the like (`<[T]>::sort`), which is the core library's.
 fn first_crate(path: &str) -> Option<&str> {
     let (before, _) = path.split_once("::")?;
-    let start = before.rfind(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
-    before.get(start.map_or(0, |at| at.saturating_add(1))..)
+    let is_no_name = |letter: char| !letter.is_ascii_alphanumeric() && letter != '_';
+    before
+        .rsplit(is_no_name)
+        .next()
+        .filter(|name| !name.is_empty())
 }
 
 /// Bytes by crate, the largest first.
@@ -157,5 +160,6 @@ mod tests {
         ] {
             assert_eq!(first_crate(path), Some(owner));
         }
+        assert_eq!(first_crate("<[u8]>::sort::<alloc::X>"), None);
     }
 }
