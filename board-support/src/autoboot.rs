@@ -14,7 +14,7 @@
 //! ```
 //!
 //! and empty lines up to [`LENGTH`]. Whatever else is found there, in the file or in the tables of the file system, is
-//! damage, and all of it is written anew.
+//! damage. What is damaged is written anew; where tables are, all of it, and the boot sector once the rest is on disk.
 //!
 //! It is pure; [`crate::bootenv`] reads and writes it, and its order is model-checked with that of the other records. Source:
 //! Raspberry Pi documentation, "autoboot.txt": at most 512 bytes, partitions count from 1, `[tryboot]` passes after a
@@ -95,8 +95,7 @@ impl Autoboot {
         })
     }
 
-    /// The rest of the file system, in the order in which it is written: the boot sector is the last, for without it there
-    /// is none.
+    /// The rest of the file system; the boot sector is the last.
     pub fn tables(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let tables = self.layout.pieces().filter_map(|piece| match piece {
             Piece::Bytes { offset, bytes } => Some((offset, bytes)),
@@ -104,6 +103,34 @@ impl Autoboot {
         });
         tables.chain([(0, &self.layout.boot_sector()[..])])
     }
+
+    /// How the whole file system is written, with a file that has this sector. The boot sector comes once all that it speaks
+    /// of is on the disk: without it there is no file system, and with it a whole one.
+    ///
+    /// # Errors
+    /// [`Error::NoAutoboot`]: the layout has no file.
+    pub fn anew<'a>(&'a self, sector: &'a [u8; SECTOR]) -> Result<Vec<Step<'a>>, Error> {
+        let write = |(offset, bytes)| Step::Write { offset, bytes };
+        let file = (self.offset().ok_or(Error::NoAutoboot)?, &sector[..]);
+        let boot = (0, &self.layout.boot_sector()[..]);
+        let before = self.tables().filter(|(offset, _)| *offset != 0);
+        let before = before.chain([file]).map(write);
+        Ok(before.chain([Step::Flush, write(boot)]).collect())
+    }
+}
+
+/// A step of writing the file system anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// These bytes.
+    Write {
+        /// Where, bytes from the partition's beginning.
+        offset: u64,
+        /// What.
+        bytes: &'a [u8],
+    },
+    /// What was written before is on the disk once it returns.
+    Flush,
 }
 
 /// What the firmware says in the device tree, under `/proc/device-tree/chosen/bootloader`.
@@ -182,6 +209,27 @@ mod tests {
         assert_eq!(autoboot.tables().last().unwrap().0, 0);
         let small = Autoboot::new(1 << 20, [2, 3]);
         assert_eq!(small, Err(Error::SlotSize { size: 1 << 20 }));
+    }
+
+    #[test]
+    fn the_boot_sector_is_written_once_the_rest_is_on_the_disk() {
+        let autoboot = Autoboot::new(SIZE, [2, 3]).unwrap();
+        let sector = autoboot.sector(Slot::B).unwrap();
+        let steps = autoboot.anew(&sector).unwrap();
+        let boot = autoboot.tables().last().unwrap();
+        let [before @ .., Step::Flush, Step::Write { offset: 0, bytes }] = &steps[..] else {
+            panic!("{} steps", steps.len());
+        };
+        assert_eq!((0, *bytes), boot);
+        let mut missing: Vec<_> = autoboot.tables().filter(|table| *table != boot).collect();
+        missing.push((autoboot.offset().unwrap(), &sector));
+        for step in before {
+            let Step::Write { offset, bytes } = *step else {
+                panic!("{step:?}");
+            };
+            missing.retain(|piece| *piece != (offset, bytes));
+        }
+        assert_eq!((before.len(), missing.len()), (4, 0));
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub mod firmware;
 pub use error::Error;
 pub use firmware::Firmware;
 
+use crate::bootenv::{EraseBlock, Layout};
+use crate::led;
 use kedge_revision::Name;
 use serde::Deserialize;
 
@@ -66,12 +68,17 @@ pub struct Board {
     pub architecture: Architecture,
     /// Rust's name of the device binary's target.
     pub rust_target: String,
+    /// The LED that shows the device's state, by its name in `/sys/class/leds`; none: nothing does.
+    pub led: Option<String>,
     /// Where its kernel comes from.
     pub kernel: Kernel,
     /// How it starts.
     pub boot: Boot,
     /// Sizes of the partitions.
     pub partitions: Partitions,
+    /// What the partition of the boot record lies on.
+    #[serde(default)]
+    pub bootenv: BootEnvironment,
     /// How QEMU emulates it; none for real hardware.
     pub qemu: Option<Qemu>,
     /// What must not be exceeded.
@@ -81,6 +88,32 @@ pub struct Board {
     /// What an image brings along for the processor's first code; none where it is in the machine's flash.
     #[serde(default)]
     pub firmware: Vec<Firmware>,
+}
+
+/// The module of Debian's kernels that lets an LED blink.
+const BLINKS: &str = "ledtrig-timer";
+
+impl Board {
+    /// Kernel arguments that the loader gives, before the revision's own: those of the file, and what else of it PID 1 is told.
+    #[must_use]
+    pub fn arguments(&self) -> String {
+        let mut arguments = self.boot.arguments.clone();
+        if let Some(led) = &self.led {
+            arguments.push_str(&format!(" {}={led}", led::ARGUMENT));
+        }
+        arguments
+    }
+
+    /// Modules of Debian's kernel that the device loads, in this order: those of the file, and what PID 1 needs for what else
+    /// stands there.
+    #[must_use]
+    pub fn modules(&self) -> Vec<&str> {
+        let mut modules: Vec<&str> = self.kernel.modules.iter().map(String::as_str).collect();
+        if self.led.is_some() && self.kernel.package.is_some() && !modules.contains(&BLINKS) {
+            modules.push(BLINKS);
+        }
+        modules
+    }
 }
 
 /// A processor's architecture.
@@ -132,7 +165,8 @@ impl Architecture {
 pub struct Kernel {
     /// Debian's package of the distribution kernel; none where our own is the only one that serves.
     pub package: Option<String>,
-    /// Modules of that kernel which the device loads, in this order; their dependencies need no mention.
+    /// Modules of that kernel which the device loads, in this order; their dependencies need no mention. What is loaded is
+    /// [`Board::modules`].
     #[serde(default)]
     pub modules: Vec<String>,
     /// The Debian suite of package and source.
@@ -150,7 +184,7 @@ pub struct Boot {
     pub backend: Backend,
     /// The console's device, without `/dev/`.
     pub console: String,
-    /// Kernel arguments that the loader gives, before the revision's own.
+    /// Kernel arguments of the board; what the loader gives is [`Board::arguments`].
     pub arguments: String,
     /// Device trees that a slot holds, by their paths below `usr/lib/linux-image-VERSION` in the kernel's package. Of one alone
     /// U-Boot's script takes that; of several the one that U-Boot's `fdtfile` names; of none what U-Boot itself uses.
@@ -208,6 +242,23 @@ pub struct Partitions {
     /// The store and the volumes, in the image; the device grows it over the rest of its disk.
     #[serde(default = "default_data")]
     pub data: u32,
+}
+
+/// What the partition of the boot record lies on: a disk, unless something here says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct BootEnvironment {
+    /// Bytes of an erase block, where it is raw flash: each copy of each record then has a block of its own.
+    pub erase_block: Option<u32>,
+}
+
+impl BootEnvironment {
+    /// Where that puts the parts of the record.
+    #[must_use]
+    pub fn layout(self) -> Layout {
+        let block = self.erase_block.and_then(EraseBlock::new);
+        block.map_or(Layout::Sectors, Layout::EraseBlocks)
+    }
 }
 
 const fn default_data() -> u32 {
@@ -293,6 +344,21 @@ pub struct Budgets {
     pub own: Option<OwnBudgets>,
 }
 
+/// Modules of Debian's kernels that networks of containers' own need: bridges, pairs of interfaces, the rules between them, and
+/// what ends connections that outlive those. Our own kernels have all of it built in.
+pub const POOL_MODULES: [&str; 7] = [
+    "bridge",
+    "veth",
+    "nft_ct",
+    "nft_chain_nat",
+    "nft_nat",
+    "nft_masq",
+    "nf_conntrack_netlink",
+];
+
+/// What those may add to an initramfs whose revision declares such networks, beside its budget; bytes.
+pub const POOL_MODULES_MOST: u64 = 600_000;
+
 /// What is smaller with our own kernel, which has no modules; bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -311,6 +377,16 @@ impl Budgets {
             initramfs: self.initramfs,
             kernel: self.kernel,
         })
+    }
+
+    /// The same for a revision with networks of containers' own, whose modules come along ([`POOL_MODULES`]).
+    #[must_use]
+    pub fn boot_of(&self, own_kernel: bool, has_pools: bool) -> OwnBudgets {
+        let mut boot = self.boot(own_kernel);
+        if has_pools && !own_kernel {
+            boot.initramfs = boot.initramfs.saturating_add(POOL_MODULES_MOST);
+        }
+        boot
     }
 }
 

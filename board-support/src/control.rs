@@ -14,7 +14,7 @@
 //!    │     │ repaired, an hour later
 //!    ▼     │
 //!  ┌─────────┐ eight boots of the committed revision in a row did not settle,
-//!  │ repair  │ or the loader could not start the committed slot
+//!  │ repair  │ or the loader could not start the committed slot, or starts the other one as a try, again and again
 //!  └─────────┘
 //! ```
 //!
@@ -31,14 +31,20 @@
 //!
 //! - No row of boots and crashes goes on for ever: each fills a count that ends in repair mode, or in a failed trial.
 //!
+//! - A slot is written only where [`Control::admits`] says so. Where it is not certain which slot the loader starts, since a
+//!   write of its record or of a trial's end has failed, none is, before a restart has found out.
+//!
 //! It is pure: it answers with [`Write`]s, which [`crate::bootenv::Bootenv::perform`] does. Whoever performs them stops
-//! at the first that fails; at a boot, [`Control::unwritable`] says what happens then. It judges nothing, verifies
-//! nothing, and writes no slot: what it is told to begin is complete on disk, read back, and never the committed slot.
+//! at the first that fails; at a boot, [`Control::unwritable`] says what happens then, and at a commit
+//! [`Control::not_committed`]: it is a power cut at that write, after which the disk decides, for every loader. It judges
+//! nothing, verifies nothing, and writes no slot: what it is told to begin is complete on disk, read back, and never the
+//! committed slot.
 //!
 //! `tests/model` explores it together with the loaders and with every power cut.
 
 mod backend;
 mod boot;
+mod unwritten;
 
 pub use backend::{Backend, Counts, Direct, LoaderSays, Tryboot, UBoot, Uefi};
 
@@ -46,6 +52,7 @@ use crate::record::loader::Armed;
 use crate::record::{Failure, Hub, Loader, Reason, Slot, State, Target, Trial};
 use core::fmt;
 use kedge_revision::Floor;
+use unwritten::Barred;
 
 /// Boots of the committed revision in a row that may fail to settle; the next one is repair mode.
 pub const UNSETTLED_MOST: u32 = 8;
@@ -123,6 +130,8 @@ pub enum Repair {
     CommittedSlotLost,
     /// The boot record takes no writes, and what was to run relies on them.
     RecordUnwritable,
+    /// Nobody asks for a try, and the firmware makes one at each start.
+    WordStuck,
 }
 
 /// What runs.
@@ -171,6 +180,8 @@ pub enum Busy {
     Trial,
     /// The device is in repair mode.
     Repair,
+    /// The boot record was not written: which slot the loader starts is not certain before a restart.
+    Record,
     /// A slot trial that names the committed slot, or another one that does not.
     Slot,
 }
@@ -188,6 +199,7 @@ impl fmt::Display for Busy {
         f.write_str(match self {
             Self::Trial => "a trial is pending",
             Self::Repair => "the device is in repair mode",
+            Self::Record => "the boot record could not be written: a restart comes first",
             Self::Slot => "the trial names the wrong slot",
         })
     }
@@ -227,6 +239,7 @@ pub struct Run {
     mends: bool,
     /// The next restart is a try.
     to_try: bool,
+    barred: Barred,
 }
 
 impl Run {
@@ -244,6 +257,7 @@ impl Run {
             leaving: matches!(decision, Decision::Reboot | Decision::RebootToTry),
             mends: decision == Decision::Repair(Repair::Unsettled),
             to_try: decision == Decision::RebootToTry,
+            barred: Barred::Nothing,
         }
     }
 }
@@ -255,22 +269,6 @@ impl Control {
     /// [`StateLost`]: make the state anew and ask again.
     pub fn boot(found: Found) -> Result<(Self, Vec<Write>, Decision), StateLost> {
         boot::decide(found)
-    }
-
-    /// The writes of this boot failed: what runs instead of `decision`. A try that is not counted and a restart that
-    /// changes nothing would go on for ever.
-    pub fn unwritable(&mut self, decision: Decision) -> Decision {
-        let slot = self.state.committed.slot;
-        let here = |trial: Trial| trial.target.slot == slot;
-        let decision = match decision {
-            Decision::Try if self.state.trial.is_some_and(here) => Decision::Committed,
-            // The slot that runs is the committed one.
-            Decision::RebootToTry => Decision::Committed,
-            Decision::Try | Decision::Reboot => Decision::Repair(Repair::RecordUnwritable),
-            Decision::Committed | Decision::Repair(_) => decision,
-        };
-        self.run = Run::of(decision, Owed::Nothing);
-        decision
     }
 
     /// What is remembered.
@@ -304,18 +302,16 @@ impl Control {
         self.run.to_try
     }
 
-    /// Begins a trial of `target`, which is complete on disk, its slot too. `tries` is held to 1 to 9.
-    /// `hub` is kept with it, for the judge of a later boot.
+    /// Whether a trial may begin in `slot`. It is asked before that slot is written, too: in repair mode the other slot may
+    /// be the only one that starts, and after a failed write the one that the loader starts.
     ///
     /// # Errors
     /// [`Busy`].
-    pub fn begin(
-        &mut self,
-        target: Target,
-        tries: u8,
-        how: How,
-        hub: Hub,
-    ) -> Result<(Vec<Write>, Next), Busy> {
+    pub fn admits(&self, slot: Slot, how: How) -> Result<(), Busy> {
+        match (self.run.barred, how) {
+            (Barred::All, _) | (Barred::Slots, How::Slot) => return Err(Busy::Record),
+            (Barred::Slots, How::Live | How::Reboot) | (Barred::Nothing, _) => {}
+        }
         if self.state.trial.is_some() || self.run.leaving {
             return Err(Busy::Trial);
         }
@@ -325,10 +321,26 @@ impl Control {
         if self.run.running == Running::Repair && !mends {
             return Err(Busy::Repair);
         }
-        let elsewhere = target.slot != self.state.committed.slot;
+        let elsewhere = slot != self.state.committed.slot;
         if elsewhere != (how == How::Slot) {
             return Err(Busy::Slot);
         }
+        Ok(())
+    }
+
+    /// Begins a trial of `target`, which is complete on disk, its slot too. `tries` is held to 1 to 9.
+    /// `hub` is kept with it, for the judge of a later boot.
+    ///
+    /// # Errors
+    /// [`Busy`], as [`Control::admits`] says.
+    pub fn begin(
+        &mut self,
+        target: Target,
+        tries: u8,
+        how: How,
+        hub: Hub,
+    ) -> Result<(Vec<Write>, Next), Busy> {
+        self.admits(target.slot, how)?;
         let tries = tries.clamp(1, TRIES_MOST);
         let mut trial = Trial {
             target,
@@ -369,6 +381,8 @@ impl Control {
         let mut writes = Vec::new();
         if trial.target.slot != self.state.committed.slot {
             self.state.trial = Some(trial);
+            // Nor is anything left of older counts.
+            self.state.unsettled = 0;
             writes.push(Write::StateBoth(self.state.clone()));
             self.tell_loader(Loader::starts(trial.target.slot), &mut writes);
         }
@@ -438,7 +452,8 @@ impl Control {
 
     /// The committed revision has held its goals for the window.
     pub fn settled(&mut self) -> Vec<Write> {
-        if self.run.running != Running::Committed {
+        // A commit that was not written must not come to the disk by the way.
+        if self.run.running != Running::Committed || self.run.barred == Barred::All {
             return Vec::new();
         }
         self.clear_counts(true)
@@ -446,6 +461,10 @@ impl Control {
 
     /// An hour of repair mode is over: the committed revision is due again, after a restart.
     pub fn repaired(&mut self) -> Vec<Write> {
+        // What could not be written at the boot must not come to the disk by the way.
+        if self.run.barred == Barred::All {
+            return Vec::new();
+        }
         self.clear_counts(false)
     }
 
@@ -510,7 +529,7 @@ impl Control {
     }
 }
 
-/// The trial becomes what is committed. It has held its goals, so that nothing is left of older counts.
+/// The trial becomes what is committed. It has held its goals: nothing is left of older counts.
 fn commit(state: &mut State, trial: &Trial) {
     state.committed = trial.target;
     state.trial = None;

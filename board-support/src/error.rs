@@ -46,6 +46,8 @@ pub enum Error {
     },
     /// The loader record is to be in `autoboot.txt`, and no partition for it was opened.
     NoAutoboot,
+    /// `autoboot.txt`, or the file system that it is in, is not what is written there.
+    AutobootDamaged,
     /// `autoboot.txt` was written, and reads otherwise.
     AutobootLost,
     /// The state record that was written is not the one that is on the disk.
@@ -89,6 +91,7 @@ impl fmt::Display for Error {
             Self::Read { offset, errno } => write!(f, "reading bootenv at {offset}: {errno}"),
             Self::Write { offset, errno } => write!(f, "writing bootenv at {offset}: {errno}"),
             Self::StateLost => f.write_str("the state record is not what was written to it"),
+            Self::AutobootDamaged => f.write_str("autoboot.txt or its file system is damaged"),
             Self::AutobootLost => f.write_str("autoboot.txt is not what was written to it"),
             Self::NoAutoboot => f.write_str("there is no partition for autoboot.txt"),
             Self::Sync { errno } => write!(f, "syncing bootenv: {errno}"),

@@ -16,7 +16,10 @@
 //! of short names: Linux `fs/fat/fat.h`, `CASE_LOWER_BASE` and `CASE_LOWER_EXT`.
 
 use crate::Error;
+use crate::record::Slot;
 
+/// The word by which a slot's own line says where it was written: `kedge.written-to=a`.
+pub const WRITTEN_TO: &str = "kedge.written-to";
 /// Bytes of a sector: those of every disk that FAT16 is read from.
 pub const SECTOR: usize = 512;
 /// Most files of a slot: those that every slot has, a statement, and those of a revision's `boot.files`.
@@ -37,6 +40,27 @@ const MOST_SECTORS: u64 = 65_000 * 64;
 const END: u16 = 0xffff;
 /// 1980-01-01, the first day that FAT knows.
 const DATE: u16 = 0x21;
+
+/// Who tells PID 1 which slot was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Teller {
+    /// The loader, on the kernel's command line.
+    Loader,
+    /// The slot itself, for the firmware hands its line over as it is, and may have started another one than it says.
+    Slot,
+}
+
+/// What `cmdline.txt` of a slot holds. The slot's own word comes before the revision's, since of each word the first counts.
+#[must_use]
+pub fn line(arguments: &str, slot: Slot, teller: Teller) -> String {
+    match teller {
+        Teller::Loader => format!("{arguments}\n"),
+        Teller::Slot => {
+            let line = format!("{WRITTEN_TO}={} {arguments}", slot.letter());
+            format!("{}\n", line.trim_end())
+        }
+    }
+}
 
 /// A file that a slot is to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

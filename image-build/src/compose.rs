@@ -331,7 +331,8 @@ fn boot(
         .product()
         .encode()
         .context("cannot encode the product's identity")?;
-    let modules = modules(platform, folder, signer.is_some())?;
+    let has_pools = !project.manifest().configuration.networks.is_empty();
+    let modules = modules(platform, folder, signer.is_some(), has_pools)?;
     let archive = initramfs(init, product, root, modules)?;
     let initramfs = store.add(&archive, ObjectKind::Initramfs)?;
     Parts {
@@ -366,16 +367,27 @@ fn arguments(board: &Board, own: &str) -> String {
     match board.boot.backend {
         Backend::Direct | Backend::UBoot | Backend::Uefi => own.to_owned(),
         // The firmware hands `cmdline.txt` over as it is.
-        Backend::Tryboot => format!("{} {own}", board.boot.arguments)
-            .trim_end()
-            .to_owned(),
+        Backend::Tryboot => format!("{} {own}", board.arguments()).trim_end().to_owned(),
     }
 }
 
-/// The platform's modules in load order: name and contents; `signed` for a kernel that Secure Boot locks down.
-fn modules(platform: &Platform, folder: &Path, signed: bool) -> Result<Vec<(String, Vec<u8>)>> {
+/// The platform's modules in load order: name and contents; `signed` for a kernel that Secure Boot locks down. Those for networks
+/// of containers' own are there for revisions that have some: others would only carry them.
+fn modules(
+    platform: &Platform,
+    folder: &Path,
+    signed: bool,
+    has_pools: bool,
+) -> Result<Vec<(String, Vec<u8>)>> {
     let mut modules = Vec::new();
-    for name in &platform.modules {
+    if has_pools && !platform.has_own_kernel() && platform.pool_modules.is_empty() {
+        bail!(
+            "configuration.networks: the platform of {0} is older than that and lacks its modules\nhelp: make it anew with `cargo xtask image {0}`",
+            platform.board
+        );
+    }
+    let pools = platform.pool_modules.iter().filter(|_| has_pools);
+    for name in platform.modules.iter().chain(pools) {
         let file = Path::new(name)
             .file_name()
             .unwrap_or_default()
@@ -581,5 +593,8 @@ mod tests {
         board.boot.arguments = "console=ttyS1 panic=1".to_owned();
         assert_eq!(arguments(&board, "quiet"), "console=ttyS1 panic=1 quiet");
         assert_eq!(arguments(&board, ""), "console=ttyS1 panic=1");
+        board.led = Some("ACT".to_owned());
+        let line = "console=ttyS1 panic=1 kedge.led=ACT quiet";
+        assert_eq!(arguments(&board, "quiet"), line);
     }
 }

@@ -5,12 +5,15 @@
 //! Defaults are absent in documents: a field that appears differs from its default.
 //! What a device does about it is not guessed: [`kedge_revision::change`] is what PID 1 asks, too ([`costs`]).
 
+mod widening;
+
 use anyhow::{Context, Result};
 use kedge_revision::change::{Change, Exchange, Running, change};
 use kedge_revision::{Content, Envelope, Name, ObjectId};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use widening::widening;
 
 /// Longest value that is shown, characters.
 const SHOWN: usize = 120;
@@ -252,7 +255,10 @@ fn is_named(path: &str) -> bool {
     let parts: Vec<&str> = path.split('.').collect();
     matches!(
         parts.as_slice(),
-        ["containers", _] | ["containers", _, "volumes", _] | ["parameters", _]
+        ["containers", _]
+            | ["containers", _, "volumes", _]
+            | ["parameters", _]
+            | ["configuration", "networks", _]
     ) || path.starts_with("configuration.network.interfaces.") && parts.len() == 4
 }
 
@@ -263,7 +269,9 @@ fn compare(path: &str, old: Option<&Value>, new: Option<&Value>, found: &mut Vec
     let fields = |value: Option<&Value>| value.and_then(Value::as_object).cloned();
     let (before, after) = (fields(old), fields(new));
     let is_table = before.is_some() || after.is_some();
-    let is_whole = is_named(path) && (old.is_none() || new.is_none());
+    // A word in place of a table, or a table in place of a word, as a container's network may be either.
+    let is_other = before.is_some() != after.is_some() && old.is_some() && new.is_some();
+    let is_whole = is_other || is_named(path) && (old.is_none() || new.is_none());
     if is_whole || !is_table {
         found.push(Difference {
             path: path.to_owned(),
@@ -293,56 +301,6 @@ fn compare(path: &str, old: Option<&Value>, new: Option<&Value>, found: &mut Vec
         }
         found.append(&mut inner);
     }
-}
-
-/// What a field gives that it did not give before, in words; none if it gives nothing more.
-fn widening(path: &str, old: Option<&Value>, new: Option<&Value>) -> Option<String> {
-    let parts: Vec<&str> = path.split('.').collect();
-    let more = || {
-        let added = added(old, new);
-        (!added.is_empty()).then(|| added.join(", "))
-    };
-    match parts.as_slice() {
-        ["containers", _, "capabilities"] => Some(format!("has the capabilities {}", more()?)),
-        ["containers", _, "roles"] => Some(format!("may ask PID 1 to {}", more()?)),
-        ["containers", _, "process", "secrets"] => Some(format!("reads the secrets {}", more()?)),
-        ["containers", _, "network"] if is(new, "host") => {
-            Some("sees the device's own network".to_owned())
-        }
-        ["containers", _, "root"] if old.is_none() => {
-            Some("may write to its root file system".to_owned())
-        }
-        ["containers", _, "process", "user", "uid"] if new == Some(&0.into()) && old.is_some() => {
-            Some("runs as root of its user namespace".to_owned())
-        }
-        ["containers", _, "limits", limit] => {
-            let (before, after) = (old.and_then(Value::as_u64)?, new.and_then(Value::as_u64));
-            match after {
-                None => Some(format!("{limit} bounds it no more")),
-                Some(after) if after > before => Some(format!("{limit} is raised")),
-                Some(_) => None,
-            }
-        }
-        ["configuration", "hubs"] => Some(format!("asks the hubs {}", more()?)),
-        ["configuration", "sticks"] if is(new, "accept") => {
-            Some("removable disks are mounted, and what is on them is tried".to_owned())
-        }
-        ["configuration", "network", "interfaces", interface] if old.is_none() => {
-            Some(format!("interface {interface} is used"))
-        }
-        ["commit", "hub"] if is(new, "never") => {
-            Some("a trial holds though the hub is lost in it".to_owned())
-        }
-        ["boot", "statement"] if new.is_none() => {
-            Some("firmware with Secure Boot starts it no more".to_owned())
-        }
-        ["boot", "arguments"] => Some("the kernel is told something else".to_owned()),
-        _ => None,
-    }
-}
-
-fn is(value: Option<&Value>, word: &str) -> bool {
-    value.and_then(Value::as_str) == Some(word)
 }
 
 /// The words of a list that were not in it before.
@@ -427,11 +385,6 @@ mod tests {
         found
     }
 
-    fn widened(path: &str, old: Value, new: Value) -> Option<String> {
-        let some = |value: Value| (!value.is_null()).then_some(value);
-        widening(path, some(old).as_ref(), some(new).as_ref())
-    }
-
     #[test]
     fn nothing_that_differs_is_left_unsaid() {
         let old = json!({"a": {"b": 1, "c": [1, 2]}, "d": "x"});
@@ -479,26 +432,36 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_more_is_widened() {
-        let at = |field: &str| format!("containers.web.{field}");
-        let capabilities = at("capabilities");
+    fn another_network_and_a_published_port_are_told() {
+        let web = |network: Value| json!({"containers": {"web": {"network": network}}});
+        let pool = |name: &str, ports: &[&str]| json!({"pool": {"name": name, "address": "a", "ports": ports}});
+        let widened = |old: &Value, new: &Value| -> Vec<String> {
+            let found = found(old, new);
+            found.into_iter().filter_map(|one| one.widened).collect()
+        };
+        let none = json!({"containers": {"web": {}}});
+        let first = web(pool("front", &["8080:80"]));
         assert_eq!(
-            widened(&capabilities, json!(["KILL"]), json!(["KILL", "CHOWN"])),
-            Some("has the capabilities CHOWN".to_owned())
+            widened(&none, &first),
+            [
+                "reaches the containers of the network front, and what is outside the device",
+                "is reached from outside by the ports 8080:80"
+            ]
         );
-        assert_eq!(widened(&capabilities, json!(["KILL"]), json!(null)), None);
-        let memory = at("limits.memory-max");
-        assert!(widened(&memory, json!(1), json!(2)).is_some());
-        assert!(widened(&memory, json!(1), json!(null)).is_some());
-        assert_eq!(widened(&memory, json!(null), json!(2)), None);
-        assert_eq!(widened(&memory, json!(2), json!(1)), None);
-        assert!(widened(&at("network"), json!(null), json!("host")).is_some());
-        assert_eq!(widened(&at("network"), json!("host"), json!(null)), None);
-        assert!(widened(&at("process.user.uid"), json!(1000), json!(0)).is_some());
-        assert_eq!(widened(&at("process.user.uid"), json!(0), json!(7)), None);
-        assert!(widened(&at("roles"), json!(null), json!(["operate"])).is_some());
-        assert!(widened("commit.hub", json!("if-reachable-before"), json!("never")).is_some());
-        assert_eq!(widened(&at("goal"), json!("started"), json!("ready")), None);
+        assert_eq!(widened(&web(json!("host")), &first), widened(&none, &first));
+        assert_eq!(
+            widened(&first, &web(pool("back", &["8080:80", "53:53/udp"]))),
+            [
+                "reaches the containers of the network back, and what is outside the device",
+                "is reached from outside by the ports 53:53/udp"
+            ]
+        );
+        assert_eq!(widened(&first, &web(pool("front", &[]))), [""; 0]);
+        assert_eq!(widened(&first, &none), [""; 0]);
+        assert_eq!(
+            widened(&first, &web(json!("host"))),
+            ["sees the device's own network"]
+        );
     }
 
     #[test]

@@ -265,7 +265,7 @@ fn contains(bytes: &[u8], text: &str) -> bool {
         .any(|window| window == text.as_bytes())
 }
 
-fn request_id() -> Result<String> {
+pub(crate) fn request_id() -> Result<String> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes)
         .map_err(|error| anyhow::anyhow!("the kernel gives no random bytes: {error}"))?;
@@ -273,7 +273,7 @@ fn request_id() -> Result<String> {
 }
 
 /// The head of the answer with our id; everything before it is passed over.
-fn answer(reader: &mut impl BufRead, id: &str) -> Result<Head> {
+pub(crate) fn answer(reader: &mut impl BufRead, id: &str) -> Result<Head> {
     loop {
         let text = line(reader)?;
         if let Some(at) = text.find("HTTP/1.1 ") {

@@ -36,6 +36,7 @@ use kedge_board_support::boards::{Backend, Board};
 use kedge_board_support::bootenv::Bootenv;
 use kedge_board_support::control::Write;
 use kedge_board_support::record::{Loader, Slot, State};
+use kedge_board_support::slot::{self, Teller};
 use kedge_board_support::statement;
 use kedge_revision::revision::ObjectKind;
 use kedge_revision::{ObjectId, Verified};
@@ -219,12 +220,13 @@ fn write_autoboot(disk: &File, partitions: &[Partition]) -> Result<()> {
         number.with_context(|| format!("the disk has no partition {}", slot.partition()))
     };
     let boot = gpt::find(partitions, "boot")?;
-    let base = gpt::find(partitions, "bootenv")?.offset;
+    let env = gpt::find(partitions, "bootenv")?;
     let slots = [number(Slot::A)?, number(Slot::B)?];
     let write = || -> Result<(), kedge_board_support::Error> {
         let autoboot = Autoboot::new(boot.size, slots)?;
-        let (record, _) = Bootenv::open_at(disk, base)?;
-        let (mut record, _) = record.with_autoboot(disk, boot.offset, autoboot)?;
+        let (record, _) = Bootenv::open_at(disk, env.offset, env.record)?;
+        // Nothing is there yet, as after a loss.
+        let (mut record, _) = record.with_autoboot(Some((disk, boot.offset, autoboot)));
         record.perform(&Write::Loader(Loader::born()))
     };
     write().context("cannot write autoboot.txt")
@@ -300,7 +302,8 @@ fn layout<'a>(plan: &ImagePlan<'a>) -> Layout<'a> {
     let is_tryboot = plan.board.boot.backend == Backend::Tryboot;
     let record = |wanted: bool| {
         let size = Some(sizes.bootenv).filter(|_| wanted);
-        ("bootenv", Kind::BootEnvironment, size)
+        let kind = Kind::BootEnvironment(plan.board.bootenv.layout());
+        ("bootenv", kind, size)
     };
     let partitions = [
         record(!is_tryboot),
@@ -351,7 +354,11 @@ fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
             "the kernel arguments have a backslash, which U-Boot's `env import` takes for its own"
         );
     }
-    let budgets = plan.board.budgets;
+    // A content that is of no interest here is judged where it is.
+    let has_pools = envelope
+        .content()
+        .is_ok_and(|content| !content.configuration.networks.is_empty());
+    let budgets = plan.board.budgets.boot_of(false, has_pools);
     let mut layers = 0_u64;
     for (id, object) in &envelope.objects {
         let path = object_path(plan, *id)?;
@@ -436,8 +443,8 @@ fn write_boot_record(plan: &ImagePlan<'_>, disk: &File, partitions: &[Partition]
         .max()
         .unwrap_or(envelope.root);
     let state = State::born(plan.revision.id(), envelope.floor(), newest);
-    let base = gpt::find(partitions, "bootenv")?.offset;
-    Bootenv::create_at(disk, base, &Loader::born(), &state)
+    let env = gpt::find(partitions, "bootenv")?;
+    Bootenv::create_at(disk, env.offset, env.record, &Loader::born(), &state)
         .map(drop)
         .context("cannot write the boot record")
 }
@@ -471,7 +478,12 @@ fn slot_files(plan: &ImagePlan<'_>, slot: Slot, scratch: &Scratch) -> Result<Vec
             bail!("{} is object {found}, not {id}", path.display());
         }
     }
-    files::write(&folder.join("cmdline.txt"), format!("{}\n", boot.arguments))?;
+    let teller = match plan.board.boot.backend {
+        Backend::Direct | Backend::UBoot | Backend::Uefi => Teller::Loader,
+        Backend::Tryboot => Teller::Slot,
+    };
+    let line = slot::line(&boot.arguments, slot, teller);
+    files::write(&folder.join("cmdline.txt"), line)?;
     let names = objects.into_iter().map(|(name, _)| name);
     Ok(names
         .chain(["cmdline.txt"])

@@ -25,6 +25,8 @@ pub struct Kernel {
     pub image: PathBuf,
     /// Decompressed modules in the order in which they are to be loaded; none for our own kernels.
     pub modules: Vec<PathBuf>,
+    /// Likewise those that revisions with networks of containers' own need beside them.
+    pub pool_modules: Vec<PathBuf>,
 }
 
 /// The file `kernel.json` of a cache entry: a kernel with paths relative to the entry.
@@ -34,6 +36,8 @@ struct Record {
     version: String,
     image: String,
     modules: Vec<String>,
+    #[serde(default)]
+    pool_modules: Vec<String>,
 }
 
 impl Record {
@@ -48,13 +52,11 @@ fn load(folder: &Path) -> Result<Kernel> {
     let path = folder.join("kernel.json");
     let record: Record = serde_json::from_slice(&files::read(&path)?)
         .with_context(|| format!("cannot parse {}", path.display()))?;
+    let paths = |names: &[String]| names.iter().map(|name| folder.join(name)).collect();
     Ok(Kernel {
         version: record.version,
         image: folder.join(record.image),
-        modules: record
-            .modules
-            .iter()
-            .map(|name| folder.join(name))
-            .collect(),
+        modules: paths(&record.modules),
+        pool_modules: paths(&record.pool_modules),
     })
 }

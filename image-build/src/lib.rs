@@ -10,6 +10,7 @@ pub mod cache;
 pub mod compose;
 pub mod debian;
 pub mod diff;
+pub mod exec;
 pub mod files;
 pub mod firmware;
 pub mod flash;

@@ -1,7 +1,7 @@
 //! A board's platform: kernel, its modules and the device binary, which belong to no integrator's project.
 //!
 //! `<cache>/platform/<board>` (`<board>-own` with our own kernel) holds the files and `platform.json`, which names
-//! them: `{"board", "kernel", "init", "modules" (in load order), "kernel-version"}` and, of some boards, "loader",
+//! them: `{"board", "kernel", "init", "modules" (in load order), "kernel-version"}` and, of some, "pool-modules", "loader",
 //! "device-trees" and "firmware" (in the order of the board's file), paths relative to the folder.
 //! It is made by the developers of the system, read by `kedge build`.
 
@@ -59,6 +59,9 @@ pub struct Platform {
     pub init: String,
     /// Modules in load order.
     pub modules: Vec<String>,
+    /// Those that revisions with networks of containers' own need beside them, to be loaded after them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pool_modules: Vec<String>,
     /// The loader, of boards whose firmware starts one of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loader: Option<String>,
@@ -231,6 +234,7 @@ fn assemble(
         Ok(name)
     };
     let modules = kernel.modules.iter();
+    let pool_modules = kernel.pool_modules.iter();
     let trees = boot.device_trees.iter();
     // Two packages may have files of one name.
     let numbered = boot.firmware.iter().enumerate();
@@ -239,6 +243,9 @@ fn assemble(
         kernel: "vmlinuz".to_owned(),
         init: "init".to_owned(),
         modules: modules
+            .map(|path| copy(path, "modules/".to_owned()))
+            .collect::<Result<_>>()?,
+        pool_modules: pool_modules
             .map(|path| copy(path, "modules/".to_owned()))
             .collect::<Result<_>>()?,
         loader: boot.loader.as_ref().map(|_| LOADER.to_owned()),
@@ -275,6 +282,7 @@ mod tests {
             version: "6.12-x".into(),
             image: part("bzImage"),
             modules: vec![part("b.ko"), part("a.ko")],
+            pool_modules: vec![part("veth.ko")],
         };
         let made = folder.path().join("platform/board");
         for _ in 0..2 {
@@ -294,6 +302,7 @@ mod tests {
         }
         let read = Platform::load(&made).unwrap();
         assert_eq!(read.modules, ["modules/b.ko", "modules/a.ko"]);
+        assert_eq!(read.pool_modules, ["modules/veth.ko"]);
         assert_eq!(read.crates.len(), 1);
         assert_eq!(read.device_trees, ["device-trees/board.dtb"]);
         assert_eq!(read.firmware, ["firmware/0-spl.bin", "firmware/1-spl.bin"]);

@@ -13,6 +13,7 @@
 pub mod container;
 #[cfg(test)]
 mod examples;
+pub mod limits;
 pub mod lock;
 pub mod manifest;
 pub mod source;

@@ -65,7 +65,7 @@ const FIRST_STEPS: &str = "First steps:
   kedge run --port 8080:80
   kedge push                 # in another terminal, after a change
 
-Exit status: 0 done, 1 failed, 2 wrong usage.";
+Exit status: 0 done, 1 failed, 2 wrong usage; of `kedge ctl exec` that of its command.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -174,10 +174,14 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // The result says it all.
         Err(error) if error.is::<Told>() => ExitCode::FAILURE,
-        Err(error) => {
-            scene.output.failure(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref() {
+            // So have the command's own words.
+            Some(ctl::Ended(code)) => ExitCode::from(*code),
+            None => {
+                scene.output.failure(&error);
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

@@ -14,7 +14,7 @@ mod attacks;
 mod cgroups;
 mod decide;
 mod disks;
-mod files;
+pub(crate) mod files;
 mod memory;
 mod modules;
 mod mounts;
@@ -32,11 +32,12 @@ use crate::last_resort::last_resort;
 pub use arguments::Arguments;
 pub use cgroups::ROOT as CGROUPS;
 pub(crate) use disks::listen_to_kernel;
-pub use disks::set_clock;
+pub use disks::{RecordPlace, set_clock};
 use kedge_board_support::bootenv::Bootenv;
 use kedge_board_support::control::{Control, Counts, Decision};
 use kedge_board_support::record::state::{State, Target};
 use kedge_board_support::record::{Loader, Slot};
+use kedge_board_support::slot::Teller;
 use kedge_revision::{Content, ObjectId, Verified};
 use kedge_store::Store;
 use kedge_sys::timer;
@@ -64,14 +65,14 @@ pub struct Boot {
     pub arguments: Arguments,
     /// Product and built-in root.
     pub identity: Option<Identity>,
-    /// The boot record's raw partition, as a path under the changed root.
-    pub bootenv: Option<PathBuf>,
+    /// The boot record's raw partition, by a path under the changed root.
+    pub bootenv: Option<RecordPlace>,
     data_device: Option<PathBuf>,
     /// The open boot record.
     pub record: Option<Bootenv<OwnedFd>>,
     loader: Option<Loader>,
     mirrored: bool,
-    /// The slot that the firmware says it has started, where no loader says it on the command line.
+    /// The slot that was started by a firmware that says nothing on the command line: by its own word, or the firmware's.
     started_slot: Option<Slot>,
     /// Who counts the tries of another slot.
     counts: Counts,
@@ -191,6 +192,15 @@ impl Boot {
         }
     }
 
+    /// Who tells the next boots of a slot that it was started.
+    #[must_use]
+    pub const fn teller(&self) -> Teller {
+        match self.counts {
+            Counts::Loader => Teller::Loader,
+            Counts::Device => Teller::Slot,
+        }
+    }
+
     /// The slot that was started, by what the loader or the firmware says; none: neither does.
     fn started(&self) -> Option<Slot> {
         match self.arguments.slot {
@@ -237,7 +247,7 @@ pub fn boot() -> Boot {
             match on_failure {
                 OnFailure::LastResort => {
                     let reason = format!("phase {name}: {error}");
-                    last_resort(&reason, &[], boot.bootenv.as_deref());
+                    last_resort(&reason, &[], boot.bootenv.as_ref());
                 }
                 OnFailure::Repair => boot.repair = true,
                 OnFailure::GoOn => {}

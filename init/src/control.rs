@@ -12,7 +12,10 @@
 //! | request | role | answer |
 //! |---|---|---|
 //! | `GET /v1/status` | observe | [`Status`] |
-//! | `GET /v1/logs?container=NAME&follow=1&since=SEQ&limit=N` | observe | [`crate::log::LogLine`]s, one a line, in chunks |
+//! | `GET /v1/logs?container=NAME&follow=1&since=WHEN&limit=N` | observe | [`crate::log::LogLine`]s, one a line, in chunks |
+//! | `GET /v1/usage` | observe | [`Usage`] of all containers |
+//! | `GET /v1/containers/NAME` | operate | what it is: its definition, its status, its process |
+//! | `POST /v1/containers/NAME/exec` | exec, and operate in development | 101, then the frames of [`exec`] |
 //! | `POST /v1/containers/NAME/start`, `…/stop`, `…/restart` | operate | 204 |
 //! | `POST /v1/reboot`, `POST /v1/poweroff` | operate | 204, then it happens |
 //! | `GET /v1/history` | observe | events of [`crate::history`], one a line, the oldest first |
@@ -30,22 +33,28 @@
 
 mod api;
 mod connection;
+pub mod exec;
 mod head;
 mod refusal;
 mod role;
 mod route;
+mod since;
 mod stream;
+mod usage;
 
 pub use api::{
     Action, Command, ContainerState, ContainerStatus, Exit, FailureStatus, LeaseStatus, LockStatus,
     LogQuery, Memory, MissingGoal, PortStatus, ProcessStatus, RevisionStatus, StagingStatus,
-    Status, TargetStatus, Trial, UpdateStatus, Upload,
+    StateStatus, Status, TargetStatus, Trial, UpdateStatus, Upload,
 };
 pub use connection::{Call, Connection, Transport};
+pub use exec::{Exec, Said};
 pub use head::{Head, Method};
 pub use refusal::{Problem, Refusal};
 pub use role::Role;
+pub use since::Since;
 pub use stream::LOG_FILL;
+pub use usage::{Held, Pressure, Usage, UsageOf};
 
 /// Where the socket is.
 pub const SOCKET: &str = "/run/kedge/control.sock";

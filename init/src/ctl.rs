@@ -7,23 +7,38 @@
 mod apply;
 mod arguments;
 mod client;
+mod exec;
 mod show;
+mod tree;
 
 pub(crate) use apply::apply_file;
-pub use arguments::{Arguments, Ask, USAGE, UsageError};
+pub use arguments::{Arguments, Ask, Executed, Logs, USAGE, UsageError};
 pub use client::{Body, Client, ClientError};
 
 use crate::control::Action;
 use crate::log::LogLine;
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
-/// Runs `ctl` with the arguments behind its name. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+/// Runs `ctl` with the arguments behind its name. Exit codes: 0 done, 1 refused or failed, 2 wrong usage; those of
+/// `exec` are its command's, and 125 if that was refused or broke off.
 #[inline(never)]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut out = std::io::stdout().lock();
     let error = match Arguments::parse(arguments) {
+        Ok(Arguments {
+            socket,
+            ask: Ask::Exec(asked),
+        }) => {
+            drop(out);
+            match execute(&socket, &asked) {
+                Ok((code, sentence)) if sentence.is_empty() => return ExitCode::from(code),
+                Ok((code, sentence)) => (sentence, code),
+                Err(error) => (error.to_string(), 125),
+            }
+        }
         Ok(arguments) => match perform(&arguments, &mut out) {
             // Whoever reads has seen enough, as `ctl logs | head`.
             Err(ClientError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
@@ -39,43 +54,36 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(error.1)
 }
 
+fn execute(socket: &Path, asked: &Executed) -> Result<(u8, String), ClientError> {
+    let client = Client::connect(socket)?;
+    exec::exec(client, &asked.container, &asked.exec, asked.has_terminal)
+}
+
 fn perform(arguments: &Arguments, out: &mut impl Write) -> Result<(), ClientError> {
     let connect = || Client::connect(&arguments.socket);
+    let get = |path: &str| {
+        let mut body = Vec::new();
+        connect()?.request("GET", path, &mut |part| {
+            body.extend_from_slice(part);
+            Ok(())
+        })?;
+        Ok(body)
+    };
     let post = |path: &str| connect()?.request("POST", path, &mut |_| Ok(()));
     match &arguments.ask {
         Ask::Help => out.write_all(USAGE.as_bytes()).map_err(ClientError::Output),
-        Ask::Status { json } => {
-            let mut body = Vec::new();
-            connect()?.request("GET", "/v1/status", &mut |part| {
-                body.extend_from_slice(part);
-                Ok(())
-            })?;
-            if *json {
-                body.push(b'\n');
-                return out.write_all(&body).map_err(ClientError::Output);
-            }
-            let status =
-                kedge_revision::json::read(&body).map_err(|_| ClientError::Protocol("status"))?;
-            show::status(out, &status).map_err(ClientError::Output)
+        // Dealt with before.
+        Ask::Exec(_) => Ok(()),
+        Ask::Inspect { container, json } => {
+            let body = get(&format!("/v1/containers/{container}"))?;
+            values(body, *json, out)
         }
-        Ask::Logs {
-            source,
-            follow,
-            since,
-            limit,
-        } => {
-            let mut path = format!("/v1/logs?follow={}", u8::from(*follow));
-            if let Some(source) = source {
-                path.push_str("&container=");
-                path.push_str(source.as_str());
-            }
-            for (key, value) in [("since", since), ("limit", limit)] {
-                if let Some(value) = value {
-                    path.push_str(&format!("&{key}={value}"));
-                }
-            }
-            let mut client = connect()?;
-            client.request("GET", &path, &mut |chunk| logs(out, chunk))
+        Ask::Top { json } => values(get("/v1/usage")?, *json, out),
+        // The host's command has a table of it; here it is a line a value, which takes no code that knows each of them.
+        Ask::Status { json } => values(get("/v1/status")?, *json, out),
+        Ask::Logs(asked) => {
+            let path = asked.path();
+            connect()?.request("GET", &path, &mut |chunk| logs(out, chunk))
         }
         Ask::Apply { file } => apply::apply(&mut connect()?, file, out),
         Ask::Rollback => post("/v1/update/rollback"),
@@ -94,6 +102,15 @@ fn perform(arguments: &Arguments, out: &mut impl Write) -> Result<(), ClientErro
         Ask::Reboot => post("/v1/reboot"),
         Ask::PowerOff => post("/v1/poweroff"),
     }
+}
+
+/// An answer as it came, or a line a value.
+fn values(mut body: Vec<u8>, json: bool, out: &mut dyn Write) -> Result<(), ClientError> {
+    if !json {
+        return tree::tree(out, &body).map_err(ClientError::Output);
+    }
+    body.push(b'\n');
+    out.write_all(&body).map_err(ClientError::Output)
 }
 
 /// A chunk holds whole lines.

@@ -7,18 +7,23 @@
 //! reads documents and mounts layers when a container starts, and nothing else of the disk.
 
 mod agent;
+mod bounds;
 mod children;
 mod clients;
+mod commands;
 mod console;
+mod devices;
 mod ending;
 mod events;
 mod helpers;
+mod led;
 mod locking;
 mod network;
 mod notify;
 mod perform;
 mod poller;
 mod said;
+mod showing;
 mod status;
 mod sticks;
 mod telling;
@@ -27,6 +32,7 @@ mod undo;
 mod unit;
 mod update;
 mod upload;
+mod usage;
 mod watchdog;
 
 use crate::boot::{self, Boot, CGROUPS};
@@ -39,7 +45,9 @@ use crate::log::{Journal, Stream};
 use crate::machine::{Action, Event, Exchanged, Halt, Id, Machine};
 use agent::Agent;
 use clients::{Clients, Listener};
+use commands::Commands;
 use console::Console;
+use devices::Devices;
 use helpers::Helpers;
 use kedge_board_support::control::Decision;
 use kedge_board_support::record::Reason;
@@ -52,6 +60,7 @@ use kedge_sys::signals::{INIT_SIGNALS, SignalFd, SignalSet, ignore_broken_pipe, 
 use kedge_sys::timer::{self, DeadlineTimer};
 use network::Network;
 use poller::{Poller, Ready, Token};
+use showing::Showing;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -81,10 +90,13 @@ pub struct Driver {
     kernel: Option<OwnedFd>,
     listener: Option<Listener>,
     clients: Clients,
+    commands: Commands,
     helpers: Helpers,
     agent: Agent,
     sticks: Sticks,
+    devices: Devices,
     network: Network,
+    showing: Showing,
     watchdog: Watchdog,
     /// What is under way between revisions.
     update: Update,
@@ -135,11 +147,12 @@ pub fn run() -> ! {
     let (error, tail) = match Driver::new(boot) {
         Ok(mut driver) => {
             let error = driver.serve();
+            driver.show_last_resort();
             (error, driver.journal.console_tail(TAIL))
         }
         Err(error) => (error, Vec::new()),
     };
-    last_resort(&error.to_string(), &tail, record.as_deref())
+    last_resort(&error.to_string(), &tail, record.as_ref())
 }
 
 impl Driver {
@@ -171,10 +184,13 @@ impl Driver {
             kernel: None,
             listener: None,
             clients: Clients::default(),
+            commands: Commands::default(),
             helpers: Helpers::default(),
             agent: Agent::default(),
             sticks: Sticks::default(),
+            devices: Devices::default(),
             network: Network::default(),
+            showing: Showing::default(),
             watchdog: Watchdog::default(),
             update: Update::default(),
             upload: None,
@@ -230,6 +246,7 @@ impl Driver {
                 Err(error) => self.say(Stream::Error, &format!("container engine: {error}")),
             }
             self.phase("engine");
+            self.watch_devices();
             if !self.prepare_volumes() {
                 self.start_containers();
             }
@@ -239,6 +256,7 @@ impl Driver {
         let now = now_ms();
         self.furnish_at = Some(now.saturating_add(head_start));
         self.release_at = Some(now.saturating_add(SETTLED_MS));
+        self.state_turn(now);
         Ok(())
     }
 
@@ -262,9 +280,6 @@ impl Driver {
         for problem in problems {
             self.say(Stream::Error, &problem);
         }
-        if self.in_repair() {
-            self.say(Stream::Error, "repair mode: no container is started");
-        }
         self.note_boot();
         self.open_control();
         self.open_kernel_log();
@@ -275,6 +290,7 @@ impl Driver {
         }
         self.start_helpers();
         self.say_hello();
+        self.open_led();
         self.watch_sticks();
         // Now that there is somebody to keep the history: a trial that cannot even run has its verdict.
         if self.in_repair() && self.on_trial() {
@@ -334,12 +350,7 @@ impl Driver {
             Ok(listener) => self.listener = Some(listener),
             Err(error) => self.say(Stream::Error, &format!("control socket: {error}")),
         }
-        let development = self
-            .boot
-            .identity
-            .as_ref()
-            .is_some_and(|identity| identity.product.mode == Mode::Development);
-        if !development {
+        if self.mode() != Mode::Development {
             return;
         }
         if let Some(port) = console::control_port() {
@@ -418,6 +429,9 @@ impl Driver {
         self.history_turn(now);
         self.agent_turn(now);
         self.stick_turn(now);
+        self.devices_turn(now);
+        self.state_turn(now);
+        self.commands_turn(now);
         self.journal.settle(now);
         self.feed_helpers(now);
         for client in self.clients.pump(&self.journal) {
@@ -447,7 +461,10 @@ impl Driver {
             self.upload_until(),
             self.trial_deadline(),
             self.agent.deadline(),
+            self.commands.deadline(),
             self.stick_deadline(),
+            self.devices.deadline(),
+            self.showing.deadline(),
             self.asking.as_ref().map(Asking::until),
         ];
         let earliest = deadlines.into_iter().flatten().min();
@@ -467,6 +484,7 @@ impl Driver {
             host_name: configured.or(product).map_or("kedge", Name::as_str),
             parameters: &self.boot.parameters,
             bad_objects: &self.boot.bad_objects,
+            content: self.boot.content.as_ref(),
         }
     }
 
@@ -536,6 +554,7 @@ impl Driver {
         };
         self.layers.retain(used);
         self.perform_all(actions);
+        self.watch_devices();
     }
 
     /// An orderly end of everything that a person asked for: it counts against no trial.

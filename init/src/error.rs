@@ -1,6 +1,7 @@
 //! What can go wrong in PID 1: one variant an operation, each naming its thing.
 
 use kedge_board_support::loading::gpt::Guid;
+use kedge_board_support::record::Slot as BootSlot;
 use kedge_revision::ObjectId;
 use kedge_sys::Errno;
 use std::fmt;
@@ -79,6 +80,13 @@ pub enum Error {
     },
     /// The kernel was not told which slot it was loaded from, and the record does not say either.
     Slot,
+    /// The firmware says that it has started a partition, and the slot was not written there.
+    OtherPartition {
+        /// The partition's number in the table; 0 from a firmware that does not tell.
+        said: u32,
+        /// Where the slot says that it was written; none if it says nothing.
+        slot: Option<BootSlot>,
+    },
 }
 
 impl Error {
@@ -146,6 +154,18 @@ impl fmt::Display for Error {
                 write!(f, "parameters {wanted} are those of counter {found}")
             }
             Self::Slot => f.write_str("kernel argument kedge.slot is absent"),
+            Self::OtherPartition { said, slot } => {
+                write!(
+                    f,
+                    "the firmware says that it has started partition {said}, "
+                )?;
+                match slot {
+                    Some(slot) => write!(f, "and what runs was written to slot {slot}"),
+                    None => {
+                        f.write_str("which is no slot, and what runs does not say where it lies")
+                    }
+                }
+            }
         }
     }
 }
@@ -172,7 +192,8 @@ impl std::error::Error for Error {
             | Self::Memory { .. }
             | Self::Object { .. }
             | Self::BootRecord { .. }
-            | Self::Slot => None,
+            | Self::Slot
+            | Self::OtherPartition { .. } => None,
         }
     }
 }

@@ -13,8 +13,8 @@
 //!
 //! A run that left nothing ended by a power cut, by an order, or by something that cannot be told from them.
 
+use crate::boot::RecordPlace;
 use crate::error::Error;
-use kedge_board_support::bootenv::Bootenv;
 use kedge_sys::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen,
 };
@@ -82,15 +82,8 @@ pub fn gather(root: &Path, told: bool) -> Evidence {
 
 /// What PID 1 left when it gave up: its reason and what was said last, at most [`TEXT`] bytes from the beginning.
 #[must_use]
-pub fn last_words(bootenv: &Path) -> Option<String> {
-    let file = openat(
-        CWD,
-        bootenv,
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .ok()?;
-    let text = Bootenv::open(file).ok()?.0.read_last_resort().ok()??;
+pub fn last_words(bootenv: &RecordPlace) -> Option<String> {
+    let text = bootenv.open().ok()?.0.read_last_resort().ok()??;
     let text = readable(&text);
     Some(head(&text, TEXT).to_owned())
 }
@@ -106,15 +99,12 @@ pub fn forget_panic() -> Result<(), Error> {
 /// Clears PID 1's last words, once they were kept elsewhere.
 ///
 /// # Errors
-/// [`Error::File`], [`Error::BootRecord`].
-pub fn forget_last_words(bootenv: &Path) -> Result<(), Error> {
-    let file = openat(CWD, bootenv, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .map_err(Error::file("open", bootenv))?;
-    Bootenv::open(file)
-        .and_then(|(record, _)| record.clear_last_resort())
-        .map_err(|_| Error::BootRecord {
-            which: "last words",
-        })
+/// [`Error::File`], [`Error::Record`], [`Error::BootRecord`].
+pub fn forget_last_words(bootenv: &RecordPlace) -> Result<(), Error> {
+    let (record, _) = bootenv.open()?;
+    record.clear_last_resort().map_err(|_| Error::BootRecord {
+        which: "last words",
+    })
 }
 
 /// At most `most` bytes of a panic's text that hold the line which says what the panic is; else its end.
@@ -316,6 +306,7 @@ fn head(text: &str, most: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kedge_board_support::bootenv::{Bootenv, Layout};
     use kedge_board_support::record::Loader;
     use kedge_board_support::record::state::State;
     use kedge_revision::{Floor, ObjectId};
@@ -393,20 +384,26 @@ mod tests {
             counter: 1,
         };
         let state = State::born(ObjectId::from_digest([7; 32]), floor, 1);
-        let record = Bootenv::create_at(file.as_file(), 0, &Loader::born(), &state).unwrap();
-        assert_eq!(last_words(file.path()), None);
+        let place = |path: &Path| RecordPlace {
+            path: path.to_owned(),
+            layout: Layout::Sectors,
+        };
+        let (here, nowhere) = (place(file.path()), place(Path::new("/nowhere")));
+        let (file, born) = (file.as_file(), Loader::born());
+        let record = Bootenv::create_at(file, 0, here.layout, &born, &state).unwrap();
+        assert_eq!(last_words(&here), None);
         let words = format!(
             "kedge: last resort: no\n{}",
             "said\x07 before\n".repeat(1000)
         );
         record.write_last_resort(words.as_bytes()).unwrap();
-        let found = last_words(file.path()).unwrap();
+        let found = last_words(&here).unwrap();
         assert!(found.starts_with("kedge: last resort: no\nsaid before\nsaid"));
         assert!(found.len() <= TEXT && found.ends_with("before\n"));
-        forget_last_words(file.path()).unwrap();
-        assert_eq!(last_words(file.path()), None);
-        assert_eq!(last_words(Path::new("/nowhere")), None);
-        assert!(forget_last_words(Path::new("/nowhere")).is_err());
+        forget_last_words(&here).unwrap();
+        assert_eq!(last_words(&here), None);
+        assert_eq!(last_words(&nowhere), None);
+        assert!(forget_last_words(&nowhere).is_err());
     }
 
     #[test]

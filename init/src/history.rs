@@ -165,9 +165,7 @@ impl History {
             uptime_ms,
             event: &event,
         };
-        let Ok(line) = serde_json::to_vec(&line) else {
-            return;
-        };
+        let line = kedge_revision::json::bytes(&line);
         self.bytes = self.bytes.saturating_add(line.len());
         self.waiting.push_back(line);
         while self.bytes > WAITING && self.waiting.len() > 1 {

@@ -1,13 +1,13 @@
 //! The end when nothing else is left: keep the reason, sync with a bound, restart.
 //!
 //! PID 1 never exits: the kernel would panic, and the reason would be lost. The text goes to the
-//! console and to the raw boot record partition at +64 KiB (a panicking kernel cannot write there;
+//! console and to its place in the boot record's raw partition (a panicking kernel cannot write there;
 //! its own text is ramoops' work), then dirty data is written out by a child that may hang for as
 //! long as it likes, and the machine restarts.
 
-use kedge_board_support::bootenv::{Bootenv, LAST_RESORT_TEXT};
+use crate::boot::RecordPlace;
+use kedge_board_support::bootenv::LAST_RESORT_TEXT;
 use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
-use kedge_sys::rustix::fs::{CWD, Mode, OFlags, openat};
 use kedge_sys::{clone, reboot};
 use std::io::Write;
 use std::path::Path;
@@ -21,7 +21,7 @@ const SYNC_BOUND: Timespec = Timespec {
 };
 
 /// Keeps `reason` and the console's tail, and restarts the machine.
-pub fn last_resort(reason: &str, tail: &[u8], record: Option<&Path>) -> ! {
+pub fn last_resort(reason: &str, tail: &[u8], record: Option<&RecordPlace>) -> ! {
     let mut text = Vec::with_capacity(MOST);
     for part in [
         b"kedge: last resort: ".as_slice(),
@@ -34,8 +34,8 @@ pub fn last_resort(reason: &str, tail: &[u8], record: Option<&Path>) -> ! {
     }
     // Every step is tried whatever became of the one before: there is nobody left to tell.
     std::io::stderr().write_all(&text).ok();
-    if let Some(path) = record {
-        keep(path, &text);
+    if let Some(place) = record {
+        keep(place, &text);
     }
     sync_bounded();
     reboot::reboot(reboot::Ending::Restart).ok();
@@ -56,17 +56,15 @@ pub fn restart(why: &str, how: reboot::Ending) -> ! {
 }
 
 /// Writes the text into its place in the boot record partition.
-fn keep(path: &Path, text: &[u8]) {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let open = |path: &Path| openat(CWD, path, flags, Mode::empty());
+fn keep(place: &RecordPlace, text: &[u8]) {
     // Before the change of root the device stands below the root that is being made.
-    let early = path
-        .strip_prefix("/")
-        .map(|rest| Path::new("/root").join(rest));
-    let file = open(path).or_else(|errno| early.map_err(|_| errno).and_then(|path| open(&path)));
-    if let Ok(file) = file
-        && let Ok((record, _)) = Bootenv::open(file)
-    {
+    let early = place.path.strip_prefix("/").map(|rest| RecordPlace {
+        path: Path::new("/root").join(rest),
+        layout: place.layout,
+    });
+    let opened = place.open();
+    let opened = opened.or_else(|error| early.map_err(|_| error).and_then(|early| early.open()));
+    if let Ok((record, _)) = opened {
         record.write_last_resort(text).ok();
     }
 }

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | [`boot`] | the phases from the kernel's `exec` to the first container |
 //! | [`machine`] | decides: containers, groups, goals, restarts, shutdown; pure |
+//! | [`devices`] | decides: which device goes to which container |
 //! | [`driver`] | performs: one thread, one epoll |
 //! | [`judge`] | decides: the verdict of a trial; pure |
+//! | [`condition`] | decides: the state of the device in a word, for a LED and the console; pure |
 //! | [`control`] | the control API, without I/O |
 //! | [`ctl`] | its client |
 //! | [`evidence`] | why the last run ended |
@@ -19,8 +21,10 @@
 //! archives; any `unsafe` code.
 
 pub mod boot;
+pub mod condition;
 pub mod control;
 pub mod ctl;
+pub mod devices;
 pub mod driver;
 pub mod error;
 pub mod evidence;

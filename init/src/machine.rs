@@ -38,6 +38,9 @@
 //! Once its turn has come, a container never waits for others again: order is for starting up, and
 //! a restart must not leave a container down because another one is ill.
 //!
+//! A container that requires a device is not started while that is absent: it waits, at each of its starts, also after its
+//! turn. One that runs goes on when the device leaves.
+//!
 //! Some containers can be exchanged while the others go on: [`Machine::retire`], then [`Machine::exchange`]; what
 //! that asks of the driver stands at [`Machine::exchange`].
 //!
@@ -203,6 +206,9 @@ impl Machine {
                 self.with(now, id, actions, |unit, cx| {
                     unit.check_done(cx, token, passed);
                 });
+            }
+            Event::Devices { id, lacks } => {
+                self.with(now, id, actions, |unit, _| unit.lacks = lacks);
             }
             Event::Command { id, command } => {
                 self.with(now, id, actions, |unit, cx| unit.command(cx, command));

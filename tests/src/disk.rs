@@ -1,9 +1,10 @@
 //! Faults on a disk image: a copy is made, and what nature or an enemy may do is done to it.
 
 use anyhow::{Context, Result, bail, ensure};
-use kedge_board_support::bootenv::{Bootenv, Found};
+use kedge_board_support::bootenv::layout::Part;
+use kedge_board_support::bootenv::{Bootenv, Found, Side};
 use kedge_board_support::loading::gpt::{Guid, Header, SECTOR};
-use kedge_board_support::record::{COPY, Loader, Slot, State};
+use kedge_board_support::record::{Loader, Slot, State};
 use kedge_image_build::image::fat;
 use kedge_image_build::image::gpt::{self, Partition};
 use kedge_image_build::{files, process, tools};
@@ -29,8 +30,8 @@ pub struct Disk {
     folder: tempfile::TempDir,
 }
 
-/// Where the copies of the state record are in `bootenv`, and their size (see `kedge_board_support::bootenv`).
-const STATE_COPIES: [u64; 2] = [8192, 12288];
+/// The copies of a record in their order.
+const SIDES: [Side; 2] = [Side::First, Side::Second];
 
 fn flip_bit(file: &File, at: u64) -> Result<()> {
     let mut byte = [0];
@@ -136,13 +137,23 @@ impl Disk {
     /// # Errors
     /// The disk cannot be written.
     pub fn damage_state(&self, copies: &[usize]) -> Result<()> {
-        let file = self.file()?;
-        let base = self.partition("bootenv")?.offset;
+        self.damage(Part::State, copies)
+    }
+
+    fn damage(&self, part: impl Fn(Side) -> Part, copies: &[usize]) -> Result<()> {
+        let (file, env) = (self.file()?, self.partition("bootenv")?);
         for copy in copies {
-            let offset = STATE_COPIES.get(*copy).context("there are two copies")?;
-            flip_bit(&file, base.saturating_add(*offset).saturating_add(40))?;
+            let side = SIDES.get(*copy).context("there are two copies")?;
+            let at = env.offset.saturating_add(env.record.offset(part(*side)));
+            flip_bit(&file, at.saturating_add(40))?;
         }
         Ok(())
+    }
+
+    /// The boot record and its writer.
+    fn record(&self) -> Result<(Bootenv<File>, Found)> {
+        let env = self.partition("bootenv")?;
+        Ok(Bootenv::open_at(self.file()?, env.offset, env.record)?)
     }
 
     /// Both records in both copies.
@@ -150,8 +161,7 @@ impl Disk {
     /// # Errors
     /// The disk cannot be read.
     pub fn boot_record(&self) -> Result<Found> {
-        let base = self.partition("bootenv")?.offset;
-        Ok(Bootenv::open_at(self.file()?, base)?.1)
+        Ok(self.record()?.1)
     }
 
     /// Writes the loader record, both copies.
@@ -159,10 +169,7 @@ impl Disk {
     /// # Errors
     /// The disk cannot be written.
     pub fn set_loader(&self, record: &Loader) -> Result<()> {
-        let base = self.partition("bootenv")?.offset;
-        Ok(Bootenv::open_at(self.file()?, base)?
-            .0
-            .write_loader(record)?)
+        Ok(self.record()?.0.write_loader(record)?)
     }
 
     /// Flips a bit in these copies of the loader record: 0, 1 or both.
@@ -170,12 +177,7 @@ impl Disk {
     /// # Errors
     /// The disk cannot be written.
     pub fn damage_loader(&self, copies: &[usize]) -> Result<()> {
-        let base = self.partition("bootenv")?.offset;
-        for copy in copies {
-            let at = base.saturating_add(u64::try_from(copy.saturating_mul(COPY))?);
-            flip_bit(&self.file()?, at.saturating_add(40))?;
-        }
-        Ok(())
+        self.damage(Part::Loader, copies)
     }
 
     /// Copies slot a over slot b, with other arguments for the kernel.
@@ -263,8 +265,7 @@ impl Disk {
     /// # Errors
     /// The disk cannot be written.
     pub fn commit(&self, revision: ObjectId) -> Result<()> {
-        let base = self.partition("bootenv")?.offset;
-        let (mut record, _) = Bootenv::open_at(self.file()?, base)?;
+        let (mut record, _) = self.record()?;
         let floor = Floor {
             root: 1,
             counter: 0,
@@ -290,8 +291,7 @@ impl Disk {
     }
 
     fn change_state(&self, change: impl FnOnce(&mut State)) -> Result<()> {
-        let base = self.partition("bootenv")?.offset;
-        let (mut record, found) = Bootenv::open_at(self.file()?, base)?;
+        let (mut record, found) = self.record()?;
         let mut state = found.state().cloned().context("the state record is lost")?;
         change(&mut state);
         record.write_state_both(&state)?;

@@ -203,6 +203,33 @@ impl Guest {
         self.console.iter().any(|line| line.contains(text))
     }
 
+    /// Waits until the console tells that the device is in a state; the words of all that it has told since the last boot.
+    ///
+    /// # Errors
+    /// It does not come to that in time.
+    pub fn expect_state(&mut self, word: &str, patience: Duration) -> Result<Vec<String>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let states = self.states();
+            if states.last().is_some_and(|last| last == word) {
+                return Ok(states);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the state is not {word} in {patience:?}: {states:?}"
+            );
+            self.pump(Instant::now() + PAUSE);
+        }
+    }
+
+    fn states(&mut self) -> Vec<String> {
+        self.pump(Instant::now());
+        let from = self.boots.last().map_or(0, |(_, place)| *place);
+        let lines = self.console.get(from..).unwrap_or_default().iter();
+        let told = lines.filter_map(|line| line.split_once("kedge: state ")?.1.split_once(':'));
+        told.map(|(word, _)| word.to_owned()).collect()
+    }
+
     /// The end of the console, for a person.
     pub fn tail(&mut self) -> String {
         self.pump(Instant::now());

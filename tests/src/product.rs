@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// First bytes of the blocks of `/big` in the layer of `delicate`; nothing else on a disk begins so.
 pub const MARKER: &[u8] = b"kedge-tests: a block that one bit is flipped in. ";
@@ -40,14 +40,41 @@ pub struct Product {
 /// # Errors
 /// It cannot be built.
 pub fn product(kedge: &str, board: &str) -> Result<Product> {
-    static MADE: Mutex<BTreeMap<String, Product>> = Mutex::new(BTreeMap::new());
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(product) = made.get(board) {
-        return Ok(product.clone());
+    static MADE: PerBoard<Product> = PerBoard::new();
+    let made = MADE.get(board, || make(kedge, board))?;
+    Ok(Product::clone(&made))
+}
+
+/// What is made once for each board, by whoever asks first. Nobody waits for another board's: to build the device binary of an
+/// architecture takes minutes.
+#[derive(Debug)]
+pub(crate) struct PerBoard<T>(Mutex<BTreeMap<String, Arc<Cell<T>>>>);
+
+/// None as long as nobody has asked.
+pub(crate) type Cell<T> = Mutex<Option<Arc<T>>>;
+
+impl<T> PerBoard<T> {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
     }
-    let product = make(kedge, board)?;
-    made.insert(board.to_owned(), product.clone());
-    Ok(product)
+
+    /// A board's own: whoever holds it is alone at work for that board.
+    pub(crate) fn cell(&self, board: &str) -> Arc<Cell<T>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(board.to_owned()).or_default())
+    }
+
+    /// What was made for the board, or is made now.
+    pub(crate) fn get(&self, board: &str, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        let cell = self.cell(board);
+        let mut made = cell.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = &*made {
+            return Ok(Arc::clone(made));
+        }
+        let new = Arc::new(make()?);
+        *made = Some(Arc::clone(&new));
+        Ok(new)
+    }
 }
 
 /// The platform: named by whoever runs the tests, or made here; our own kernel if it was built before.
@@ -227,7 +254,7 @@ impl Container {
     }
 }
 
-const CONTAINERS: [Container; 17] = [
+const CONTAINERS: [Container; 18] = [
     Container {
         group: "platform",
         goal: "ready",
@@ -289,6 +316,14 @@ const CONTAINERS: [Container; 17] = [
         process: "user = \"1000:1001\"\n",
         tables: "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\n",
         ..Container::new("owned-volume", &["volumes", "/keep"])
+    },
+    Container {
+        top: "root = \"revision\"\n",
+        tables: "[volumes.sized]\npath = \"/sized\"\nlifetime = \"permanent\"\nsize = \"1MiB\"\n\
+                 [volumes.free]\npath = \"/free\"\nlifetime = \"revision\"\n\
+                 [limits]\nroot-max = \"2MiB\"\nmemory-swap-max = \"64KiB\"\nio-read-max = \"50MiB\"\nio-writes-max = 2000\n\
+                 [limits.unified]\n\"memory.oom.group\" = \"0\"\n",
+        ..Container::new("filler", &["sleep"])
     },
     Container {
         goal: "finished",

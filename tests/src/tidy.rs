@@ -12,7 +12,7 @@ use std::process::Command;
 const MOST_LINES: usize = 600;
 
 /// Which crates of ours each crate may name, in `[dependencies]`. `kedge-tests` may name all.
-const DIRECTION: [(&str, &[&str]); 15] = [
+const DIRECTION: [(&str, &[&str]); 17] = [
     ("kedge-revision", &[]),
     ("kedge-api", &["kedge-revision"]),
     (
@@ -28,6 +28,8 @@ const DIRECTION: [(&str, &[&str]); 15] = [
         &["kedge-loading", "kedge-revision", "kedge-sys"],
     ),
     ("kedge-container", &["kedge-revision", "kedge-sys"]),
+    ("kedge-oci-seccomp", &["kedge-sys"]),
+    ("kedge-oci", &["kedge-oci-seccomp", "kedge-sys"]),
     (
         "kedge-init",
         &[

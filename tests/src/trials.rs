@@ -6,16 +6,15 @@
 use crate::disk::Disk;
 use crate::guest::{Guest, text};
 use crate::kedge::Kedge;
-use crate::product::{self, BOARD};
+use crate::product::{self, BOARD, PerBoard};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::platform::Platform;
 use kedge_image_build::{files, process, toolchain};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// Seconds for which a trial's goals must hold. The least that there is, 5, was too few on a machine under load: a goal
@@ -42,7 +41,7 @@ struct Made {
     platform: PathBuf,
 }
 
-static MADE: Mutex<BTreeMap<String, Made>> = Mutex::new(BTreeMap::new());
+static MADE: PerBoard<Made> = PerBoard::new();
 
 /// A copy of the project and of its disk; `kedge` is the path of the host command.
 ///
@@ -57,11 +56,7 @@ pub fn project(kedge: &str) -> Result<(Project, Disk)> {
 /// # Errors
 /// As [`project`].
 pub fn project_on(kedge: &str, board: &str) -> Result<(Project, Disk)> {
-    let mut all = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    if !all.contains_key(board) {
-        all.insert(board.to_owned(), make(kedge, board)?);
-    }
-    let made = all.get(board).context("the project was just made")?;
+    let made = MADE.get(board, || make(kedge, board))?;
     let folder = tempfile::Builder::new().prefix("kedge-trial-").tempdir()?;
     let copy = folder.path().join("project");
     process::run(
@@ -148,7 +143,7 @@ fn image_of(built: &Value) -> Result<&str> {
 /// What comes behind `[process]` of the container that shows its site.
 const SITE: &str = "parameters = { SITE = \"site\" }\n";
 /// What comes behind `[process]` of the container that counts its starts.
-const DATA: &str = "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\nsnapshot = \"on-trial\"\nsnapshot-max = \"1MiB\"\n";
+const DATA: &str = "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\nsize = \"2MiB\"\nsnapshot = \"on-trial\"\nsnapshot-max = \"1MiB\"\n";
 
 /// A container's file; `rest` begins in the table `[process]`.
 fn container(layer: &str, group: &str, arguments: &[&str], rest: &str) -> String {
@@ -187,8 +182,9 @@ impl Project {
     /// # Errors
     /// It cannot be built.
     pub fn fill(kedge: Kedge, board: &str) -> Result<(Self, Disk)> {
-        // One at a time: all build the same program.
-        let one = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        // One at a time for a board: all build the same program.
+        let cell = MADE.cell(board);
+        let one = cell.lock().unwrap_or_else(PoisonError::into_inner);
         let made = fill(&kedge, board)?;
         drop(one);
         let project = Self {

@@ -187,8 +187,14 @@ mod tests {
     }
 
     fn with(at: usize, value: u32) -> Result<usize, Unfit> {
+        with_all(&[(at, value)])
+    }
+
+    fn with_all(fields: &[(usize, u32)]) -> Result<usize, Unfit> {
         let mut bytes = program();
-        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        for (at, value) in fields {
+            bytes[*at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
         Program::parse(&bytes).map(|program| program.pages)
     }
 
@@ -237,6 +243,9 @@ mod tests {
             assert_eq!(with(at, value), Err(Unfit::Beyond), "{at}: {value:#x}");
         }
         assert_eq!((with(340, 0x2ff0), with(348, 0x3f0)), (Ok(3), Ok(3)));
+        // Without a size in memory, that in the file counts: 0x100 bytes.
+        assert_eq!(with_all(&[(336, 0), (340, 0x2f00)]), Ok(3));
+        assert_eq!(with_all(&[(336, 0), (340, 0x2f01)]), Err(Unfit::Beyond));
         let whole = program();
         for length in 0..0x308 {
             Program::parse(&whole[..length]).unwrap_err();

@@ -1,6 +1,9 @@
 //! What a board file must fulfil beyond its types.
 
 use super::{Architecture, Backend, Board, FirmwareOption, Partitions, Qemu, firmware};
+use crate::bootenv::EraseBlock;
+use crate::led::LedName;
+use kedge_revision::revision::LOADERS_WORDS;
 use std::borrow::Cow;
 
 /// A key, and what is wrong with its value.
@@ -59,13 +62,51 @@ pub(super) fn check(board: &Board) -> Result<(), Problem> {
         "boot.console",
         "is no device's name",
     )?;
-    let arguments = &board.boot.arguments;
+    demand(
+        board
+            .led
+            .as_deref()
+            .is_none_or(|name| LedName::parse(name).is_some()),
+        "led",
+        "is no name of an LED in /sys/class/leds",
+    )?;
+    arguments(board)?;
+    backend(board)?;
+    demand(
+        !board.boot.hybrid_mbr || board.partitions.boot.is_some(),
+        "boot.hybrid-mbr",
+        "has no use: there is no partition boot",
+    )?;
+    partitions(board.partitions)?;
+    boot_environment(board)?;
+    firmware::check(board)?;
+    budgets(board)?;
+    demand(
+        is_word(&board.watchdog.driver),
+        "watchdog.driver",
+        "is no driver's name",
+    )?;
+    board.qemu.as_ref().map_or(Ok(()), qemu)
+}
+
+/// What the loader gives the kernel, the LED's name among it.
+fn arguments(board: &Board) -> Result<(), Problem> {
+    let arguments = &board.arguments();
     let printable =
         arguments.len() <= 512 && arguments.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     demand(
         printable,
         "boot.arguments",
         "is over 512 bytes or not printable ASCII",
+    )?;
+    demand(
+        !board
+            .boot
+            .arguments
+            .split(' ')
+            .any(|word| word.starts_with(LOADERS_WORDS)),
+        "boot.arguments",
+        "has a word that only loaders say",
     )?;
     let reboots = arguments.split(' ').any(|word| {
         word.strip_prefix("panic=")
@@ -75,22 +116,7 @@ pub(super) fn check(board: &Board) -> Result<(), Problem> {
         reboots,
         "boot.arguments",
         "lacks panic=: a panic must reboot, or no trial can roll back",
-    )?;
-    backend(board)?;
-    demand(
-        !board.boot.hybrid_mbr || board.partitions.boot.is_some(),
-        "boot.hybrid-mbr",
-        "has no use: there is no partition boot",
-    )?;
-    partitions(board.partitions)?;
-    firmware::check(board)?;
-    budgets(board)?;
-    demand(
-        is_word(&board.watchdog.driver),
-        "watchdog.driver",
-        "is no driver's name",
-    )?;
-    board.qemu.as_ref().map_or(Ok(()), qemu)
+    )
 }
 
 /// What a backend needs, and what would do nothing with another.
@@ -233,6 +259,28 @@ fn partitions(sizes: Partitions) -> Result<(), Problem> {
         (256..=LIMIT).contains(&sizes.data),
         "partitions.data",
         "is not 256 MiB to 1 TiB",
+    )
+}
+
+fn boot_environment(board: &Board) -> Result<(), Problem> {
+    let Some(bytes) = board.bootenv.erase_block else {
+        return Ok(());
+    };
+    demand(
+        EraseBlock::new(bytes).is_some(),
+        "bootenv.erase-block",
+        "is no power of two from 4096 to 1048576",
+    )?;
+    demand(
+        board.boot.backend == Backend::Direct,
+        "bootenv.erase-block",
+        "has no use: the loader of this backend finds the record on a disk alone",
+    )?;
+    let size = u64::from(board.partitions.bootenv).saturating_mul(1024 * 1024);
+    demand(
+        board.bootenv.layout().minimum() <= size,
+        "partitions.bootenv",
+        "is too small for erase blocks of this size",
     )
 }
 

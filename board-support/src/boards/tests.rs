@@ -57,6 +57,11 @@ fn values_that_cannot_work_are_refused_with_line_and_key() {
             "arguments = \"\"\"\nconsole=ttyS0 panic=0",
             "boot.arguments",
         ),
+        (
+            "arguments = \"\"\"\nconsole=ttyS0 panic=1",
+            "arguments = \"\"\"\nconsole=ttyS0 kedge.slot=b panic=1",
+            "boot.arguments",
+        ),
     ];
     for (from, to, key) in cases {
         let text = GOOD.replace(from, to);
@@ -73,6 +78,55 @@ fn values_that_cannot_work_are_refused_with_line_and_key() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn a_led_is_a_word_for_the_kernel_and_a_module() {
+    let shipped = all().unwrap();
+    let with_led: Vec<&Board> = shipped.iter().filter(|board| board.led.is_some()).collect();
+    assert_eq!(with_led.len(), 4);
+    for board in with_led {
+        let word = format!(" kedge.led={}", board.led.as_deref().unwrap());
+        assert!(board.arguments().ends_with(&word), "{}", board.name);
+        let modules = board.modules();
+        for module in ["leds-gpio", "ledtrig-timer"] {
+            assert!(modules.contains(&module), "{}: {modules:?}", board.name);
+        }
+    }
+    let mut board = find("qemu-x86-64").unwrap();
+    assert_eq!(board.arguments(), board.boot.arguments);
+    assert_eq!(board.modules(), board.kernel.modules);
+    board.led = Some("x".to_owned());
+    board.kernel.modules.push("ledtrig-timer".to_owned());
+    assert_eq!(board.modules(), board.kernel.modules, "once");
+    board.kernel.modules.clear();
+    board.kernel.package = None;
+    assert!(board.modules().is_empty(), "our own kernel has none");
+}
+
+#[test]
+fn a_led_that_is_no_name_is_refused_with_its_line() {
+    let with = |line: &str| GOOD.replace("\n[kernel]\n", &format!("\n{line}\n[kernel]\n"));
+    assert!(parse("my.toml", &with("led = \"orangepi:red:status\"")).is_ok());
+    for name in ["", "../ACT", "a b", "a;b", "$x"] {
+        let error = parse("my.toml", &with(&format!("led = \"{name}\""))).unwrap_err();
+        let line = GOOD.lines().position(|line| line == "[kernel]").unwrap() + 1;
+        assert!(
+            matches!(&error, Error::Value { key: "led", line: at, .. } if *at == line),
+            "{name:?}: {error}"
+        );
+    }
+    let error = parse("my.toml", &with("leds = \"ACT\"")).unwrap_err();
+    assert!(error.to_string().contains("leds"), "{error}");
+}
+
+#[test]
+fn the_led_counts_among_the_arguments() {
+    let mut board = find("orange-pi-zero").unwrap();
+    board.boot.arguments.push_str(&" y".repeat(230));
+    assert!(board.boot.arguments.len() <= 512);
+    let refused = check::check(&board).unwrap_err();
+    assert_eq!(refused.0, "boot.arguments");
 }
 
 #[test]
@@ -151,6 +205,22 @@ fn a_raspberry_pis_firmware_has_a_small_partition_and_no_emulation() {
     }
 }
 
+/// Erase blocks of no size, of a usual one, and of one that is too large for the partition.
+const FLASH: [&str; 3] = [
+    "[bootenv]\nerase-block = 65537\n[qemu]\n",
+    "[bootenv]\nerase-block = 65536\n[qemu]\n",
+    "[bootenv]\nerase-block = 1_048_576\n[qemu]\n",
+];
+
+#[test]
+fn a_board_says_whether_its_record_lies_on_flash() {
+    let good = parse("my.toml", GOOD).unwrap();
+    assert_eq!(good.bootenv.layout(), Layout::Sectors);
+    let flash = parse("my.toml", &GOOD.replace("[qemu]\n", FLASH[1])).unwrap();
+    let block = EraseBlock::new(65536).unwrap();
+    assert_eq!(flash.bootenv.layout(), Layout::EraseBlocks(block));
+}
+
 #[test]
 fn what_a_backend_needs_is_demanded_and_what_it_cannot_use_is_refused() {
     let (u_boot, pc) = (SHIPPED[1].1, SHIPPED[2].1);
@@ -209,6 +279,10 @@ fn what_a_backend_needs_is_demanded_and_what_it_cannot_use_is_refused() {
         ),
         (pc, "\"ovmf\"", "\"-o\"", "qemu.firmware-package"),
         (pc, "\"x86-64\"", "\"arm64\"", "boot.backend"),
+        (GOOD, "[qemu]\n", FLASH[0], "bootenv.erase-block"),
+        (u_boot, "[qemu]\n", FLASH[1], "bootenv.erase-block"),
+        // Four copies and the text would be five MiB.
+        (GOOD, "[qemu]\n", FLASH[2], "partitions.bootenv"),
     ];
     for (text, from, to, key) in cases {
         assert!(text.contains(from), "{from}");

@@ -3,7 +3,7 @@
 //! | write | order |
 //! |---|---|
 //! | loader record | the copy that does not count now, flush, the other copy, flush |
-//! | loader record of a Raspberry Pi's firmware | `autoboot.txt`, one sector; flush |
+//! | loader record of a Raspberry Pi's firmware | `autoboot.txt`, one sector; flush. Where its file system is damaged: all of that, flush, boot sector, flush |
 //! | state, one copy | the copy that does not count now, with the next number; flush |
 //! | state, both | the same, then the other copy with the same number; flush |
 //!
@@ -134,6 +134,8 @@ impl Order {
         for side in [self.loader, self.loader.other()] {
             medium.loader(side, record)?;
             medium.flush()?;
+            // Should the other copy be lost to its write, this is the only whole one: the next write begins elsewhere.
+            self.loader = side.other();
         }
         self.loader = Side::Second;
         Ok(())

@@ -6,7 +6,9 @@
 //! | same-slot trial | commit, take a try, or count the exhaustion and run | astray |
 //! | slot trial | why is the trial not what was started? Or: make the next try | commit, take a try, or go back |
 //!
-//! "Astray" with a loader that is right already: it could not start the committed slot. That is repair mode.
+//! "Astray" with a loader that is right already: it could not start the committed slot. That is repair mode. Or its firmware
+//! was given the word of a restart to a try: then the next restart brings the default, and where the word sticks, so that it
+//! does not, each such boot counts as one that did not settle.
 
 use super::{
     ARMINGS_MOST, Cause, Control, Counts, Decision, EXHAUSTIONS_MOST, Found, LoaderSays, Owed,
@@ -112,12 +114,44 @@ impl Boot {
         let right = Loader::starts(self.state.committed.slot);
         if self.loader == Some(right) {
             return match self.counts {
-                // Asked for by the last restart: the next one brings the default.
-                Counts::Device if self.says.tried.is_some() => Decision::Reboot,
+                Counts::Device if self.says.tried.is_some() => self.stray(),
                 Counts::Device | Counts::Loader => Decision::Repair(Repair::CommittedSlotLost),
             };
         }
-        self.tell_loader(right);
+        self.set_right(right)
+    }
+
+    /// A restart, after the loader was set right. Where it is a file of its own on the disk, the disk may forget that, and keep
+    /// the state: so each is counted. At the last one the file is set right all the same, and nothing restarts.
+    fn set_right(&mut self, record: Loader) -> Decision {
+        let counted = self.counts == Counts::Device;
+        let last = counted && self.state.unsettled >= UNSETTLED_MOST;
+        if counted && !last {
+            self.state.unsettled = self.state.unsettled.saturating_add(1);
+            // With what else of the state this boot saves.
+            match self.writes.last_mut() {
+                Some(Write::State(saved)) => saved.clone_from(&self.state),
+                Some(Write::StateBoth(_) | Write::Loader(_)) | None => {
+                    self.writes.push(Write::State(self.state.clone()));
+                }
+            }
+        }
+        self.tell_loader(record);
+        if last {
+            Decision::Repair(Repair::RecordUnwritable)
+        } else {
+            Decision::Reboot
+        }
+    }
+
+    /// The word of a restart to a try brought this slot, and none is due. The next restart has no word. A firmware that goes
+    /// on as if it had would start this slot for ever.
+    fn stray(&mut self) -> Decision {
+        if self.state.unsettled >= UNSETTLED_MOST {
+            return Decision::Repair(Repair::WordStuck);
+        }
+        self.state.unsettled = self.state.unsettled.saturating_add(1);
+        self.writes.push(Write::State(self.state.clone()));
         Decision::Reboot
     }
 
@@ -145,7 +179,8 @@ impl Boot {
     /// A slot trial is pending, and its slot was started.
     fn in_trial_slot(&mut self, trial: Trial) -> Decision {
         if trial.held {
-            self.make_default(trial.target.slot);
+            self.mirror_held(trial.target.slot);
+            self.tell_loader(Loader::starts(trial.target.slot));
             commit(&mut self.state, &trial);
             return self.committed(Save::Both);
         }
@@ -194,7 +229,11 @@ impl Boot {
     /// run ended is not asked: that run was the committed slot's.
     fn armed_by_restart(&mut self, trial: Trial) -> Decision {
         let right = Loader::starts(self.state.committed.slot);
-        let tried = self.says.tried.is_some() && !trial.waits();
+        // Each try that was counted is one start. One that an orderly restart gave back was one, too. (Those of earlier
+        // fillings make it two starts too many at most.)
+        let counted = trial.tries.saturating_sub(trial.tries_left);
+        let made = trial.starts >= counted.saturating_add(trial.give_backs);
+        let tried = self.says.tried.is_some() && !trial.waits() && !made;
         if self.loader == Some(right) && tried {
             self.take(trial, trial.tries_left);
             return Decision::Try;
@@ -212,11 +251,19 @@ impl Boot {
             // Set as default already, and yet not started: it no longer loads. Nothing was acknowledged, the floor has
             // not risen: the committed revision is whole.
             if self.loader.is_some_and(|record| record.default == slot) {
+                // Unless a word that nobody gave has brought the other one than the default.
+                if self.counts == Counts::Device && self.says.tried.is_some() {
+                    return self.stray();
+                }
                 let save = self.fail(trial, Reason::TriesExhausted);
                 return self.committed(save);
             }
-            self.make_default(slot);
-            return Decision::Reboot;
+            match self.counts {
+                Counts::Loader => self.mirror_held(slot),
+                // The count of this restart brings it to the other copy.
+                Counts::Device => {}
+            }
+            return self.set_right(Loader::starts(slot));
         }
         if trial.waits() {
             return self.committed(Save::Count);
@@ -269,13 +316,11 @@ impl Boot {
         Decision::RebootToTry
     }
 
-    /// The commit point of a held trial. A cut may have left `held` in one copy of the state alone: it goes to the other one
-    /// first, so that the loss of a copy does not undo what the loader was told.
-    fn make_default(&mut self, slot: Slot) {
-        let record = Loader::starts(slot);
-        if self.loader != Some(record) {
+    /// Before the commit point of a held trial. A cut may have left `held` in one copy of the state alone: it goes to the other
+    /// one first, so that the loss of a copy does not undo what the loader is told next.
+    fn mirror_held(&mut self, slot: Slot) {
+        if self.loader != Some(Loader::starts(slot)) {
             self.writes.push(Write::State(self.state.clone()));
-            self.tell_loader(record);
         }
     }
 

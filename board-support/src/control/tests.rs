@@ -3,6 +3,8 @@
 use super::*;
 use kedge_revision::ObjectId;
 
+mod unwritten;
+
 fn target(revision: u8, slot: Slot) -> Target {
     Target {
         revision: ObjectId::from_digest([revision; 32]),
@@ -515,29 +517,6 @@ fn a_trial_slot_that_runs_without_a_try_is_left() {
     let mut start = found(armed(3), begun().state, Slot::B);
     start.says.unwritable = true;
     assert_eq!(boot(start).2, Decision::Reboot);
-}
-
-#[test]
-fn what_relies_on_a_record_that_takes_no_writes_does_not_happen() {
-    let lost = Decision::Repair(Repair::RecordUnwritable);
-    let (mut control, _, decision) = boot(found(armed(1), born(), Slot::B));
-    assert_eq!(control.unwritable(decision), lost);
-    assert_eq!(control.running(), Running::Repair);
-    let mut control = trying();
-    assert_eq!(control.unwritable(Decision::Try), lost);
-    // In its own slot the committed revision can run, and the trial is still to come.
-    let mut control = running();
-    control
-        .begin(target(2, Slot::A), 3, How::Reboot, Hub::Silent)
-        .unwrap();
-    let (mut control, _, decision) = boot(found(Loader::born(), control.state, Slot::A));
-    assert_eq!(decision, Decision::Try);
-    assert_eq!(control.unwritable(decision), Decision::Committed);
-    assert_eq!(
-        (control.running(), control.retry_due()),
-        (Running::Committed, None)
-    );
-    assert_eq!(control.orderly(), []);
 }
 
 #[test]

@@ -286,3 +286,15 @@ proptest! {
         prop_assert!(back == expected);
     }
 }
+
+#[test]
+fn a_slot_says_where_it_lies_where_nobody_else_does() {
+    for (arguments, slot, teller, line) in [
+        ("quiet", Slot::A, Teller::Loader, "quiet\n"),
+        ("", Slot::B, Teller::Loader, "\n"),
+        ("quiet", Slot::A, Teller::Slot, "kedge.written-to=a quiet\n"),
+        ("", Slot::B, Teller::Slot, "kedge.written-to=b\n"),
+    ] {
+        assert_eq!(super::line(arguments, slot, teller), line);
+    }
+}

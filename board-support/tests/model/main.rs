@@ -8,7 +8,10 @@
 mod check;
 
 use check::device::Kit;
-use check::rules::Invariant;
+use check::disk::Disk;
+use check::node::Node;
+use check::rules::{Invariant, judge};
+use kedge_board_support::record::{Loader, Slot};
 
 /// No node that can be reached breaks an invariant, and there are as many as there were.
 fn holds(kit: Kit) {
@@ -74,6 +77,29 @@ fn every_planted_fault_is_found_with_uefi() {
 #[test]
 fn every_planted_fault_is_found_with_tryboot() {
     catches(Kit::Tryboot);
+}
+
+/// Of `autoboot.txt` there is one copy: only the instant in which it is written excuses its loss, and only if the state says
+/// what it was to be.
+#[test]
+fn the_one_copy_may_be_lost_only_while_it_is_written_and_follows_from_the_state() {
+    let node = Node::first(Slot::A, true);
+    let without = Disk {
+        loader: [None; 2],
+        ..node.disk.clone()
+    };
+    let lost = |after: &Disk, writing| match judge(&node.disk, after, &node.ghost, writing) {
+        Ok(()) => false,
+        Err(found) => found.invariant == Invariant::OneCopyWhole,
+    };
+    assert!(!lost(&without, Some(Loader::starts(Slot::A))));
+    assert!(lost(&without, None));
+    assert!(lost(&without, Some(Loader::starts(Slot::B))));
+    let nothing = Disk {
+        state: [None, None],
+        ..without
+    };
+    assert!(lost(&nothing, Some(Loader::starts(Slot::A))));
 }
 
 #[test]

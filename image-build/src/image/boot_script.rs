@@ -68,7 +68,7 @@ pub fn started(line: &str) -> Option<Slot> {
 fn script(board: &Board) -> String {
     format!(
         "setenv kedge_arguments \"{}\"\nsetenv kedge_start {}\n{}{}{TEXT}",
-        board.boot.arguments,
+        board.arguments(),
         starter(board.architecture),
         tree(&board.boot.device_trees),
         board.boot.load.map(addresses).unwrap_or_default()
@@ -241,6 +241,13 @@ mod tests {
             "{lines:?}"
         );
         assert_eq!(lines[1], "setenv kedge_start booti");
+    }
+
+    #[test]
+    fn pid_1_is_told_of_the_boards_led() {
+        let text = script(&boards::find("orange-pi-zero").unwrap());
+        let line = text.lines().next().unwrap();
+        assert!(line.ends_with(" kedge.led=orangepi:green:pwr\""), "{line}");
     }
 
     #[test]

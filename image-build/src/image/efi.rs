@@ -23,7 +23,8 @@ const SECTION: &[u8; 8] = b".kedge\0\0";
 /// It is no such loader, or has no room for them.
 pub fn make(board: &Board, mut loader: Vec<u8>) -> Result<Vec<u8>> {
     let place = section(&loader)?;
-    let arguments = board.boot.arguments.as_bytes();
+    let arguments = board.arguments();
+    let arguments = arguments.as_bytes();
     let room = loader
         .get_mut(place)
         .context("its section .kedge is beyond its end")?;
@@ -94,12 +95,14 @@ pub(crate) mod tests {
 
     #[test]
     fn the_boards_arguments_are_in_the_loader() {
-        let board = boards::find("pc-x86-64").unwrap();
+        let mut board = boards::find("pc-x86-64").unwrap();
+        board.led = Some("ACT".to_owned());
         let made = make(&board, program(1024)).unwrap();
         let text = made[0x200..].split(|byte| *byte == 0).next().unwrap();
-        assert_eq!(text, board.boot.arguments.as_bytes());
+        assert_eq!(text, board.arguments().as_bytes());
+        assert!(text.ends_with(b" kedge.led=ACT"));
         assert!(make(&board, made).is_err(), "twice");
-        let tight = u32::try_from(board.boot.arguments.len()).unwrap();
+        let tight = u32::try_from(board.arguments().len()).unwrap();
         assert!(make(&board, program(tight)).is_err(), "no room for the end");
         assert!(make(&board, program(tight + 1)).is_ok());
     }

@@ -9,6 +9,7 @@
 //! (`block/partitions/efi.c`, `is_pmbr_valid`) look for it to believe in a GPT.
 
 use anyhow::{Context, Result, bail};
+use kedge_board_support::bootenv::{EraseBlock, Layout as RecordLayout};
 use kedge_board_support::record::crc32;
 use serde::Serialize;
 use std::fs::File;
@@ -23,12 +24,14 @@ const ENTRY: u32 = 128;
 /// Sectors of the entries.
 const ENTRIES_SECTORS: u64 = 32;
 const HEADER_SIZE: u32 = 92;
+/// The first of an entry's attributes that its type defines.
+const TYPE_BITS: u32 = 48;
 
 /// What a partition is for, as other systems understand it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// U-Boot's environment.
-    BootEnvironment,
+    /// U-Boot's environment, in which the boot record lies like this.
+    BootEnvironment(RecordLayout),
     /// A FAT file system.
     Fat,
     /// A FAT file system that a firmware boots from.
@@ -46,7 +49,7 @@ impl Kind {
     const fn guid(self) -> [u8; 16] {
         match self {
             // 3DE21764-95BD-54BD-A5C3-4ABE786F38A8
-            Self::BootEnvironment => {
+            Self::BootEnvironment(_) => {
                 *b"\x64\x17\xe2\x3d\xbd\x95\xbd\x54\xa5\xc3\x4a\xbe\x78\x6f\x38\xa8"
             }
             // EBD0A0A2-B9E5-4433-87C0-68B6B72699C7
@@ -61,10 +64,19 @@ impl Kind {
         }
     }
 
-    /// The entry's attributes. Bit 2 is "legacy BIOS bootable": what U-Boot's distro boot looks for, before all others.
-    const fn attributes(self) -> u64 {
+    /// The entry's attributes. Bit 2 is "legacy BIOS bootable": what U-Boot's distro boot looks for, before all others. Bits 48
+    /// to 63 are for each type to use; of U-Boot's environment nobody does, and whoever looks into an image has no board's
+    /// file: there stands the exponent of the erase block's size, or 0.
+    fn attributes(self) -> u64 {
         match self {
-            Self::BootEnvironment | Self::Fat | Self::Efi | Self::Linux | Self::Firmware(_) => 0,
+            Self::BootEnvironment(RecordLayout::EraseBlocks(block)) => {
+                u64::from(block.bytes().trailing_zeros()) << TYPE_BITS
+            }
+            Self::BootEnvironment(RecordLayout::Sectors)
+            | Self::Fat
+            | Self::Efi
+            | Self::Linux
+            | Self::Firmware(_) => 0,
             Self::Boot => 1 << 2,
         }
     }
@@ -105,6 +117,9 @@ pub struct Partition {
     pub offset: u64,
     /// Its size, bytes.
     pub size: u64,
+    /// How the boot record lies in it, if it holds that.
+    #[serde(skip)]
+    pub record: RecordLayout,
 }
 
 /// Makes 16 bytes a UUID of version 8 (RFC 9562), in the order of bytes of a GUID on disk.
@@ -159,6 +174,7 @@ pub fn write(disk: &File, layout: &Layout<'_>) -> Result<Vec<Partition>> {
             name: wanted.name.to_owned(),
             offset,
             size: wanted.size,
+            record: record(wanted.kind.attributes()),
         });
         offset = end;
     }
@@ -330,7 +346,15 @@ fn partition(entry: &[u8]) -> Partition {
         name,
         offset: first.saturating_mul(SECTOR),
         size: sectors.saturating_mul(SECTOR),
+        record: record(u64_at(entry, 48)),
     }
+}
+
+/// What an entry's attributes say of a boot record.
+fn record(attributes: u64) -> RecordLayout {
+    let exponent = u32::try_from(attributes >> TYPE_BITS).unwrap_or_default();
+    let block = 1_u32.checked_shl(exponent).and_then(EraseBlock::new);
+    block.map_or(RecordLayout::Sectors, RecordLayout::EraseBlocks)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

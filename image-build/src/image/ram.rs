@@ -10,12 +10,14 @@
 //! | `initramfs` | both archives |
 //! | `cmdline.txt` | the kernel's arguments, the board's first |
 
+use super::gpt::Kind;
 use super::scratch::Scratch;
 use super::{
     ImagePlan, check_inputs, copy_into, ext4, gpt, layout, object_path, write_boot_record,
 };
 use crate::files;
 use anyhow::{Context, Result, bail, ensure};
+use kedge_board_support::bootenv;
 use kedge_revision::revision::ObjectKind;
 use kedge_revision::{ObjectId, verity};
 use kedge_rootfs::Initramfs;
@@ -103,7 +105,7 @@ pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Res
     archive.file("ram.whole", 0o400, Vec::new())?;
     initramfs.extend(archive.compressed()?);
 
-    let arguments = format!("{} {}", plan.board.boot.arguments, boot.arguments);
+    let arguments = format!("{} {}", plan.board.arguments(), boot.arguments);
     files::write(&out.join(KERNEL), kernel)?;
     files::write(&out.join(INITRAMFS), &initramfs)?;
     files::write(&out.join(ARGUMENTS), format!("{}\n", arguments.trim()))?;
@@ -160,6 +162,12 @@ fn disk(plan: &ImagePlan<'_>, scratch: &Scratch) -> Result<Vec<u8>> {
     layout
         .partitions
         .retain(|wanted| matches!(wanted.name, "bootenv" | "data"));
+    // It lies in memory, whatever the board's own lies on.
+    for wanted in &mut layout.partitions {
+        if let Kind::BootEnvironment(record) = &mut wanted.kind {
+            *record = bootenv::Layout::Sectors;
+        }
+    }
     layout.hybrid.clear();
     let partitions = gpt::write(&file, &layout)?;
     write_boot_record(plan, &file, &partitions)?;

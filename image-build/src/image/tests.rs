@@ -275,7 +275,7 @@ fn an_image_is_whole_and_its_store_is_sealed() {
         .collect();
     assert_eq!(names, ["bootenv", "slot-a", "slot-b", "data"]);
 
-    let (_, found) = Bootenv::open_at(&file, partitions[0].offset).unwrap();
+    let (_, found) = Bootenv::open_at(&file, partitions[0].offset, partitions[0].record).unwrap();
     assert!(found.loader_is_mirrored() && found.state.iter().all(Result::is_ok));
     assert_eq!(found.loader(), Some(Loader::born()));
     let born = State::born(
@@ -407,19 +407,16 @@ fn a_raspberry_pis_disk_has_autoboot_txt_and_the_slots_right_behind_it_in_both_t
     let expected = "[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n";
     assert_eq!(text.trim_end(), expected.trim_end());
     let slot = gpt::find(&report.partitions, "slot-a").unwrap();
-    fat::extract(
-        &path,
-        slot.offset,
-        "cmdline.txt",
-        &sample.folder.path().join("line"),
-    )
-    .unwrap();
+    let line = sample.folder.path().join("line");
+    fat::extract(&path, slot.offset, "cmdline.txt", &line).unwrap();
+    let text = files::read(&line).unwrap();
+    assert!(text.starts_with(b"kedge.written-to=a quiet"));
     // What a device makes of it.
     let record = gpt::find(&report.partitions, "bootenv").unwrap();
-    let (env, _) = Bootenv::open_at(&disk, record.offset).unwrap();
+    let (env, _) = Bootenv::open_at(&disk, record.offset, record.record).unwrap();
     let autoboot = Autoboot::new(boot.size, [2, 3]).unwrap();
-    let (_, found) = env.with_autoboot(&disk, boot.offset, autoboot).unwrap();
-    assert_eq!(found, Some(Loader::born()));
+    let (_, found) = env.with_autoboot(Some((&disk, boot.offset, autoboot)));
+    assert_eq!(found, Ok(Loader::born()));
 }
 
 /// `qemu-arm64` with firmware at each kind of place.

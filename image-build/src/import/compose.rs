@@ -177,8 +177,8 @@ fn top(root: &Node, lefts: &mut Vec<Left>) -> Result<()> {
             "networks" => lefts.push(left(
                 key,
                 line,
-                "containers have the device's own network, or none",
-                "programs reach each other at 127.0.0.1",
+                "containers are imported with the device's own network, or none",
+                "programs reach each other at 127.0.0.1, or by name in a pool (docs/network.md)",
             )),
             "configs" => lefts.push(left(
                 key,

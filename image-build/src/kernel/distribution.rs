@@ -13,13 +13,13 @@ use crate::cache::{self, Cache};
 use crate::debian::{self, Archive, Package, Status};
 use crate::{files, process, progress};
 use anyhow::{Context, Result, bail};
-use kedge_board_support::boards::{Backend, Board};
+use kedge_board_support::boards::{Backend, Board, POOL_MODULES};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Changes when what is taken from the package changes.
-const RECIPE: [&str; 2] = ["2, unsigned", "2, signed"];
+const RECIPE: [&str; 2] = ["3, unsigned", "3, signed"];
 /// The same for device trees.
 const TREES: &str = "1";
 /// What ends a signed module; before it stand a signature and its description (Linux
@@ -33,7 +33,7 @@ const DESCRIPTION: usize = 12;
 /// # Errors
 /// The board has none of Debian's, it cannot be fetched, or it has a module neither as a file nor built in.
 pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
-    let wanted = &board.kernel;
+    let modules = board.modules();
     debian::require(&["kmod", "xz-utils"], "order and unpack kernel modules")?;
     let (archive, package) = image_package(cache, board)?;
     let signed = board.boot.backend == Backend::Uefi;
@@ -46,7 +46,12 @@ pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
     let key = format!(
         "{}-{}",
         package.name,
-        cache::key([recipe, &package.version, &wanted.modules.join(" ")])
+        cache::key([
+            recipe,
+            &package.version,
+            &modules.join(" "),
+            &POOL_MODULES.join(" ")
+        ])
     );
     let entry = cache.entry("kernels", &key, |folder| {
         let debs = archive.download(std::slice::from_ref(&package))?;
@@ -54,7 +59,7 @@ pub fn distribution(cache: &Cache, board: &Board) -> Result<Kernel> {
             let tree = folder.join("unpacked");
             files::make_folder(&tree)?;
             Archive::unpack(&debs, &tree)?;
-            take(&tree, folder, &wanted.modules, signed)?;
+            take(&tree, folder, &modules, signed)?;
             files::remove_folder(&tree)
         })
     })?;
@@ -142,16 +147,15 @@ fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>], signed: bool) ->
             .arg(tree.join("usr"))
             .arg(&version),
     )?;
-    let order = load_order(
-        wanted,
-        &files::read_text(&modules.join("modules.dep"))?,
-        &files::read_text(&modules.join("modules.builtin"))?,
-    )?;
-    let mut names = Vec::new();
-    for path in order {
+    let dependencies = files::read_text(&modules.join("modules.dep"))?;
+    let builtin = files::read_text(&modules.join("modules.builtin"))?;
+    let order = load_order(wanted, &dependencies, &builtin)?;
+    let mut pools = load_order(&POOL_MODULES, &dependencies, &builtin)?;
+    pools.retain(|path| !order.contains(path));
+    let take = |path: &String| {
         let file = path.rsplit('/').next().unwrap_or_default();
         let name = format!("modules/{}", file.trim_end_matches(".xz"));
-        let source = modules.join(&path);
+        let source = modules.join(path);
         let module = if file.ends_with(".xz") {
             process::output(Command::new("xz").arg("-dc").arg(&source))?
         } else {
@@ -163,8 +167,10 @@ fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>], signed: bool) ->
             without_signature(module)
         };
         files::write(&folder.join(&name), module)?;
-        names.push(name);
-    }
+        Ok(name)
+    };
+    let names: Vec<String> = order.iter().map(take).collect::<Result<_>>()?;
+    let pool_names: Vec<String> = pools.iter().map(take).collect::<Result<_>>()?;
     let boot = tree.join("boot");
     // Debian's name for an image that is not compressed, as RISC-V's is, has an x.
     let image = ["vmlinuz", "vmlinux"].map(|name| boot.join(format!("{name}-{version}")));
@@ -181,6 +187,7 @@ fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>], signed: bool) ->
         version,
         image: "vmlinuz".to_owned(),
         modules: names,
+        pool_modules: pool_names,
     }
     .write(folder)
 }

@@ -237,6 +237,7 @@ impl Plan {
             version,
             image: "vmlinuz".to_owned(),
             modules: Vec::new(),
+            pool_modules: Vec::new(),
         }
         .write(folder)?;
         files::remove_folder(&self.work)
@@ -368,6 +369,20 @@ mod tests {
             error,
             "there is no fragment toaster.config in board-support/kernel"
         );
+    }
+
+    /// PID 1 shows the state by it.
+    #[test]
+    fn a_kernel_of_a_board_with_a_led_lets_it_blink() {
+        let boards = kedge_board_support::boards::all().unwrap().into_iter();
+        let with_led = boards.filter(|board| board.led.is_some());
+        for board in with_led.filter(|board| !board.kernel.fragments.is_empty()) {
+            let wanted = wanted(&board.kernel.fragments).unwrap().text();
+            for symbol in ["LEDS_GPIO", "LEDS_TRIGGER_TIMER"] {
+                let line = format!("CONFIG_{symbol}=y\n");
+                assert!(wanted.contains(&line), "{}: {symbol}", board.name);
+            }
+        }
     }
 
     /// Without them, calls of musl's and of older C libraries that have a time among their arguments do not exist.

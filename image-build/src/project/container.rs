@@ -3,11 +3,14 @@
 //! `examples/web.toml` shows every field. What is absent has the same default as in the signed form (which confines);
 //! `kedge add` writes down what an image needs, so that everything which widens stands in the file and can be deleted.
 
+use super::limits::LimitsText;
 use super::units::{Signal, Size, Span, UserText};
 use kedge_revision::container::{
-    Capability, Check, ControlRole, Goal, Health, Lifetime, Limits, Network, Process, Restart,
+    Capability, Check, ControlRole, DeviceRule, Goal, Health, Lifetime, Network, Process, Restart,
     RestartPolicy, RootWrites, Snapshot, Then, User, Volume,
 };
+use kedge_revision::device::Access;
+use kedge_revision::pool::{Place, Published};
 use kedge_revision::{Container, Name, ObjectId};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -33,7 +36,13 @@ pub struct ContainerText {
     pub root: RootWrites,
     /// Which network it sees.
     #[serde(default)]
-    pub network: Network,
+    pub network: NetworkText,
+    /// Ports of the device behind which it listens; for a container in a pool.
+    #[serde(default)]
+    pub ports: Vec<Published>,
+    /// Devices that appear in its `/dev`.
+    #[serde(default)]
+    pub devices: Vec<DeviceText>,
     /// Capabilities inside its own user namespace.
     #[serde(default)]
     pub capabilities: Vec<Capability>,
@@ -57,6 +66,95 @@ pub struct ContainerText {
     /// Bounds on what it uses.
     #[serde(default)]
     pub limits: LimitsText,
+}
+
+/// `network`: `"none"`, `"host"`, or `{ pool = "front" }`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkText {
+    /// Loopback alone.
+    #[default]
+    None,
+    /// The device's own.
+    Host,
+    /// A pool of `configuration.networks`.
+    Pool(Name),
+}
+
+/// `devices = [{ subsystem = "tty", vendor = "0403", product = "6001" }]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DeviceText {
+    /// A folder of `/sys/class`, or `usb`.
+    pub subsystem: String,
+    /// Of the USB or PCI device that it belongs to.
+    #[serde(default)]
+    pub vendor: Option<String>,
+    /// Likewise.
+    #[serde(default)]
+    pub product: Option<String>,
+    /// Of the USB device that it belongs to.
+    #[serde(default)]
+    pub serial: Option<String>,
+    /// Its place in sysfs, or that of one above.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// What it is called in the container.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// `r`, `w` or `rw`.
+    #[serde(default)]
+    pub access: AccessText,
+    /// Whether there is no start without it.
+    #[serde(default)]
+    pub required: bool,
+}
+
+/// What may be done with a device.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub enum AccessText {
+    /// It is read.
+    #[serde(rename = "r")]
+    Read,
+    /// It is written.
+    #[serde(rename = "w")]
+    Write,
+    /// Both.
+    #[default]
+    #[serde(rename = "rw")]
+    Both,
+}
+
+/// The signed form of rules for devices.
+fn devices(texts: &[DeviceText]) -> Result<Vec<DeviceRule>, Wrong> {
+    let rules = texts.iter().enumerate().map(|(index, text)| {
+        let text = text.clone();
+        let rule = DeviceRule {
+            subsystem: text.subsystem,
+            vendor: text.vendor,
+            product: text.product,
+            serial: text.serial,
+            path: text.path,
+            name: text.name,
+            access: match text.access {
+                AccessText::Read => Access::Read,
+                AccessText::Write => Access::Write,
+                AccessText::Both => Access::Both,
+            },
+            required: text.required,
+        };
+        // In a document it is one line: what that cannot carry, as a space in a name, is no rule.
+        let is_rule = rule
+            .to_string()
+            .parse::<DeviceRule>()
+            .is_ok_and(|read| read == rule);
+        is_rule.then_some(rule).ok_or_else(|| Wrong {
+            keys: vec!["devices".to_owned(), index.to_string()],
+            message: "this is no rule for devices".to_owned(),
+            help: "only a serial number may have spaces in it".to_owned(),
+        })
+    });
+    Ok(sorted(&rules.collect::<Result<Vec<_>, _>>()?))
 }
 
 /// `[process]`.
@@ -185,24 +283,6 @@ pub struct VolumeText {
     pub snapshot_max: Option<Size>,
 }
 
-/// `[limits]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct LimitsText {
-    /// Share of the processor under load, 1 to 10000; 100 is everyone's.
-    pub cpu_weight: Option<u32>,
-    /// Percent of one processor.
-    pub cpu_max_percent: Option<u32>,
-    /// It is killed above this.
-    pub memory_max: Option<Size>,
-    /// It is slowed down above this.
-    pub memory_high: Option<Size>,
-    /// Kept for it.
-    pub memory_min: Option<Size>,
-    /// Processes and threads.
-    pub pids_max: Option<u32>,
-}
-
 /// What is wrong with a definition before it has the signed form: the keys that lead to it, and words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong {
@@ -252,11 +332,30 @@ impl ContainerText {
             root: self.root,
             volumes,
             limits: self.limits.limits(),
-            network: self.network,
+            network: self.network()?,
+            devices: devices(&self.devices)?,
             capabilities: sorted(&self.capabilities),
             roles: sorted(&self.roles),
             after: sorted(&self.after),
         })
+    }
+
+    /// Without an address: those of a pool are given when all its containers are known.
+    fn network(&self) -> Result<Network, Wrong> {
+        match &self.network {
+            NetworkText::Pool(name) => {
+                let ports = sorted(&self.ports);
+                Ok(Network::Pool(Place::without_address(name.clone(), ports)))
+            }
+            NetworkText::None | NetworkText::Host if !self.ports.is_empty() => Err(Wrong {
+                keys: vec!["ports".to_owned()],
+                message: "only a container in a pool publishes ports".to_owned(),
+                help: "for instance network = { pool = \"front\" }; on the device's own network the program itself listens"
+                    .to_owned(),
+            }),
+            NetworkText::None => Ok(Network::None),
+            NetworkText::Host => Ok(Network::Host),
+        }
     }
 
     fn process(&self, resolve: &ResolveUser<'_>) -> Result<Process, Wrong> {
@@ -322,20 +421,6 @@ impl RestartText {
             reset_after_ms: self.reset_after.ms,
             max_retries: self.max_retries,
             then: self.then,
-        }
-    }
-}
-
-impl LimitsText {
-    fn limits(&self) -> Limits {
-        let bytes = |size: Option<Size>| size.map(|size| size.bytes);
-        Limits {
-            cpu_weight: self.cpu_weight,
-            cpu_max_percent: self.cpu_max_percent,
-            memory_max: bytes(self.memory_max),
-            memory_high: bytes(self.memory_high),
-            memory_min: bytes(self.memory_min),
-            pids_max: self.pids_max,
         }
     }
 }
@@ -438,6 +523,28 @@ mod tests {
         container.check("containers.web").unwrap();
         let volume = container.volumes.values().next().unwrap();
         assert_eq!(volume.snapshot_bound(), Some(1 << 20));
+    }
+
+    #[test]
+    fn ports_are_published_of_a_pool_alone() {
+        let ports = "ports = [\"8080:80\", \"53:53/udp\", \"80:80\"]";
+        let text = parse(&format!("network = {{ pool = \"front\" }}\n{ports}"));
+        let container = text.container(&numbers).unwrap();
+        let place = container.network.place().unwrap();
+        let spelled: Vec<String> = place.ports.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (place.name.as_str(), spelled),
+            (
+                "front",
+                ["80:80", "8080:80", "53:53/udp"]
+                    .map(str::to_owned)
+                    .to_vec()
+            )
+        );
+        for network in ["", "network = \"host\"", "network = \"none\""] {
+            let text = parse(&format!("{network}\n{ports}"));
+            assert_eq!(text.container(&numbers).unwrap_err().keys, ["ports"]);
+        }
     }
 
     #[test]

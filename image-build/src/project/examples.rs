@@ -3,6 +3,7 @@
 use super::container::ContainerText;
 use super::manifest::Manifest;
 use super::users;
+use kedge_revision::pool::Network;
 use kedge_revision::{Container, Name};
 use std::collections::BTreeMap;
 
@@ -22,10 +23,24 @@ fn the_examples_make_a_content_that_a_device_takes() {
     let mut database = web.clone();
     database.after.clear();
     database.volumes.clear();
+    if let Network::Pool(place) = &mut database.network {
+        place.ports.clear();
+    }
     let name = |text: &str| text.parse::<Name>().unwrap();
     let containers = BTreeMap::from([(name("web"), web), (name("database"), database)]);
     let content = manifest.content(containers);
     content.check().unwrap();
+    let address = |name: &Name| {
+        Some(
+            content.containers[name]
+                .network
+                .place()?
+                .address
+                .to_string(),
+        )
+    };
+    assert_eq!(address(&name("database")).as_deref(), Some("10.88.0.2/24"));
+    assert_eq!(address(&name("web")).as_deref(), Some("10.88.0.3/24"));
 }
 
 #[test]
@@ -43,6 +58,11 @@ fn the_examples_name_every_field() {
         "secret",
         "hostname",
         "interfaces",
+        "networks",
+        "prefix",
+        "pool",
+        "address",
+        "ports",
         "nameservers",
         "gateways",
         "hubs",
@@ -58,8 +78,16 @@ fn the_examples_name_every_field() {
         "memory-max",
         "memory-high",
         "memory-min",
+        "memory-swap-max",
+        "io-read-max",
+        "io-write-max",
+        "io-reads-max",
+        "io-writes-max",
+        "root-max",
+        "unified",
         "pids-max",
         "network",
+        "devices",
         "capabilities",
         "roles",
         "after",
@@ -67,5 +95,12 @@ fn the_examples_name_every_field() {
         "parameters",
     ] {
         assert!(text.contains(&format!("\"{field}\":")), "{field}");
+    }
+    for words in [
+        "tty vendor=0403 product=6001 name=modem required serial=",
+        "video4linux path=/devices/",
+        " access=r",
+    ] {
+        assert!(text.contains(words), "{words}");
     }
 }

@@ -7,6 +7,7 @@ use super::units::{Size, Span};
 use kedge_revision::configuration::{Interface, Logs, NetworkConfiguration, Ports, Sticks};
 use kedge_revision::content::{Change, Commit, Content, Group, HubGoal};
 use kedge_revision::parameters::Parameter;
+use kedge_revision::pool::{Pool, give_addresses};
 use kedge_revision::{Configuration, Container, Mode, Name};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -145,6 +146,8 @@ pub struct ConfigurationText {
     pub sticks: Sticks,
     /// Interfaces and names.
     pub network: NetworkText,
+    /// Networks of containers' own by name.
+    pub networks: BTreeMap<Name, Pool>,
     /// Bounds of what is logged.
     pub logs: LogsText,
 }
@@ -206,9 +209,11 @@ impl Default for CommitText {
 }
 
 impl Manifest {
-    /// The content of a revision with these containers. Not yet checked: [`Content::check`] does that.
+    /// The content of a revision with these containers, which get their addresses of pools. Not yet checked: [`Content::check`]
+    /// does that.
     #[must_use]
-    pub fn content(&self, containers: BTreeMap<Name, Container>) -> Content {
+    pub fn content(&self, mut containers: BTreeMap<Name, Container>) -> Content {
+        give_addresses(&self.configuration.networks, &mut containers);
         let network = &self.configuration.network;
         Content {
             requires: Content::FEATURES.map(str::to_owned).to_vec(),
@@ -230,6 +235,7 @@ impl Manifest {
                     ports: network.ports,
                     prefer: network.prefer.clone(),
                 },
+                networks: self.configuration.networks.clone(),
                 logs: Logs {
                     disk_max: self.configuration.logs.disk_max.bytes,
                 },

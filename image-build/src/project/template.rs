@@ -149,7 +149,7 @@ pub fn container(new: &NewContainer) -> String {
         word(&new.root)
     ));
     line(format_args!(
-        "network = {:<13} # none, or host: the device's own",
+        "network = {:<13} # none, host (the device's own), or {{ pool = \"NAME\" }}: docs/network.md",
         word(&new.network)
     ));
     line(format_args!(

@@ -2,14 +2,14 @@
 //!
 //! It does what a real loader's script does: the first valid copy of the loader record decides; a try is taken off
 //! and both copies are written *before* a trial's slot is started; without any valid copy slot a is started; a slot
-//! that cannot be read gives way to the other one.
+//! that cannot be read gives way to the other one. Where the record lies on flash, it says so to PID 1, too.
 
 use super::ResetCause;
 use crate::files;
 use crate::image::{fat, gpt, ram};
 use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::boards::Board;
-use kedge_board_support::bootenv::Bootenv;
+use kedge_board_support::bootenv::{Bootenv, Layout};
 use kedge_board_support::record::loader::Armed;
 use kedge_board_support::record::{Loader, Slot};
 use std::fs::File;
@@ -84,8 +84,13 @@ pub fn load(board: &Board, disk: &Path, folder: &Path) -> Result<Loaded> {
         .with_context(|| format!("cannot open the disk {}", disk.display()))?;
     let partitions =
         gpt::read(&file).with_context(|| format!("cannot use the disk {}", disk.display()))?;
-    let base = gpt::find(&partitions, "bootenv")?.offset;
-    let (bootenv, found) = Bootenv::open_at(&file, base).context("cannot read the boot record")?;
+    let env = gpt::find(&partitions, "bootenv")?;
+    let (mut bootenv, found) =
+        Bootenv::open_at(&file, env.offset, env.record).context("cannot read the boot record")?;
+    let lies = match env.record {
+        Layout::Sectors => String::new(),
+        Layout::EraseBlocks(block) => format!(" kedge.erase-block={}", block.bytes()),
+    };
     let record = found.loader().unwrap_or(Loader::born());
     let (slot, next) = record.boot();
     let mut word = match (record.trial, next.and_then(|next| next.trial)) {
@@ -111,8 +116,8 @@ pub fn load(board: &Board, disk: &Path, folder: &Path) -> Result<Loaded> {
         match extract(disk, offset, folder) {
             Ok((kernel, initramfs, own)) => {
                 let arguments = format!(
-                    "{} kedge.slot={slot}{word} {}",
-                    board.boot.arguments,
+                    "{} kedge.slot={slot}{lies}{word} {}",
+                    board.arguments(),
                     own.trim()
                 );
                 return Ok(Loaded {

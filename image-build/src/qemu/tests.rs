@@ -17,7 +17,10 @@ struct Disk {
 
 impl Disk {
     fn new() -> Self {
-        let sample = Sample::new();
+        Self::of(Sample::new())
+    }
+
+    fn of(sample: Sample) -> Self {
         let (path, _) = sample.build("disk").unwrap();
         Self { sample, path }
     }
@@ -34,7 +37,7 @@ impl Disk {
 
     fn record(&self) -> Option<Loader> {
         let (file, partitions) = self.file();
-        Bootenv::open_at(&file, partitions[0].offset)
+        Bootenv::open_at(&file, partitions[0].offset, partitions[0].record)
             .unwrap()
             .1
             .loader()
@@ -42,7 +45,7 @@ impl Disk {
 
     fn set_record(&self, record: &Loader) {
         let (file, partitions) = self.file();
-        Bootenv::open_at(&file, partitions[0].offset)
+        Bootenv::open_at(&file, partitions[0].offset, partitions[0].record)
             .unwrap()
             .0
             .write_loader(record)
@@ -69,7 +72,7 @@ fn a_new_image_boots_slot_a() {
     let loaded = disk.load().unwrap();
     assert_eq!(
         loaded.arguments,
-        format!("{} kedge.slot=a quiet", disk.sample.board.boot.arguments)
+        format!("{} kedge.slot=a quiet", disk.sample.board.arguments())
     );
     assert_eq!(files::read(&loaded.kernel).unwrap().len(), 70_000);
     assert_eq!(files::read(&loaded.initramfs).unwrap().len(), 50_000);
@@ -104,6 +107,33 @@ fn a_trial_takes_a_try_before_it_starts_and_then_the_default_starts() {
         (loaded.slot, loaded.arguments.contains("kedge.failed=b")),
         (Slot::A, true)
     );
+}
+
+#[test]
+fn on_flash_the_record_has_erase_blocks_and_the_device_is_told() {
+    let mut sample = Sample::new();
+    sample.board.bootenv.erase_block = Some(65536);
+    let disk = Disk::of(sample);
+    disk.fill_slot_b();
+    disk.set_record(&Loader {
+        default: Slot::A,
+        trial: Some(Armed {
+            slot: Slot::B,
+            left: 2,
+        }),
+    });
+    let said = disk.load().unwrap().arguments;
+    let wanted = " kedge.slot=b kedge.erase-block=65536 kedge.try=1 quiet";
+    assert!(said.ends_with(wanted), "{said}");
+    let (file, partitions) = disk.file();
+    for (copy, begins) in [(0, true), (1, true), (2, true), (3, true), (4, false)] {
+        let mut block = vec![0; 65536];
+        let offset = partitions[0].offset + copy * 65536;
+        file.read_exact_at(&mut block, offset).unwrap();
+        // Behind a copy nothing but erased flash.
+        let erased = block.iter().rposition(|byte| *byte != 0xff) < Some(4096);
+        assert_eq!(erased, begins, "block {copy}");
+    }
 }
 
 #[test]

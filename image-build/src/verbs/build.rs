@@ -10,7 +10,7 @@ use crate::project::Project;
 use crate::project::units::human;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use kedge_board_support::boards::Board;
+use kedge_board_support::boards::{Board, OwnBudgets};
 use kedge_revision::ObjectId;
 use kedge_revision::revision::{Object, ObjectKind};
 use serde::Serialize;
@@ -105,9 +105,9 @@ impl Build {
             self.make(scene, &project, &plan)?
         };
         let built = built(&project, &composition, made);
-        scene
-            .output
-            .result(words(&built, &board, own_kernel), &built);
+        let has_pools = !project.manifest().configuration.networks.is_empty();
+        let boot = board.budgets.boot_of(own_kernel, has_pools);
+        scene.output.result(words(&built, &board, boot), &built);
         Ok(())
     }
 
@@ -228,8 +228,7 @@ fn built(project: &Project, composition: &Composition, made: Made) -> Built {
     }
 }
 
-fn words(built: &Built, board: &Board, own_kernel: bool) -> String {
-    let boot = board.budgets.boot(own_kernel);
+fn words(built: &Built, board: &Board, boot: OwnBudgets) -> String {
     let same = if built.unchanged { " (unchanged)" } else { "" };
     let sizes = &built.sizes;
     let row = |name: &str, size: u64, most: u64| {

@@ -115,7 +115,8 @@ impl Composing {
 fn budgets(composition: &Composition, board: &Board, own_kernel: bool) -> Result<()> {
     let most = board.budgets.device_binary;
     image::budget("the device binary", composition.device_binary, most)?;
-    let boot = board.budgets.boot(own_kernel);
+    let networks = &composition.verified.content()?.configuration.networks;
+    let boot = board.budgets.boot_of(own_kernel, !networks.is_empty());
     for object in composition.kinds.values() {
         match object.kind {
             ObjectKind::Kernel => image::budget("the kernel", object.size, boot.kernel)?,

@@ -1,7 +1,11 @@
 //! `kedge ctl`: the control interface of a device that `kedge run` started.
 
+mod exec;
 mod history;
 mod status;
+mod usage;
+
+pub(super) use exec::Ended;
 
 use super::Scene;
 use super::push;
@@ -37,10 +41,26 @@ enum Action {
         /// Go on with what comes.
         #[arg(long, short)]
         follow: bool,
+        /// From then on: 10m is ten minutes ago, 2026-11-30T16:50:00Z is a time.
+        #[arg(long, value_name = "WHEN")]
+        since: Option<String>,
         /// Only the last so many lines.
         #[arg(long, short = 'n', value_name = "N")]
         limit: Option<u32>,
     },
+    /// What a container is: its definition, its process, its state.
+    Inspect {
+        /// Its name.
+        container: Name,
+    },
+    /// What containers use, every second. With --json what the kernel has counted, once.
+    Top {
+        /// One table.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Run a command in a container. The exit status is the command's; 126 and 127: it cannot be run, is not found; 125: refused.
+    Exec(exec::Exec),
     /// Start a container.
     Start {
         /// Its name.
@@ -77,8 +97,18 @@ impl Ctl {
             Action::Logs {
                 container,
                 follow,
+                since,
                 limit,
-            } => logs(scene, &socket, container.as_ref(), *follow, *limit),
+            } => {
+                let mut query = vec![format!("follow={}", u8::from(*follow))];
+                query.extend(container.as_ref().map(|name| format!("container={name}")));
+                query.extend(since.as_ref().map(|since| format!("since={since}")));
+                query.extend(limit.map(|limit| format!("limit={limit}")));
+                logs(scene, &socket, &query.join("&"), *follow)
+            }
+            Action::Inspect { container } => usage::inspect(scene, &socket, container),
+            Action::Top { once } => usage::top(scene, &socket, *once),
+            Action::Exec(verb) => verb.run(scene, &socket),
             Action::Start { container } => {
                 command(scene, &socket, &format!("/v1/containers/{container}/start"))
             }
@@ -170,17 +200,8 @@ fn apply(scene: &Scene, socket: &Path, bundle: &Path) -> Result<()> {
     Ok(())
 }
 
-fn logs(
-    scene: &Scene,
-    socket: &Path,
-    container: Option<&Name>,
-    follow: bool,
-    limit: Option<u32>,
-) -> Result<()> {
-    let mut query = vec![format!("follow={}", u8::from(follow))];
-    query.extend(container.map(|name| format!("container={name}")));
-    query.extend(limit.map(|limit| format!("limit={limit}")));
-    let target = format!("/v1/logs?{}", query.join("&"));
+fn logs(scene: &Scene, socket: &Path, query: &str, follow: bool) -> Result<()> {
+    let target = format!("/v1/logs?{query}");
     let mut rest: Vec<u8> = Vec::new();
     let mut request = Request::new("GET", &target);
     request.endless = follow;

@@ -36,9 +36,9 @@ impl Disk {
 
     /// Both records in both copies.
     pub(super) fn boot_record(&self) -> Result<Found> {
-        let base = gpt::find(&self.partitions, "bootenv")?.offset;
-        let (_, found) =
-            Bootenv::open_at(&self.file, base).context("cannot read the boot record")?;
+        let env = gpt::find(&self.partitions, "bootenv")?;
+        let (_, found) = Bootenv::open_at(&self.file, env.offset, env.record)
+            .context("cannot read the boot record")?;
         Ok(found)
     }
 

@@ -266,8 +266,7 @@ impl Run {
 
 /// Whether the board's kernel shows a device what QEMU hands over.
 fn shows_provision(config: &VmConfig) -> bool {
-    let modules = &config.board.kernel.modules;
-    modules.iter().any(|module| module == "qemu_fw_cfg")
+    config.board.modules().contains(&"qemu_fw_cfg")
 }
 
 /// Puts a provisioning onto the disk, as `kedge flash` does, where Debian's kernel for the board does not show a device what

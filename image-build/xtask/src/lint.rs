@@ -91,13 +91,15 @@ fn cargo_deny() -> Result<Command> {
     let cache = Cache::open()?;
     let entry = cache.entry("cargo-tools", &format!("cargo-deny-{DENY}"), |folder| {
         progress::step(
-            format_args!("compiling cargo-deny {DENY}, once: three to five minutes"),
+            format_args!("compiling cargo-deny {DENY}, once: two to four minutes"),
             || {
                 let mut install = cargo()?;
                 install
                     .args([
                         "install",
                         "--quiet",
+                        // It runs for seconds: what the optimiser takes is longer than what it saves.
+                        "--debug",
                         "--locked",
                         "--version",
                         DENY,

@@ -6,6 +6,7 @@
 
 mod agent;
 mod boot;
+mod containers;
 mod hub;
 mod memory;
 mod size;
@@ -27,6 +28,7 @@ use serde::Serialize;
     boot    guest instructions from exec of PID 1 to a container's first instruction\n\
     memory  what is ours in memory, and the least memory that a device runs in\n\
     trial   what a trial costs: a boot of it, the time to its verdict, answers that its containers do not give\n\
+    containers  starts of containers on this machine, beside crun and runc\n\
     hub     what the hub spends on a poll, a report, an enrolment and a connection; a fleet that works and that comes back\n\n\
     Examples:\n  cargo xtask measure boot --json\n  cargo xtask measure memory --board pc-x86-64\n  cargo xtask measure hub --devices 2000")]
 pub(crate) struct Arguments {
@@ -59,6 +61,7 @@ enum What {
     Boot,
     Memory,
     Trial,
+    Containers,
     Hub,
 }
 
@@ -71,11 +74,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         What::Boot => boot::measure(&platform()?, arguments.runs),
         What::Memory => memory::measure(&platform()?),
         What::Trial => trial::measure(&platform()?, arguments.runs),
+        What::Containers => containers::measure(),
         What::Hub => hub::measure(arguments.devices, arguments.seconds),
     }?;
     for figure in &mut figures {
         figure.board = match arguments.what {
-            What::Hub => None,
+            What::Hub | What::Containers => None,
             What::Size | What::Boot | What::Memory | What::Trial => Some(board.to_owned()),
         };
     }
@@ -91,9 +95,9 @@ fn suits(what: What, board: &Board) -> Result<()> {
             "the server that a trial is measured with is written for x86-64, and {} has another processor",
             board.name
         ),
-        What::Hub => ensure!(
+        What::Hub | What::Containers => ensure!(
             board.name.as_str() == BOARD,
-            "the hub is measured on this machine, not on {}",
+            "that is measured on this machine, not on {}",
             board.name
         ),
         What::Size => {}

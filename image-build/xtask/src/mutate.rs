@@ -2,9 +2,11 @@
 //!
 //! The faults are in `tests/faults.toml`, the attacks in the table of `docs/trust.md`. Everything happens in a copy of the
 //! tree, with a target directory of its own in the cache; the clone is not touched. A fault is caught if it compiles and the
-//! test that is named beside it fails; that the same test passes without the fault is asked first.
+//! test that is named beside it fails; that the same test passes without the fault is asked first. What was caught is
+//! remembered for as long as the tree is the same, so that a run that was cut goes on.
 
 mod faults;
+mod memory;
 mod tree;
 mod watch;
 
@@ -13,6 +15,7 @@ use clap::Args;
 use faults::Fault;
 use kedge_image_build::cache::Cache;
 use kedge_image_build::{progress, toolchain};
+use memory::Memory;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -35,6 +38,9 @@ pub(crate) struct Arguments {
     /// Say which there are, and plant none.
     #[arg(long)]
     list: bool,
+    /// Plant those again, too, that were caught in this very tree before.
+    #[arg(long)]
+    again: bool,
 }
 
 /// What became of a fault.
@@ -85,14 +91,38 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         target: cache.folder("cargo-target/mutate")?,
         log: cache.folder("mutate")?.join("log"),
     };
-    bench.pass_without(&faults)?;
+    let mut memory = Memory::of(
+        cache.folder("mutate")?.join("outcomes"),
+        bench.tree.digest(),
+    );
+    if arguments.again {
+        memory.clear();
+    }
+    // One after the other in the same file, so that what depends on another one is not compiled for each anew.
+    faults.sort_by(|one, other| (&one.package, &one.file).cmp(&(&other.package, &other.file)));
+    let known = faults.iter().filter(|fault| memory.caught(fault).is_some());
+    let known = known.count();
+    if known > 0 {
+        let (all, known) = (faults.len(), known);
+        progress::say(format_args!(
+            "{known} of {all} were caught in this very tree before; --again plants them, too"
+        ));
+    }
+    bench.pass_without(faults.iter().filter(|fault| memory.caught(fault).is_none()))?;
     let mut outcomes = Vec::new();
     for (fault, number) in faults.iter().zip(1..) {
+        if let Some(time) = memory.caught(fault) {
+            outcomes.push((fault, Outcome::Caught, time));
+            continue;
+        }
         let start = Instant::now();
         let title = format!("[{number}/{}] {}: {}", faults.len(), fault.row, fault.what);
         let outcome = progress::step(title, || bench.plant(fault))?;
         let time = start.elapsed();
         progress::say(format_args!("  {}: {}", outcome.word(), fault.test));
+        if outcome == Outcome::Caught {
+            memory.keep(fault, time)?;
+        }
         outcomes.push((fault, outcome, time));
     }
     summary(&outcomes)
@@ -130,7 +160,7 @@ struct Bench {
 
 impl Bench {
     /// The tests that must notice pass as long as there is nothing to notice, and are there.
-    fn pass_without(&self, faults: &[Fault]) -> Result<()> {
+    fn pass_without<'a>(&self, faults: impl Iterator<Item = &'a Fault>) -> Result<()> {
         let mut suites: BTreeMap<(&str, Option<&str>), Vec<&str>> = BTreeMap::new();
         for fault in faults {
             let tests = suites
@@ -196,6 +226,8 @@ impl Bench {
             .env("CARGO_TARGET_DIR", &self.target)
             // Each fault is another state of its crate: what is kept for increments would only fill the disk.
             .env("CARGO_INCREMENTAL", "0")
+            // A crate is compiled for one short test: what the optimiser takes is longer than what it saves.
+            .env("CARGO_PROFILE_DEV_OPT_LEVEL", "0")
             .env("RUST_BACKTRACE", "0");
         match target {
             Some(target) => command.args(["--test", target]),

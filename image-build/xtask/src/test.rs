@@ -4,8 +4,10 @@ use crate::cargo::cargo;
 use crate::fuzz;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use kedge_board_support::boards::{self, Architecture};
 use kedge_image_build::platform::{self, KernelSource};
-use kedge_image_build::{debian, process, progress};
+use kedge_image_build::{debian, process, progress, toolchain};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// The board that the tests boot.
@@ -96,29 +98,47 @@ fn selections(tier: Tier) -> &'static [&'static [&'static str]] {
             &["--package", "kedge-hub", "--test", "hub"],
         ],
         // The container engine's own are among them: tests/tests/root/main.rs.
-        Tier::Root => &[&["--package", "kedge-tests", "--test", "root"]],
+        Tier::Root => &[
+            &["--package", "kedge-tests", "--test", "root"],
+            &["--package", "kedge-oci", "--test", "root"],
+        ],
         Tier::Vm => &[&["--package", "kedge-tests", "--test", "vm"]],
     }
 }
 
 fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
     let mut platform = None;
+    let mut machines = 1;
     match tier {
         Tier::Fuzz => return fuzz::run(fuzz::INPUTS),
         Tier::Vm => {
             debian::require(&["qemu-system-x86"], "boot devices in QEMU")?;
-            platform = Some(platform::make(BOARD, kernel()?)?);
+            let kernel = kernel()?;
+            platform = Some(platform::make(BOARD, kernel)?);
+            machines = at_once(kernel);
+            if arguments.filter.is_none() {
+                device_binaries(arguments.all_boards)?;
+            }
         }
-        Tier::Root => debian::require(&["python3"], "serve probes in containers")?,
+        Tier::Root => {
+            debian::require(&["python3"], "serve probes in containers")?;
+            debian::require(&["busybox-static"], "have an image for bundles")?;
+            let podman = ["podman", "conmon", "catatonit"];
+            debian::require(&podman, "run the OCI command as podman does")?;
+        }
         Tier::Unit | Tier::Host => {}
     }
     for selection in selections(tier) {
         let mut command = cargo()?;
         command
-            .args(["test", "--quiet", "--locked"])
+            // One report shows all that is broken.
+            .args(["test", "--quiet", "--locked", "--no-fail-fast"])
             .args(*selection);
         if let Some(folder) = &platform {
             command.env("KEDGE_PLATFORM", folder);
+        }
+        if tier == Tier::Vm && std::env::var_os("RUST_TEST_THREADS").is_none() {
+            command.env("RUST_TEST_THREADS", machines.to_string());
         }
         if arguments.long {
             command.env("KEDGE_LONG", "1");
@@ -130,6 +150,28 @@ fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
             command.args(["--", filter]);
         }
         process::run_visibly(&mut command)?;
+    }
+    Ok(())
+}
+
+/// How many devices are played at once: with our own kernel one more than there are processors, since each waits for windows
+/// and timers a third of its time. Debian's takes longer to boot, and a device whose time runs out is no failure of its own.
+fn at_once(kernel: KernelSource) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    match kernel {
+        KernelSource::Own => processors.saturating_add(1),
+        KernelSource::Debian => processors,
+    }
+}
+
+/// The device binary for each processor, before any device is played: a compiler beside them takes the time that they have.
+fn device_binaries(with_mips: bool) -> Result<()> {
+    let mut targets = BTreeSet::new();
+    for board in boards::all()? {
+        let is_wanted = with_mips || board.architecture != Architecture::Mipsel;
+        if is_wanted && targets.insert(board.rust_target.clone()) {
+            toolchain::build_device(&board, &["agent"])?;
+        }
     }
     Ok(())
 }

@@ -2,51 +2,109 @@
 //! confinement, exec. Nothing here allocates.
 
 use std::convert::Infallible;
+use std::ffi::CStr;
+use std::os::fd::AsFd;
 
-use kedge_sys::descriptors::close_on_exec_from;
+use kedge_sys::descriptors::{close_all_but_one, close_on_exec_from};
 use kedge_sys::exec::ExecImage;
 use kedge_sys::privilege::{
     CapabilitySet, bound_capabilities, set_capabilities, set_group, set_groups, set_no_new_privs,
     set_user,
 };
 use kedge_sys::process::{chdir, set_standard, setsid, umask};
-use kedge_sys::rustix::fs::{CWD, Mode, OFlags, openat};
-use kedge_sys::{seccomp, signals};
+use kedge_sys::rustix::fs::{CWD, Mode, OFlags, Uid, fchown, openat};
+use kedge_sys::terminal::{Terminal, set_size};
+use kedge_sys::{seccomp, signals, sock};
 
-use crate::plan::Plan;
+use crate::exec::Input;
+use crate::plan::{Plan, UserPlan};
 use crate::spawn::Inner;
-use crate::stage::{At, Failure, Stage};
+use crate::stage::{At, Failure, Stage, TERMINAL};
+
+/// Who becomes which program, and where.
+#[derive(Debug)]
+pub(crate) struct Who<'p> {
+    pub(crate) user: &'p UserPlan,
+    pub(crate) directory: &'p CStr,
+    /// What errors name.
+    pub(crate) program: &'p CStr,
+}
+
+impl<'p> Who<'p> {
+    /// The container's own process.
+    pub(crate) fn of(plan: &'p Plan) -> Self {
+        Self {
+            user: &plan.user,
+            directory: &plan.working_directory,
+            program: plan.program.arguments.first().unwrap_or(&plan.name),
+        }
+    }
+}
 
 /// From root in the container's namespaces to the program; returns only if something fails.
 pub(crate) fn become_program<'p>(
-    plan: &'p Plan,
+    plan: &Plan,
+    who: &Who<'p>,
     image: &ExecImage,
     inner: &Inner,
 ) -> Result<Infallible, Failure<'p>> {
-    set_streams(inner)?;
     signals::reset().at(Stage::Session, c"signals")?;
     setsid().at(Stage::Session, c"session")?;
+    if !matches!(inner.streams, Input::Terminal { .. }) {
+        set_streams(inner)?;
+    }
+    // Before any path of the image is followed: by `/proc/self/fd/N` an open folder of the device's would be a way
+    // out, up to the moment of the exec (CVE-2024-21626). Those of devices are among them: a container that may mount
+    // can put links in their places.
+    close_all_but_one(3, inner.report.as_fd()).at(Stage::Session, c"descriptors")?;
+    match inner.streams {
+        Input::Pipe => {}
+        Input::Nothing => set_null()?,
+        Input::Terminal { rows, columns } => set_terminal(inner, who.user, rows, columns)?,
+    }
     umask(Mode::from_raw_mode(0o022));
     // As root of the container: an image may have a directory that its user cannot enter.
-    let directory = &plan.working_directory;
-    chdir(directory.as_c_str()).at(Stage::WorkingDirectory, directory)?;
+    chdir(who.directory).at(Stage::WorkingDirectory, who.directory)?;
     close_on_exec_from(3).at(Stage::Session, c"descriptors")?;
-    drop_privileges(plan)?;
+    drop_privileges(plan, who.user)?;
     seccomp::load(plan.filter.code(), seccomp::Options::default()).at(Stage::Filter, c"default")?;
-    let program = plan.program.arguments.first().unwrap_or(&plan.name);
     Err(Failure {
         stage: Stage::Execute,
-        errno: image.exec().errno,
-        path: program,
+        errno: image.exec_within().errno,
+        path: who.program,
     })
 }
 
 fn set_streams(inner: &Inner) -> Result<(), Failure<'static>> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let null = openat(CWD, c"/dev/null", flags, Mode::empty()).at(Stage::Streams, c"/dev/null")?;
-    set_standard(&null, 0).at(Stage::Streams, c"stdin")?;
+    if let Some(stdin) = &inner.stdin {
+        set_standard(stdin, 0).at(Stage::Streams, c"stdin")?;
+    }
     set_standard(&inner.stdout, 1).at(Stage::Streams, c"stdout")?;
     set_standard(&inner.stderr, 2).at(Stage::Streams, c"stderr")
+}
+
+fn set_null() -> Result<(), Failure<'static>> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let null = openat(CWD, c"/dev/null", flags, Mode::empty());
+    let null = null.at(Stage::Streams, c"/dev/null")?;
+    set_standard(&null, 0).at(Stage::Streams, c"stdin")
+}
+
+/// A new terminal of the container's; its other side goes to the parent.
+fn set_terminal(
+    inner: &Inner,
+    user: &UserPlan,
+    rows: u16,
+    columns: u16,
+) -> Result<(), Failure<'static>> {
+    let place = c"/dev/pts/ptmx";
+    let both = Terminal::open().at(Stage::Streams, place)?;
+    set_size(&both.master, rows, columns).at(Stage::Streams, place)?;
+    // The user may want to open it anew by its name.
+    let owner = Some(Uid::from_raw(user.uid.into()));
+    fchown(&both.slave, owner, None).at(Stage::Streams, place)?;
+    sock::send(&inner.report, TERMINAL, &[both.master.as_fd()]).at(Stage::Streams, place)?;
+    both.take().at(Stage::Streams, place)
 }
 
 /// The process's user, with the definition's capabilities at most.
@@ -54,7 +112,7 @@ fn set_streams(inner: &Inner) -> Result<(), Failure<'static>> {
 /// As with Docker, only user 0 has them from the start: for others the change of user clears them,
 /// and they remain as the bound of what a program with file capabilities could have had, were it
 /// not for `no_new_privs`.
-fn drop_privileges(plan: &Plan) -> Result<(), Failure<'static>> {
+fn drop_privileges(plan: &Plan, user: &UserPlan) -> Result<(), Failure<'static>> {
     let at = |what| {
         move |error: kedge_sys::Error| Failure {
             stage: Stage::Privileges,
@@ -64,10 +122,10 @@ fn drop_privileges(plan: &Plan) -> Result<(), Failure<'static>> {
     };
     let keep = plan.capabilities;
     bound_capabilities(keep).map_err(at(c"bounding set"))?;
-    set_groups(&plan.user.groups).map_err(at(c"groups"))?;
-    set_group(plan.user.gid.into()).map_err(at(c"group"))?;
-    set_user(plan.user.uid.into()).map_err(at(c"user"))?;
-    if plan.user.uid == 0 {
+    set_groups(&user.groups).map_err(at(c"groups"))?;
+    set_group(user.gid.into()).map_err(at(c"group"))?;
+    set_user(user.uid.into()).map_err(at(c"user"))?;
+    if user.uid == 0 {
         // The exec would do it, too: nothing more than the bounding set is given to root.
         set_capabilities(keep, keep, CapabilitySet::empty()).map_err(at(c"capabilities"))?;
     }

@@ -43,9 +43,9 @@ impl Parent {
         make_directory(&self.0, name).at(Stage::Cgroup, name)?;
         let cgroup = openat(&self.0, name, DIRECTORY, Mode::empty()).at(Stage::Cgroup, name)?;
         for limit in limits {
-            match write_file(&cgroup, limit.file, limit.value.as_bytes()) {
+            match write_file(&cgroup, &limit.file, limit.value.as_bytes()) {
                 Err(Errno::NOENT) if !limit.required => {}
-                other => other.at(Stage::Cgroup, limit.file)?,
+                other => other.at(Stage::Cgroup, &limit.file)?,
             }
         }
         Ok(cgroup)

@@ -8,21 +8,21 @@ use std::convert::Infallible;
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
-use kedge_revision::container::Network;
 use kedge_sys::Errno;
 use kedge_sys::clone::Namespaces;
 use kedge_sys::exec::ExecImage;
 use kedge_sys::mount::{Attributes, Depth, mount_bind, pivot_here, set_attributes};
 use kedge_sys::privilege::{set_group, set_groups, set_user};
 use kedge_sys::process::{fchdir, set_host_name, unshare};
-use kedge_sys::rustix::fs::{CWD, Mode, mkdirat};
+use kedge_sys::rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
-use crate::become_program::become_program;
+use crate::become_program::{Who, become_program};
 use crate::engine::Engine;
 use crate::handshake::Arrived;
+use crate::interface::{self, INTERFACE};
 use crate::loopback;
-use crate::mounts::{KERNEL, NO_DEV, NO_SUID, READ_ONLY, attach, filesystem};
-use crate::plan::Plan;
+use crate::mounts::{FILES, KERNEL, NO_DEV, NO_SUID, READ_ONLY, attach, filesystem};
+use crate::plan::{NetworkPlan, Plan};
 use crate::spawn::Inner;
 use crate::stage::{At, Failure, Stage, report};
 
@@ -67,6 +67,10 @@ fn enter<'p>(
 ) -> Result<Infallible, Failure<'p>> {
     let mut arrived = Arrived::receive(&inner.report).at(Stage::Handshake, &plan.name)?;
     become_root()?;
+    if let NetworkPlan::Pool(_) = plan.network {
+        // While the device's own /proc is in sight: the container's is read-only there.
+        interface::open_low_ports().at(Stage::Interface, interface::LOW_PORTS)?;
+    }
     if engine.cgroup.is_some() {
         unshare(Namespaces::CGROUP).at(Stage::Identity, c"cgroup namespace")?;
     }
@@ -76,10 +80,13 @@ fn enter<'p>(
         path,
     })?;
     set_host_name(plan.host_name.as_bytes()).at(Stage::HostName, c"/")?;
-    if plan.network == Network::None {
+    if plan.network.is_own() {
         loopback::bring_up().at(Stage::Loopback, c"lo")?;
     }
-    become_program(plan, image, inner)
+    if let NetworkPlan::Pool(attachment) = &plan.network {
+        interface::set_up(attachment).at(Stage::Interface, INTERFACE)?;
+    }
+    become_program(plan, &Who::of(plan), image, inner)
 }
 
 /// Root of the user namespace: owner of what is made from here on.
@@ -119,11 +126,20 @@ fn mount_all<'p>(engine: &'p Engine, plan: &'p Plan, arrived: &mut Arrived) -> P
     if let Some(sockets) = arrived.take_sockets().map_err(handshake)? {
         attach(&sockets, c"/dev/kedge").map_err(at(Stage::Bind, c"/dev/kedge"))?;
     }
-    if let Some(file) = arrived.take_resolv_conf().map_err(handshake)? {
-        match attach(&file, c"/etc/resolv.conf") {
-            // An image that resolves no names.
+    let files = [
+        arrived.take_resolv_conf().map_err(handshake)?,
+        arrived.take_hosts().map_err(handshake)?,
+    ];
+    for (file, place) in files.iter().zip(FILES) {
+        let Some(file) = file else { continue };
+        let placed = match (attach(file, place), plan.network) {
+            (Err(Errno::NOENT), NetworkPlan::Pool(_)) => attach_to_file(file, place),
+            (other, _) => other,
+        };
+        match placed {
+            // An image that resolves no names, or has a link there that leads nowhere.
             Err(Errno::NOENT) => {}
-            other => other.map_err(at(Stage::Bind, c"/etc/resolv.conf"))?,
+            other => other.map_err(at(Stage::Bind, place))?,
         }
     }
     for volume in &plan.volumes {
@@ -191,6 +207,18 @@ fn attach_making(mount: &OwnedFd, target: &CStr) -> Result<(), Errno> {
             attach(mount, target)
         }
         other => other,
+    }
+}
+
+/// Makes a file in a root that can be written to, and attaches a mount to it. One that cannot has the file from its skeleton.
+fn attach_to_file(mount: &OwnedFd, target: &CStr) -> Result<(), Errno> {
+    let path = target.to_bytes();
+    let end = path.iter().rposition(|byte| *byte == b'/');
+    make_all(end.and_then(|end| path.get(..end)).unwrap_or_default())?;
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+    match openat(CWD, target, flags, Mode::from_raw_mode(0o644)) {
+        Err(Errno::ROFS) => Err(Errno::NOENT),
+        other => other.and_then(|_| attach(mount, target)),
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Engine {
     pub(crate) root_place: CString,
     /// The mount of the device nodes.
     pub(crate) devices: CString,
+    /// Below it, by container, that of one with devices of its own.
+    pub(crate) own_devices: CString,
     pub(crate) skeletons: CString,
     /// Mount points for what is attached for a moment, by number.
     pub(crate) temporaries: CString,
@@ -73,6 +75,7 @@ impl Engine {
             cgroup,
             root_place: below(c"/root")?,
             devices: below(c"/dev")?,
+            own_devices: below(c"/d")?,
             skeletons: below(c"/skeleton")?,
             temporaries: below(c"/m")?,
         };
@@ -87,14 +90,7 @@ impl Engine {
         if kedge_sys::rustix::fs::access(&null, kedge_sys::rustix::fs::Access::EXISTS).is_ok() {
             return Ok(());
         }
-        let options = [(c"mode", c"0755"), (c"size", c"64k")];
-        let tree = filesystem(c"tmpfs", &options, NO_SUID | NO_EXEC)?;
-        // Modes here are meant as they are.
-        let former = umask(Mode::empty());
-        let filled = fill_devices(&tree);
-        umask(former);
-        filled?;
-        attach(&tree, &self.devices)
+        attach(&new_devices(|_| Ok(()))?, &self.devices)
     }
 
     /// The mount point of number `index`, made if it is not there.
@@ -127,11 +123,13 @@ impl Engine {
             .map_or(Ok(false), |parent| parent.populated(name.as_str()))
     }
 
-    /// Removes the container's cgroup; it must not be populated. A restart needs no removal.
+    /// Removes the container's cgroup, and its `/dev` if it had one of its own; it must not be populated. A restart needs no
+    /// removal.
     ///
     /// # Errors
     /// `EBUSY` while a process is left; none where there is none.
     pub fn remove(&self, name: &Name) -> Result<(), Errno> {
+        self.remove_devices(name);
         self.cgroup
             .as_ref()
             .map_or(Ok(()), |parent| parent.remove(name.as_str()))
@@ -139,7 +137,7 @@ impl Engine {
 }
 
 /// Device nodes: name, major and minor (Linux `Documentation/admin-guide/devices.txt`).
-const NODES: [(&CStr, u32, u32); 6] = [
+pub(crate) const NODES: [(&CStr, u32, u32); 6] = [
     (c"null", 1, 3),
     (c"zero", 1, 5),
     (c"full", 1, 7),
@@ -156,6 +154,23 @@ const LINKS: [(&CStr, &CStr); 5] = [
 ];
 /// What further mounts go onto.
 const DIRECTORIES: [&CStr; 4] = [c"pts", c"shm", c"mqueue", c"kedge"];
+
+/// A new `/dev`, mounted nowhere yet, with what every container has and what is `added`.
+pub(crate) fn new_devices(
+    added: impl FnOnce(&OwnedFd) -> Result<(), Errno>,
+) -> Result<OwnedFd, Errno> {
+    let options = [
+        (c"mode", c"0755"),
+        (c"size", c"64k"),
+        (c"nr_inodes", c"256"),
+    ];
+    let tree = filesystem(c"tmpfs", &options, NO_SUID | NO_EXEC)?;
+    // Modes here are meant as they are.
+    let former = umask(Mode::empty());
+    let filled = fill_devices(&tree).and_then(|()| added(&tree));
+    umask(former);
+    filled.map(|()| tree)
+}
 
 fn fill_devices(tree: &OwnedFd) -> Result<(), Errno> {
     for (name, major, minor) in NODES {

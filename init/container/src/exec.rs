@@ -1,4 +1,4 @@
-//! Commands in a running container: health checks, and a developer's shell.
+//! Commands in a running container: health checks, and what an operator executes.
 //!
 //! The command is a child of PID 1 in all namespaces of the container, in its cgroup, and confined
 //! exactly as its process is. It is born in the container's pid namespace: the parent points its own
@@ -11,69 +11,117 @@
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use kedge_revision::container::Network;
+use kedge_revision::container::User;
 use kedge_sys::Errno;
 use kedge_sys::clone::{self, Namespaces};
-use kedge_sys::exec::ExecImage;
-use kedge_sys::process::{enter_namespace, enter_namespaces_of, set_dumpable};
+use kedge_sys::process::{Resource, enter_namespace, enter_namespaces_of, prlimit, set_dumpable};
 
-use crate::become_program::become_program;
+use crate::become_program::{Who, become_program};
 use crate::child::{NOT_EXECUTED, become_root};
 use crate::engine::Engine;
 use crate::plan::Plan;
-use crate::spawn::{Ends, Inner, Spawned};
+use crate::plan::command::Execution;
+use crate::spawn::{Ends, Inner, OPEN_FILES, Spawned};
 use crate::stage::{At, Failure, SpawnError, Stage, report};
 
+/// Where a command's input comes from, and where its output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// Nowhere: `/dev/null`. Output and errors have a pipe each.
+    Nothing,
+    /// A pipe, as output and errors have.
+    Pipe,
+    /// A terminal of the container's own is all three. Its other side comes with the report
+    /// ([`crate::Report::receive_with`]); pipes end at once.
+    Terminal {
+        /// Its height.
+        rows: u16,
+        /// Its width.
+        columns: u16,
+    },
+}
+
+/// A command in a container. What is absent is as of the container's process.
+#[derive(Debug, Clone, Copy)]
+pub struct Command<'a> {
+    /// Program and arguments.
+    pub arguments: &'a [String],
+    /// Further variables, `NAME=value`; each takes the place of the container's own of that name.
+    pub environment: &'a [String],
+    /// User and groups.
+    pub user: Option<&'a User>,
+    /// A path inside the container.
+    pub working_directory: Option<&'a str>,
+    /// Its streams.
+    pub input: Input,
+}
+
+impl<'a> Command<'a> {
+    /// Runs `arguments` just as the container's process was, without input.
+    #[must_use]
+    pub const fn new(arguments: &'a [String]) -> Self {
+        Self {
+            arguments,
+            environment: &[],
+            user: None,
+            working_directory: None,
+            input: Input::Nothing,
+        }
+    }
+}
+
 impl Engine {
-    /// Runs `arguments` in the container of `plan` whose process is `pidfd`, with its environment,
-    /// user, working directory, capabilities and filter.
+    /// Runs a command in the container of `plan` whose process is `pidfd`: in its namespaces and its
+    /// cgroup, with its capabilities and filter.
     ///
     /// As with [`Engine::spawn`] the caller reaps it, and it must: the kernel lets the container's
     /// process end only after all that was born in its pid namespace has been reaped. Whoever waits for
     /// the container alone, after killing it, waits for ever.
     ///
     /// # Errors
-    /// Stage `Execute` for arguments that are none, stages up to `Join`; what fails later is in the
+    /// Stage `Execute` for a command that is none, stages up to `Join`; what fails later is in the
     /// report. `ESRCH` where the container has ended.
     pub fn exec(
         &self,
         plan: &Plan,
         pidfd: BorrowedFd<'_>,
-        arguments: &[String],
+        command: &Command<'_>,
     ) -> Result<Spawned, SpawnError> {
-        let image = plan.command(arguments).map_err(|error| SpawnError {
+        let execution = plan.command(command).map_err(|error| SpawnError {
             stage: Stage::Execute,
             errno: Errno::INVAL,
             path: error.to_string(),
         })?;
-        Ok(self.start_command(plan, pidfd, &image)?)
+        Ok(self.start_command(plan, pidfd, &execution)?)
     }
 
     fn start_command<'p>(
         &'p self,
         plan: &'p Plan,
         pidfd: BorrowedFd<'_>,
-        image: &ExecImage,
+        execution: &'p Execution,
     ) -> Result<Spawned, Failure<'p>> {
         let cgroup = match &self.cgroup {
             Some(parent) => Some(parent.of(&plan.name).at(Stage::Cgroup, &plan.name)?),
             None => None,
         };
-        let ends = Ends::open(plan)?;
+        let ends = Ends::open(plan, &execution.user, execution.input)?;
         enter_namespaces_of(pidfd, Namespaces::PID).at(Stage::Join, &plan.name)?;
         let child = clone::spawn(Namespaces::NONE, cgroup.as_ref().map(AsFd::as_fd), || {
-            run(plan, pidfd, image, &ends.inner)
+            run(plan, pidfd, execution, &ends.inner)
         });
         // Were this to fail, every later child would land in that container: nothing may follow.
         let back = enter_namespace(self.pid_namespace.as_fd());
         let child = child.at(Stage::Clone, &plan.name)?;
         back.at(Stage::Join, c"/proc/self/ns/pid")?;
+        // As the container's own process; a command that has ended by now needs none.
+        prlimit(Some(child.pid), Resource::Nofile, OPEN_FILES).ok();
         Ok(ends.of(child))
     }
 }
 
-fn run(plan: &Plan, pidfd: BorrowedFd<'_>, image: &ExecImage, inner: &Inner) -> i32 {
-    let Err(failure) = join(plan, pidfd, image, inner);
+fn run(plan: &Plan, pidfd: BorrowedFd<'_>, execution: &Execution, inner: &Inner) -> i32 {
+    let Err(failure) = join(plan, pidfd, execution, inner);
     report(&inner.report, &failure);
     NOT_EXECUTED
 }
@@ -81,7 +129,7 @@ fn run(plan: &Plan, pidfd: BorrowedFd<'_>, image: &ExecImage, inner: &Inner) -> 
 fn join<'p>(
     plan: &'p Plan,
     pidfd: BorrowedFd<'_>,
-    image: &ExecImage,
+    execution: &'p Execution,
     inner: &Inner,
 ) -> Result<Infallible, Failure<'p>> {
     set_dumpable(false).at(Stage::Join, c"dumpable")?;
@@ -90,11 +138,17 @@ fn join<'p>(
         | Namespaces::IPC
         | Namespaces::UTS
         | Namespaces::CGROUP;
-    let all = match plan.network {
-        Network::None => all | Namespaces::NETWORK,
-        Network::Host => all,
+    let all = if plan.network.is_own() {
+        all | Namespaces::NETWORK
+    } else {
+        all
     };
     enter_namespaces_of(pidfd, all).at(Stage::Join, &plan.name)?;
     become_root()?;
-    become_program(plan, image, inner)
+    let who = Who {
+        user: &execution.user,
+        directory: &execution.directory,
+        program: &execution.program,
+    };
+    become_program(plan, &who, &execution.image, inner)
 }

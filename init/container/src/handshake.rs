@@ -13,7 +13,7 @@ use kedge_sys::rustix::net::{
 use kedge_sys::sock::{self, MAX_DESCRIPTORS};
 use kedge_sys::{Errno, rustix};
 
-/// Mounts beside the volumes: root, devices, sysfs, sockets, resolv.conf.
+/// Mounts beside the volumes: root, devices, sysfs or hosts (never both), sockets, resolv.conf.
 const OTHERS: usize = 5;
 
 /// The most volumes of a container: their mounts travel in one message.
@@ -23,6 +23,7 @@ pub(crate) const MAX_VOLUMES: usize = MAX_DESCRIPTORS - OTHERS;
 const SYSFS: u8 = 1;
 const SOCKETS: u8 = 2;
 const RESOLV_CONF: u8 = 4;
+const HOSTS: u8 = 8;
 
 /// The mounts of a container, not attached to anything. The child takes them in this order.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(crate) struct Mounts {
     pub(crate) sysfs: Option<OwnedFd>,
     pub(crate) sockets: Option<OwnedFd>,
     pub(crate) resolv_conf: Option<OwnedFd>,
+    pub(crate) hosts: Option<OwnedFd>,
     pub(crate) volumes: Vec<OwnedFd>,
 }
 
@@ -44,6 +46,7 @@ impl Mounts {
             (&self.sysfs, SYSFS),
             (&self.sockets, SOCKETS),
             (&self.resolv_conf, RESOLV_CONF),
+            (&self.hosts, HOSTS),
         ];
         let present = optional.iter().filter(|(mount, _)| mount.is_some());
         let bits = present.fold(0, |bits, (_, bit)| bits | bit);
@@ -114,6 +117,11 @@ impl Arrived {
     /// The file for `/etc/resolv.conf`, if there is one.
     pub(crate) fn take_resolv_conf(&mut self) -> Result<Option<OwnedFd>, Errno> {
         self.take_if(RESOLV_CONF)
+    }
+
+    /// The file for `/etc/hosts`, of a container in a pool.
+    pub(crate) fn take_hosts(&mut self) -> Result<Option<OwnedFd>, Errno> {
+        self.take_if(HOSTS)
     }
 
     fn take_if(&mut self, bit: u8) -> Result<Option<OwnedFd>, Errno> {

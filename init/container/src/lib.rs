@@ -10,10 +10,12 @@
 //! | module | does |
 //! |---|---|
 //! | [`plan`] | decides: ids, mounts, limits, arguments, capabilities, filter |
+//! | `device` | devices that a container asked for: nodes in a `/dev` of its own, and who may open them |
 //! | `engine` | what all containers share: device nodes, directories, the parent cgroup |
 //! | `layers` | mounts objects |
+//! | [`quota`] | what volumes and roots may take on disk |
 //! | `spawn`, `mounts`, `handshake` | the parent's side of a start |
-//! | `child`, `loopback`, `become_program` | the child's side |
+//! | `child`, `loopback`, `interface`, `become_program` | the child's side |
 //! | `exec`, `probe` | commands and probes in a running container |
 //! | `seccomp` | the system call filter |
 //! | `stage` | what failed, told over the report socket |
@@ -21,19 +23,25 @@
 mod become_program;
 mod cgroup;
 mod child;
+mod device;
 mod engine;
 mod exec;
 mod handshake;
+mod interface;
 mod layers;
 mod loopback;
 mod mounts;
 pub mod plan;
 mod probe;
+pub mod quota;
 mod seccomp;
 mod spawn;
 mod stage;
 
+pub use device::DeviceNode;
 pub use engine::{Config, Engine};
+pub use exec::{Command, Input};
+pub use interface::INTERFACE;
 pub use layers::{attach_layer, detach_layer};
 pub use plan::{Context, Plan, PlanError};
 pub use probe::{Outcome, Probe};

@@ -13,7 +13,6 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 
-use kedge_revision::container::Network;
 use kedge_sys::Errno;
 use kedge_sys::fsids::with_file_ids;
 use kedge_sys::mount::{
@@ -23,12 +22,14 @@ use kedge_sys::mount::{
 };
 use kedge_sys::rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, mkdirat, openat, openat2,
-    statat,
+    statat, statvfs,
 };
+use kedge_sys::rustix::mount::{MountFlags, mount_remount};
 
 use crate::engine::Engine;
 use crate::handshake::Mounts;
-use crate::plan::{Plan, VolumePlan, Writes};
+use crate::plan::{Medium, Plan, VolumePlan, Writes};
+use crate::quota;
 use crate::stage::{At, Failure, Stage};
 
 pub(crate) const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
@@ -40,6 +41,8 @@ pub(crate) const KERNEL: MountAttrFlags = NO_SUID.union(NO_DEV).union(NO_EXEC);
 
 /// Directories that every root must have, as mounts go onto them.
 const PLACES: [&CStr; 3] = [c"/proc", c"/dev", c"/sys"];
+/// Files that the root of a container in a pool must have: images leave them to the runtime.
+pub(crate) const FILES: [&CStr; 2] = [c"/etc/resolv.conf", c"/etc/hosts"];
 
 /// A new file system of a kind with options, mounted nowhere yet. Allocates nothing.
 pub(crate) fn filesystem(
@@ -91,24 +94,32 @@ impl Engine {
         let shared = READ_ONLY | NO_SUID;
         let bind =
             |path: &'p CString, attributes| clone(path, attributes, None).at(Stage::Bind, path);
-        let sysfs = match plan.network {
-            Network::Host => {
-                Some(clone(c"/sys", READ_ONLY | KERNEL, None).at(Stage::Sysfs, c"/sys")?)
-            }
-            Network::None => None,
+        let sysfs = if plan.network.is_own() {
+            None
+        } else {
+            Some(clone(c"/sys", READ_ONLY | KERNEL, None).at(Stage::Sysfs, c"/sys")?)
         };
         // The program finds out whether its image has the file; until then it may be missing here.
-        let resolv_conf = match &plan.resolv_conf {
-            None => None,
+        let file = |path: &'p Option<CString>| match path {
+            None => Ok(None),
             Some(path) => match clone(path, READ_ONLY | KERNEL, None) {
-                Err(Errno::NOENT) => None,
-                other => Some(other.at(Stage::Bind, path)?),
+                Err(Errno::NOENT) => Ok(None),
+                other => other.at(Stage::Bind, path).map(Some),
             },
         };
+        let resolv_conf = file(&plan.resolv_conf)?;
+        let hosts = file(&plan.hosts)?;
         let volumes: Result<_, _> = plan.volumes.iter().map(|v| volume(v, ids)).collect();
         Ok(Mounts {
             root: self.root(plan, ids)?,
-            devices: bind(&self.devices, shared | NO_EXEC)?,
+            devices: match &plan.devices {
+                None => bind(&self.devices, shared | NO_EXEC)?,
+                Some(nodes) => {
+                    let place = self.place_devices(plan, nodes);
+                    let tree = place.and_then(|place| clone(&place, shared | NO_EXEC, None));
+                    tree.at(Stage::Devices, &plan.name)?
+                }
+            },
             sysfs,
             sockets: plan
                 .sockets
@@ -116,6 +127,7 @@ impl Engine {
                 .map(|path| bind(path, shared | KERNEL))
                 .transpose()?,
             resolv_conf,
+            hosts,
             volumes: volumes?,
         })
     }
@@ -176,7 +188,8 @@ impl Engine {
         options: &mut Vec<(&'static CStr, CString)>,
     ) -> Result<(), Failure<'p>> {
         let path = &writes.directory;
-        make_source(path, writes.memory, (0, 0)).at(Stage::Overlay, path)?;
+        make_source(path, writes.medium, (0, 0)).at(Stage::Overlay, path)?;
+        quota::bound(path, writes.medium).at(Stage::Quota, path)?;
         if let Some(top) = plan.root.layers.last() {
             make_upper(path, top).at(Stage::Overlay, path)?;
         }
@@ -194,7 +207,14 @@ impl Engine {
             let base = join(&self.skeletons, c"/")?;
             let base = join(&base, &plan.name)?;
             for place in places {
-                make_directories(&join(&base, place)?)?;
+                let path = join(&base, place)?;
+                if !FILES.contains(place) {
+                    make_directories(&path)?;
+                    continue;
+                }
+                make_directories(&parent(&path).ok_or(Errno::INVAL)?)?;
+                let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+                openat(CWD, &path, flags, Mode::from_raw_mode(0o644))?;
             }
             Ok::<_, Errno>(base)
         };
@@ -232,7 +252,9 @@ impl Drop for Temporaries<'_> {
 fn missing_places(plan: &Plan) -> Vec<&CStr> {
     let volumes = plan.volumes.iter().map(|volume| volume.target.as_c_str());
     let missing = |place: &&CStr| !plan.root.layers.iter().any(|layer| has(layer, place));
-    PLACES.into_iter().chain(volumes).filter(missing).collect()
+    let files = plan.hosts.iter().flat_map(|_| FILES);
+    let places = PLACES.into_iter().chain(files).chain(volumes);
+    places.filter(missing).collect()
 }
 
 fn has(layer: &CStr, place: &CStr) -> bool {
@@ -246,7 +268,8 @@ fn has(layer: &CStr, place: &CStr) -> bool {
 /// A volume: its directory with ids mapped.
 fn volume<'p>(volume: &'p VolumePlan, ids: BorrowedFd<'_>) -> Result<OwnedFd, Failure<'p>> {
     let path = &volume.source;
-    make_source(path, volume.memory, volume.owner).at(Stage::Volume, path)?;
+    make_source(path, volume.medium, volume.owner).at(Stage::Volume, path)?;
+    quota::bound(path, volume.medium).at(Stage::Quota, path)?;
     clone(path, NO_SUID | NO_DEV, Some(ids)).at(Stage::Volume, path)
 }
 
@@ -256,10 +279,10 @@ const UNFINISHED: u32 = 0o1000;
 
 /// Makes a directory that will be written to, if it is not there: with an owner, and with a tmpfs on
 /// it if it is to be in memory. What is there is left as it is.
-fn make_source(path: &CStr, memory: Option<u64>, owner: (u16, u16)) -> Result<(), Errno> {
+fn make_source(path: &CStr, medium: Medium, owner: (u16, u16)) -> Result<(), Errno> {
     let mut is_mounted = false;
     match statat(CWD, path, AtFlags::empty()) {
-        Ok(found) if found.st_mode & 0o7777 != UNFINISHED => return Ok(()),
+        Ok(found) if found.st_mode & 0o7777 != UNFINISHED => return resize(path, medium),
         // Its container can give it this mode, too: another tmpfs on top at each start would take memory without a bound.
         Ok(found) => {
             let parent = parent(path).ok_or(Errno::INVAL)?;
@@ -272,7 +295,7 @@ fn make_source(path: &CStr, memory: Option<u64>, owner: (u16, u16)) -> Result<()
             mkdirat(CWD, path, Mode::from_raw_mode(UNFINISHED))?;
         }
     }
-    if let Some(bytes) = memory.filter(|_| !is_mounted) {
+    if let (Medium::Memory(bytes), false) = (medium, is_mounted) {
         let size = CString::new(bytes.to_string()).map_err(|_| Errno::INVAL)?;
         let tmpfs = filesystem(
             c"tmpfs",
@@ -289,6 +312,22 @@ fn make_source(path: &CStr, memory: Option<u64>, owner: (u16, u16)) -> Result<()
     let (user, group) = (Uid::from_raw(user.into()), Gid::from_raw(group.into()));
     chownat(CWD, path, Some(user), Some(group), AtFlags::empty())?;
     chmodat(CWD, path, Mode::from_raw_mode(0o755), AtFlags::empty())
+}
+
+/// Gives a tmpfs that is there the size that its definition has now; one that is smaller than what is in it stays as it is.
+fn resize(path: &CStr, medium: Medium) -> Result<(), Errno> {
+    let Medium::Memory(bytes) = medium else {
+        return Ok(());
+    };
+    let now = statvfs(path)?;
+    if now.f_blocks == bytes.div_ceil(now.f_frsize.max(1)) {
+        return Ok(());
+    }
+    let size = CString::new(format!("size={bytes}")).map_err(|_| Errno::INVAL)?;
+    match mount_remount(path, MountFlags::NOSUID | MountFlags::NODEV, &size) {
+        Err(Errno::INVAL) => Ok(()),
+        other => other,
+    }
 }
 
 /// The directory that holds `path`.

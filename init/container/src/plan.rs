@@ -5,29 +5,31 @@
 //! holds everything as the kernel takes it, so that a start neither parses nor decides. Its `Display`
 //! is a listing in a fixed order, for people and for tests.
 
+pub(crate) mod command;
 mod listing;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
+use kedge_revision::configuration::Prefix;
 use kedge_revision::container::{
     Capability, Check, Container, Lifetime, Network, RootWrites, User,
 };
 use kedge_revision::{Container as Definition, Name};
-use kedge_sys::exec::{ExecImage, candidates};
+use kedge_sys::exec::ExecImage;
 use kedge_sys::privilege::CapabilitySet;
 
+use crate::device::DeviceNode;
 use crate::handshake::MAX_VOLUMES;
 use crate::seccomp::Choice;
 
 /// Ids of each container's user namespace, from its `id_base` on: all that a [`User`] can name.
 pub const IDS: u32 = 1 << 16;
 
-/// Bytes of an overlay in memory ([`RootWrites::Boot`]): what a process that only meant to write a
-/// file or two needs; whoever needs more says so with a volume.
-const BOOT_ROOT_BYTES: u64 = 64 << 20;
 /// Bytes of a volume in memory whose definition names no size.
 const BOOT_VOLUME_BYTES: u64 = 16 << 20;
 
@@ -51,9 +53,14 @@ pub struct Context<'a> {
     pub overlay: Option<&'a Path>,
     /// A directory with the sockets `control` and `notify` and the folder `secrets`, seen in the container as `/dev/kedge`.
     pub sockets: Option<&'a Path>,
-    /// The file that a container with the device's network sees as `/etc/resolv.conf` if its image
-    /// has one. It must be rewritten in place: a rename would leave containers with the old one.
+    /// The file that a container with the device's network or in a pool sees as `/etc/resolv.conf`, if its image has one or
+    /// it is in a pool. It must be rewritten in place: a rename would leave containers with the old one.
     pub resolv_conf: Option<&'a Path>,
+    /// The file that a container in a pool sees as `/etc/hosts`; likewise.
+    pub hosts: Option<&'a Path>,
+    /// Major and minor number of the whole disk that volumes are on, where there is one: limits of what is read and
+    /// written are about it.
+    pub disk: Option<(u32, u32)>,
 }
 
 /// A definition that does not fit the device's context.
@@ -84,6 +91,10 @@ pub enum PlanError {
     Groups(usize),
     /// A command without a program.
     NoProgram,
+    /// This is no address of a container in a pool.
+    Address(Prefix),
+    /// The definition limits what is read from a disk or written to it, and there is none.
+    Disk,
 }
 
 impl fmt::Display for PlanError {
@@ -102,6 +113,8 @@ impl fmt::Display for PlanError {
             Self::HostName(name) => write!(f, "host name {name} is over 64 bytes"),
             Self::Groups(count) => write!(f, "{count} groups are too many"),
             Self::NoProgram => f.write_str("a command names no program"),
+            Self::Address(address) => write!(f, "{address} is no address of a pool"),
+            Self::Disk => f.write_str("limits.io-…: data is on no disk"),
         }
     }
 }
@@ -121,13 +134,67 @@ pub struct Plan {
     pub(crate) volumes: Vec<VolumePlan>,
     pub(crate) sockets: Option<CString>,
     pub(crate) resolv_conf: Option<CString>,
-    pub(crate) network: Network,
+    pub(crate) hosts: Option<CString>,
+    /// Devices beside the six of every container; `None`: it can have none, and shares its `/dev` with all such.
+    pub(crate) devices: Option<Vec<DeviceNode>>,
+    pub(crate) network: NetworkPlan,
     pub(crate) limits: Vec<Limit>,
     pub(crate) program: Program,
     pub(crate) user: UserPlan,
     pub(crate) working_directory: CString,
     pub(crate) capabilities: CapabilitySet,
     pub(crate) filter: Choice,
+}
+
+/// The network namespace that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NetworkPlan {
+    /// Its own, with a loopback interface.
+    None,
+    /// The device's.
+    Host,
+    /// Its own, with an interface in a pool beside the loopback.
+    Pool(Attachment),
+}
+
+/// What an interface in a pool is set up with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attachment {
+    pub(crate) address: Ipv4Addr,
+    /// Bits of the prefix.
+    pub(crate) length: u8,
+    /// The prefix's first address.
+    pub(crate) gateway: Ipv4Addr,
+    /// Its last.
+    pub(crate) broadcast: Ipv4Addr,
+}
+
+impl NetworkPlan {
+    fn new(network: &Network) -> Result<Self, PlanError> {
+        let place = match network {
+            Network::None => return Ok(Self::None),
+            Network::Host => return Ok(Self::Host),
+            Network::Pool(place) => place,
+        };
+        let bad = || PlanError::Address(place.address);
+        let Prefix { address, length } = place.address;
+        let IpAddr::V4(address) = address else {
+            return Err(bad());
+        };
+        let hosts = u32::MAX.checked_shr(length.into()).ok_or_else(bad)?;
+        let first = address.to_bits() & !hosts;
+        Ok(Self::Pool(Attachment {
+            address,
+            length,
+            gateway: (first | 1).into(),
+            broadcast: (first | hosts).into(),
+        }))
+    }
+
+    /// Whether it has a namespace of its own.
+    pub(crate) fn is_own(self) -> bool {
+        self != Self::Host
+    }
 }
 
 /// The root file system.
@@ -143,8 +210,16 @@ pub(crate) struct Root {
 pub(crate) struct Writes {
     /// Holds `upper` and `work`.
     pub(crate) directory: CString,
-    /// Bytes of a tmpfs on it.
-    pub(crate) memory: Option<u64>,
+    pub(crate) medium: Medium,
+}
+
+/// What data is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Medium {
+    /// A tmpfs of so many bytes.
+    Memory(u64),
+    /// The disk, where it may take so many bytes.
+    Disk(Option<u64>),
 }
 
 #[derive(Debug)]
@@ -153,14 +228,13 @@ pub(crate) struct VolumePlan {
     pub(crate) target: CString,
     /// User and group of the directory when it is made, as on disk.
     pub(crate) owner: (u16, u16),
-    /// Bytes of a tmpfs on it.
-    pub(crate) memory: Option<u64>,
+    pub(crate) medium: Medium,
 }
 
 /// One write into the container's cgroup.
 #[derive(Debug)]
 pub(crate) struct Limit {
-    pub(crate) file: &'static std::ffi::CStr,
+    pub(crate) file: Cow<'static, CStr>,
     pub(crate) value: String,
     /// Whether the definition asks for it. A default of ours does without on a kernel that lacks it.
     pub(crate) required: bool,
@@ -173,11 +247,24 @@ pub(crate) struct Program {
     pub(crate) environment: Vec<CString>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct UserPlan {
     pub(crate) uid: u16,
     pub(crate) gid: u16,
     pub(crate) groups: Vec<u32>,
+}
+
+impl UserPlan {
+    fn new(user: &User) -> Result<Self, PlanError> {
+        if user.groups.len() > kedge_sys::privilege::MAX_GROUPS {
+            return Err(PlanError::Groups(user.groups.len()));
+        }
+        Ok(Self {
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups.iter().copied().map(u32::from).collect(),
+        })
+    }
 }
 
 impl Plan {
@@ -199,12 +286,12 @@ impl Plan {
             return Err(PlanError::HostName(context.host_name.to_owned()));
         }
         let process = &definition.process;
-        if process.user.groups.len() > kedge_sys::privilege::MAX_GROUPS {
-            return Err(PlanError::Groups(process.user.groups.len()));
-        }
         let capabilities = capability_set(&definition.capabilities);
-        let host_network = definition.network == Network::Host;
-        let resolv_conf = context.resolv_conf.filter(|_| host_network);
+        let network = NetworkPlan::new(&definition.network)?;
+        let resolv_conf = context.resolv_conf.filter(|_| network != NetworkPlan::None);
+        let hosts = context
+            .hosts
+            .filter(|_| matches!(network, NetworkPlan::Pool(_)));
         Ok(Self {
             name: text(name.as_str())?,
             id_base: base,
@@ -214,17 +301,15 @@ impl Plan {
             volumes: volumes(definition, context)?,
             sockets: context.sockets.map(path).transpose()?,
             resolv_conf: resolv_conf.map(path).transpose()?,
-            network: definition.network,
-            limits: limits(definition),
+            hosts: hosts.map(path).transpose()?,
+            devices: (!definition.devices.is_empty()).then(Vec::new),
+            network,
+            limits: limits(definition, context.disk)?,
             program: Program {
                 arguments: texts(&process.arguments)?,
                 environment: environment(definition, context)?,
             },
-            user: UserPlan {
-                uid: process.user.uid,
-                gid: process.user.gid,
-                groups: process.user.groups.iter().copied().map(u32::from).collect(),
-            },
+            user: UserPlan::new(&process.user)?,
             working_directory: text(&process.working_directory)?,
             capabilities,
             filter: Choice::new(capabilities),
@@ -237,33 +322,20 @@ impl Plan {
         self.id_base
     }
 
+    /// Devices that it has from its next start on; one without rules has none. One that runs: [`crate::Engine::change_devices`].
+    pub fn set_devices(&mut self, nodes: Vec<DeviceNode>) {
+        if let Some(devices) = &mut self.devices {
+            *devices = nodes;
+        }
+    }
+
     /// The container's process as an exec takes it.
     pub(crate) fn image(&self) -> ExecImage {
-        self.image_of(self.program.arguments.clone())
-    }
-
-    /// Another command with the container's environment.
-    ///
-    /// # Errors
-    /// No program, or a NUL.
-    pub(crate) fn command(&self, arguments: &[String]) -> Result<ExecImage, PlanError> {
-        let arguments = texts(arguments)?;
-        if arguments.is_empty() {
-            return Err(PlanError::NoProgram);
-        }
-        Ok(self.image_of(arguments))
-    }
-
-    fn image_of(&self, arguments: Vec<CString>) -> ExecImage {
-        let environment = self.program.environment.clone();
-        let search = environment
-            .iter()
-            .find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="))
-            .unwrap_or_default();
-        let search = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(search);
-        let program = arguments.first().map(CString::as_c_str).unwrap_or_default();
-        let paths = candidates(program, search);
-        ExecImage::with_candidates(paths, arguments, environment)
+        let Program {
+            arguments,
+            environment,
+        } = &self.program;
+        command::image_of(arguments.clone(), environment.clone())
     }
 }
 
@@ -290,16 +362,19 @@ fn root(definition: &Container, context: &Context<'_>) -> Result<Root, PlanError
     if context.layers.len() != definition.layers.len() {
         return Err(PlanError::Layers(context.layers.len()));
     }
-    let memory = match definition.root {
+    let most = definition.limits.root_max;
+    let medium = match definition.root {
         RootWrites::Refused => None,
-        RootWrites::Revision => Some(None),
-        RootWrites::Boot => Some(Some(BOOT_ROOT_BYTES)),
+        RootWrites::Revision => Some(Medium::Disk(most)),
+        RootWrites::Boot => Some(Medium::Memory(
+            most.unwrap_or(Definition::DEFAULT_ROOT_BOOT),
+        )),
     };
-    let writes = match memory {
+    let writes = match medium {
         None => None,
-        Some(memory) => Some(Writes {
+        Some(medium) => Some(Writes {
             directory: path(context.overlay.ok_or(PlanError::Overlay)?)?,
-            memory,
+            medium,
         }),
     };
     let layers: Result<_, _> = context.layers.iter().copied().map(path).collect();
@@ -322,8 +397,10 @@ fn volumes(definition: &Container, context: &Context<'_>) -> Result<Vec<VolumePl
             source: path(source)?,
             target: text(&volume.path)?,
             owner: (*uid, *gid),
-            memory: (volume.lifetime == Lifetime::Boot)
-                .then(|| volume.size.unwrap_or(BOOT_VOLUME_BYTES)),
+            medium: match volume.lifetime {
+                Lifetime::Boot => Medium::Memory(volume.size.unwrap_or(BOOT_VOLUME_BYTES)),
+                Lifetime::Permanent | Lifetime::Revision => Medium::Disk(volume.size),
+            },
         });
     }
     plans.sort_by(|one, other| one.target.cmp(&other.target));
@@ -371,45 +448,62 @@ fn set_variable(entries: &mut Vec<CString>, name: &str, value: &str) -> Result<(
 /// Microseconds of `cpu.max`'s period, the kernel's default.
 const CPU_PERIOD: u64 = 100_000;
 
-fn limits(definition: &Container) -> Vec<Limit> {
+fn limits(definition: &Container, disk: Option<(u32, u32)>) -> Result<Vec<Limit>, PlanError> {
     let limits = &definition.limits;
     let mut list = Vec::with_capacity(8);
-    let mut put = |file, value: Option<u64>| {
-        if let Some(value) = value {
-            list.push(Limit {
-                file,
-                value: value.to_string(),
-                required: true,
-            });
-        }
+    let mut put = |file, value, required| {
+        list.push(Limit {
+            file: Cow::Borrowed(file),
+            value,
+            required,
+        });
     };
-    put(c"memory.max", limits.memory_max);
-    put(c"memory.high", limits.memory_high);
-    put(c"memory.min", limits.memory_min);
-    put(c"cpu.weight", limits.cpu_weight.map(u64::from));
-    put(c"pids.max", limits.pids_max.map(u64::from));
+    for (file, value) in [
+        (c"memory.max", limits.memory_max),
+        (c"memory.high", limits.memory_high),
+        (c"memory.min", limits.memory_min),
+        (c"memory.swap.max", limits.memory_swap_max),
+        (c"cpu.weight", limits.cpu_weight.map(u64::from)),
+        (c"pids.max", limits.pids_max.map(u64::from)),
+    ] {
+        if let Some(value) = value {
+            put(file, value.to_string(), true);
+        }
+    }
     if let Some(percent) = limits.cpu_max_percent {
         let quota = u64::from(percent).saturating_mul(CPU_PERIOD / 100);
+        put(c"cpu.max", format!("{quota} {CPU_PERIOD}"), true);
+    }
+    let rates = [
+        ("rbps", limits.io_read_max),
+        ("wbps", limits.io_write_max),
+        ("riops", limits.io_reads_max.map(u64::from)),
+        ("wiops", limits.io_writes_max.map(u64::from)),
+    ];
+    if rates.iter().any(|(_, rate)| rate.is_some()) {
+        let (major, minor) = disk.ok_or(PlanError::Disk)?;
+        let mut value = format!("{major}:{minor}");
+        for (key, rate) in rates {
+            if let Some(rate) = rate {
+                value = format!("{value} {key}={rate}");
+            }
+        }
+        put(c"io.max", value, true);
+    }
+    if limits.pids_max.is_none() {
+        let most = Container::DEFAULT_PIDS_MAX;
+        put(c"pids.max", most.to_string(), false);
+    }
+    // A container that loses one process to a lack of memory is not the one that was defined.
+    put(c"memory.oom.group", "1".to_owned(), false);
+    for (file, value) in &limits.unified {
         list.push(Limit {
-            file: c"cpu.max",
-            value: format!("{quota} {CPU_PERIOD}"),
+            file: Cow::Owned(text(file)?),
+            value: value.clone(),
             required: true,
         });
     }
-    if limits.pids_max.is_none() {
-        list.push(Limit {
-            file: c"pids.max",
-            value: Container::DEFAULT_PIDS_MAX.to_string(),
-            required: false,
-        });
-    }
-    // A container that loses one process to a lack of memory is not the one that was defined.
-    list.push(Limit {
-        file: c"memory.oom.group",
-        value: "1".to_owned(),
-        required: false,
-    });
-    list
+    Ok(list)
 }
 
 #[cfg(test)]

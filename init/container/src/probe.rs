@@ -7,7 +7,6 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use kedge_revision::container::Network;
 use kedge_sys::clone::{self, Child, Namespaces};
 use kedge_sys::descriptors::close_from;
 use kedge_sys::privilege::CapabilitySet;
@@ -99,10 +98,7 @@ impl Engine {
             Probe::Tcp { port } => (port, None),
             Probe::Http { port, path } => (port, Some(request(port, path))),
         };
-        let namespace = match plan.network {
-            Network::None => Some(pidfd),
-            Network::Host => None,
-        };
+        let namespace = plan.network.is_own().then_some(pidfd);
         let child = clone::spawn(Namespaces::NONE, None, || {
             let deadline = Instant::now() + timeout;
             let outcome = match confine(namespace) {

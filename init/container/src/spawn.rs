@@ -7,11 +7,11 @@
 //! id maps, limits, mounts ── message ───▶ mounts, pivot, identity, confinement
 //! returns                    ◀─ report ── only if something fails; else the exec closes the socket
 //! ```
-//! The parent never waits for the child: what becomes of it arrives on descriptors of [`Spawned`].
+//! The parent never waits for the child: what becomes of it arrives on descriptors of [`Spawned`]. A child in a pool waits
+//! for its interface before it goes on, which somebody else has to put into its namespace: [`crate::INTERFACE`].
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use kedge_revision::container::Network;
 use kedge_sys::Errno;
 use kedge_sys::clone::{self, Child, Namespaces};
 use kedge_sys::process::{Pid, Resource, Rlimit, Signal, prlimit, send_signal, wait_pidfd};
@@ -23,7 +23,8 @@ use kedge_sys::sock::{Kind, pair};
 use crate::cgroup::write_file;
 use crate::child;
 use crate::engine::Engine;
-use crate::plan::Plan;
+use crate::exec::Input;
+use crate::plan::{Plan, UserPlan};
 use crate::stage::{At, Failure, SpawnError, Stage};
 
 /// A process that was started. Dropping it neither kills nor reaps it.
@@ -35,6 +36,8 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
     /// Readable when it was executed or failed before: [`crate::Report::receive`].
     pub report: OwnedFd,
+    /// What it reads, of a command that was given a pipe.
+    pub stdin: Option<OwnedFd>,
     /// What it writes; the end is reached when the last of its processes is gone. Blocking.
     pub stdout: OwnedFd,
     /// Likewise.
@@ -51,19 +54,27 @@ const NAMESPACES: Namespaces = Namespaces::USER
 
 /// Open files as systemd gives them: programs that use `select(2)` break above 1024, the others
 /// raise it themselves. The kernel's own hard limit of 4096 is too low for servers.
-const OPEN_FILES: Rlimit = Rlimit {
+pub(crate) const OPEN_FILES: Rlimit = Rlimit {
     current: Some(1024),
     maximum: Some(524_288),
 };
 
 impl Engine {
-    /// Starts the container of `plan`. Nothing of a failed start is left but its directories and its
-    /// cgroup. The volumes and the overlay are made if they are not there.
+    /// Starts the container of `plan`. Nothing of a failed start is left but its directories, and the `/dev` of one with
+    /// rules for devices: a cgroup that stayed would have its limits for whoever is started next. The volumes and the
+    /// overlay are made if they are not there.
     ///
     /// # Errors
     /// Stages up to `Handshake`; what fails later is in the report.
     pub fn spawn(&self, plan: &Plan) -> Result<Spawned, SpawnError> {
-        Ok(self.start(plan)?)
+        self.start(plan).map_err(|failure| {
+            let error = SpawnError::from(failure);
+            if let (Some(parent), Ok(name)) = (&self.cgroup, plan.name.to_str()) {
+                // One with processes in it is in use, and stays.
+                parent.remove(name).ok();
+            }
+            error
+        })
     }
 
     fn start<'p>(&'p self, plan: &'p Plan) -> Result<Spawned, Failure<'p>> {
@@ -71,12 +82,14 @@ impl Engine {
             Some(parent) => Some(parent.make(&plan.name, &plan.limits)?),
             None => None,
         };
-        let namespaces = match plan.network {
-            Network::None => NAMESPACES.union(Namespaces::NETWORK),
-            Network::Host => NAMESPACES,
+        self.judge_devices(plan, cgroup.as_ref())?;
+        let namespaces = if plan.network.is_own() {
+            NAMESPACES.union(Namespaces::NETWORK)
+        } else {
+            NAMESPACES
         };
         let image = plan.image();
-        let ends = Ends::open(plan)?;
+        let ends = Ends::open(plan, &plan.user, Input::Nothing)?;
         let child = clone::spawn(namespaces, cgroup.as_ref().map(AsFd::as_fd), || {
             child::run(self, plan, &image, &ends.inner)
         });
@@ -123,6 +136,7 @@ impl Engine {
 #[derive(Debug)]
 pub(crate) struct Ends {
     report: OwnedFd,
+    stdin: Option<OwnedFd>,
     stdout: OwnedFd,
     stderr: OwnedFd,
     pub(crate) inner: Inner,
@@ -132,20 +146,24 @@ pub(crate) struct Ends {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) report: OwnedFd,
+    pub(crate) streams: Input,
+    pub(crate) stdin: Option<OwnedFd>,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
 }
 
 impl Ends {
-    pub(crate) fn open(plan: &Plan) -> Result<Self, Failure<'_>> {
+    /// For a process of `user`.
+    pub(crate) fn open<'p>(
+        plan: &'p Plan,
+        user: &UserPlan,
+        streams: Input,
+    ) -> Result<Self, Failure<'p>> {
         let (report, inner_report) = pair(Kind::Messages).at(Stage::Pipes, c"report")?;
         // The process's own user must be able to open /dev/stdout anew, which asks for the pipe's
         // permissions: it owns the pipe.
         let id = |id: u16| plan.id_base.saturating_add(id.into());
-        let owner = (
-            Uid::from_raw(id(plan.user.uid)),
-            Gid::from_raw(id(plan.user.gid)),
-        );
+        let owner = (Uid::from_raw(id(user.uid)), Gid::from_raw(id(user.gid)));
         let pipe = |name| {
             let (outer, inner) = pipe_with(PipeFlags::CLOEXEC).at(Stage::Pipes, name)?;
             fchown(&inner, Some(owner.0), Some(owner.1)).at(Stage::Pipes, name)?;
@@ -153,12 +171,22 @@ impl Ends {
         };
         let (stdout, inner_stdout) = pipe(c"stdout")?;
         let (stderr, inner_stderr) = pipe(c"stderr")?;
+        let (inner_stdin, stdin) = if streams == Input::Pipe {
+            let (inner, outer) = pipe_with(PipeFlags::CLOEXEC).at(Stage::Pipes, c"stdin")?;
+            fchown(&inner, Some(owner.0), Some(owner.1)).at(Stage::Pipes, c"stdin")?;
+            (Some(inner), Some(outer))
+        } else {
+            (None, None)
+        };
         Ok(Self {
             report,
+            stdin,
             stdout,
             stderr,
             inner: Inner {
                 report: inner_report,
+                streams,
+                stdin: inner_stdin,
                 stdout: inner_stdout,
                 stderr: inner_stderr,
             },
@@ -171,6 +199,7 @@ impl Ends {
             pid: child.pid,
             pidfd: child.pidfd,
             report: self.report,
+            stdin: self.stdin,
             stdout: self.stdout,
             stderr: self.stderr,
         }

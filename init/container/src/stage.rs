@@ -5,10 +5,11 @@
 
 use std::ffi::CStr;
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use kedge_sys::Errno;
-use kedge_sys::rustix::net::{RecvFlags, SendFlags, recv, send};
+use kedge_sys::rustix::net::{SendFlags, send};
+use kedge_sys::sock::{Received, receive_now};
 
 /// Declares the stages once: their numbers on the wire follow their order here.
 macro_rules! stages {
@@ -49,6 +50,8 @@ stages! {
     Overlay = "overlay",
     /// A volume's directory or mount, outside.
     Volume = "volume",
+    /// The limit of what a volume or a root that is written to may take on disk.
+    Quota = "quota",
     /// A file or directory of the device that the container sees.
     Bind = "bind",
     /// Mounts handed from parent to child.
@@ -73,6 +76,8 @@ stages! {
     HostName = "host name",
     /// The loopback interface.
     Loopback = "loopback",
+    /// The interface in a pool, which somebody else puts into the namespace: `ETIMEDOUT` where nobody does.
+    Interface = "interface",
     /// Standard input, output and error.
     Streams = "streams",
     /// Session, signals, descriptors.
@@ -169,6 +174,8 @@ impl<T, E: HasErrno> At<T> for Result<T, E> {
     }
 }
 
+/// The message that a terminal's other side comes with.
+pub(crate) const TERMINAL: &[u8] = b"t";
 /// Bytes of a report: stage, errno, then as much of the path as fits.
 const REPORT_BYTES: usize = 256;
 /// Bytes of a report before its path.
@@ -190,13 +197,31 @@ impl Report {
     /// # Errors
     /// Those of `recv(2)`; `EBADMSG` for what no child of ours says.
     pub fn receive<Fd: AsFd>(socket: Fd) -> Result<Option<Self>, Errno> {
+        Self::receive_with(socket, &mut None)
+    }
+
+    /// The same of a command with a terminal, whose other side may come before.
+    ///
+    /// # Errors
+    /// As [`Report::receive`].
+    pub fn receive_with<Fd: AsFd>(
+        socket: Fd,
+        terminal: &mut Option<OwnedFd>,
+    ) -> Result<Option<Self>, Errno> {
         let mut buffer = [0_u8; REPORT_BYTES];
-        let length = match recv(socket, &mut buffer, RecvFlags::DONTWAIT) {
-            Ok((length, _)) => length,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
-            // The child left with our message unread: it is gone, and its exit status says how.
-            Err(Errno::CONNRESET) => 0,
-            Err(errno) => return Err(errno),
+        let length = loop {
+            match receive_now(socket.as_fd(), &mut buffer) {
+                Ok(Received { bytes, descriptors }) => match descriptors.into_iter().next() {
+                    Some(other_side) => *terminal = Some(other_side),
+                    None => break bytes,
+                },
+                Err(error) => match error.errno {
+                    Errno::AGAIN | Errno::INTR => return Ok(None),
+                    // The child left with our message unread: it is gone, and its exit status says how.
+                    Errno::CONNRESET => break 0,
+                    errno => return Err(errno),
+                },
+            }
         };
         Self::parse(buffer.get(..length).unwrap_or_default())
             .map(Some)

@@ -2,7 +2,7 @@
 
 use crate::boot::partitions::{self, Partitions};
 use crate::error::Error;
-use kedge_board_support::bootenv::{Bootenv, Found};
+use kedge_board_support::bootenv::{Bootenv, Found, Layout};
 use kedge_board_support::loading::gpt::Guid;
 use kedge_revision::Timestamp;
 use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,7 +13,7 @@ use kedge_sys::rustix::net::{
 use kedge_sys::rustix::time::{self, ClockId};
 use kedge_sys::timer;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Where the kernel lists block devices, before the change of root, and where their nodes are.
@@ -101,14 +101,26 @@ fn wait(events: &OwnedFd, left: Duration) -> bool {
     poll(&mut ready, Some(&bound)).is_ok_and(|count| count > 0)
 }
 
-/// Opens the raw partition and reads both records; damaged copies are told by what is found.
-///
-/// # Errors
-/// [`Error::File`], [`Error::Record`]: the disk fails, and what it holds must not be thrown away for that.
-pub(crate) fn open_record(bootenv: &Path) -> Result<(Bootenv<OwnedFd>, Found), Error> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let file = openat(CWD, bootenv, flags, Mode::empty()).map_err(Error::file("open", bootenv))?;
-    Bootenv::open(file).map_err(|source| Error::Record { source })
+/// The raw partition of the boot record, for whoever opens it.
+#[derive(Debug, Clone)]
+pub struct RecordPlace {
+    /// Its device.
+    pub path: PathBuf,
+    /// How the record lies in it.
+    pub layout: Layout,
+}
+
+impl RecordPlace {
+    /// Opens it for reading and writing, and reads both records; damaged copies are told by what is found.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Record`]: the disk fails, and what it holds must not be thrown away for that.
+    pub fn open(&self) -> Result<(Bootenv<OwnedFd>, Found), Error> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let file = openat(CWD, &self.path, flags, Mode::empty())
+            .map_err(Error::file("open", &self.path))?;
+        Bootenv::open(file, self.layout).map_err(|source| Error::Record { source })
+    }
 }
 
 /// Sets the clock to `floor` if it stands before that.

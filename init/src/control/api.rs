@@ -7,6 +7,8 @@ use kedge_revision::{Mode, Name, ObjectId};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
+use super::since::Since;
+
 /// `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -31,6 +33,9 @@ pub struct Status<'a> {
     /// It has no disk: what is written is gone at the next boot; absent otherwise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub from_memory: bool,
+    /// The state as a whole, as the console and the board's LED show it.
+    #[serde(borrow)]
+    pub state: StateStatus<'a>,
     /// How far the boot is: the name of the phase, `running`, or what went wrong.
     #[serde(borrow)]
     pub phase: Cow<'a, str>,
@@ -58,6 +63,18 @@ pub struct Status<'a> {
     /// PID 1 and its helpers, with the memory that they take; development products only.
     #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
     pub processes: Vec<ProcessStatus<'a>>,
+}
+
+/// The state of the device as a whole (`docs/state.md`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StateStatus<'a> {
+    /// One word, as `good` or `no-network`.
+    #[serde(borrow)]
+    pub word: Cow<'a, str>,
+    /// What it means, and what it is about or waits for, for people.
+    #[serde(borrow)]
+    pub text: Cow<'a, str>,
 }
 
 /// Which revision runs.
@@ -319,8 +336,8 @@ pub struct LogQuery {
     pub source: Option<Name>,
     /// Whether to go on with what is said from now on.
     pub follow: bool,
-    /// The first sequence number.
-    pub since: Option<u64>,
+    /// From when on.
+    pub since: Option<Since>,
     /// Only so many of the records that are there, the last; what follows is not counted.
     pub limit: Option<u32>,
 }
@@ -387,3 +404,6 @@ pub enum Action {
     /// Stop it if it runs, and start it.
     Restart,
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,8 @@
 //!    │ next_call: an upload ──▶ Receiving ──▶ Asked
 //!    │                             │ answered before its body is here
 //!    └───────────────────────── Discarding
+//!
+//!   Asked ── begin_exec ──▶ Executing ── end_exec, leave_exec ──▶ Idle | Closing
 //! ```
 //!
 //! The driver: read at most [`Connection::room`] bytes while [`Connection::wants_input`], hand them to
@@ -26,13 +28,17 @@
 //! - [`Connection::reset`] on a hang-up of the port forgets everything;
 //! - a new request ends the stream of a log that is followed, on every transport.
 
+mod exec;
+
 use super::api::{Command, LogQuery, Status, Upload};
+use super::exec::Exec;
 use super::head::{self, Head, MAX_BODY, MAX_HEAD};
 use super::refusal::{Problem, Refusal};
 use super::role::Role;
 use super::route::route;
 use super::stream::{LOG_FILL, LogStream};
 use crate::log::Journal;
+use kedge_revision::Name;
 use serde::Serialize;
 
 /// What bytes travel over.
@@ -55,6 +61,17 @@ pub enum Call {
     Command(Command),
     /// With [`Connection::answer_bytes`].
     History,
+    /// With [`Connection::answer_bytes`].
+    Usage,
+    /// With [`Connection::answer_bytes`].
+    Inspect(Name),
+    /// With [`Connection::begin_exec`], then with what the command says.
+    Exec {
+        /// In which container.
+        container: Name,
+        /// What.
+        exec: Exec,
+    },
     /// Take the body ([`Connection::body`]), then answer with [`Connection::answer_bytes`]; a refusal may come first.
     Upload {
         /// What the body holds.
@@ -73,6 +90,10 @@ enum State {
     /// The answer went before the body: what still comes of it is dropped.
     Discarding(u64, Reply),
     Streaming(LogStream, Reply),
+    /// A command runs; so many bytes of a frame for its input have not been taken.
+    Executing {
+        left: usize,
+    },
     Closing,
 }
 
@@ -101,6 +122,12 @@ impl Connection {
     /// Most bytes kept of the body of an upload.
     pub const MAX_UPLOAD: usize = 32 * 1024;
 
+    /// What its peer may.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
     /// A connection of a peer with `role`.
     #[must_use]
     pub const fn new(role: Role, transport: Transport) -> Self {
@@ -124,6 +151,7 @@ impl Connection {
             | State::Asked(_)
             | State::Discarding(..)
             | State::Streaming(..)
+            | State::Executing { .. }
             | State::Closing => Self::MAX_INPUT,
         };
         most.saturating_sub(self.input.len())
@@ -178,7 +206,10 @@ impl Connection {
                         | Call::Status
                         | Call::Logs(_)
                         | Call::Command(_)
-                        | Call::History => State::Asked(reply),
+                        | Call::History
+                        | Call::Usage
+                        | Call::Inspect(_)
+                        | Call::Exec { .. } => State::Asked(reply),
                     };
                     return Some(call);
                 }
@@ -232,7 +263,8 @@ impl Connection {
                         if self.input.len() < whole {
                             return Parsed::Incomplete;
                         }
-                        match routed {
+                        let body = self.input.get(length..whole).unwrap_or_default();
+                        match routed.and_then(|call| with_body(call, body)) {
                             Ok(call) => (whole, Parsed::Call(call, reply)),
                             Err(refusal) => (whole, Parsed::Refused(refusal, reply)),
                         }
@@ -314,7 +346,11 @@ impl Connection {
                 let here = u64::try_from(self.input.len()).unwrap_or(u64::MAX);
                 !self.input_ended || here >= *left
             }
-            State::Idle | State::Discarding(..) | State::Streaming(..) | State::Closing => false,
+            State::Idle
+            | State::Discarding(..)
+            | State::Streaming(..)
+            | State::Executing { .. }
+            | State::Closing => false,
         }
     }
 
@@ -436,7 +472,11 @@ impl Connection {
     fn asked(&mut self) -> Option<Reply> {
         match &mut self.state {
             State::Asked(reply) | State::Receiving(_, reply) => Some(reply.clone()),
-            State::Idle | State::Discarding(..) | State::Streaming(..) | State::Closing => None,
+            State::Idle
+            | State::Discarding(..)
+            | State::Streaming(..)
+            | State::Executing { .. }
+            | State::Closing => None,
         }
     }
 
@@ -451,7 +491,7 @@ impl Connection {
         let Some(reply) = self.asked() else { return };
         let mut json = Vec::new();
         // Plain data in memory: it cannot fail, and an empty body would be seen if it did.
-        if serde_json::to_writer(&mut json, body).is_err() {
+        if kedge_revision::json::write(&mut json, body).is_err() {
             json.clear();
         }
         let length = json.len();
@@ -505,6 +545,15 @@ impl Connection {
         self.output.extend_from_slice(b"0\r\n\r\n");
         self.settle(reply);
     }
+}
+
+/// What a request asks for, with what only its body says.
+fn with_body(call: Call, body: &[u8]) -> Result<Call, Refusal> {
+    if let Call::Exec { container, .. } = call {
+        let exec = Exec::parse(body)?;
+        return Ok(Call::Exec { container, exec });
+    }
+    Ok(call)
 }
 
 /// What one look at the input gives.

@@ -1,7 +1,7 @@
 //! Tests of [`super::Connection`]: whole, torn, hostile, and on a line that has no beginning.
 
 use super::*;
-use crate::control::{Memory, Trial};
+use crate::control::{Memory, Said, StateStatus, Trial};
 use crate::log::{SourceId, Stream};
 use kedge_revision::Mode;
 use proptest::prelude::*;
@@ -17,6 +17,10 @@ fn status() -> Status<'static> {
         slot: "a".into(),
         secure_boot: false,
         from_memory: false,
+        state: StateStatus {
+            word: "good".into(),
+            text: "it runs what it should".into(),
+        },
         phase: "running".into(),
         boot_id: "0".into(),
         uptime_ms: 12,
@@ -60,6 +64,10 @@ fn drive(connection: &mut Connection, chunks: &[&[u8]], journal: &Journal) -> St
                     Call::Logs(query) => connection.answer_logs(&query, journal),
                     Call::Command(_) => connection.answer_done(),
                     Call::History => connection.answer_bytes(200, "application/x-ndjson", b"{}\n"),
+                    Call::Usage | Call::Inspect(_) => {
+                        connection.answer_bytes(200, "application/json", b"{}");
+                    }
+                    Call::Exec { .. } => connection.begin_exec(),
                     Call::Upload { length: 0, .. } => {
                         connection.answer_bytes(200, "text/plain", b"");
                     }
@@ -75,6 +83,7 @@ fn drive(connection: &mut Connection, chunks: &[&[u8]], journal: &Journal) -> St
                 *sum = 0;
                 continue;
             }
+            echo(connection);
             connection.pump(journal);
             let some = connection.output().len().div_ceil(2);
             out.extend_from_slice(&connection.output()[..some]);
@@ -86,6 +95,84 @@ fn drive(connection: &mut Connection, chunks: &[&[u8]], journal: &Journal) -> St
         }
     }
     String::from_utf8(out).unwrap()
+}
+
+/// A command that says what it reads, and ends with its input.
+fn echo(connection: &mut Connection) {
+    loop {
+        let room = connection.room_for_output();
+        let bytes = match connection.said() {
+            Said::Nothing => return,
+            Said::Window { rows, columns } => format!("{rows}x{columns}").into_bytes(),
+            Said::Nonsense => return connection.leave_exec(),
+            Said::End => return connection.end_exec(3, "over"),
+            Said::Input(_) if room == 0 => return,
+            Said::Input(bytes) => bytes[..bytes.len().min(room)].to_vec(),
+        };
+        connection.took_input(bytes.len());
+        connection.tell_output(Stream::Out, &bytes);
+    }
+}
+
+const EXEC: &str =
+    "POST /v1/containers/web/exec HTTP/1.1\r\ncontent-length: 21\r\n\r\n{\"arguments\":[\"cat\"]}";
+
+#[test]
+fn a_command_takes_and_gives_frames() {
+    let input = format!("{EXEC}w\0\x04\0\x18\0\x50i\0\x05helloi\0\0");
+    let (out, finished) = socket(Role::Operate, &input);
+    assert!(finished);
+    let (head, frames) = out.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n"));
+    assert_eq!(frames, "o\0\x0524x80o\0\x05hellox\0\x05\x03over");
+    // Byte by byte it is the same, but that a frame is passed on as it comes.
+    let mut connection = Connection::new(Role::Operate, Transport::Socket);
+    let torn: Vec<&[u8]> = input.as_bytes().chunks(1).collect();
+    let out = drive(&mut connection, &torn, &journal());
+    assert!(out.ends_with("o\0\x0524x80o\0\x01ho\0\x01eo\0\x01lo\0\x01lo\0\x01ox\0\x05\x03over"));
+    assert!(connection.is_finished());
+    let (out, _) = socket(Role::Operate, &EXEC.replace("cat", "ca\n"));
+    assert!(out.starts_with("HTTP/1.1 400 "), "{out}");
+    let (out, _) = socket(Role::Lock, EXEC);
+    assert!(out.starts_with("HTTP/1.1 403 "), "{out}");
+}
+
+#[test]
+fn on_a_serial_port_the_next_client_ends_a_command() {
+    let mut connection = Connection::new(Role::Operate, Transport::Serial);
+    let input = format!("\r\n{EXEC}i\0\x02hi\r\n{STATUS}");
+    let out = drive(&mut connection, &[input.as_bytes()], &journal());
+    assert!(!connection.is_executing());
+    // What came behind is looked at by whoever drives it.
+    let more = drive(&mut connection, &[b"\r\n"], &journal());
+    let all = out + &more;
+    let (_, answer) = all.split_once("o\0\x02hi").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+#[test]
+fn a_command_that_nobody_hears_or_that_hears_nobody_is_bounded() {
+    let mut connection = Connection::new(Role::Operate, Transport::Socket);
+    connection.input(EXEC.as_bytes());
+    assert!(matches!(connection.next_call(), Some(Call::Exec { .. })));
+    connection.begin_exec();
+    while connection.room_for_output() > 0 {
+        let bytes = vec![b'x'; connection.room_for_output()];
+        connection.tell_output(Stream::Err, &bytes);
+    }
+    assert!(connection.output().len() <= LOG_FILL);
+    connection.input(b"i\xff\xff");
+    while connection.wants_input() {
+        connection.input(&[7; 1000]);
+    }
+    let Said::Input(bytes) = connection.said() else {
+        panic!("there is input")
+    };
+    assert_eq!(bytes.len(), Connection::MAX_INPUT - 3);
+    connection.took_input(100);
+    assert!(connection.wants_input() && connection.is_executing());
+    connection.end_input();
+    assert!(!connection.is_executing());
 }
 
 fn socket(role: Role, input: &str) -> (String, bool) {

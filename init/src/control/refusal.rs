@@ -11,6 +11,8 @@ pub enum Refusal {
     Malformed(&'static str),
     /// The peer's role does not allow it.
     Forbidden,
+    /// Commands are run in development products, or for whoever has the role for it.
+    Production,
     /// There is no such thing: what exactly.
     NotFound(&'static str),
     /// The resource takes another method.
@@ -35,7 +37,7 @@ impl Refusal {
     pub const fn status(self) -> u16 {
         match self {
             Self::Malformed(_) => 400,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::Production => 403,
             Self::NotFound(_) => 404,
             Self::Method => 405,
             Self::Conflict(_) => 409,
@@ -52,7 +54,7 @@ impl Refusal {
     pub const fn title(self) -> &'static str {
         match self {
             Self::Malformed(_) => "Bad Request",
-            Self::Forbidden => "Forbidden",
+            Self::Forbidden | Self::Production => "Forbidden",
             Self::NotFound(_) => "Not Found",
             Self::Method => "Method Not Allowed",
             Self::Conflict(_) => "Conflict",
@@ -73,6 +75,9 @@ impl Refusal {
             | Self::Conflict(detail)
             | Self::Unavailable(detail) => detail,
             Self::Forbidden => "the role of this socket does not allow it",
+            Self::Production => {
+                "a production device runs no commands but for a container with the role exec"
+            }
             Self::Locked => "a container holds updates back",
             Self::Method => "this takes another method",
             Self::BodyTooLarge => "the body is over 4096 bytes",

@@ -2,6 +2,8 @@
 
 use super::api::{Action, Command, LogQuery, Upload};
 use super::connection::Call;
+use super::exec::Exec;
+use super::since::Since;
 use super::{Head, Method, Refusal, Role};
 use kedge_revision::ObjectId;
 
@@ -19,6 +21,7 @@ pub(super) fn route(head: &Head<'_>, role: Role) -> Result<Call, Refusal> {
         "reboot" => (Call::Command(Command::Reboot), Method::Post),
         "poweroff" => (Call::Command(Command::PowerOff), Method::Post),
         "history" => (Call::History, Method::Get),
+        "usage" => (Call::Usage, Method::Get),
         "update/offer" => (upload(head, Upload::Offer), Method::Post),
         "update/root" => (upload(head, Upload::Root), Method::Post),
         "update/rollback" => (Call::Command(Command::RollBack), Method::Post),
@@ -31,10 +34,7 @@ pub(super) fn route(head: &Head<'_>, role: Role) -> Result<Call, Refusal> {
                 let offset = value(head, "offset")?.map_or(Ok(0), number)?;
                 (upload(head, Upload::Object { id, offset }), Method::Post)
             }
-            None => (
-                Call::Command(container(other).ok_or(nothing)?),
-                Method::Post,
-            ),
+            None => container(other).ok_or(nothing)?,
         },
     };
     if head.method != method {
@@ -44,7 +44,10 @@ pub(super) fn route(head: &Head<'_>, role: Role) -> Result<Call, Refusal> {
     match (method, role) {
         (_, Role::Stick) if brings(&call) => Ok(call),
         (_, Role::Stick) => Err(Refusal::Forbidden),
-        (Method::Get, _) | (_, Role::Operate) => Ok(call),
+        (_, Role::Operate | Role::Execute) => Ok(call),
+        // A definition may say more than others should know.
+        (Method::Get, _) if matches!(call, Call::Inspect(_)) => Err(Refusal::Forbidden),
+        (Method::Get, _) => Ok(call),
         (_, Role::Lock) if locks => Ok(call),
         (_, Role::Update) if locks => Err(Refusal::Forbidden),
         (_, Role::Update) if path.starts_with("update/") || path == "reboot" => Ok(call),
@@ -114,16 +117,29 @@ fn apply(head: &Head<'_>) -> Result<Command, Refusal> {
     })
 }
 
-fn container(path: &str) -> Option<Command> {
-    let (name, verb) = path.strip_prefix("containers/")?.split_once('/')?;
+/// What is asked of a container, and how.
+fn container(path: &str) -> Option<(Call, Method)> {
+    let path = path.strip_prefix("containers/")?;
+    let Some((name, verb)) = path.split_once('/') else {
+        return Some((Call::Inspect(path.parse().ok()?), Method::Get));
+    };
+    let name = name.parse().ok()?;
     let action = match verb {
         "start" => Action::Start,
         "stop" => Action::Stop,
         "restart" => Action::Restart,
+        "exec" => {
+            // What is executed is in the body.
+            let exec = Exec::default();
+            let container = name;
+            return Some((Call::Exec { container, exec }, Method::Post));
+        }
         _ => return None,
     };
-    let name = name.parse().ok()?;
-    Some(Command::Container { name, action })
+    Some((
+        Call::Command(Command::Container { name, action }),
+        Method::Post,
+    ))
 }
 
 fn query(text: &str) -> Result<LogQuery, Refusal> {
@@ -136,7 +152,7 @@ fn query(text: &str) -> Result<LogQuery, Refusal> {
                 query.source = Some(name.map_err(|_| Refusal::Malformed("container is no name"))?);
             }
             "follow" => query.follow = value != "0",
-            "since" => query.since = Some(number(value)?),
+            "since" => query.since = Some(Since::parse(value)?),
             "limit" => {
                 let most = u32::try_from(number(value)?).unwrap_or(u32::MAX);
                 query.limit = Some(most);
@@ -220,11 +236,33 @@ mod tests {
         for path in [
             "/",
             "/v2/status",
-            "/v1/containers/web",
+            "/v1/containers/..",
             "/v1/containers/../start",
+            "/v1/containers/web/exec/1",
         ] {
             assert_eq!(ask(&format!("POST {path}"), Operate), Err(404), "{path}");
         }
+    }
+
+    #[test]
+    fn what_a_container_is_and_runs_is_the_operators() {
+        use Role::{Execute, Lock, Observe, Operate, Stick, Update};
+        let web: kedge_revision::Name = "web".parse().unwrap();
+        for role in [Operate, Execute] {
+            let inspected = ask("GET /v1/containers/web", role);
+            assert_eq!(inspected, Ok(Call::Inspect(web.clone())));
+            let asked = ask("POST /v1/containers/web/exec", role);
+            assert!(matches!(asked, Ok(Call::Exec { container, .. }) if container == web));
+            assert_eq!(ask("POST /v1/containers/web", role), Err(405));
+            assert_eq!(ask("GET /v1/containers/web/exec", role), Err(405));
+            assert!(ask("POST /v1/reboot", role).is_ok());
+        }
+        for role in [Observe, Lock, Update, Stick] {
+            assert_eq!(ask("GET /v1/containers/web", role), Err(403));
+            assert_eq!(ask("POST /v1/containers/web/exec", role), Err(403));
+        }
+        assert_eq!(ask("GET /v1/usage", Observe), Ok(Call::Usage));
+        assert_eq!(ask("GET /v1/usage", Stick), Err(403));
     }
 
     #[test]
@@ -291,10 +329,11 @@ mod tests {
             Ok(Call::Logs(LogQuery {
                 source: Some("kernel".parse().unwrap()),
                 follow: true,
-                since: Some(7),
+                since: Some(Since::Sequence(7)),
                 limit: Some(3),
             }))
         );
+        assert!(ask("since=10m&follow=1").is_ok());
         assert_eq!(ask(""), Ok(Call::Logs(LogQuery::default())));
         for bad in [
             "since=x",

@@ -1,6 +1,7 @@
 //! A log on its way to one reader: records of the ring as chunks of JSON lines.
 
 use super::api::LogQuery;
+use super::since::Since;
 use crate::log::{Journal, LogLine, Next, Position, Record, SourceId, Stream};
 
 /// A reader's output is filled up to so much; one record of 4 KiB, escaped, may go beyond once.
@@ -12,6 +13,8 @@ pub(super) struct LogStream {
     at: Position,
     source: Option<SourceId>,
     follow: bool,
+    /// What was said before, milliseconds since the boot, is left out.
+    from_ms: u64,
     /// Records of the past that are left out before the first, so that `limit` remain.
     skip: u64,
     /// Without `follow`, the end as of the beginning: a talkative container cannot keep a reader for ever.
@@ -19,20 +22,23 @@ pub(super) struct LogStream {
 }
 
 impl LogStream {
-    /// Over what a query selects; `None`: nobody of that name has talked.
+    /// Over what a query selects, whose time is settled; `None`: nobody of that name has talked.
     pub(super) fn new(query: &LogQuery, journal: &Journal) -> Option<Self> {
         let source = match &query.source {
             Some(name) => Some(journal.find(name.as_str())?),
             None => None,
         };
         let ring = journal.ring();
-        let at = query
-            .since
-            .map_or_else(|| ring.oldest(), |since| ring.seek(since));
+        let (at, from_ms) = match query.since {
+            Some(Since::Sequence(number)) => (ring.seek(number), 0),
+            Some(Since::Boot(ms)) => (ring.oldest(), ms),
+            None | Some(Since::Ago(_) | Since::Unix(_)) => (ring.oldest(), 0),
+        };
         let mut stream = Self {
             at,
             source,
             follow: query.follow,
+            from_ms,
             skip: 0,
             end: ring.newest().sequence(),
         };
@@ -49,7 +55,10 @@ impl LogStream {
 
     fn selects(&self, next: &Next<'_>) -> bool {
         match next {
-            Next::Record(record) => self.source.is_none_or(|source| source == record.source),
+            Next::Record(record) => {
+                record.time_ms >= self.from_ms
+                    && self.source.is_none_or(|source| source == record.source)
+            }
             Next::Lost(_) => true,
         }
     }
@@ -102,7 +111,7 @@ fn append(output: &mut Vec<u8>, record: &Record<'_>, source: &str) {
     };
     let mut json = Vec::with_capacity(text.len().saturating_add(96));
     // Writing plain data to memory cannot fail; an unfinished line must not go out in any case.
-    if serde_json::to_writer(&mut json, &line).is_ok() {
+    if kedge_revision::json::write(&mut json, &line).is_ok() {
         json.push(b'\n');
         output.extend_from_slice(format!("{:x}\r\n", json.len()).as_bytes());
         output.append(&mut json);

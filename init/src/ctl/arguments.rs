@@ -1,8 +1,9 @@
 //! The command line of `ctl`. Pure.
 
-use crate::control::{Action, SOCKET};
+use crate::control::{Action, Exec, SOCKET};
 use core::fmt;
 use kedge_revision::Name;
+use kedge_revision::container::User;
 use lexopt::{Arg, Parser, ValueExt};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,7 +15,14 @@ Ask the device's PID 1, or tell it.
 usage: ctl [--socket PATH] COMMAND
 
   status [--json]                       what runs, and what is missing
-  logs [-f] [--since SEQ] [-n N] [NAME] what a container, `kernel` or `kedge` said
+  logs [-f] [--since WHEN] [-n N] [NAME]
+                                        what a container, `kernel` or `kedge` said; from
+                                        10m ago, 2026-11-30T16:50:00Z or a number on
+  inspect [--json] NAME                 what a container is
+  top [--json]                          what containers use and have used
+  exec [-i] [-t] [--user UID[:GID]] [--workdir DIR] [--env NAME=VALUE] NAME COMMAND...
+                                        run a command in a container; -i gives it input,
+                                        -t a terminal. The exit code is its own
   start NAME                            start a container
   stop NAME                             stop it until it is started or the device boots
   restart NAME                          stop and start it
@@ -47,16 +55,21 @@ pub enum Ask {
         json: bool,
     },
     /// Print logs.
-    Logs {
-        /// Of whom; all if absent.
-        source: Option<Name>,
-        /// Go on with what comes.
-        follow: bool,
-        /// From this sequence number on.
-        since: Option<u64>,
-        /// Only so many of what is there, the last.
-        limit: Option<u64>,
+    Logs(Logs),
+    /// Print what a container is.
+    Inspect {
+        /// Which.
+        container: Name,
+        /// As it came.
+        json: bool,
     },
+    /// Print what containers use.
+    Top {
+        /// As it came.
+        json: bool,
+    },
+    /// Run a command in a container.
+    Exec(Executed),
     /// Do something with a container.
     Container {
         /// Which.
@@ -79,6 +92,49 @@ pub enum Ask {
     PowerOff,
 }
 
+/// Which logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logs {
+    /// Of whom; all if absent.
+    pub source: Option<Name>,
+    /// Go on with what comes.
+    pub follow: bool,
+    /// From then on, as the device understands it.
+    pub since: Option<String>,
+    /// Only so many of what is there, the last.
+    pub limit: Option<u64>,
+}
+
+impl Logs {
+    /// What is asked for.
+    pub(super) fn path(&self) -> String {
+        let mut path = format!("/v1/logs?follow={}", u8::from(self.follow));
+        if let Some(source) = &self.source {
+            path.push_str("&container=");
+            path.push_str(source.as_str());
+        }
+        if let Some(since) = &self.since {
+            path.push_str("&since=");
+            path.push_str(since);
+        }
+        if let Some(limit) = self.limit {
+            path.push_str(&format!("&limit={limit}"));
+        }
+        path
+    }
+}
+
+/// What is executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executed {
+    /// In which container.
+    pub container: Name,
+    /// What; without the size of its terminal.
+    pub exec: Exec,
+    /// Whether it gets a terminal.
+    pub has_terminal: bool,
+}
+
 /// A command line that cannot be understood.
 #[derive(Debug)]
 pub enum UsageError {
@@ -94,6 +150,12 @@ pub enum UsageError {
     Name(OsString),
     /// The command needs a file.
     NeedsFile,
+    /// A command that is to be executed needs a container and a program.
+    NeedsProgram,
+    /// Not a user.
+    User(String),
+    /// No text.
+    Text(OsString),
     /// The command takes nothing behind it.
     TooMuch,
 }
@@ -106,6 +168,9 @@ impl fmt::Display for UsageError {
             Self::Command(text) => write!(f, "no such command: {text}"),
             Self::NeedsName => f.write_str("the command needs the name of a container"),
             Self::Name(text) => write!(f, "{text:?} is no name of a container"),
+            Self::NeedsProgram => f.write_str("exec needs a container and a program"),
+            Self::User(text) => write!(f, "{text} is no UID and no UID:GID, as 1000:1000"),
+            Self::Text(text) => write!(f, "{text:?} is no text"),
             Self::NeedsFile => f.write_str("the command needs a file"),
             Self::TooMuch => f.write_str("the command takes nothing behind it"),
         }
@@ -126,8 +191,10 @@ struct Words {
     socket: Option<PathBuf>,
     json: bool,
     follow: bool,
-    since: Option<u64>,
+    since: Option<String>,
     limit: Option<u64>,
+    has_terminal: bool,
+    exec: Exec,
     help: bool,
     command: Option<String>,
     /// What stands behind the command: a name or a file.
@@ -156,14 +223,30 @@ impl Words {
                 Arg::Long("socket") => words.socket = Some(parser.value()?.into()),
                 Arg::Long("json") => words.json = true,
                 Arg::Long("follow") | Arg::Short('f') => words.follow = true,
-                Arg::Long("since") => words.since = Some(parser.value()?.parse()?),
+                Arg::Long("since") => words.since = Some(parser.value()?.string()?),
+                Arg::Short('i') => words.exec.input = true,
+                Arg::Short('t') => words.has_terminal = true,
+                Arg::Long("user") => words.exec.user = Some(user(parser.value()?.string()?)?),
+                Arg::Long("workdir") => {
+                    words.exec.working_directory = Some(parser.value()?.string()?);
+                }
+                Arg::Long("env") => words.exec.environment.push(parser.value()?.string()?),
                 Arg::Long("limit") | Arg::Short('n') => {
                     words.limit = Some(parser.value()?.parse()?);
                 }
                 Arg::Value(text) if words.command.is_none() => {
                     words.command = Some(text.string()?);
                 }
-                Arg::Value(text) if words.operand.is_none() => words.operand = Some(text),
+                Arg::Value(text) if words.operand.is_none() => {
+                    words.operand = Some(text);
+                    if words.command.as_deref() == Some("exec") {
+                        // The rest is the command's own, options too.
+                        for argument in parser.raw_args()? {
+                            let text = argument.into_string().map_err(UsageError::Text)?;
+                            words.exec.arguments.push(text);
+                        }
+                    }
+                }
                 Arg::Value(_) | Arg::Long(_) | Arg::Short(_) => {
                     return Err(argument.unexpected().into());
                 }
@@ -181,19 +264,32 @@ impl Words {
             let name = self.name()?.ok_or(UsageError::NeedsName)?;
             Ok(Ask::Container { name, action })
         };
-        let takes = ["logs", "start", "stop", "restart", "apply"];
+        let takes = [
+            "logs", "start", "stop", "restart", "apply", "inspect", "exec",
+        ];
         if self.operand.is_some() && !takes.contains(&command) {
             return Err(UsageError::TooMuch);
         }
         match command {
             "help" => Ok(Ask::Help),
             "status" => Ok(Ask::Status { json: self.json }),
-            "logs" => Ok(Ask::Logs {
+            "logs" => Ok(Ask::Logs(Logs {
                 source: self.name()?,
                 follow: self.follow,
-                since: self.since,
+                since: self.since.clone(),
                 limit: self.limit,
+            })),
+            "inspect" => Ok(Ask::Inspect {
+                container: self.name()?.ok_or(UsageError::NeedsName)?,
+                json: self.json,
             }),
+            "top" => Ok(Ask::Top { json: self.json }),
+            "exec" if self.exec.arguments.is_empty() => Err(UsageError::NeedsProgram),
+            "exec" => Ok(Ask::Exec(Executed {
+                container: self.name()?.ok_or(UsageError::NeedsProgram)?,
+                exec: self.exec.clone(),
+                has_terminal: self.has_terminal,
+            })),
             "apply" => Ok(Ask::Apply {
                 file: self.operand.clone().ok_or(UsageError::NeedsFile)?.into(),
             }),
@@ -217,6 +313,19 @@ impl Words {
     }
 }
 
+/// `UID` or `UID:GID`; names are known to images alone, and nothing here reads those.
+fn user(text: String) -> Result<User, UsageError> {
+    let (uid, gid) = text.split_once(':').unwrap_or((&text, "0"));
+    match (uid.parse(), gid.parse()) {
+        (Ok(uid), Ok(gid)) => Ok(User {
+            uid,
+            gid,
+            groups: Vec::new(),
+        }),
+        _ => Err(UsageError::User(text)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,15 +338,11 @@ mod tests {
     fn what_is_understood() {
         let arguments = parse("logs -f web --since 7 -n 3 --socket /tmp/x").unwrap();
         assert_eq!(arguments.socket, PathBuf::from("/tmp/x"));
-        assert_eq!(
-            arguments.ask,
-            Ask::Logs {
-                source: Some("web".parse().unwrap()),
-                follow: true,
-                since: Some(7),
-                limit: Some(3),
-            }
-        );
+        let Ask::Logs(logs) = arguments.ask else {
+            panic!("logs are asked for")
+        };
+        let path = "/v1/logs?follow=1&container=web&since=7&limit=3";
+        assert_eq!(logs.path(), path);
         let arguments = parse("status --json").unwrap();
         assert_eq!(arguments.socket, PathBuf::from(SOCKET));
         assert_eq!(arguments.ask, Ask::Status { json: true });
@@ -246,6 +351,27 @@ mod tests {
         let arguments = parse("apply /media/x.kedge").unwrap();
         assert_eq!(arguments.ask, Ask::Apply { file });
         assert_eq!(parse("history").unwrap().ask, Ask::History);
+        assert_eq!(parse("top").unwrap().ask, Ask::Top { json: false });
+    }
+
+    #[test]
+    fn what_is_executed_has_options_of_its_own() {
+        let line = "exec -it --user 1000:7 --workdir /srv --env A=b web ls -l --user x -- -t";
+        let Ask::Exec(executed) = parse(line).unwrap().ask else {
+            panic!("it is executed")
+        };
+        assert_eq!(executed.container.as_str(), "web");
+        assert!(executed.has_terminal && executed.exec.input);
+        let arguments = ["ls", "-l", "--user", "x", "--", "-t"];
+        assert_eq!(executed.exec.arguments, arguments);
+        assert_eq!(executed.exec.environment, ["A=b"]);
+        assert_eq!(executed.exec.working_directory.as_deref(), Some("/srv"));
+        let user = User {
+            uid: 1000,
+            gid: 7,
+            groups: Vec::new(),
+        };
+        assert_eq!(executed.exec.user, Some(user));
     }
 
     #[test]
@@ -255,7 +381,13 @@ mod tests {
             "fly",
             "start",
             "start A/b",
-            "logs --since x",
+            "logs --since",
+            "exec",
+            "exec web",
+            "exec --user root web id",
+            "exec --user 70000 web id",
+            "inspect",
+            "top web",
             "status a b",
             "status a",
             "apply",

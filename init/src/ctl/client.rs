@@ -112,6 +112,13 @@ impl Client<UnixStream> {
     }
 }
 
+impl<S> Client<S> {
+    /// What it speaks over; what was read of it beyond the last answer is gone.
+    pub(super) fn into_stream(self) -> S {
+        self.stream.into_inner()
+    }
+}
+
 impl<S: Read + Write> Client<S> {
     /// Over a stream that is connected.
     pub fn new(stream: S) -> Self {
@@ -145,12 +152,40 @@ impl<S: Read + Write> Client<S> {
         body: Option<&Body<'_>>,
         sink: &mut Sink<'_>,
     ) -> Result<(), ClientError> {
-        self.requests = self.requests.wrapping_add(1);
-        let id = format!("ctl-{}-{}", std::process::id(), self.requests);
         let ranges = body.map_or([(0, 0); 2], |body| body.ranges);
         let length = ranges
             .iter()
             .fold(0_u64, |sum, (_, length)| sum.saturating_add(*length));
+        let id = self.begin(method, path, length)?;
+        if let Some(body) = body {
+            self.send(body)?;
+        }
+        let answer = self.answer(&id)?;
+        if (200..300).contains(&answer.status) {
+            return self.body(&answer, sink);
+        }
+        Err(self.refused(&answer)?)
+    }
+
+    /// Asks for the connection to be used otherwise from now on. What has come of that already is returned.
+    pub(super) fn upgrade(&mut self, path: &str, body: &[u8]) -> Result<Vec<u8>, ClientError> {
+        let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        let id = self.begin("POST", path, length)?;
+        self.stream
+            .get_mut()
+            .write_all(body)
+            .map_err(ClientError::Connection)?;
+        let answer = self.answer(&id)?;
+        if answer.status != 101 {
+            return Err(self.refused(&answer)?);
+        }
+        Ok(self.stream.buffer().to_vec())
+    }
+
+    /// Sends the head of a request, and returns its id.
+    fn begin(&mut self, method: &str, path: &str, length: u64) -> Result<String, ClientError> {
+        self.requests = self.requests.wrapping_add(1);
+        let id = format!("ctl-{}-{}", std::process::id(), self.requests);
         // The empty line ends whatever an earlier client left unfinished on a serial port.
         let request = format!(
             "\r\n{method} {path} HTTP/1.1\r\nhost: kedge\r\nx-request-id: {id}\r\ncontent-length: {length}\r\n\r\n"
@@ -159,20 +194,18 @@ impl<S: Read + Write> Client<S> {
             .get_mut()
             .write_all(request.as_bytes())
             .map_err(ClientError::Connection)?;
-        if let Some(body) = body {
-            self.send(body)?;
-        }
-        let answer = self.answer(&id)?;
-        if (200..300).contains(&answer.status) {
-            return self.body(&answer, sink);
-        }
+        Ok(id)
+    }
+
+    /// Why an answer is not a good one.
+    fn refused(&mut self, answer: &Answer) -> Result<ClientError, ClientError> {
         let mut body = Vec::new();
-        self.body(&answer, &mut |part| {
+        self.body(answer, &mut |part| {
             body.extend_from_slice(part);
             Ok(())
         })?;
         let problem = kedge_revision::json::read::<Problem<'_>>(&body);
-        Err(ClientError::Refused {
+        Ok(ClientError::Refused {
             status: answer.status,
             detail: problem.map_or_else(|_| "refused".to_owned(), |p| p.detail.into_owned()),
         })
@@ -311,8 +344,17 @@ mod tests {
             while let Some(call) = self.connection.next_call() {
                 match call {
                     Call::Logs(query) => self.connection.answer_logs(&query, &self.journal),
-                    Call::Status | Call::Command(_) | Call::History | Call::Upload { .. } => {
-                        self.connection.answer_done();
+                    Call::Status
+                    | Call::Command(_)
+                    | Call::History
+                    | Call::Usage
+                    | Call::Inspect(_)
+                    | Call::Upload { .. } => self.connection.answer_done(),
+                    Call::Exec { exec, .. } => {
+                        self.connection.begin_exec();
+                        let said = exec.arguments.join(" ");
+                        self.connection.tell_output(Stream::Out, said.as_bytes());
+                        self.connection.end_exec(7, "");
                     }
                 }
             }
@@ -368,6 +410,28 @@ mod tests {
             })
             .unwrap();
         assert_eq!(lines, 300);
+    }
+
+    #[test]
+    fn a_connection_is_used_otherwise() {
+        let mut client = device(Role::Operate, "HTTP/1.1 204 No Content\r\n\r\n");
+        let body = br#"{"arguments":["say","this"]}"#;
+        let mut got = client.upgrade("/v1/containers/web/exec", body).unwrap();
+        let mut stream = client.into_stream();
+        // As much as comes: the stream never ends.
+        while got.len() < 15 {
+            let mut more = [0; 8];
+            let count = stream.read(&mut more).unwrap();
+            assert!(count > 0);
+            got.extend_from_slice(&more[..count]);
+        }
+        assert_eq!(got, b"o\0\x08say thisx\0\x01\x07");
+        let mut client = device(Role::Operate, "");
+        let error = client.upgrade("/v1/containers/web/exec", b"{}");
+        assert!(matches!(
+            error,
+            Err(ClientError::Refused { status: 400, .. })
+        ));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::helpers::{AGENT, DISK};
 use super::{Driver, now_ms};
 use crate::boot;
 use crate::boot::Side;
+use crate::condition;
 use crate::control::{AGENT_SOCKET, Role};
 use crate::driver::clients::Listener;
 use crate::error::Error;
@@ -37,6 +38,10 @@ pub(crate) struct Agent {
     listener: Option<Listener>,
     /// Whether a hub answers.
     hub: bool,
+    /// None has answered for over an hour, after one had.
+    lost: bool,
+    /// A hub has taken the device in, in this boot or before.
+    taken_in: bool,
     /// What the agent was told of last, and when.
     told: u64,
     told_at: u64,
@@ -86,6 +91,28 @@ impl Agent {
         self.listener.as_ref()
     }
 
+    /// Whether a hub answers, by the agent's word.
+    const fn told_of_hub(&mut self, answered: bool) {
+        self.hub = answered;
+        self.lost = !answered;
+        self.taken_in |= answered;
+    }
+
+    /// Where the device stands with its hub.
+    pub(super) const fn stands(&self) -> condition::Hub {
+        if self.listener.is_none() {
+            condition::Hub::Unasked
+        } else if self.hub {
+            condition::Hub::Answers
+        } else if self.lost {
+            condition::Hub::Lost
+        } else if self.taken_in {
+            condition::Hub::Awaited
+        } else {
+            condition::Hub::Enrolling
+        }
+    }
+
     /// What is kept with a trial that begins.
     pub(crate) const fn hub(&self) -> Hub {
         if self.hub { Hub::Answered } else { Hub::Silent }
@@ -100,7 +127,8 @@ impl Driver {
             Err(error) => self.say(Stream::Warning, &format!("provisioning: {error}")),
         }
         self.keep_provision();
-        if self.hubs().is_empty() && !has_hub() {
+        self.agent.taken_in = has_hub();
+        if self.hubs().is_empty() && !self.agent.taken_in {
             return false;
         }
         let made = agent_listener().and_then(|listener| {
@@ -140,7 +168,7 @@ impl Driver {
     }
 
     /// Hubs of the provisioning, then those of the revision.
-    fn hubs(&self) -> Vec<String> {
+    pub(super) fn hubs(&self) -> Vec<String> {
         let provision = self.agent.provision.as_deref();
         let provision = provision.and_then(|text| Provision::parse(text.as_bytes()).ok());
         let mut hubs = provision.map_or_else(Vec::new, |provision| provision.hubs);
@@ -211,7 +239,7 @@ impl Driver {
             }
             Ok(Report::Hub { answered }) => {
                 let first = answered && !self.agent.hub;
-                self.agent.hub = answered;
+                self.agent.told_of_hub(answered);
                 if first {
                     self.send(DISK, disk::Request::Provisioned.encode());
                 }
@@ -353,6 +381,30 @@ fn agent_listener() -> Result<Listener, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_a_device_stands_with_its_hub() {
+        use condition::Hub;
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("control.sock");
+        let mut agent = Agent {
+            taken_in: true,
+            ..Agent::default()
+        };
+        assert_eq!(agent.stands(), Hub::Unasked, "there is no agent");
+        agent.listener = Some(Listener::bind(&path, Role::Update, 0o600).unwrap());
+        assert_eq!(agent.stands(), Hub::Awaited);
+        agent.taken_in = false;
+        assert_eq!(agent.stands(), Hub::Enrolling);
+        agent.told_of_hub(true);
+        assert_eq!(agent.stands(), Hub::Answers);
+        agent.told_of_hub(false);
+        assert_eq!(agent.stands(), Hub::Lost);
+        agent.told_of_hub(true);
+        // Its process has ended: nothing was lost, and nobody is taken in anew.
+        agent.hub = false;
+        assert_eq!(agent.stands(), Hub::Awaited);
+    }
 
     #[test]
     fn lines_beyond_the_allowance_are_counted_and_not_said() {

@@ -119,7 +119,9 @@ impl Clients {
     fn free_slot(&mut self, by: u16, role: Role) -> Option<u16> {
         let others = |taken: usize| match role {
             Role::Update => taken < MAX_CONNECTIONS.saturating_add(AGENT_CONNECTIONS),
-            Role::Observe | Role::Lock | Role::Stick | Role::Operate => taken < MAX_CONNECTIONS,
+            Role::Observe | Role::Lock | Role::Stick | Role::Operate | Role::Execute => {
+                taken < MAX_CONNECTIONS
+            }
         };
         let taken = self.slots.iter().flatten().count();
         let own = self.slots.iter().flatten();
@@ -300,6 +302,10 @@ impl Client {
                     return;
                 }
             }
+        }
+        // What fills the connection is the old client's, and nobody would ever take it.
+        if hung_up && is_port && !anything {
+            self.ended(is_port, true);
         }
     }
 

@@ -33,6 +33,8 @@ pub(super) fn event(driver: &mut Driver, token: Token, ready: Ready) {
         }
         Token::Kernel => driver.kernel_log(),
         Token::Devices => driver.devices_told(),
+        Token::Uevents => driver.uevents_told(),
+        Token::Look => driver.look_says(),
         Token::Listener(index) => driver.accept(index),
         Token::Ended(index) => driver.container_ended(index),
         Token::Report(index) => driver.reported(index),
@@ -45,6 +47,8 @@ pub(super) fn event(driver: &mut Driver, token: Token, ready: Ready) {
         }
         Token::Notify(index) => driver.notified(index),
         Token::Check(index) => driver.check_ended(index),
+        // The turn that follows sees to all of them.
+        Token::Commands => {}
         Token::Client(index) => driver.serve_client(ClientId::Slot(index), ready),
         Token::Port => driver.serve_client(ClientId::Port, ready),
         Token::Helper(index) => driver.helper_says(index),
@@ -93,7 +97,7 @@ impl Driver {
                 self.check_ended(index);
             } else if let Some(index) = self.helpers.find(pid) {
                 self.helper_ended(index);
-            } else {
+            } else if !self.commands.reap(pid) {
                 reap(pid).ok();
             }
         }
@@ -209,6 +213,7 @@ impl Driver {
         if let Some(report) = report {
             self.poller.forget(&report);
         }
+        self.detach_from_pool(running.pid);
         if let Some(unit) = self.units.get(id.index()) {
             let now = now_ms();
             self.update.locks.step(&unit.name, Lock::Ended, now);
@@ -309,6 +314,7 @@ impl Driver {
             &self.boot,
             &self.machine,
             &self.update,
+            self.state_status(),
             &self.network.ports,
             self.helpers.processes(),
             now_ms(),
@@ -331,7 +337,13 @@ impl Driver {
                 self.upload_begins(client, what, length);
                 self.upload_pump();
             }
-            Call::Logs(query) => {
+            Call::Usage => self.tell_usage(client),
+            Call::Inspect(name) => self.tell_container(client, &name),
+            Call::Exec { container, exec } => self.execute(client, &container, &exec),
+            Call::Logs(mut query) => {
+                let unix = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+                let unix = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+                query.since = query.since.map(|since| since.settle(now_ms(), unix));
                 let journal = &self.journal;
                 self.clients
                     .connection(client)?
@@ -421,7 +433,7 @@ fn applied_answer(applied: Result<&'static str, Refused>) -> (u16, &'static str,
                 detail: why.into(),
             };
             // Plain data in memory: it cannot fail.
-            let body = serde_json::to_vec(&problem).unwrap_or_default();
+            let body = kedge_revision::json::bytes(&problem);
             (conflict.status(), "application/problem+json", body)
         }
     }

@@ -13,7 +13,7 @@ use kedge_sys::process::send_signal;
 use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
 use kedge_sys::rustix::process::{Pid, Signal};
 use kedge_sys::timer;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// Index of the disk helper in [`Helpers`].
@@ -55,6 +55,8 @@ pub(crate) struct Helpers {
     discards: u32,
     /// Growing is asked for once a boot.
     grow_asked: bool,
+    /// The data partition grows.
+    pub(crate) growing: bool,
     /// What the watchdog is fed by, beside the loop itself: probes of the store are the disk helper's.
     pub(crate) progress: Progress,
     /// The probe that the judge waits for.
@@ -73,6 +75,7 @@ impl Default for Helpers {
             closing: false,
             discards: 0,
             grow_asked: false,
+            growing: false,
             progress: Progress::default(),
             judged: None,
         }
@@ -289,6 +292,10 @@ impl Driver {
     }
 
     pub(super) fn send(&mut self, index: u16, frame: Vec<u8>) {
+        self.send_with(index, frame, None);
+    }
+
+    pub(super) fn send_with(&mut self, index: u16, frame: Vec<u8>, descriptor: Option<OwnedFd>) {
         if index == STAGE {
             self.helpers.staged_at = now_ms();
         }
@@ -301,7 +308,7 @@ impl Driver {
         };
         // A full queue is the helper's slowness, counted by the link; a broken one ends the helper,
         // which its pidfd tells.
-        running.link.send(frame).ok();
+        running.link.send_with(frame, descriptor).ok();
         running.link.flush().ok();
     }
 
@@ -465,13 +472,9 @@ impl Driver {
                 self.forget_evidence();
             }
             Ok(Report::History { token, more, bytes }) => self.history_told(token, more, bytes),
-            Ok(
-                Report::Logs { .. }
-                | Report::Grown { .. }
-                | Report::GrowFailed(_)
-                | Report::Synced { .. },
-            )
-            | Err(_) => {}
+            Ok(Report::Growing) => self.helpers.growing = true,
+            Ok(Report::Grown { .. } | Report::GrowFailed(_)) => self.helpers.growing = false,
+            Ok(Report::Logs { .. } | Report::Synced { .. }) | Err(_) => {}
         }
     }
 
@@ -548,12 +551,12 @@ impl Driver {
         }
         if index == DISK {
             self.helpers.progress.helper(false, now);
+            self.helpers.growing = false;
             self.history.restarted();
         }
         self.poller.forget(&running.link);
         self.poller.forget(&running.child.pidfd);
-        let status =
-            kedge_sys::process::try_wait_pidfd(std::os::fd::AsFd::as_fd(&running.child.pidfd));
+        let status = kedge_sys::process::try_wait_pidfd(running.child.pidfd.as_fd());
         if index == STAGE {
             let idle = !self.update.is_busy() && self.upload.is_none();
             if idle && matches!(&status, Ok(Some(status)) if status.success()) {

@@ -48,7 +48,7 @@ impl Driver {
                     detail: detail.into(),
                 };
                 // Plain data in memory: it cannot fail.
-                let body = serde_json::to_vec(&problem).unwrap_or_default();
+                let body = kedge_revision::json::bytes(&problem);
                 connection.answer_bytes(refusal.status(), "application/problem+json", &body);
             }
         }

@@ -4,14 +4,22 @@ use super::Driver;
 use super::helpers::NET;
 use super::said::net_says;
 use crate::boot::Side;
+use crate::condition::Reach;
 use crate::control::PortStatus;
+use crate::helpers::net::pools::{Attach, Pools, detach};
 use crate::helpers::net::{self, Standing};
 use crate::judge::Input;
 use crate::log::Stream;
-use kedge_revision::configuration::{NetworkConfiguration, Ports};
+use kedge_revision::configuration::NetworkConfiguration;
+use kedge_revision::pool::hosts;
+use kedge_revision::{Content, Name};
+use kedge_sys::rustix::process::Pid;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
-/// Most ports of which PID 1 keeps how they stand: as many as a configuration may list.
-const MOST_PORTS: usize = 32;
+/// Most ports of which PID 1 keeps how they stand: as many as a configuration may list, and containers' networks.
+const MOST_PORTS: usize = 33;
 
 /// What PID 1 knows of the device's network.
 #[derive(Debug, Default)]
@@ -23,8 +31,12 @@ pub(crate) struct Network {
     coming: Vec<PortStatus>,
     /// How many configurations the helper was given.
     asked: u32,
+    /// Whether the last of them lists interfaces.
+    listed: bool,
     /// A trial is judged that has another network than what was before.
     judged: bool,
+    /// A trial is judged that has other networks of containers' own, or published ports; or another network.
+    pools_judged: bool,
 }
 
 impl Network {
@@ -37,6 +49,46 @@ impl Network {
     /// Whether the device can be reached by what `wanted` says of its network, as far as it can be seen from inside; `None`:
     /// nothing is plugged in, or nothing is wanted, so that nothing can be said.
     fn stands(&self, wanted: &NetworkConfiguration) -> Option<bool> {
+        self.stands_if(!wanted.interfaces.is_empty())
+    }
+
+    /// Whether something of containers' networks was refused.
+    fn pools_fail(&self) -> bool {
+        self.ports.iter().any(|port| port.name == net::POOLS)
+    }
+
+    /// What a trial is told, if it is judged by something of this.
+    fn judged(&self, wanted: &NetworkConfiguration) -> Option<Input> {
+        let stands = if self.pools_judged && self.pools_fail() {
+            Some(false)
+        } else if self.judged {
+            self.stands(wanted)
+        } else {
+            None
+        };
+        (self.judged || self.pools_judged).then_some(Input::Network { stands })
+    }
+
+    /// How others can reach the device, by what the helper was told last.
+    pub(super) fn reach(&self) -> Reach {
+        match self.stands_if(self.listed) {
+            Some(true) => Reach::Up,
+            Some(false) => Reach::NoAddress,
+            None => Reach::Unplugged,
+        }
+    }
+
+    /// Addresses under which others may reach the device, without prefix lengths.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = &str> {
+        let linked = self
+            .ports
+            .iter()
+            .filter(|port| port.link && port.name != "lo");
+        let addresses = linked.flat_map(|port| &port.addresses);
+        addresses.map(|address| address.split('/').next().unwrap_or_default())
+    }
+
+    fn stands_if(&self, listed: bool) -> Option<bool> {
         if self.number != self.asked {
             return Some(false);
         }
@@ -49,10 +101,9 @@ impl Network {
         if linked().next().is_some() {
             return Some(false);
         }
-        let none_wanted =
-            wanted.interfaces.is_empty() && (wanted.ports == Ports::Off || self.ports.is_empty());
         // Where interfaces are listed, none of them may be there at all.
-        (self.ports.is_empty() && !none_wanted).then_some(false)
+        let is_none = self.ports.iter().all(|port| port.name == net::POOLS);
+        (is_none && listed).then_some(false)
     }
 }
 
@@ -73,10 +124,60 @@ impl Driver {
     /// Tells the net helper what is to be.
     pub(super) fn configure_network(&mut self) {
         self.network.asked = self.network.asked.wrapping_add(1);
-        match net::configure(self.network.asked, &self.wanted_network()) {
+        let wanted = self.wanted_network();
+        self.network.listed = !wanted.interfaces.is_empty();
+        match net::configure(self.network.asked, &wanted) {
             Some(frame) => self.send(NET, frame),
             None => self.say(Stream::Error, "network: the configuration is too large"),
         }
+        self.tell_pools();
+    }
+
+    /// Tells the net helper of networks of containers' own, and of the containers that are in them: one that starts again finds
+    /// interfaces where its predecessor has put them.
+    fn tell_pools(&mut self) {
+        let content = self.boot.content.as_ref();
+        if let Some(content) = content {
+            for pool in content.configuration.networks.keys() {
+                // Those who are in it have the file; it is made when the first of them starts.
+                if hosts_file(pool).exists()
+                    && let Err(error) = write_hosts(content, pool)
+                {
+                    let text = format!("names of the network {pool} cannot be written: {error}");
+                    self.say(Stream::Error, &text);
+                    break;
+                }
+            }
+        }
+        let content = self.boot.content.as_ref();
+        let pools = content.map(Pools::of).unwrap_or_default();
+        self.send(NET, pools.encode());
+        for index in 0..self.units.len() {
+            self.attach_to_pool(index);
+        }
+    }
+
+    /// Hands the network namespace of a container in a pool to the net helper. Where there is none now, or it is slow,
+    /// it is told of all when it has started.
+    pub(super) fn attach_to_pool(&mut self, index: usize) {
+        let Some(unit) = self.units.get(index) else {
+            return;
+        };
+        let (Some(place), Some(running)) = (unit.definition.network.place(), &unit.running) else {
+            return;
+        };
+        let pid = running.pid.as_raw_nonzero().get();
+        // Not yet reaped, so that the number is its own. One that has ended has no namespaces any more.
+        let Ok(namespace) = File::open(format!("/proc/{pid}/ns/net")) else {
+            return;
+        };
+        let frame = Attach::new(pid.unsigned_abs(), place).encode();
+        self.send_with(NET, frame, Some(namespace.into()));
+    }
+
+    /// Tells the net helper that a container has ended, in a pool or not: its definition may be another by now.
+    pub(super) fn detach_from_pool(&mut self, pid: Pid) {
+        self.send(NET, detach(pid.as_raw_nonzero().get().unsigned_abs()));
     }
 
     /// What the net helper says; what of it is worth telling a person.
@@ -97,26 +198,56 @@ impl Driver {
 
     /// A trial is about to be judged: its network is judged with it if it is another one.
     pub(super) fn judge_network(&mut self) {
-        self.network.judged = self.on_trial() && !self.same_network();
+        let is_trial = self.on_trial();
+        self.network.judged = is_trial && !self.same_network();
+        let pools = self.boot.content.as_ref().map(Pools::of);
+        let same = |before: &Side| pools.as_ref() == Some(&Pools::of(&before.content));
+        self.network.pools_judged = self.network.judged || is_trial && !self.is_before(&same);
         self.network_changed();
     }
 
     fn network_changed(&mut self) {
-        if self.network.judged {
-            let stands = self.network.stands(&self.wanted_network());
-            self.ask_judge(Input::Network { stands });
+        if let Some(input) = self.network.judged(&self.wanted_network()) {
+            self.ask_judge(input);
         }
     }
 
-    /// Whether what runs has the network of what was, or is, committed.
+    /// Whether what runs has the network of what was, or is, committed, and the same networks of containers' own: one of those
+    /// may be in the way of the device's.
     pub(super) fn same_network(&self) -> bool {
         let wanted = self.wanted_network();
-        let same = |before: &Side| before.network() == wanted;
+        let content = self.boot.content.as_ref();
+        let same = |before: &Side, content: &Content| {
+            before.content.configuration.networks == content.configuration.networks
+        };
+        self.is_before(&|before| {
+            // In repair mode nothing runs.
+            before.network() == wanted && content.is_none_or(|content| same(before, content))
+        })
+    }
+
+    /// Whether this holds of what was, or is, committed.
+    fn is_before(&self, holds: &dyn Fn(&Side) -> bool) -> bool {
         match &self.update.before {
-            Some(before) => same(before),
-            None => self.committed().is_some_and(|before| same(&before)),
+            Some(before) => holds(before),
+            None => self.committed().is_some_and(|before| holds(&before)),
         }
     }
+}
+
+/// Where the containers of a pool find one another's names.
+pub(super) fn hosts_file(pool: &Name) -> PathBuf {
+    Path::new("/run/kedge/hosts").join(pool.as_str())
+}
+
+/// Writes it, in place: containers have the file itself mounted.
+pub(super) fn write_hosts(content: &Content, pool: &Name) -> std::io::Result<()> {
+    let path = hosts_file(pool);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut file = File::create(&path)?;
+    file.write_all(hosts(content, pool).as_bytes())
 }
 
 #[cfg(test)]
@@ -164,9 +295,47 @@ mod tests {
         ] {
             assert_eq!(ports.stands(wanted), stands, "{ports:?} {wanted:?}");
         }
+        // As the console and the LED have it.
+        let mut shown = network(&[("lo", true, &["127.0.0.1/8"]), ("eth0", true, address)]);
+        assert_eq!(shown.reach(), Reach::Up);
+        assert_eq!(shown.addresses().collect::<Vec<_>>(), ["10.0.2.15"]);
+        shown.forget();
+        assert_eq!(shown.reach(), Reach::Unplugged);
+        shown.listed = true;
+        assert_eq!(shown.reach(), Reach::NoAddress);
+        // What is refused of containers' networks is no port.
+        shown.ports = network(&[(net::POOLS, false, &[])]).ports;
+        assert_eq!(shown.reach(), Reach::NoAddress);
+        shown.listed = false;
+        assert_eq!(shown.reach(), Reach::Unplugged);
         // What is said is about what was before.
         let mut stale = network(&[("eth0", true, address)]);
         stale.asked = 1;
         assert_eq!(stale.stands(&automatic), Some(false));
+    }
+
+    #[test]
+    fn what_a_trial_is_judged_by() {
+        let automatic = wanted("{}");
+        let address: &[&str] = &["10.0.2.15/24"];
+        let good = [("eth0", true, address)];
+        let refused = [("eth0", true, address), (net::POOLS, false, &[])];
+        let cut = [("eth0", true, &[][..])];
+        let said = |stands| Some(Input::Network { stands });
+        for (ports, judged, pools_judged, input) in [
+            (&good[..], false, false, None),
+            (&refused, false, false, None),
+            (&good, true, true, said(Some(true))),
+            (&refused, true, true, said(Some(false))),
+            (&cut, true, true, said(Some(false))),
+            // Its pools are others, or its ports, and the network is what it was: its state is nobody's fault.
+            (&good, false, true, said(None)),
+            (&refused, false, true, said(Some(false))),
+            (&cut, false, true, said(None)),
+        ] {
+            let mut network = network(ports);
+            (network.judged, network.pools_judged) = (judged, pools_judged);
+            assert_eq!(network.judged(&automatic), input, "{ports:?} {judged}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::driver::unit::{Layers, Running, RunningCheck, Unit};
 use crate::log::{SourceId, Stream};
 use crate::machine::{Action, Event, Halt, Id};
 use kedge_board_support::control::Control;
-use kedge_container::{Probe, Spawned};
+use kedge_container::{Command, Probe, Spawned};
 use kedge_revision::Name;
 use kedge_revision::container::Check;
 use kedge_sys::process::send_signal;
@@ -55,10 +55,12 @@ impl Driver {
                 None
             }
             Action::AllDown(halt) => {
+                self.state_turn(now_ms());
                 self.say(Stream::Notice, "all containers are down");
                 self.flush_logs();
                 let control = self.boot.control.as_ref();
-                ending::end(halt, control.is_some_and(Control::restarts_to_try))
+                let to_try = control.is_some_and(Control::restarts_to_try);
+                ending::end(halt, to_try, self.showing.take_led())
             }
         }
     }
@@ -91,8 +93,14 @@ impl Driver {
             Some(unit) => self.prepare_and_spawn(unit, index, &mut layers),
             None => Err(missing()),
         };
+        let notes = units
+            .get_mut(id.index())
+            .map(|unit| std::mem::take(&mut unit.notes));
         self.layers = layers;
         self.units = units;
+        for note in notes.into_iter().flatten() {
+            self.say(Stream::Warning, &format!("{}: {note}", self.name(id)));
+        }
         let spawned = spawned?;
         self.adopt(id, index, spawned).ok_or_else(missing)
     }
@@ -153,6 +161,7 @@ impl Driver {
             pid: spawned.pid,
             pidfd: spawned.pidfd,
         });
+        self.attach_to_pool(id.index());
         Some(pid)
     }
 
@@ -175,11 +184,21 @@ impl Driver {
     }
 
     fn signal(&mut self, id: Id, signal: u8) {
-        let sent = self.unit(id).and_then(|unit| {
-            let running = unit.running.as_ref()?;
-            let signal = kedge_sys::signals::of_generic(signal)?;
-            Some(send_signal(running.pidfd.as_fd(), signal))
-        });
+        let Some(unit) = self.unit(id) else {
+            return;
+        };
+        let (sends, news) = unit.stop_signal.of(signal);
+        let sent = unit
+            .running
+            .as_ref()
+            .map(|running| send_signal(running.pidfd.as_fd(), sends));
+        if news {
+            let text = format!(
+                "{}: the signal {signal} cannot be sent here: it is stopped by SIGTERM",
+                self.name(id)
+            );
+            self.say(Stream::Warning, &text);
+        }
         if let Some(Err(error)) = sent {
             // It has ended meanwhile, which its pidfd tells; anything else is worth a line.
             if error.errno != kedge_sys::Errno::SRCH {
@@ -278,14 +297,16 @@ impl Driver {
             Ok((process, None, None))
         };
         let started = match check {
-            Some(Check::Command(arguments)) => engine.exec(plan, pidfd, arguments).map(|spawned| {
-                let process = Running {
-                    pid: spawned.pid,
-                    pidfd: spawned.pidfd,
-                };
-                let output = [spawned.stdout, spawned.stderr];
-                (process, Some(spawned.report), Some(output))
-            }),
+            Some(Check::Command(arguments)) => engine
+                .exec(plan, pidfd, &Command::new(arguments))
+                .map(|spawned| {
+                    let process = Running {
+                        pid: spawned.pid,
+                        pidfd: spawned.pidfd,
+                    };
+                    let output = [spawned.stdout, spawned.stderr];
+                    (process, Some(spawned.report), Some(output))
+                }),
             Some(Check::Http { port, path }) => probe(Probe::Http { port: *port, path }),
             Some(Check::Tcp { port }) => probe(Probe::Tcp { port: *port }),
             Some(Check::Notify) | None => return Some(failed),
@@ -404,11 +425,13 @@ impl Driver {
 }
 
 /// A file of a container's cgroup.
-fn cgroup_file(container: &Name, file: &str) -> PathBuf {
-    Path::new(CGROUPS)
-        .join("containers")
-        .join(container.as_str())
-        .join(file)
+pub(super) fn cgroup_file(container: &Name, file: &str) -> PathBuf {
+    cgroups().join(container.as_str()).join(file)
+}
+
+/// Where containers have their cgroups.
+pub(super) fn cgroups() -> PathBuf {
+    Path::new(CGROUPS).join("containers")
 }
 
 /// How often the kernel has killed for want of memory in a container's cgroup (`memory.events`).

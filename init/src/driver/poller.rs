@@ -41,6 +41,12 @@ pub(crate) enum Token {
     Port,
     /// The kernel's events of devices.
     Devices,
+    /// Something of a command that runs for a client.
+    Commands,
+    /// The kernel's events of devices, for containers.
+    Uevents,
+    /// What a look at devices says.
+    Look,
 }
 
 impl Token {
@@ -62,6 +68,9 @@ impl Token {
             Self::HelperEnded(index) => (13, index),
             Self::Port => (14, 0),
             Self::Devices => (15, 0),
+            Self::Commands => (16, 0),
+            Self::Uevents => (17, 0),
+            Self::Look => (18, 0),
         };
         kind << 16 | u64::from(index)
     }
@@ -85,6 +94,9 @@ impl Token {
             13 => Self::HelperEnded(index),
             14 => Self::Port,
             15 => Self::Devices,
+            16 => Self::Commands,
+            17 => Self::Uevents,
+            18 => Self::Look,
             _ => return None,
         })
     }
@@ -148,6 +160,26 @@ impl Poller {
         self.add(fd, token, EventFlags::IN | EventFlags::OUT | EventFlags::ET)
     }
 
+    /// Watches for nothing yet: [`Poller::arm`] says each time what for.
+    pub(crate) fn watch_once<Fd: AsFd>(&self, fd: Fd, token: Token) -> Result<(), Error> {
+        self.add(fd, token, EventFlags::ONESHOT)
+    }
+
+    /// Watches for the next event of what [`Poller::watch_once`] watches, and for no further one. Where nothing is wanted it is
+    /// left alone: whoever changes what is watched is told once more that the other side has gone, which would go on for ever.
+    pub(crate) fn arm<Fd: AsFd>(
+        &self,
+        fd: Fd,
+        token: Token,
+        input: bool,
+        output: bool,
+    ) -> Result<(), Error> {
+        if !(input || output) {
+            return Ok(());
+        }
+        self.change(fd, token, EventFlags::ONESHOT, (input, output))
+    }
+
     fn add<Fd: AsFd>(&self, fd: Fd, token: Token, flags: EventFlags) -> Result<(), Error> {
         epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), flags)
             .map_err(|errno| kedge_sys::Error::new("epoll_ctl", errno).into())
@@ -162,7 +194,16 @@ impl Poller {
         input: bool,
         output: bool,
     ) -> Result<(), Error> {
-        let mut flags = EventFlags::empty();
+        self.change(fd, token, EventFlags::empty(), (input, output))
+    }
+
+    fn change<Fd: AsFd>(
+        &self,
+        fd: Fd,
+        token: Token,
+        mut flags: EventFlags,
+        (input, output): (bool, bool),
+    ) -> Result<(), Error> {
         flags.set(EventFlags::IN, input);
         flags.set(EventFlags::OUT, output);
         epoll::modify(&self.epoll, fd, EventData::new_u64(token.pack()), flags)
@@ -207,6 +248,9 @@ mod tests {
             Token::Signals,
             Token::Port,
             Token::Devices,
+            Token::Commands,
+            Token::Uevents,
+            Token::Look,
             Token::Ended(0),
             Token::Check(65_535),
             Token::HelperEnded(1),

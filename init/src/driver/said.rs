@@ -30,6 +30,7 @@ pub(super) fn disk_says(frame: &[u8]) -> Option<(Stream, String)> {
         ) => Some((Stream::Error, format!("{DATA} fails: {errno}"))),
         Ok(
             Report::Logs { failed: None }
+            | Report::Growing
             | Report::Grown { .. }
             | Report::Probed { failed: None, .. }
             | Report::Synced { failed: None, .. }

@@ -3,8 +3,8 @@
 use crate::boot::Boot;
 use crate::control::{
     ContainerState, ContainerStatus, Exit, FailureStatus, LockStatus, Memory, MissingGoal,
-    PortStatus, ProcessStatus, RevisionStatus, StagingStatus, Status, TargetStatus, Trial,
-    UpdateStatus,
+    PortStatus, ProcessStatus, RevisionStatus, StagingStatus, StateStatus, Status, TargetStatus,
+    Trial, UpdateStatus,
 };
 use crate::driver::update::Update;
 use crate::machine::{Ending, Machine, State, WaitsFor};
@@ -21,6 +21,7 @@ pub(crate) fn status<'a>(
     boot: &'a Boot,
     machine: &'a Machine,
     update: &'a Update,
+    state: StateStatus<'a>,
     network: &[PortStatus],
     processes: impl Iterator<Item = (&'static str, u32)>,
     now_ms: u64,
@@ -41,6 +42,7 @@ pub(crate) fn status<'a>(
             .map_or(Cow::Borrowed("unknown"), |slot| slot.letter().into()),
         secure_boot: boot.arguments.secure_boot,
         from_memory: boot.from_memory,
+        state,
         phase: phase(boot),
         boot_id: boot_id().into(),
         uptime_ms: now_ms,
@@ -132,10 +134,11 @@ fn phase(boot: &Boot) -> Cow<'_, str> {
     text.into()
 }
 
-fn container(status: crate::machine::ContainerStatus<'_>) -> ContainerStatus<'_> {
+pub(super) fn container(status: crate::machine::ContainerStatus<'_>) -> ContainerStatus<'_> {
     let waiting_for = match status.waiting_for {
         None => Vec::new(),
         Some(WaitsFor::Boot) => vec!["the boot".into()],
+        Some(WaitsFor::Device) => vec!["a device".into()],
         Some(WaitsFor::Group { container, .. } | WaitsFor::After { container }) => {
             vec![container.as_str().into()]
         }

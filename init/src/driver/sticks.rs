@@ -233,7 +233,7 @@ impl Driver {
                     detail: why.into(),
                 };
                 // Plain data in memory: it cannot fail.
-                Some((NOT_NEWER, serde_json::to_vec(&problem).unwrap_or_default()))
+                Some((NOT_NEWER, kedge_revision::json::bytes(&problem)))
             }
         }
     }

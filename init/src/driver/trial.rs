@@ -12,7 +12,7 @@ use crate::judge::{Input, Judge, Probe, Verdict};
 use crate::log::Stream;
 use crate::machine::{Ending, Event, Halt, Id};
 use kedge_board_support::Error as RecordError;
-use kedge_board_support::control::{Decision, Next, Running, Write};
+use kedge_board_support::control::{Control, Decision, Next, Running, Write};
 use kedge_board_support::record::Reason;
 use kedge_board_support::record::state::Target;
 use std::path::Path;
@@ -23,7 +23,7 @@ const REPAIR_MS: u64 = 3_600_000;
 /// Times of what waits.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
-    /// When the trial that runs began, milliseconds since the boot.
+    /// When the trial that runs, or what is to settle, began: milliseconds since the boot.
     began: u64,
     /// When the judge is to be asked again, if nothing happens before.
     look_at: Option<u64>,
@@ -35,6 +35,13 @@ pub(crate) struct Times {
     forget_panic: bool,
     /// As well PID 1's last words.
     forget_words: bool,
+}
+
+impl Times {
+    /// When the containers that run now were let go, milliseconds since the boot.
+    pub(super) const fn began(&self) -> u64 {
+        self.began
+    }
 }
 
 /// An event of the history about a target, if there is one.
@@ -69,7 +76,7 @@ impl Driver {
             self.note_text(text);
             self.times.forget_panic = true;
         }
-        let words = self.boot.bootenv.as_deref().and_then(evidence::last_words);
+        let words = self.boot.bootenv.as_ref().and_then(evidence::last_words);
         if let Some(text) = words {
             self.note_text(text);
             self.times.forget_words = true;
@@ -97,7 +104,7 @@ impl Driver {
         let forgotten = [
             panic.then(evidence::forget_panic),
             words.then(|| {
-                let place = self.boot.bootenv.as_deref();
+                let place = self.boot.bootenv.as_ref();
                 place.map_or(Ok(()), evidence::forget_last_words)
             }),
         ];
@@ -283,6 +290,14 @@ impl Driver {
             self.history.note(committed);
             self.update.forget_before();
             self.drop_copies();
+            return;
+        }
+        // As after a power cut at that write: what is on the disk decides at the next boot, and nothing may rely on it before.
+        let control = self.boot.control.as_mut();
+        if control.map(Control::not_committed) == Some(Next::Reboot) {
+            let text = "the commit could not be written: the device restarts, and what is on the disk decides";
+            self.say(Stream::Error, text);
+            self.step(Event::Shutdown(Halt::Reboot));
         }
     }
 
@@ -295,8 +310,10 @@ impl Driver {
         };
         let text = reason.to_string();
         let (writes, next) = control.bad(reason);
-        // Whether or not it could be written, the trial ends: its tries run out.
-        self.write_or_say(&writes);
+        // Whether or not it could be written, the trial ends: its tries run out. Until then the loader may start its slot.
+        if !self.write_or_say(&writes) {
+            self.not_written();
+        }
         let took = now_ms().saturating_sub(self.times.began);
         self.say(Stream::Error, &format!("the trial does not hold: {text}"));
         let mut rolled_back = note(Kind::RolledBack, target.as_ref());
@@ -344,11 +361,26 @@ impl Driver {
         let Some(control) = &mut self.boot.control else {
             return;
         };
+        let before = control.clone();
         let (writes, next) = control.retry();
-        if self.write_or_say(&writes) && next == Next::Reboot {
-            self.say(Stream::Notice, "the trial is tried again");
-            self.history.note(note(Kind::Retried, target.as_ref()));
-            self.step(Event::Shutdown(Halt::Reboot));
+        if next != Next::Reboot {
+            return;
+        }
+        if !self.write_or_say(&writes) {
+            // It waits on, and longer than before: the disk is asked again at a later time, or by the next boot.
+            self.write_back(before);
+            self.plan_retry(now_ms());
+            return;
+        }
+        self.say(Stream::Notice, "the trial is tried again");
+        self.history.note(note(Kind::Retried, target.as_ref()));
+        self.step(Event::Shutdown(Halt::Reboot));
+    }
+
+    /// A write of the boot record failed, and what runs goes on.
+    fn not_written(&mut self) {
+        if let Some(control) = &mut self.boot.control {
+            control.not_written();
         }
     }
 

@@ -1,17 +1,20 @@
 //! What the driver holds of one container: its plan, its process and the descriptors around it.
 
 use crate::boot::{DATA, object_path};
+use crate::devices::{Given, nodes};
+use crate::driver::bounds::{self, Machine};
 use crate::driver::clients::Listener;
+use crate::driver::network::{hosts_file, write_hosts};
 use crate::driver::notify::NotifySocket;
 use crate::driver::poller::Poller;
 use crate::log::SourceId;
 use kedge_container::plan::IDS;
 use kedge_container::{Context, Plan, SpawnError, attach_layer, detach_layer};
 use kedge_revision::container::{Check, Lifetime, RootWrites};
-use kedge_revision::{Container, ControlRole, Name, ObjectId, definition};
+use kedge_revision::{Container, Content, ControlRole, Name, ObjectId, definition};
 use kedge_store::collect::STATE;
 use kedge_sys::rustix::fs::{Gid, Uid, chown};
-use kedge_sys::rustix::process::Pid;
+use kedge_sys::rustix::process::{Pid, Signal};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
@@ -98,6 +101,30 @@ pub(crate) struct Unit {
     pub(crate) check: Option<RunningCheck>,
     /// `oom_kill` of `memory.events` when the process was started.
     pub(crate) oom_kills: u64,
+    pub(crate) stop_signal: StopSignal,
+    /// Devices that it has, or has from its next start on.
+    pub(crate) devices: Vec<Given>,
+    /// What was said last of those that it is not given.
+    pub(crate) refused_devices: String,
+    /// What its plan is worth telling, until it is told.
+    pub(crate) notes: Vec<String>,
+}
+
+/// What a container is stopped by, and whether it was said that this is not what its definition wants.
+#[derive(Debug, Default)]
+pub(crate) struct StopSignal {
+    said: bool,
+}
+
+impl StopSignal {
+    /// The signal to send for the number of a revision. A number without a signal on this processor is SIGTERM: unstopped,
+    /// the container would be killed at its deadline. True: that is to be said.
+    pub(crate) fn of(&mut self, number: u8) -> (Signal, bool) {
+        match kedge_sys::signals::of_generic(number) {
+            Some(signal) => (signal, false),
+            None => (Signal::TERM, !std::mem::replace(&mut self.said, true)),
+        }
+    }
 }
 
 impl Unit {
@@ -137,6 +164,10 @@ impl Unit {
             listener: None,
             check: None,
             oom_kills: 0,
+            stop_signal: StopSignal::default(),
+            devices: Vec::new(),
+            refused_devices: String::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -233,6 +264,9 @@ impl Unit {
             layers.push(place.map_err(|error| error.to_string())?);
         }
         let layers: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
+        let limits = &self.definition.limits;
+        self.notes = Machine::look().judge(limits)?;
+        let disk = limits.are_of_disk().then(bounds::disk).flatten();
         let state = self.state()?;
         let volumes: BTreeMap<Name, PathBuf> = self
             .definition
@@ -240,10 +274,12 @@ impl Unit {
             .iter()
             .map(|(name, volume)| (name.clone(), self.volume_directory(name, volume, &state)))
             .collect();
-        let volumes = volumes
+        let volumes: BTreeMap<Name, &Path> = volumes
             .iter()
             .map(|(name, path)| (name.clone(), path.as_path()))
             .collect();
+        self.notes
+            .extend(bounds::unbounded(&self.definition, &volumes));
         let overlay = match self.definition.root {
             RootWrites::Refused => None,
             RootWrites::Revision => Some(state.join("root")),
@@ -260,6 +296,14 @@ impl Unit {
             .append(true)
             .open(RESOLV_CONF)
             .ok();
+        let hosts = match (self.definition.network.place(), device.content) {
+            (Some(place), Some(content)) => {
+                let written = write_hosts(content, &place.name);
+                written.map_err(|error| format!("write names of the network: {error}"))?;
+                Some(hosts_file(&place.name))
+            }
+            _ => None,
+        };
         let context = Context {
             // Each container of a boot has a range of its own; the first is left to the device.
             id_base,
@@ -270,9 +314,13 @@ impl Unit {
             overlay: overlay.as_deref(),
             sockets: sockets.as_deref(),
             resolv_conf: Some(Path::new(RESOLV_CONF)),
+            hosts: hosts.as_deref(),
+            disk,
         };
         let plan = Plan::new(&self.name, &self.definition, &context);
-        self.plan = Some(plan.map_err(|error| error.to_string())?);
+        let mut plan = plan.map_err(|error| error.to_string())?;
+        plan.set_devices(nodes(&self.definition.devices, &self.devices));
+        self.plan = Some(plan);
         Ok(())
     }
 
@@ -290,6 +338,15 @@ impl Unit {
             .join(STATE)
             .join(self.name.as_str())
             .join(digest))
+    }
+
+    /// Where its volumes are.
+    pub(crate) fn volume_directories(&self) -> Result<Vec<(&Name, PathBuf)>, String> {
+        let state = self.state()?;
+        let volumes = self.definition.volumes.iter();
+        Ok(volumes
+            .map(|(name, volume)| (name, self.volume_directory(name, volume, &state)))
+            .collect())
     }
 
     fn volume_directory(
@@ -317,7 +374,9 @@ fn boot_directory(container: &Name) -> PathBuf {
 fn host_name<'a>(definition: &Container, name: &'a Name, device: &Device<'a>) -> &'a str {
     match definition.network {
         kedge_revision::container::Network::Host => device.host_name,
-        kedge_revision::container::Network::None => name.as_str(),
+        kedge_revision::container::Network::None | kedge_revision::container::Network::Pool(_) => {
+            name.as_str()
+        }
     }
 }
 
@@ -327,4 +386,21 @@ pub(crate) struct Device<'a> {
     pub(crate) host_name: &'a str,
     pub(crate) parameters: &'a BTreeMap<Name, String>,
     pub(crate) bad_objects: &'a [ObjectId],
+    /// What runs.
+    pub(crate) content: Option<&'a Content>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_that_cannot_be_sent_is_sigterm_and_that_is_said_once() {
+        let mut stop = StopSignal::default();
+        assert_eq!(stop.of(1), (Signal::HUP, false));
+        // Between the named signals and those for real time, on every processor.
+        assert_eq!(stop.of(33), (Signal::TERM, true));
+        assert_eq!(stop.of(33), (Signal::TERM, false));
+        assert_eq!(stop.of(15), (Signal::TERM, false));
+    }
 }

@@ -20,7 +20,7 @@ use crate::history::Kind;
 use crate::lock::Locks;
 use crate::log::Stream;
 use crate::machine::{Event, Halt};
-use kedge_board_support::control::{Decision, How, Next, Write};
+use kedge_board_support::control::{Control, Decision, How, Next, Write};
 use kedge_board_support::record::state::Target;
 use kedge_board_support::record::{Reason, Slot};
 use kedge_revision::change::{Change, Exchange, Running, change};
@@ -174,6 +174,12 @@ impl Driver {
         control.is_some_and(|control| control.state().trial.is_some())
     }
 
+    /// Whether a trial waits for its next try, and that will come.
+    pub(super) fn trial_waits(&self) -> bool {
+        let control = self.boot.control.as_ref();
+        control.is_some_and(|control| control.retry_due().is_some())
+    }
+
     /// Begins to try a staged revision; the answer says what it costs.
     ///
     /// # Errors
@@ -307,13 +313,7 @@ impl Driver {
             .begin(target, tries, how, self.agent.hub())
             .map_err(|busy| Refused(busy.to_string()))?;
         if let Err(error) = self.perform_writes(&writes) {
-            // What was written of it must not be believed: neither by us nor by the next boot.
-            let back = [
-                Write::StateBoth(before.state().clone()),
-                Write::Loader(before.loader()),
-            ];
-            self.boot.control = Some(before);
-            self.write_or_say(&back);
+            self.write_back(before);
             return Err(Refused(error.to_string()));
         }
         let mut begun = note(Kind::TrialBegun, Some(&target));
@@ -326,7 +326,25 @@ impl Driver {
         Ok(next)
     }
 
+    /// What was written since `before` must not be believed: neither by us nor by the next boot. Each record is written,
+    /// whatever becomes of the other; what cannot be keeps the other slot as it is.
+    pub(super) fn write_back(&mut self, mut before: Control) {
+        let back = [
+            Write::StateBoth(before.state().clone()),
+            Write::Loader(before.loader()),
+        ];
+        if back.map(|write| self.write_or_say(&[write])) != [true, true] {
+            before.not_written();
+        }
+        self.boot.control = Some(before);
+    }
+
     fn write_slot(&mut self, target: Target, tries: u8) -> Result<(), Refused> {
+        // Before a byte of it is written: it may be the slot that the loader starts.
+        if let Some(control) = &self.boot.control {
+            let admitted = control.admits(target.slot, How::Slot);
+            admitted.map_err(|busy| Refused(busy.to_string()))?;
+        }
         let data = self.boot.data_device();
         let Some(device) = boot::slot_device(target.slot, data.as_deref()) else {
             return Err(Refused(format!(
@@ -341,6 +359,7 @@ impl Driver {
         let device = device.to_string_lossy();
         let request = Request::WriteSlot {
             slot: target.slot,
+            teller: self.boot.teller(),
             revision: target.revision,
             device: &device,
         };
@@ -459,7 +478,7 @@ impl Driver {
         if volumes.is_empty() {
             return Asked::Nothing;
         }
-        let Ok(volumes) = serde_json::to_string(volumes) else {
+        let Ok(volumes) = String::from_utf8(kedge_revision::json::bytes(volumes)) else {
             return Asked::Failed;
         };
         if !self.stage_runs() {

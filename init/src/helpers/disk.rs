@@ -122,7 +122,8 @@ impl<'a> Disk<'a> {
                 self.logs(outcome)
             }
             Request::Grow { device } => {
-                let report = match grow::grow(self.directory, Path::new(device)) {
+                let begins = || self.report(&Report::Growing);
+                let report = match grow::grow(self.directory, Path::new(device), begins) {
                     Ok((before, after)) => Report::Grown { before, after },
                     Err(error) => Report::GrowFailed(error.errno()),
                 };

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[derive(Debug)]
 pub struct Link {
     socket: OwnedFd,
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
     refused: u64,
 }
 
@@ -85,11 +85,23 @@ impl Link {
     /// # Errors
     /// [`QueueFull`]; the frame is dropped and counted.
     pub fn send(&mut self, frame: Vec<u8>) -> Result<(), QueueFull> {
+        self.send_with(frame, None)
+    }
+
+    /// Likewise, with a descriptor that goes along.
+    ///
+    /// # Errors
+    /// [`QueueFull`].
+    pub fn send_with(
+        &mut self,
+        frame: Vec<u8>,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<(), QueueFull> {
         if self.queue.len() >= Self::MAX_QUEUED {
             self.refused = self.refused.saturating_add(1);
             return Err(QueueFull);
         }
-        self.queue.push_back(frame);
+        self.queue.push_back((frame, descriptor));
         Ok(())
     }
 
@@ -99,8 +111,9 @@ impl Link {
     /// `EPIPE`, `ECONNRESET` where the helper has gone. A frame that the socket refuses for its size is
     /// dropped and counted.
     pub fn flush(&mut self) -> Result<(), Error> {
-        while let Some(frame) = self.queue.front() {
-            match sock::send(&self.socket, frame, &[]) {
+        while let Some((frame, descriptor)) = self.queue.front() {
+            let descriptor = descriptor.as_ref().map(AsFd::as_fd);
+            match sock::send(&self.socket, frame, descriptor.as_slice()) {
                 Ok(_) => {}
                 Err(Error {
                     errno: Errno::AGAIN | Errno::INTR,
@@ -167,5 +180,18 @@ mod tests {
         assert_eq!(link.receive(&mut buffer).unwrap(), Incoming::Closed);
         link.send(vec![1]).unwrap();
         assert!(link.flush().is_err());
+    }
+
+    #[test]
+    fn a_descriptor_goes_along() {
+        let (own, other) = sock::pair(sock::Kind::Messages).unwrap();
+        let mut link = Link::new(own).unwrap();
+        let (sent, kept) = sock::pair(sock::Kind::Messages).unwrap();
+        link.send_with(vec![3], Some(sent)).unwrap();
+        link.flush().unwrap();
+        let received = sock::receive(&other, &mut [0; 8]).unwrap();
+        assert_eq!(received.bytes, 1);
+        sock::send(&received.descriptors[0], b"x", &[]).unwrap();
+        assert_eq!(sock::receive(&kept, &mut [0; 8]).unwrap().bytes, 1);
     }
 }

@@ -8,20 +8,25 @@
 //!
 //! It opens the socket of the DHCP client, which takes `CAP_NET_RAW`, and then keeps `CAP_NET_ADMIN` and nothing else. A new
 //! configuration replaces the old one as it runs: what is no longer wanted is removed, also what a predecessor has left that
-//! ended before its time. A setting that the kernel refuses is reported, does not stop the others, and is tried again. What
-//! it does not do yet: VLANs, time, name servers of IPv6 routers.
+//! ended before its time. A setting that the kernel refuses is reported, does not stop the others, and is tried again. Networks of
+//! containers' own are its work, too ([`pools`]). What it does not do yet: VLANs, time, name servers of IPv6 routers.
 
+mod bridges;
+mod connections;
 pub mod dhcp;
 mod frames;
 mod leases;
 mod links;
+pub mod pools;
 mod ports;
 mod rtnetlink;
+mod rules;
 
 pub use frames::{MAX_REPORT, Report, Standing, configure, decode_configure};
 
 use super::{Error, confine};
 use crate::control::PortStatus;
+use bridges::Bridges;
 use dhcp::client::{Event, State};
 use kedge_revision::configuration::{Interface, Ipv6, NetworkConfiguration, Prefix};
 use kedge_sys::privilege::CapabilitySet;
@@ -29,6 +34,7 @@ use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
 use kedge_sys::seccomp::SockFilter;
 use kedge_sys::{Errno, packet, sock, timer};
 use links::Links;
+use pools::{Attach, Pools};
 use ports::{Port, Refused, Settings};
 use rtnetlink::{Held, Link, Listing, Netlink, News};
 use std::collections::BTreeMap;
@@ -43,6 +49,8 @@ pub const MAX_CONFIGURATION: usize = 64 * 1024;
 /// Largest message of news, bytes: the kernel makes them no larger than the reader's buffer, and of 8 KiB first
 /// (Linux `net/netlink/af_netlink.c`, netlink_dump).
 const MAX_NEWS: usize = 16 * 1024;
+/// By which name what is refused of containers' networks stands among ports: no interface can have one with a space in it.
+pub const POOLS: &str = "containers' networks";
 /// Where host-network containers find their name servers.
 pub const RESOLV_CONF: &str = "/run/kedge/resolv.conf";
 /// From which port on no privilege is needed to listen.
@@ -102,6 +110,7 @@ struct Net<'a> {
     packets: Option<OwnedFd>,
     listens: bool,
     links: Links,
+    bridges: Bridges,
     ports: BTreeMap<String, Port>,
     /// What the kernel says of addresses that can be used, by the interface's index.
     held: BTreeMap<u32, Vec<Prefix>>,
@@ -130,6 +139,7 @@ impl<'a> Net<'a> {
             packets,
             listens: false,
             links: Links::default(),
+            bridges: Bridges::default(),
             ports: BTreeMap::new(),
             held: BTreeMap::new(),
             configuration: None,
@@ -142,7 +152,8 @@ impl<'a> Net<'a> {
     fn serve(&mut self) -> Result<(), Error> {
         let mut buffer = vec![0; MAX_NEWS];
         loop {
-            let due = self.ports.values().filter_map(Port::due).min();
+            let due = self.ports.values().filter_map(Port::due);
+            let due = due.chain(self.bridges.refused.due()).min();
             let [socket, events, packets] = self.wait(due)?;
             if socket && !self.receive(&mut buffer)? {
                 return Ok(());
@@ -154,6 +165,7 @@ impl<'a> Net<'a> {
                 self.heard(&mut buffer)?;
             }
             self.time_passes()?;
+            self.make_room(None)?;
             self.write_names()?;
             self.tell()?;
         }
@@ -182,7 +194,7 @@ impl<'a> Net<'a> {
         }
     }
 
-    /// A new configuration; false: PID 1 has closed.
+    /// A new configuration, pools, a container for one, or its end; false: PID 1 has closed.
     fn receive(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
         // Its buffer is made as large as it is: most configurations have some hundred bytes.
         let length = match sock::pending(self.socket) {
@@ -192,13 +204,31 @@ impl<'a> Net<'a> {
             Err(error) => return Err(Error::Socket(error)),
         };
         let mut frame = vec![0; length];
-        let frame = match sock::receive(self.socket, &mut frame) {
+        let (frame, descriptors) = match sock::receive(self.socket, &mut frame) {
             Ok(received) if received.bytes == 0 => return Ok(false),
-            Ok(received) => frame.get(..received.bytes).unwrap_or_default(),
+            Ok(received) => (
+                frame.get(..received.bytes).unwrap_or_default(),
+                received.descriptors,
+            ),
             Err(error) if error.errno == Errno::INTR => return Ok(true),
             Err(error) if error.errno == Errno::CONNRESET => return Ok(false),
             Err(error) => return Err(Error::Socket(error)),
         };
+        match (frame.first(), descriptors.first()) {
+            (Some(2), _) => {
+                let wanted = Pools::decode(frame).map_err(Error::Frame)?;
+                return self.set_pools(wanted).map(|()| true);
+            }
+            (Some(3), Some(namespace)) => {
+                let attach = Attach::decode(frame).map_err(Error::Frame)?;
+                return self.attach(&attach, namespace.as_fd()).map(|()| true);
+            }
+            (Some(4), _) => {
+                let pid = pools::decode_detach(frame).map_err(Error::Frame)?;
+                return self.detach(pid).map(|()| true);
+            }
+            _ => {}
+        }
         let (number, configuration) = decode_configure(frame).map_err(Error::Frame)?;
         let first = self.configuration.replace(configuration).is_none();
         self.number = number;
@@ -242,6 +272,10 @@ impl<'a> Net<'a> {
     fn adopt(&mut self, links: &[News], mut left: BTreeMap<u32, Settings>) {
         for news in links {
             let News::Link(link) = news else { continue };
+            // Bridges of pools are not among the interfaces that are configured.
+            if link.group == rtnetlink::GROUP {
+                continue;
+            }
             if let Some(given) = left.remove(&link.index) {
                 let mut port = Port::new(link, Interface::default(), 0);
                 port.given = given;
@@ -396,7 +430,8 @@ impl<'a> Net<'a> {
     /// Goes from what a port was given to `wanted`: removes the rest, and gives all of it again, since the kernel drops
     /// routes with the addresses that they use and with a link that is taken down. False: something was refused, and is
     /// tried again.
-    fn replace(&self, name: &str, port: &mut Port, wanted: &Settings) -> Result<bool, Error> {
+    fn replace(&mut self, name: &str, port: &mut Port, wanted: &Settings) -> Result<bool, Error> {
+        self.make_room(Some((name, port)))?;
         let index = port.index;
         let mut refused = Vec::new();
         let mut outcome =
@@ -445,7 +480,7 @@ impl<'a> Net<'a> {
             }
         }
         let good = refused.is_empty();
-        for Refused { doing, errno, .. } in port.refusals(refused, now_ms()) {
+        for Refused { doing, errno, .. } in port.refused.take(refused, now_ms()) {
             self.report(&Report::Failed { errno, name, doing })?;
         }
         Ok(good)
@@ -460,7 +495,15 @@ impl<'a> Net<'a> {
         let status = |(name, port): (&String, &Port)| {
             port.status(name, self.held.get(&port.index).unwrap_or(&none))
         };
-        let stand = (self.number, self.ports.iter().map(status).collect());
+        let mut stand: Vec<PortStatus> = self.ports.iter().map(status).collect();
+        if self.bridges.refused.due().is_some() {
+            stand.push(PortStatus {
+                name: POOLS.to_owned(),
+                refused: self.bridges.refused.texts("").collect(),
+                ..PortStatus::default()
+            });
+        }
+        let stand = (self.number, stand);
         if self.told.as_ref() == Some(&stand) {
             return Ok(());
         }

@@ -44,6 +44,8 @@ pub use trust::envelope_of;
 
 use super::{Error, confine};
 use body::{Incoming, Whole};
+use kedge_board_support::record::Slot;
+use kedge_board_support::slot::Teller;
 use kedge_revision::{Name, ObjectId};
 use kedge_store::Store;
 use kedge_sys::{Errno, sock};
@@ -153,9 +155,12 @@ impl<'a> Stage<'a> {
             }
             Request::Collect(revisions) => self.collect(revisions),
             Request::WriteSlot {
-                revision, device, ..
+                slot,
+                teller,
+                revision,
+                device,
             } => {
-                let written = self.write_slot(revision, Path::new(device));
+                let written = self.write_slot(revision, (slot, teller), Path::new(device));
                 self.report(&Report::SlotWritten {
                     ok: written.is_ok(),
                     text: written.as_ref().err().map_or("", |refused| &refused.detail),
@@ -253,10 +258,15 @@ impl<'a> Stage<'a> {
         })
     }
 
-    fn write_slot(&self, revision: ObjectId, device: &Path) -> Result<(), Refused> {
+    fn write_slot(
+        &self,
+        revision: ObjectId,
+        place: (Slot, Teller),
+        device: &Path,
+    ) -> Result<(), Refused> {
         let trust = self.trust.as_ref().ok_or_else(unconfigured)?;
         let verified = trust.load(&self.store, revision)?;
-        slot::write(&self.store, &verified, device)
+        slot::write(&self.store, &verified, place, device)
     }
 
     fn snapshot(&self, revision: ObjectId, volumes: &str) -> Result<&'static str, Refused> {
@@ -320,7 +330,7 @@ fn file_error(doing: &'static str, path: &Path, source: std::io::Error) -> Error
 
 /// Structures of ours can always be written.
 fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
+    kedge_revision::json::bytes(value)
 }
 
 /// Tells on standard error, which is the console, what no frame carries.

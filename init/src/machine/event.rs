@@ -96,6 +96,13 @@ pub enum Event {
         /// Whether it passed.
         passed: bool,
     },
+    /// What is known of the devices that it requires.
+    Devices {
+        /// The container.
+        id: Id,
+        /// Whether one of them is not there. One that runs goes on, and waits before its next start.
+        lacks: bool,
+    },
     /// An operator's command.
     Command {
         /// The container.

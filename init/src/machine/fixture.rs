@@ -42,6 +42,7 @@ pub(crate) fn container(group: &str, goal: Goal) -> Container {
         volumes: BTreeMap::new(),
         limits: kedge_revision::container::Limits::default(),
         network: Network::None,
+        devices: Vec::new(),
         capabilities: Vec::new(),
         roles: Vec::new(),
         after: Vec::new(),

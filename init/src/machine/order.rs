@@ -84,9 +84,9 @@ impl Machine {
         }
         for index in 0..self.units.len() {
             let due = self.units.get(index).is_some_and(|unit| {
-                unit.state == State::Waiting
-                    && unit.rule.group < self.open
-                    && self.unmet_dependency(unit).is_none()
+                let has_turn = unit.admitted
+                    || unit.rule.group < self.open && self.unmet_dependency(unit).is_none();
+                unit.state == State::Waiting && has_turn && !unit.lacks
             });
             if let (true, Some(unit)) = (due, self.units.get_mut(index)) {
                 unit.start(&mut Context {

@@ -12,6 +12,8 @@ pub(super) struct Rule {
     /// Index among the groups.
     pub(super) group: usize,
     pub(super) after: Vec<Id>,
+    /// Whether it has rules for devices: it waits until it is known which are there.
+    pub(super) devices: bool,
     pub(super) goal: Goal,
     pub(super) health: Option<HealthRule>,
     pub(super) restart: Restart,
@@ -38,6 +40,7 @@ impl Rule {
                 .position(|group| group.name == container.group)
                 .unwrap_or(0),
             after: container.after.iter().filter_map(id).collect(),
+            devices: !container.devices.is_empty(),
             goal: container.goal,
             health: container.health.as_ref().map(HealthRule::new),
             restart: container.restart.clone(),

@@ -58,6 +58,8 @@ pub enum WaitsFor<'a> {
         /// Its first container that lacks its goal.
         container: &'a Name,
     },
+    /// A device that it requires.
+    Device,
     /// A container of its own group that it comes after.
     After {
         /// That container.
@@ -83,6 +85,8 @@ pub struct GoalMissed {
 pub enum Missed {
     /// Its turn has not come.
     Waiting,
+    /// A device that it requires is not there.
+    NoDevice,
     /// Its program does not run yet.
     Starting,
     /// It runs and is not ready.
@@ -170,7 +174,13 @@ impl Machine {
         if self.mode == Mode::Resting {
             return Some(WaitsFor::Boot);
         }
+        if unit.admitted {
+            return unit.lacks.then_some(WaitsFor::Device);
+        }
         if unit.rule.group < self.open {
+            if self.unmet_dependency(unit).is_none() && unit.lacks {
+                return Some(WaitsFor::Device);
+            }
             let other = self.unmet_dependency(unit)?;
             let container = &other.rule.name;
             return Some(WaitsFor::After { container });
@@ -202,6 +212,7 @@ impl Unit {
             (State::Running(_), Goal::Ready) => Some(Missed::NotReady),
             (State::Running(_), Goal::Finished) => Some(Missed::Unfinished),
             (State::Finished, Goal::Ready) => Some(Missed::Ended),
+            (State::Waiting, _) if self.lacks => Some(Missed::NoDevice),
             (State::Waiting, _) => Some(Missed::Waiting),
             (State::Starting { .. }, _) => Some(Missed::Starting),
             (State::Stopping { .. } | State::Clearing { .. }, _) => Some(Missed::Stopping),
@@ -216,6 +227,7 @@ impl fmt::Display for WaitsFor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Boot => f.write_str("the boot"),
+            Self::Device => f.write_str("a device"),
             Self::Group { group, container } => write!(f, "group {group}: {container}"),
             Self::After { container } => write!(f, "{container}"),
         }
@@ -226,6 +238,7 @@ impl fmt::Display for Missed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Waiting => f.write_str("waiting for its turn"),
+            Self::NoDevice => f.write_str("waiting for a device"),
             Self::Starting => f.write_str("starting"),
             Self::NotReady => f.write_str("not ready"),
             Self::Unfinished => f.write_str("not finished"),

@@ -390,6 +390,76 @@ fn groups_and_after_hold_containers_back_and_say_so() {
     assert_eq!(rig.step(Event::Executed(b)), [Action::Spawn(c)]);
 }
 
+/// A container whose rules for devices say nothing here: what is there is the driver's to tell.
+fn with_devices() -> kedge_revision::Container {
+    let mut container = container("main", Goal::Started);
+    container.devices = serde_json::from_str(r#"["tty required"]"#).unwrap();
+    container.restart.policy = RestartPolicy::Always;
+    container
+}
+
+#[test]
+fn a_container_waits_for_a_device_that_it_requires() {
+    let mut second = container("main", Goal::Started);
+    second.after = vec![name("app")];
+    let (mut rig, actions) = Rig::begin(&content(
+        &["main"],
+        vec![("app", with_devices()), ("second", second)],
+    ));
+    let [app, second] = ["app", "second"].map(|text| rig.id(text));
+    assert_eq!(actions, []);
+    let status = |rig: &Rig, id| {
+        let status = rig.machine.status_of(id).unwrap();
+        format!("{:?}", status.waiting_for)
+    };
+    assert_eq!(status(&rig, app), format!("{:?}", Some(WaitsFor::Device)));
+    let missed = rig
+        .machine
+        .missing()
+        .find(|missed| missed.id == app)
+        .unwrap();
+    assert_eq!(missed.reason, Missed::NoDevice);
+    assert_eq!(missed.reason.to_string(), "waiting for a device");
+    let lacks = |lacks| Event::Devices { id: app, lacks };
+    assert_eq!(rig.step(lacks(true)), []);
+    assert_eq!(rig.step(lacks(false)), [Action::Spawn(app)]);
+    rig.step(Event::Started { id: app, pid: 3 });
+    assert_eq!(rig.step(Event::Executed(app)), [Action::Spawn(second)]);
+    rig.run(second);
+    // It leaves: what runs goes on, and waits before its next start, whatever brings that about.
+    assert_eq!(rig.step(lacks(true)), []);
+    assert!(matches!(rig.state(app), State::Running(_)));
+    exit(&mut rig, app, BAD);
+    rig.now += 120_000;
+    assert_eq!(rig.step(Event::Tick), []);
+    assert_eq!(rig.state(app), State::Waiting);
+    assert_eq!(status(&rig, app), format!("{:?}", Some(WaitsFor::Device)));
+    let command = Command::Start;
+    assert_eq!(rig.step(Event::Command { id: app, command }), []);
+    assert_eq!(rig.step(lacks(false)), [Action::Spawn(app)]);
+}
+
+#[test]
+fn a_container_that_waits_for_a_device_can_be_stopped() {
+    let (mut rig, _) = Rig::begin(&content(&["main"], vec![("app", with_devices())]));
+    let app = rig.id("app");
+    let command = Command::Stop;
+    rig.step(Event::Command { id: app, command });
+    assert_eq!(rig.state(app), State::Stopped);
+    assert_eq!(
+        rig.step(Event::Devices {
+            id: app,
+            lacks: false
+        }),
+        []
+    );
+    let command = Command::Start;
+    assert_eq!(
+        rig.step(Event::Command { id: app, command }),
+        [Action::Spawn(app)]
+    );
+}
+
 #[test]
 fn nothing_starts_before_the_boot_is_through() {
     let content = content(&["main"], vec![("app", container("main", Goal::Started))]);

@@ -24,7 +24,9 @@ pub(super) struct Unit {
     pub(super) restarts: u32,
     pub(super) last: Option<Ending>,
     /// Its turn had come: it never waits for others again.
-    admitted: bool,
+    pub(super) admitted: bool,
+    /// A device that it requires is not there, or nobody has looked yet.
+    pub(super) lacks: bool,
     /// Restarts in this row of failures.
     attempt: u32,
     /// The newest check's number.
@@ -39,6 +41,7 @@ impl Unit {
     pub(super) fn new(id: Id, rule: Rule) -> Self {
         Self {
             id,
+            lacks: rule.devices,
             rule,
             state: State::Waiting,
             since: 0,
@@ -74,9 +77,13 @@ impl Unit {
         cx.actions.push(Action::Changed(self.id));
     }
 
-    /// Starts it; its turn has come.
+    /// Starts it; its turn has come. Without a device that it requires it waits for that.
     pub(super) fn start(&mut self, cx: &mut Context<'_>) {
         self.admitted = true;
+        if self.lacks {
+            self.set(cx, State::Waiting);
+            return;
+        }
         self.oom = false;
         self.pid = None;
         self.set(cx, State::Starting { ready: false });

@@ -484,6 +484,7 @@ fn of(event: Event) -> Option<Id> {
         | Event::NotifyWatchdog(id)
         | Event::NotifyStopping(id)
         | Event::CheckDone { id, .. }
+        | Event::Devices { id, .. }
         | Event::Command { id, .. } => Some(id),
     }
 }

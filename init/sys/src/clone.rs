@@ -98,6 +98,7 @@ struct CloneArguments {
 }
 
 const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_PARENT: u64 = 0x8000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Runs `child` in a copy of this process and returns at once; the child ends with the code that
@@ -110,10 +111,8 @@ pub fn spawn<F>(namespaces: Namespaces, cgroup: Option<BorrowedFd<'_>>, child: F
 where
     F: FnOnce() -> i32,
 {
-    let mut pidfd: libc::c_int = -1;
     let mut arguments = CloneArguments {
-        flags: namespaces.0 | CLONE_PIDFD,
-        pidfd: address_of(&mut pidfd),
+        flags: namespaces.0,
         exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
         ..CloneArguments::default()
     };
@@ -121,6 +120,32 @@ where
         arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = u64::from(directory.as_raw_fd().unsigned_abs());
     }
+    clone(arguments, child)
+}
+
+/// As [`spawn`], but the child is one of this process's own parent, which reaps it. This process may end.
+///
+/// # Errors
+/// Those of `clone(2)`; `EINVAL` for the first process of a pid namespace.
+pub fn spawn_sibling<F>(child: F) -> Result<Child>
+where
+    F: FnOnce() -> i32,
+{
+    // Its end is signalled as ours is: the kernel wants no signal here (clone(2), `CLONE_PARENT`).
+    let arguments = CloneArguments {
+        flags: CLONE_PARENT,
+        ..CloneArguments::default()
+    };
+    clone(arguments, child)
+}
+
+fn clone<F>(mut arguments: CloneArguments, child: F) -> Result<Child>
+where
+    F: FnOnce() -> i32,
+{
+    let mut pidfd: libc::c_int = -1;
+    arguments.flags |= CLONE_PIDFD;
+    arguments.pidfd = address_of(&mut pidfd);
     // SAFETY: without CLONE_VM and with no stack given, this is fork: parent and child each go on
     // with memory of their own. `arguments` is a valid clone_args of the size that is passed, its
     // `pidfd` points to a live c_int, and the kernel keeps neither pointer.
@@ -213,5 +238,24 @@ mod tests {
         let status = wait_pidfd(child.pidfd.as_fd()).expect("waitid");
         assert_eq!(status, ExitStatus::Exited(42));
         assert_eq!(value, 1);
+    }
+
+    #[test]
+    fn a_sibling_is_its_parents_child() {
+        let (reader, writer) = rustix::pipe::pipe().expect("pipe");
+        let middle = spawn(Namespaces::NONE, None, || {
+            let Ok(sibling) = spawn_sibling(|| 43) else {
+                return 1;
+            };
+            let number = sibling.pid.as_raw_nonzero().get().to_ne_bytes();
+            i32::from(rustix::io::write(&writer, &number) != Ok(4))
+        });
+        let middle = middle.expect("clone3");
+        assert_eq!(wait_pidfd(middle.pidfd.as_fd()), Ok(ExitStatus::Exited(0)));
+        let mut number = [0; 4];
+        rustix::io::read(&reader, &mut number).expect("a number");
+        let pid = Pid::from_raw(i32::from_ne_bytes(number)).expect("a process");
+        let pidfd = crate::process::open_pidfd(pid).expect("it is not reaped");
+        assert_eq!(wait_pidfd(pidfd.as_fd()), Ok(ExitStatus::Exited(43)));
     }
 }

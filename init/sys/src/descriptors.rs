@@ -1,5 +1,7 @@
 //! All descriptors at once: `close_range(2)`, for a process that [`crate::clone::spawn`] made.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use libc::c_uint;
 
 use crate::Result;
@@ -21,6 +23,46 @@ pub fn close_from(first: u32) -> Result<()> {
     checked("close_range", answer).map(drop)
 }
 
+/// Closes every descriptor from `first` on, but for `kept`. As with [`close_from`], whose invariant it has: none of the others
+/// is used any more.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.9.
+pub fn close_all_but(first: u32, kept: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut numbers: Vec<u32> = kept
+        .iter()
+        .map(|fd| fd.as_raw_fd().unsigned_abs())
+        .collect();
+    numbers.sort_unstable();
+    let mut start = first;
+    for number in numbers.into_iter().filter(|number| *number >= first) {
+        if number > start {
+            close_range(start, number.saturating_sub(1))?;
+        }
+        start = number.saturating_add(1);
+    }
+    close_range(start, c_uint::MAX)
+}
+
+/// As [`close_all_but`] for one that is kept; allocates nothing.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.9.
+pub fn close_all_but_one(first: u32, kept: BorrowedFd<'_>) -> Result<()> {
+    let number = kept.as_raw_fd().unsigned_abs();
+    if number > first {
+        close_range(first, number.saturating_sub(1))?;
+    }
+    close_range(first.max(number.saturating_add(1)), c_uint::MAX)
+}
+
+fn close_range(first: c_uint, last: c_uint) -> Result<()> {
+    let flags: c_uint = 0;
+    // SAFETY: as in `close_from`.
+    let answer = unsafe { libc::syscall(CLOSE_RANGE, first, last, flags) };
+    checked("close_range", answer).map(drop)
+}
+
 const CLOSE_RANGE_CLOEXEC: c_uint = 4;
 
 /// Makes every descriptor from `first` on close at the next exec, whoever opened it: a second line
@@ -32,4 +74,40 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
     // SAFETY: this changes a flag of descriptors, closes none, and takes any range.
     let answer = unsafe { libc::syscall(CLOSE_RANGE, first, c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
     checked("close_range", answer).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clone::{Namespaces, spawn};
+    use crate::process::{ExitStatus, wait_pidfd};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn all_but_those_that_are_kept_are_closed() {
+        let files: Vec<_> = (0..6)
+            .map(|_| std::fs::File::open("/dev/null").expect("/dev/null"))
+            .collect();
+        let kept = [files[4].as_fd(), files[1].as_fd()];
+        let child = spawn(Namespaces::NONE, None, || {
+            if close_all_but(3, &kept).is_err() {
+                return 100;
+            }
+            let open = |file: &std::fs::File| rustix::io::fcntl_getfd(file).is_ok();
+            let bits = files.iter().map(|file| i32::from(open(file)));
+            bits.enumerate().map(|(at, bit)| bit << at).sum()
+        });
+        let status = wait_pidfd(child.expect("clone3").pidfd.as_fd());
+        assert_eq!(status, Ok(ExitStatus::Exited(0b01_0010)));
+        let child = spawn(Namespaces::NONE, None, || {
+            if close_all_but_one(3, files[2].as_fd()).is_err() {
+                return 100;
+            }
+            let open = |file: &std::fs::File| rustix::io::fcntl_getfd(file).is_ok();
+            let bits = files.iter().map(|file| i32::from(open(file)));
+            bits.enumerate().map(|(at, bit)| bit << at).sum()
+        });
+        let status = wait_pidfd(child.expect("clone3").pidfd.as_fd());
+        assert_eq!(status, Ok(ExitStatus::Exited(0b00_0100)));
+    }
 }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
 use libc::c_char;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
 use crate::{Errno, Error};
 
@@ -64,9 +65,28 @@ impl ExecImage {
     ///
     /// Allocates nothing.
     pub fn exec(&self) -> Error {
+        self.exec_each(|path| self.exec_path(path))
+    }
+
+    /// As [`ExecImage::exec`], for programs that somebody else names: `ELOOP` for one that is found through a magic link
+    /// (`proc_pid_exe(5)`). In a container `/proc/self/exe` is the program that starts it, of the world outside. What the
+    /// program's own first line or interpreter names, the kernel follows all the same, and a path can change before the
+    /// exec: that nobody inside may write to that program does not depend on this.
+    pub fn exec_within(&self) -> Error {
+        self.exec_each(|path| {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
+                Err(Errno::LOOP) => Errno::LOOP,
+                // What else is wrong with it, the exec says.
+                _ => self.exec_path(path),
+            }
+        })
+    }
+
+    fn exec_each(&self, exec: impl Fn(&CStr) -> Errno) -> Error {
         let mut nearest = Errno::NOENT;
         for path in &self.candidates {
-            let errno = self.exec_path(path);
+            let errno = exec(path);
             if errno == Errno::ACCESS {
                 nearest = errno;
             } else if errno != Errno::NOENT && errno != Errno::NOTDIR {
@@ -131,6 +151,23 @@ mod tests {
     fn exit_of(image: &ExecImage) -> ExitStatus {
         let child = spawn(Namespaces::NONE, None, || image.exec().errno.raw_os_error());
         wait_pidfd(child.expect("clone3").pidfd.as_fd()).expect("waitid")
+    }
+
+    #[test]
+    fn a_program_that_somebody_else_names_is_not_ours() {
+        let image =
+            |path: &CStr| ExecImage::new(path.to_owned(), vec![c"true".to_owned()], Vec::new());
+        let exit_of = |image: &ExecImage| {
+            let child = spawn(Namespaces::NONE, None, || {
+                image.exec_within().errno.raw_os_error()
+            });
+            wait_pidfd(child.expect("clone3").pidfd.as_fd()).expect("waitid")
+        };
+        assert_eq!(exit_of(&image(c"/bin/true")), ExitStatus::Exited(0));
+        let refused = exit_of(&image(c"/proc/self/exe"));
+        assert_eq!(refused, ExitStatus::Exited(Errno::LOOP.raw_os_error()));
+        let missing = exit_of(&image(c"/nowhere"));
+        assert_eq!(missing, ExitStatus::Exited(Errno::NOENT.raw_os_error()));
     }
 
     #[test]

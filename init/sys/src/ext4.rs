@@ -37,16 +37,33 @@ const FS_IOC_FSSETXATTR: Opcode = opcode::write::<ExtendedFlags>(b'X', 32);
 /// What is made in the directory belongs to its project.
 const FS_XFLAG_PROJINHERIT: u32 = 0x200;
 
+fn flags<Fd: AsFd>(file: Fd) -> Result<ExtendedFlags> {
+    // SAFETY: the opcode is FS_IOC_FSGETXATTR, and what it writes is an fsxattr.
+    let get = unsafe { Getter::<FS_IOC_FSGETXATTR, ExtendedFlags>::new() };
+    // SAFETY: the kernel fills the whole structure when it answers without an error.
+    unsafe { ioctl(file, get) }.during("FS_IOC_FSGETXATTR")
+}
+
+/// The project that `directory` hands down to what is made in it; 0 is none.
+///
+/// # Errors
+/// `ENOTTY`, `EOPNOTSUPP` where the file system has no projects.
+pub fn project<Fd: AsFd>(directory: Fd) -> Result<u32> {
+    let flags = flags(directory)?;
+    Ok(if flags.xflags & FS_XFLAG_PROJINHERIT == 0 {
+        0
+    } else {
+        flags.project
+    })
+}
+
 /// Puts `directory` into `project`, and with it whatever is made in it from now on.
 ///
 /// # Errors
 /// `EOPNOTSUPP` where the file system has no projects, `EPERM`, `EINVAL` in a user namespace.
 pub fn set_project<Fd: AsFd>(directory: Fd, project: u32) -> Result<()> {
     let directory = directory.as_fd();
-    // SAFETY: the opcode is FS_IOC_FSGETXATTR, and what it writes is an fsxattr.
-    let get = unsafe { Getter::<FS_IOC_FSGETXATTR, ExtendedFlags>::new() };
-    // SAFETY: the kernel fills the whole structure when it answers without an error.
-    let flags = unsafe { ioctl(directory, get) }.during("FS_IOC_FSGETXATTR")?;
+    let flags = flags(directory)?;
     let changed = ExtendedFlags {
         xflags: flags.xflags | FS_XFLAG_PROJINHERIT,
         project,
@@ -123,12 +140,18 @@ pub fn set_quota<Fd: AsFd>(mount: Fd, project: u32, bytes: u64, inodes: u64) -> 
 pub fn quota<Fd: AsFd>(mount: Fd, project: u32) -> Result<Quota> {
     let mut quota = RawQuota::default();
     quotactl(mount, Q_GETQUOTA, project, &mut quota)?;
-    Ok(Quota {
-        bytes: quota.block_hard.saturating_mul(QUOTA_BLOCK),
-        inodes: quota.inode_hard,
-        bytes_used: quota.space,
-        inodes_used: quota.inodes,
-    })
+    Ok(Quota::from(quota))
+}
+
+impl From<RawQuota> for Quota {
+    fn from(raw: RawQuota) -> Self {
+        Self {
+            bytes: raw.block_hard.saturating_mul(QUOTA_BLOCK),
+            inodes: raw.inode_hard,
+            bytes_used: raw.space,
+            inodes_used: raw.inodes,
+        }
+    }
 }
 
 fn quotactl<Fd: AsFd>(mount: Fd, command: u32, project: u32, quota: &mut RawQuota) -> Result<()> {

@@ -14,12 +14,14 @@
 )]
 
 pub mod block;
+pub mod bpf;
 pub mod clone;
 pub mod descriptors;
 mod error;
 pub mod exec;
 pub mod ext4;
 pub mod fsids;
+pub mod keyring;
 pub mod landlock;
 pub mod loopback;
 pub mod memory;
@@ -34,6 +36,7 @@ pub mod seccomp;
 pub mod signals;
 pub mod sock;
 mod syscall;
+pub mod terminal;
 pub mod timer;
 pub mod verity;
 pub mod watchdog;

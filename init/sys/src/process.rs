@@ -13,7 +13,7 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, WaitOptions};
 use rustix::thread::UnshareFlags;
 
 use crate::clone::Namespaces;
-use crate::syscall::checked_int;
+use crate::syscall::{PIDFD_SEND_SIGNAL, checked, checked_int};
 use crate::{During, Errno, Error, Result};
 
 /// How a process ended.
@@ -72,6 +72,26 @@ pub fn open_pidfd(pid: Pid) -> Result<OwnedFd> {
 /// `ESRCH` where it has been reaped, `EPERM`.
 pub fn send_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> Result<()> {
     rustix::process::pidfd_send_signal(pidfd, signal).during("pidfd_send_signal")
+}
+
+/// As [`send_signal`], for any number that is one: those for real time have no name.
+///
+/// # Errors
+/// As [`send_signal`]; `EINVAL` for a number that is none.
+pub fn send_signal_number(pidfd: BorrowedFd<'_>, number: i32) -> Result<()> {
+    let nothing: *const libc::c_void = std::ptr::null();
+    // SAFETY: no memory is passed: a null pointer has the kernel fill in who sends. Numbers that the C library uses itself have a
+    // meaning for this process's own threads alone, and the receiver is another process.
+    let answer = unsafe {
+        libc::syscall(
+            PIDFD_SEND_SIGNAL,
+            std::os::fd::AsRawFd::as_raw_fd(&pidfd),
+            number,
+            nothing,
+            0,
+        )
+    };
+    checked("pidfd_send_signal", answer).map(drop)
 }
 
 /// Reaps the child of `pidfd` if it has ended; `None` while it runs.
@@ -230,6 +250,24 @@ pub fn set_personality(persona: u32) -> Result<()> {
     // SAFETY: it takes any number and changes only how later calls and execs behave.
     let answer = unsafe { libc::personality(libc::c_ulong::from(persona)) };
     checked_int("personality", answer).map(drop)
+}
+
+/// Priority of input and output of this process, as class and level are put together (`ioprio_set(2)`).
+///
+/// # Errors
+/// `EINVAL` for what is none, `EPERM`.
+pub fn set_io_priority(priority: u16) -> Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: the call takes three numbers.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_ioprio_set,
+            IOPRIO_WHO_PROCESS,
+            0,
+            libc::c_int::from(priority),
+        )
+    };
+    checked("ioprio_set", answer).map(drop)
 }
 
 /// Makes `source` the standard descriptor `number` (0, 1 or 2) of this process, kept over an exec.

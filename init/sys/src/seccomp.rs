@@ -3,7 +3,9 @@
 //! A filter is classic BPF over `struct seccomp_data` (`seccomp(2)`); compiling and choosing one is
 //! done elsewhere.
 
-use crate::syscall::checked;
+use std::os::fd::OwnedFd;
+
+use crate::syscall::{checked, new_descriptor};
 use crate::{Errno, Error, Result};
 
 /// One instruction of a filter: `struct sock_filter`.
@@ -35,7 +37,34 @@ pub struct Options {
     pub log: bool,
     /// Leave speculative store bypass enabled: faster, and weaker.
     pub allow_speculation: bool,
+    /// Over all threads of the process instead of this one (`TSYNC`, with `TSYNC_ESRCH`: Linux 5.7).
+    pub all_threads: bool,
+    /// While the listener of [`load_with_listener`] has received a notification and not answered
+    /// it, the calling thread is woken by fatal signals alone (`WAIT_KILLABLE_RECV`: Linux 5.19).
+    /// [`load`] makes no listener, and leaves this out.
+    pub killable_wait: bool,
 }
+
+impl Options {
+    /// As the kernel takes them (Linux `include/uapi/linux/seccomp.h`).
+    fn flags(self, listener: bool) -> libc::c_uint {
+        let flag = |wanted: bool, bits: libc::c_uint| if wanted { bits } else { 0 };
+        // With `TSYNC` alone the answer to a thread that cannot follow is its number, which could not
+        // be told from a listener's descriptor: the kernel refuses that pair.
+        flag(self.log, LOG)
+            | flag(self.allow_speculation, SPEC_ALLOW)
+            | flag(self.all_threads, TSYNC | TSYNC_ESRCH)
+            | flag(listener, NEW_LISTENER)
+            | flag(listener && self.killable_wait, WAIT_KILLABLE_RECV)
+    }
+}
+
+const TSYNC: libc::c_uint = 1;
+const LOG: libc::c_uint = 2;
+const SPEC_ALLOW: libc::c_uint = 4;
+const NEW_LISTENER: libc::c_uint = 8;
+const TSYNC_ESRCH: libc::c_uint = 16;
+const WAIT_KILLABLE_RECV: libc::c_uint = 32;
 
 /// The most instructions that a filter may have (`BPF_MAXINSNS`).
 pub const MAX_INSTRUCTIONS: usize = 4096;
@@ -54,8 +83,29 @@ const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
 ///
 /// # Errors
 /// `EINVAL` for an invalid filter or more than [`MAX_INSTRUCTIONS`], `EACCES` without the
-/// preconditions, `ENOSYS` without seccomp.
+/// preconditions, `ENOSYS` without seccomp, `ESRCH` if one of all threads has a filter of its own.
 pub fn load(filter: &[SockFilter], options: Options) -> Result<()> {
+    set_filter(filter, options.flags(false)).map(drop)
+}
+
+/// As [`load`], and answers the descriptor (closed at exec) at which calls are told that the filter
+/// answers with `SECCOMP_RET_USER_NOTIF` (`seccomp_unotify(2)`, Linux 5.0): it polls readable while
+/// one waits.
+///
+/// Whoever holds it must not wait for such a call of its own; the last copy's end answers those that
+/// wait with `ENOSYS`.
+///
+/// # Errors
+/// As [`load`], and `EBUSY` if a filter above this one has a listener already.
+pub fn load_with_listener(filter: &[SockFilter], options: Options) -> Result<OwnedFd> {
+    let answer = set_filter(filter, options.flags(true))?;
+    // SAFETY: with NEW_LISTENER the call's success is a descriptor that it has just made; the flag
+    // TSYNC_ESRCH keeps it from being a thread's number, and nobody else has seen it.
+    unsafe { new_descriptor("seccomp", answer) }
+}
+
+/// `seccomp(SECCOMP_SET_MODE_FILTER)`.
+fn set_filter(filter: &[SockFilter], flags: libc::c_uint) -> Result<libc::c_long> {
     let invalid = Error::new("seccomp", Errno::INVAL);
     if filter.is_empty() || filter.len() > MAX_INSTRUCTIONS {
         return Err(invalid);
@@ -64,8 +114,6 @@ pub fn load(filter: &[SockFilter], options: Options) -> Result<()> {
         length: u16::try_from(filter.len()).map_err(|_| invalid)?,
         filter: filter.as_ptr(),
     };
-    let log: libc::c_uint = if options.log { 2 } else { 0 };
-    let speculation: libc::c_uint = if options.allow_speculation { 4 } else { 0 };
     // SAFETY: `program` is a sock_fprog whose pointer and length are those of a live slice of
     // sock_filter; the kernel copies it. A filter can make later system calls fail or end the
     // process, which every caller of one must expect anyway; that it does not fake success is the
@@ -74,11 +122,11 @@ pub fn load(filter: &[SockFilter], options: Options) -> Result<()> {
         libc::syscall(
             libc::SYS_seccomp,
             SECCOMP_SET_MODE_FILTER,
-            log | speculation,
+            flags,
             &raw const program,
         )
     };
-    checked("seccomp", answer).map(drop)
+    checked("seccomp", answer)
 }
 
 #[cfg(test)]
@@ -86,7 +134,8 @@ mod tests {
     use super::*;
     use crate::clone::{Namespaces, spawn};
     use crate::privilege::set_no_new_privs;
-    use crate::process::{ExitStatus, wait_pidfd};
+    use crate::process::{ExitStatus, Signal, send_signal, wait_pidfd};
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use std::os::fd::AsFd;
 
     /// Refuses `number` with EXDEV, allows the rest (the architecture is not looked at: a test).
@@ -122,6 +171,88 @@ mod tests {
         });
         let status = wait_pidfd(child.expect("clone3").pidfd.as_fd());
         assert_eq!(status, Ok(ExitStatus::Exited(0)));
+    }
+
+    /// A call that a listener is asked about is told there, and waits.
+    #[test]
+    fn a_listener_hears_of_a_call() {
+        let mut filter = refuse(u32::try_from(libc::SYS_getsid).expect("number"));
+        filter[2] = SockFilter::new(0x06, 0, 0, 0x7fc0_0000);
+        let options = Options {
+            killable_wait: true,
+            ..Options::default()
+        };
+        let child = spawn(Namespaces::NONE, None, || {
+            let listening = set_no_new_privs().and_then(|()| load_with_listener(&filter, options));
+            let Ok(listener) = listening else { return 1 };
+            let Ok(calling) = spawn(Namespaces::NONE, None, || {
+                i32::from(rustix::process::getsid(None).is_ok())
+            }) else {
+                return 2;
+            };
+            let heard = readable(&listener);
+            let ended = send_signal(calling.pidfd.as_fd(), Signal::KILL)
+                .and_then(|()| wait_pidfd(calling.pidfd.as_fd()));
+            match (heard, ended) {
+                (true, Ok(ExitStatus::Signaled { .. })) => 0,
+                _ => 3,
+            }
+        });
+        let status = wait_pidfd(child.expect("clone3").pidfd.as_fd());
+        assert_eq!(status, Ok(ExitStatus::Exited(0)));
+    }
+
+    /// Whether `descriptor` becomes readable within ten seconds.
+    fn readable(descriptor: &OwnedFd) -> bool {
+        let mut one = [PollFd::new(descriptor, PollFlags::IN)];
+        let limit = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        poll(&mut one, Some(&limit)) == Ok(1) && one[0].revents().contains(PollFlags::IN)
+    }
+
+    #[test]
+    fn a_filter_covers_the_other_threads_if_told_so() {
+        let filter = refuse(u32::try_from(libc::SYS_getsid).expect("number"));
+        for (all_threads, expected) in [(true, Err(Errno::XDEV)), (false, Ok(()))] {
+            let options = Options {
+                all_threads,
+                ..Options::default()
+            };
+            let child = spawn(Namespaces::NONE, None, || {
+                // A session that was begun outside of a process namespace has the number 0 in it, which rustix does not expect.
+                if rustix::process::setsid().is_err() {
+                    return 3;
+                }
+                let (go, wait) = std::sync::mpsc::channel::<()>();
+                let other = std::thread::spawn(move || {
+                    wait.recv().ok();
+                    rustix::process::getsid(None).map(drop)
+                });
+                if set_no_new_privs().is_err() || load(&filter, options).is_err() {
+                    return 1;
+                }
+                go.send(()).ok();
+                i32::from(other.join().ok() != Some(expected)) * 2
+            });
+            let status = wait_pidfd(child.expect("clone3").pidfd.as_fd());
+            assert_eq!(status, Ok(ExitStatus::Exited(0)));
+        }
+    }
+
+    #[test]
+    fn options_are_the_kernels_flags() {
+        let all = Options {
+            log: true,
+            allow_speculation: true,
+            all_threads: true,
+            killable_wait: true,
+        };
+        assert_eq!(Options::default().flags(false), 0);
+        assert_eq!(Options::default().flags(true), 8);
+        assert_eq!(all.flags(false), 1 | 2 | 4 | 16);
+        assert_eq!(all.flags(true), 63);
     }
 
     #[test]

@@ -131,11 +131,24 @@ pub struct Received {
 /// `EAGAIN`; `EMSGSIZE` where the message was longer than `buffer` or had more than
 /// [`MAX_DESCRIPTORS`]: it is lost then, and its descriptors are closed.
 pub fn receive<Fd: AsFd>(socket: Fd, buffer: &mut [u8]) -> Result<Received> {
+    receive_with(socket.as_fd(), buffer, RecvFlags::empty())
+}
+
+/// As [`receive`], but does not wait, whatever the socket is set to.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_now<Fd: AsFd>(socket: Fd, buffer: &mut [u8]) -> Result<Received> {
+    receive_with(socket.as_fd(), buffer, RecvFlags::DONTWAIT)
+}
+
+fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Result<Received> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(buffer)];
-    let message = rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
-        .during("recvmsg")?;
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    let message =
+        rustix::net::recvmsg(socket, &mut parts, &mut control, flags).during("recvmsg")?;
     let mut descriptors = Vec::new();
     for ancillary in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = ancillary {

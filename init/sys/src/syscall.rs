@@ -16,6 +16,8 @@ const UNIFIED: c_long = 4000;
 #[cfg(not(target_arch = "mips"))]
 const UNIFIED: c_long = 0;
 
+/// `pidfd_send_signal(2)`.
+pub(crate) const PIDFD_SEND_SIGNAL: c_long = UNIFIED + 424;
 /// `clone3(2)`.
 pub(crate) const CLONE3: c_long = UNIFIED + 435;
 /// `close_range(2)`.
@@ -64,6 +66,7 @@ mod tests {
 
     #[test]
     fn numbers_agree_with_libc() {
+        assert_eq!(PIDFD_SEND_SIGNAL, libc::SYS_pidfd_send_signal);
         assert_eq!(CLONE3, libc::SYS_clone3);
         assert_eq!(CLOSE_RANGE, libc::SYS_close_range);
         assert_eq!(MOUNT_SETATTR, libc::SYS_mount_setattr);

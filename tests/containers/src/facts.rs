@@ -1,9 +1,12 @@
 //! What a confined process sees, and what it is refused: names and values, for a test to judge.
 
+use kedge_sys::clone::Namespaces;
+use kedge_sys::process;
 use rustix::mount::{MountFlags, mount};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 
 /// A name and what was found.
 pub(crate) type Fact = (String, String);
@@ -63,7 +66,7 @@ pub(crate) fn all() -> Vec<Fact> {
 type Attempt = fn() -> io::Result<()>;
 
 /// What a container must not be able to do. Each says `allowed`, or the error's number.
-const ATTEMPTS: [(&str, Attempt); 16] = [
+const ATTEMPTS: [(&str, Attempt); 28] = [
     ("mount", || {
         Ok(mount(c"none", c"/tmp", c"tmpfs", MountFlags::empty(), c"")?)
     }),
@@ -110,16 +113,58 @@ const ATTEMPTS: [(&str, Attempt); 16] = [
     }),
     ("bind-80", || TcpListener::bind("0.0.0.0:80").map(drop)),
     ("new-user-namespace", new_user_namespace),
+    ("new-mount-namespace", || {
+        plain(process::unshare(Namespaces::MOUNT))
+    }),
+    ("enter-own-namespace", || {
+        let own = File::open("/proc/self/ns/uts")?;
+        plain(process::enter_namespace(own.as_fd()))
+    }),
+    ("pivot-root", || Ok(rustix::process::pivot_root("/", "/")?)),
+    ("join-keyring", || {
+        plain(kedge_sys::keyring::join_session(c"x"))
+    }),
+    ("load-module", || {
+        plain(kedge_sys::module::load_image(b"\x7fELF", c"").map(drop))
+    }),
+    ("attach-bpf", || {
+        let group = File::open("/")?;
+        plain(kedge_sys::bpf::attach_device_program(group.as_fd(), &[]))
+    }),
+    ("turn-ctrl-alt-del", || {
+        plain(kedge_sys::reboot::ctrl_alt_del_to_init())
+    }),
+    // In the container's own namespace of processes nobody else is there to be traced or signalled.
+    ("read-kernel-thread", || {
+        let name = fs::read_to_string("/proc/2/comm").unwrap_or_default();
+        // Nobody, or a thread of the container's own, which may end meanwhile.
+        let is_kernels = name.trim() == "kthreadd";
+        is_kernels
+            .then_some(())
+            .ok_or_else(|| io::Error::from_raw_os_error(2))
+    }),
+    ("write-core-pattern", || {
+        write("/proc/sys/kernel/core_pattern", "|/bin/sh")
+    }),
+    ("write-uevent-helper", || {
+        write("/sys/kernel/uevent_helper", "/bin/sh")
+    }),
+    ("write-cgroup", || write("/sys/fs/cgroup/cgroup.procs", "0")),
+    ("raise-memory-limit", || {
+        write("/sys/fs/cgroup/memory.max", "max")
+    }),
 ];
+
+fn plain(result: Result<(), kedge_sys::Error>) -> io::Result<()> {
+    result.map_err(|error| io::Error::from_raw_os_error(error.errno.raw_os_error()))
+}
 
 /// In a thread of its own: a thread that has left its namespaces must not go on with anything else.
 fn new_user_namespace() -> io::Result<()> {
     // The call asks for a new user namespace and nothing else; with other threads alive the kernel
     // refuses it with EINVAL, which a seccomp filter pre-empts with EPERM.
-    std::thread::spawn(|| kedge_sys::process::unshare(kedge_sys::clone::Namespaces::USER))
-        .join()
-        .map_err(|_| io::Error::other("the thread ended"))?
-        .map_err(|error| io::Error::from_raw_os_error(error.errno.raw_os_error()))
+    let asked = std::thread::spawn(|| process::unshare(Namespaces::USER)).join();
+    plain(asked.map_err(|_| io::Error::other("the thread ended"))?)
 }
 
 fn refused(error: &io::Error) -> String {

@@ -3,6 +3,7 @@
 //! It says what it sees and what it is refused ([`facts`]), misbehaves on request, and answers over HTTP ([`serve`]).
 //! It never decides whether what it sees is right: that is the tests' work, on the host.
 
+mod executed;
 mod facts;
 mod modules;
 mod serve;
@@ -11,11 +12,12 @@ mod waits;
 use kedge_sys::watchdog::Watchdog;
 use std::fs;
 use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One line for the device's log.
 fn say(text: &str) {
@@ -41,9 +43,12 @@ fn pause(milliseconds: u64) {
 
 fn main() -> ExitCode {
     let clock = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    waits::block_all();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let first = arguments.first().map_or("", String::as_str);
+    if let Some(code) = executed::run(first, number(&arguments, 1)) {
+        return code;
+    }
+    waits::block_all();
     match first {
         "sleep" => say("sleeping"),
         "clock" => say(&format!("clock {}.{:09}", clock.tv_sec, clock.tv_nsec)),
@@ -65,7 +70,15 @@ fn main() -> ExitCode {
             .for_each(|(name, value)| say(&format!("fact {name} {value}"))),
         "volumes" => arguments.iter().skip(1).for_each(|path| count(path)),
         "reverse" => arguments.iter().skip(1).for_each(|path| reverse(path)),
+        "reach" => {
+            let patience = Duration::from_secs(number(&arguments, 1));
+            arguments
+                .iter()
+                .skip(2)
+                .for_each(|place| reach(place, patience));
+        }
         "read" => arguments.iter().skip(1).for_each(|path| read(path)),
+        "open" => return open(&arguments),
         "eat" => eat(),
         "threads" => threads(),
         "stubborn" => waits::stubborn(),
@@ -119,6 +132,25 @@ fn lock(seconds: u64) {
     }
 }
 
+/// Connects to `HOST:PORT` within a time: `reach PLACE yes` or `reach PLACE no`.
+fn reach(place: &str, patience: Duration) {
+    let until = Instant::now() + patience;
+    let connects = || -> io::Result<TcpStream> {
+        let mut addresses = place.to_socket_addrs()?;
+        let address = addresses.next().ok_or(io::ErrorKind::NotFound)?;
+        TcpStream::connect_timeout(&address, Duration::from_secs(1))
+    };
+    let mut reached = connects().is_ok();
+    while !reached && Instant::now() < until {
+        pause(200);
+        reached = connects().is_ok();
+    }
+    say(&format!(
+        "reach {place} {}",
+        if reached { "yes" } else { "no" }
+    ));
+}
+
 /// Counts the starts in a volume and says the number: `volume PATH N`.
 fn count(folder: &str) {
     let path = format!("{folder}/starts");
@@ -146,6 +178,35 @@ fn read(path: &str) {
             error.raw_os_error().unwrap_or(0)
         )),
     }
+}
+
+/// Opens a device for `r`, `w` or `rw`: `open PATH MODE ok` and how it begins where it was for reading, or
+/// `open PATH MODE error ERRNO`.
+fn open(arguments: &[String]) -> ExitCode {
+    let argument = |index| arguments.get(index).map_or("", String::as_str);
+    let (path, mode) = (argument(1), argument(2));
+    let opened = fs::File::options()
+        .read(mode.contains('r'))
+        .write(mode.contains('w'))
+        .open(path)
+        .and_then(|mut file| {
+            let mut begin = [0; 16];
+            if mode == "r" {
+                file.read_exact(&mut begin)?;
+            }
+            Ok(begin)
+        });
+    match opened {
+        Ok(begin) => {
+            let begin = String::from_utf8_lossy(&begin).replace(char::is_control, "");
+            say(&format!("open {path} {mode} ok {begin}"));
+        }
+        Err(error) => say(&format!(
+            "open {path} {mode} error {}",
+            error.raw_os_error().unwrap_or(0)
+        )),
+    }
+    ExitCode::SUCCESS
 }
 
 /// What a file holds, backwards, so that its words are in no log: `reverse PATH TEXT`.

@@ -5,6 +5,7 @@
 #![no_main]
 
 mod network;
+mod oci;
 mod registry;
 
 use kedge_board_support::loading::program::Program;
@@ -23,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((choice, bytes)) = data.split_first() else {
         return;
     };
-    match choice % 41 {
+    match choice % 45 {
         0 => canonical(bytes, Root::parse(bytes).and_then(|root| root.encode())),
         1 => canonical(
             bytes,
@@ -139,9 +140,63 @@ fuzz_target!(|data: &[u8]| {
                 assert!(map.mapped() <= map.size());
             }
         }),
+        41 => oci::config(bytes),
+        42 => oci::seccomp(bytes),
+        43 => command(bytes),
+        44 => devices(bytes),
         other => network::parse(other - 22, bytes),
     }
 });
+
+/// An event of the kernel's is read within its bounds; what a look at devices says is written as it is read.
+fn devices(bytes: &[u8]) {
+    use kedge_init::devices::{Found, uevent};
+    if let Some(event) = uevent::parse(bytes) {
+        assert!(!event.action.is_empty() && event.path.starts_with('/'));
+        assert!(bytes.len() < uevent::MOST);
+    }
+    for found in kedge_init::devices::read(bytes) {
+        assert_eq!(Found::parse(&found.line()), Some(found));
+    }
+}
+
+/// What asks for a command is written as it is read; whatever its client sends is taken, bounded, and ends.
+fn command(bytes: &[u8]) {
+    use kedge_init::control::{Call, Connection, Exec, Role, Said, Since, Transport};
+    if let Ok(exec) = Exec::parse(bytes) {
+        let written = serde_json::to_vec(&exec).expect("plain data");
+        assert_eq!(Exec::parse(&written), Ok(exec));
+    }
+    if let Ok(text) = core::str::from_utf8(bytes) {
+        let _ = Since::parse(text);
+    }
+    let mut connection = Connection::new(Role::Operate, Transport::Serial);
+    let asked = b"POST /v1/containers/a/exec HTTP/1.1\r\ncontent-length: 20\r\n\r\n{\"arguments\":[\"ls\"]}";
+    connection.input(asked);
+    assert!(matches!(connection.next_call(), Some(Call::Exec { .. })));
+    connection.begin_exec();
+    let mut rest = bytes;
+    loop {
+        let taken = connection.input(rest);
+        rest = &rest[taken..];
+        match connection.said() {
+            Said::Input(input) => {
+                assert!(!input.is_empty());
+                let count = input.len();
+                connection.took_input(count);
+            }
+            Said::End | Said::Window { .. } => {}
+            Said::Nothing if rest.is_empty() => break,
+            Said::Nothing => {}
+            Said::Nonsense => break,
+        }
+    }
+    assert!(connection.is_executing());
+    connection.leave_exec();
+    while connection.next_call().is_some() {
+        connection.answer_done();
+    }
+}
 
 /// A sector that is read as `autoboot.txt` is the one that would be written; a device tree's numbers are read as they are.
 fn tryboot(bytes: &[u8]) {

@@ -3,9 +3,10 @@
 use super::stage::{Came, Stage};
 use anyhow::{Context, Result, ensure};
 use kedge_agent::frames::{Configure, Order, Report};
+use kedge_init::condition::Condition;
 use kedge_init::control::{
-    Call, Command, Connection, FailureStatus, Memory, Refusal, RevisionStatus, Role, Status,
-    TargetStatus, Transport, Trial, UpdateStatus, Upload,
+    Call, Command, Connection, FailureStatus, Memory, Refusal, RevisionStatus, Role, StateStatus,
+    Status, TargetStatus, Transport, Trial, UpdateStatus, Upload,
 };
 use kedge_init::helpers::stage::{Body, MAX_DATA, Request, WINDOW};
 use kedge_init::log::{Journal, Stream};
@@ -237,7 +238,10 @@ impl Init {
                 }
                 Err(_) => connection.answer_refused(Refusal::Conflict("it cannot be tried")),
             },
-            Call::Command(_) => connection.answer_refused(Refusal::Forbidden),
+            // What the agent never asks for.
+            Call::Command(_) | Call::Usage | Call::Inspect(_) | Call::Exec { .. } => {
+                connection.answer_refused(Refusal::Forbidden);
+            }
             Call::Upload { what, length } => self.upload(connection, what, length, stream)?,
         }
         Ok(())
@@ -271,6 +275,10 @@ impl Init {
             slot: "a".into(),
             secure_boot: false,
             from_memory: false,
+            state: StateStatus {
+                word: Condition::Good.word().into(),
+                text: Condition::Good.sentence().into(),
+            },
             phase: "running".into(),
             boot_id: Cow::Borrowed(&configure.boot_id),
             uptime_ms: self.now_ms(),

@@ -27,6 +27,7 @@ pub(crate) fn platform(folder: &Path) -> Result<PathBuf> {
         kernel: "vmlinuz".into(),
         init: "init".into(),
         modules: Vec::new(),
+        pool_modules: Vec::new(),
         kernel_version: "6.12".into(),
         crates: vec![Crate {
             name: "serde".into(),

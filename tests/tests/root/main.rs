@@ -24,6 +24,7 @@ mod files;
 mod full_disk;
 mod helpers;
 mod leases;
+mod pools;
 #[path = "../../../init/container/tests/root/running.rs"]
 mod running;
 mod stage;

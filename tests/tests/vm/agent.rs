@@ -4,6 +4,8 @@ use crate::built_fleet;
 use anyhow::{Context, Result, ensure};
 use kedge_image_build::files;
 use kedge_revision::Timestamp;
+#[cfg(feature = "all-boards")]
+use kedge_tests::disk::Disk;
 use kedge_tests::fleet::{Fleet, PULLED};
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::hub::Hub;
@@ -67,6 +69,55 @@ pub(crate) fn confined_agent(fleet: &Fleet, mut guest: Guest) -> Result<()> {
         },
     );
     checks.finish(&mut guest)
+}
+
+/// A hub's updates that take a slot and a reboot: one that holds, one whose kernel panics, and a power cut behind both. The
+/// panic's text must outlive its reset: the board's platform is one with our own kernel.
+#[cfg(feature = "all-boards")]
+pub(crate) fn other_slots(fleet: &Fleet, disk: &Disk) -> Result<()> {
+    let mut guest = fleet.start_flashed(disk)?;
+    let mut checks = Checks::default();
+    let mut good = String::new();
+    checks.run("another slot is committed", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        fleet.wait_for_enrolment(guest)?;
+        fleet.project.kernel_arguments("kedge.tests=hub")?;
+        good = fleet.publish(&["--assign", "all"])?;
+        fleet.wait_for_commit(guest, &good)?;
+        ensure!(guest.boots() == 2, "{} boots", guest.boots());
+        runs(guest, &good)
+    });
+    let mut bad = String::new();
+    checks.run("a panic is rolled back, and told", &mut guest, |guest| {
+        fleet.project.kernel_arguments("rdinit=/nowhere")?;
+        bad = fleet.publish(&["--assign", "all"])?;
+        let reason = fleet.wait(guest, "the hub hears of the failure", |device| {
+            let failed = device.get("failed")?;
+            (text(failed, "revision") == bad).then(|| text(failed, "reason").to_owned())
+        })?;
+        ensure!(reason == "kernel-panic", "the reason is {reason}");
+        runs(guest, &good)
+    });
+    guest.cut_power()?;
+    checks.finish(&mut guest)?;
+    let mut guest = Guest::with(fleet.machine(disk)?)?;
+    let mut checks = Checks::default();
+    checks.run("it is where it was", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        guest.wait_for_state("app", "running", BOOT)?;
+        ensure!(failure(guest)? == "kernel-panic", "another failure is told");
+        runs(guest, &good)
+    });
+    checks.finish(&mut guest)
+}
+
+/// This revision is committed, and runs from slot b.
+#[cfg(feature = "all-boards")]
+fn runs(guest: &Guest, revision: &str) -> Result<()> {
+    ensure!(committed(guest)? == revision, "another one is committed");
+    let status = guest.status()?;
+    ensure!(text(&status, "slot") == "b", "{status}");
+    Ok(())
 }
 
 /// What a device's clock shows when it starts says nothing: neither who is believed nor what is installed hangs on it.

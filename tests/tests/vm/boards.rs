@@ -110,7 +110,11 @@ fn loader(board: &Board, disk: &Disk) -> Result<()> {
     ];
     ensure!(lines == expected, "{file}");
     let line = String::from_utf8(disk.read_from_fat("slot-a", "cmdline.txt")?)?;
-    ensure!(line.starts_with(&board.boot.arguments), "{line}");
+    let own = line.strip_prefix("kedge.written-to=a ");
+    ensure!(
+        own.is_some_and(|rest| rest.starts_with(&board.arguments())),
+        "{line}"
+    );
     // By their numbers, which that file names.
     let table = Table::read(disk.path())?;
     let names: Vec<&str> = table.0.iter().map(|entry| &entry.name[..]).collect();

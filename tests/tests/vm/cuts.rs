@@ -53,7 +53,7 @@ pub(crate) fn power_cuts(board: &str) -> Result<()> {
 /// A change that takes a slot, a reboot or nothing.
 fn change(project: &Project, seed: u64) -> Result<&'static str> {
     match seed % 3 {
-        0 => project.kernel_arguments("kedge.tests=cut").map(|()| "slot"),
+        0 => project.kernel_arguments("tests.kedge=cut").map(|()| "slot"),
         1 => project
             .app("started", &["sleep", "cut"], "")
             .map(|()| "live"),

@@ -1,6 +1,6 @@
 //! A device's ordinary life: boot, what containers get and are refused, restarts, limits, control, reboot, power off.
 
-use crate::fresh_disk;
+use crate::{exec, fresh_disk};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::qemu::Ending;
@@ -26,7 +26,7 @@ fn facts(lines: &[LogLine]) -> BTreeMap<String, String> {
 }
 
 fn facts_of(guest: &Guest, container: &str) -> Result<BTreeMap<String, String>> {
-    guest.wait_for_log(container, "fact try-new-user-namespace", SOON)?;
+    guest.wait_for_log(container, "fact try-raise-memory-limit", SOON)?;
     Ok(facts(&guest.logs(container)?))
 }
 
@@ -67,6 +67,14 @@ fn vm_a_device_lives() -> Result<()> {
     checks.run("volumes, first boot", &mut guest, |guest| {
         volumes(guest, 1, 1, 1)
     });
+    checks.run("what is written has a bound", &mut guest, exec::filled);
+    checks.run("commands in containers", &mut guest, exec::commands);
+    checks.run("commands are confined", &mut guest, exec::confined);
+    checks.run("a command's terminal", &mut guest, exec::terminal);
+    checks.run("ends of commands", &mut guest, exec::ends);
+    checks.run("what a container is", &mut guest, exec::inspected);
+    checks.run("what containers use", &mut guest, exec::used);
+    checks.run("logs from a time on", &mut guest, exec::logs_since);
     checks.run("stop signal and grace", &mut guest, stopping);
     checks.run("start, restart, refusals", &mut guest, control);
     checks.run("a flood of output is bounded", &mut guest, flood);
@@ -223,7 +231,7 @@ pub(super) fn confinement(guest: &mut Guest) -> Result<()> {
 }
 
 /// What no container of the product may do, however it is widened.
-const ATTEMPTS: [&str; 15] = [
+const ATTEMPTS: [&str; 27] = [
     "try-mount",
     "try-mount-proc",
     "try-remount-root",
@@ -239,6 +247,18 @@ const ATTEMPTS: [&str; 15] = [
     "try-set-host-name",
     "try-set-clock",
     "try-new-user-namespace",
+    "try-new-mount-namespace",
+    "try-enter-own-namespace",
+    "try-pivot-root",
+    "try-join-keyring",
+    "try-load-module",
+    "try-attach-bpf",
+    "try-turn-ctrl-alt-del",
+    "try-read-kernel-thread",
+    "try-write-core-pattern",
+    "try-write-uevent-helper",
+    "try-write-cgroup",
+    "try-raise-memory-limit",
 ];
 
 pub(super) fn widened(guest: &mut Guest) -> Result<()> {

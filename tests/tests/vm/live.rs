@@ -1,6 +1,6 @@
 //! Trials in the slot that runs: what changes is exchanged while the device goes on, judged, and kept or undone.
 
-use crate::built_trials;
+use crate::{built_trials, exec};
 use anyhow::{Context, Result, ensure};
 use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
@@ -44,6 +44,7 @@ fn fails(project: &Project, guest: &mut Guest, reason: &str) -> Result<()> {
 fn vm_trials_without_a_reboot() -> Result<()> {
     let (project, disk, mut guest) = start()?;
     let mut checks = Checks::default();
+    checks.run("the console tells the state", &mut guest, boot_is_told);
     checks.run("a changed container is exchanged", &mut guest, |guest| {
         good(&project, guest)
     });
@@ -105,6 +106,14 @@ fn bad_containers(project: &Project, guest: &mut Guest, checks: &mut Checks) {
         project.app("started", &["eat"], rest)?;
         fails(project, guest, "out-of-memory(app)")
     });
+    checks.run("more memory than there is", guest, |guest| {
+        let rest = "[restart]\npolicy = \"no\"\n[limits]\nmemory-min = \"64GiB\"\n";
+        project.app("started", &["sleep"], rest)?;
+        fails(project, guest, "goal-missed(app, started, exit 127)")?;
+        let line = guest.wait_for_log("kedge", "limits.memory-min: 68719476736 bytes", SOON)?;
+        ensure!(line.text.contains("app"), "{}", line.text);
+        Ok(())
+    });
     checks.run("a container asks for a roll back", guest, |guest| {
         let rest = "[restart]\npolicy = \"on-failure\"\ndelay = \"100ms\"\nmax-retries = 1\nthen = \"roll-back\"\n";
         project.app("started", &["crash", "50", "5"], rest)?;
@@ -141,6 +150,34 @@ fn good(project: &Project, guest: &mut Guest) -> Result<()> {
     ensure!(text(&status, "trial") == "committed", "{status}");
     let missing = status.get("goals-missing").and_then(Value::as_array);
     ensure!(missing.is_some_and(Vec::is_empty), "{status}");
+    let states = guest.expect_state("good", SOON)?;
+    let end = states.split_at(states.len().saturating_sub(4)).1;
+    ensure!(end == ["good", "updating", "trial", "good"], "{states:?}");
+    Ok(())
+}
+
+/// From the boot on to a device that runs what it should, as a person at the console sees it, and a program by the status.
+fn boot_is_told(guest: &mut Guest) -> Result<()> {
+    let states = guest.expect_state("good", SOON)?;
+    ensure!(
+        states.first().is_some_and(|word| word == "booting"),
+        "{states:?}"
+    );
+    // Whether the network or the disk is waited for is the machine's to say; nothing is wrong, and nothing is said twice.
+    let way = ["booting", "growing", "no-network", "good"];
+    let strange = states.iter().find(|word| !way.contains(&word.as_str()));
+    ensure!(strange.is_none(), "{states:?}");
+    let once = |word: &str| states.iter().filter(|told| *told == word).count() == 1;
+    ensure!(once("booting") && once("good"), "{states:?}");
+    let mut dry = states.clone();
+    dry.dedup();
+    ensure!(dry == states, "{states:?}");
+    let line = guest.expect("kedge: state good: ", SOON)?;
+    ensure!(line.contains("10.0.2.15"), "no address: {line}");
+    let status = guest.status()?;
+    let state = status.get("state").context("no state in the status")?;
+    ensure!(text(state, "word") == "good", "{status}");
+    ensure!(text(state, "text") == "it runs what it should", "{status}");
     Ok(())
 }
 
@@ -256,7 +293,7 @@ fn starts(guest: &Guest) -> Result<u64> {
 fn volumes(project: &Project, guest: &mut Guest) -> Result<()> {
     let before = starts(guest)?;
     // Another `data` writes into the volume on trial; `app` fails the trial a while later.
-    let keep = "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\nsnapshot = \"on-trial\"\nsnapshot-max = \"1MiB\"\n";
+    let keep = "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\nsize = \"2MiB\"\nsnapshot = \"on-trial\"\nsnapshot-max = \"1MiB\"\n";
     let changed = format!("environment = [\"NEW=1\"]\n{keep}");
     project.set("data", "app", "started", &["volumes", "/keep"], &changed)?;
     project.app(
@@ -278,6 +315,10 @@ fn volumes(project: &Project, guest: &mut Guest) -> Result<()> {
         let tail = said.get(said.len().saturating_sub(2)..).unwrap_or_default();
         Ok((tail == wanted).then_some(()))
     })?;
+    // What came back is another folder, and has the volume's limit.
+    let found = exec::ask(guest, "/v1/containers/data")?;
+    let most = found.pointer("/volumes/0/bytes-max");
+    ensure!(most == Some(&Value::from(2 << 20)), "{found}");
     project.set("data", "app", "started", &["volumes", "/keep"], keep)
 }
 

@@ -4,6 +4,9 @@ mod agent;
 mod apply;
 mod boards;
 mod cuts;
+mod cycles;
+mod devices;
+mod exec;
 mod faults;
 #[cfg(feature = "all-boards")]
 mod first_stage;
@@ -16,6 +19,7 @@ mod mend;
 #[cfg(feature = "all-boards")]
 mod mipsel;
 mod network;
+mod pools;
 mod ram;
 mod secure_boot;
 mod slots;

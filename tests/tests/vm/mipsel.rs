@@ -1,5 +1,5 @@
-//! `qemu-mipsel`: what the kernel, the sources and another C library make of this processor. The loader is the one that
-//! `qemu-x86-64` has, too.
+//! `qemu-mipsel`: what the kernel, the sources and another C library make of this processor, and a boot record in erase blocks,
+//! as on flash. The loader is the one that `qemu-x86-64` has, too; what a device must do is written where other boards do it.
 //!
 //! All are run by `cargo xtask test vm --all-boards` alone. The kernel is our own, and is built by whoever runs this first:
 //! no kernel of Debian's serves.
@@ -22,6 +22,17 @@ fn vm_mipsel_boots_the_same_images() -> Result<()> {
 #[test]
 fn vm_mipsel_trials_of_a_slot() -> Result<()> {
     crate::slots::trials_of_a_slot(BOARD)
+}
+
+#[test]
+fn vm_mipsel_a_panics_text_outlives_its_reset() -> Result<()> {
+    uboot::vm_uboot_leaves_a_panics_text_alone(BOARD)
+}
+
+#[test]
+fn vm_mipsel_a_hub_brings_other_slots() -> Result<()> {
+    let (fleet, disk) = crate::built_fleet_for(BOARD)?;
+    crate::agent::other_slots(&fleet, &disk)
 }
 
 #[test]

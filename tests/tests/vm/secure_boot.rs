@@ -93,7 +93,7 @@ fn vm_secure_boot_starts_what_its_owner_signed_and_nothing_else() -> Result<()> 
         Ok(())
     });
     checks.run("a signed update is committed", &mut guest, |guest| {
-        owner.project.kernel_arguments("kedge.tests=1")?;
+        owner.project.kernel_arguments("tests.kedge=1")?;
         let pushed = owner.project.push(guest, &[])?;
         ensure!(pushed.committed, "{}", pushed.said);
         let status = guest.status()?;

@@ -112,7 +112,7 @@ pub(crate) fn trials_of_a_slot(board: &str) -> Result<()> {
         &mut guest,
         |guest| {
             project.app("started", &["sleep"], "")?;
-            project.kernel_arguments("kedge.tests=4")?;
+            project.kernel_arguments("tests.kedge=4")?;
             let boots = guest.boots();
             push(&project, guest)?;
             guest.wait_for_boot(boots + 1, BOOT)?;
@@ -145,7 +145,7 @@ pub(crate) fn trials_of_a_slot(board: &str) -> Result<()> {
 }
 
 fn good(project: &Project, guest: &mut Guest) -> Result<()> {
-    project.kernel_arguments("kedge.tests=1")?;
+    project.kernel_arguments("tests.kedge=1")?;
     let pushed = project.push(guest, &[])?;
     ensure!(pushed.committed, "{}", pushed.said);
     ensure!(slot(guest)? == "b", "slot {}", slot(guest)?);
@@ -214,7 +214,7 @@ fn hangs(project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
 }
 
 fn never_ready(project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
-    project.kernel_arguments("kedge.tests=3")?;
+    project.kernel_arguments("tests.kedge=3")?;
     let health = "[health]\nnotify = true\nstart-period = \"1min\"\n";
     project.app("ready", &["sleep"], health)?;
     let pushed = project.push(guest, &[])?;
@@ -233,7 +233,7 @@ fn tries_left(guest: &Guest) -> Result<Option<u64>> {
 
 fn give_back(project: &Project, guest: &mut Guest) -> Result<()> {
     project.window("10min")?;
-    project.kernel_arguments("kedge.tests=5")?;
+    project.kernel_arguments("tests.kedge=5")?;
     push(project, guest)?;
     let mut seen = Vec::new();
     for round in 0..3 {

@@ -268,7 +268,7 @@ fn vm_uboot_counts_a_trial_that_panics_and_goes_back(board: &str) -> Result<()> 
         },
     );
     checks.run("the kernel is told", &mut guest, |guest| {
-        let first = boards::find(board)?.boot.arguments;
+        let first = boards::find(board)?.arguments();
         for rest in [
             "kedge.slot=b kedge.try=1 rdinit=/nonexistent",
             "kedge.slot=a kedge.failed=b",
@@ -286,7 +286,7 @@ fn vm_uboot_counts_a_trial_that_panics_and_goes_back(board: &str) -> Result<()> 
 }
 
 /// QEMU is one process here, but U-Boot and a kernel run between the panic and whoever reads its text.
-fn vm_uboot_leaves_a_panics_text_alone(board: &str) -> Result<()> {
+pub(crate) fn vm_uboot_leaves_a_panics_text_alone(board: &str) -> Result<()> {
     let disk = fresh_disk(board)?;
     disk.write_to_slot(Slot::A, "cmdline.txt", b"sysrq_always_enabled\n")?;
     let mut guest = Guest::start_on(board, &disk, &[])?;

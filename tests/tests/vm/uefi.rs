@@ -101,7 +101,7 @@ fn vm_uefi_counts_a_trial_that_panics_and_goes_back() -> Result<()> {
         });
     }
     checks.run("the kernel is told", &mut guest, |guest| {
-        let (first, own) = (boards::find(BOARD)?.boot.arguments, disk.guid()?);
+        let (first, own) = (boards::find(BOARD)?.arguments(), disk.guid()?);
         for rest in [
             "kedge.slot=b kedge.try=1 rdinit=/nonexistent",
             "kedge.slot=a kedge.failed=b",
@@ -273,7 +273,7 @@ fn vm_uefi_commits_an_update_in_the_other_slot() -> Result<()> {
         "another kernel argument is tried and kept",
         &mut guest,
         |guest| {
-            project.kernel_arguments("kedge.tests=1")?;
+            project.kernel_arguments("tests.kedge=1")?;
             let pushed = project.push(guest, &[])?;
             ensure!(pushed.committed, "{}", pushed.said);
             let status = guest.status()?;

@@ -104,7 +104,7 @@ fn never_booted(project: &Project, disk: &Disk, guest: &mut Guest) -> Result<()>
     let pushed = project.push(guest, &[])?;
     ensure!(pushed.committed, "{}", pushed.said);
     let before = committed(guest)?;
-    project.kernel_arguments("kedge.tests=never")?;
+    project.kernel_arguments("tests.kedge=never")?;
     let tried = push(project, guest)?;
     armed(disk)?;
     guest.cut_power()?;

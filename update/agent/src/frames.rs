@@ -72,7 +72,7 @@ impl Order {
         let frame = match self {
             Self::Configure(configure) => {
                 let mut frame = vec![1];
-                serde_json::to_writer(&mut frame, configure).ok()?;
+                kedge_revision::json::write(&mut frame, configure).ok()?;
                 frame
             }
             Self::Changed => vec![2],

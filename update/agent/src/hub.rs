@@ -458,7 +458,7 @@ mod erased {
     impl<T: Serialize> Json for T {
         fn to_json(&self) -> Vec<u8> {
             // Plain data in memory.
-            serde_json::to_vec(self).unwrap_or_default()
+            kedge_revision::json::bytes(self)
         }
     }
 }

@@ -171,7 +171,7 @@ impl Kept {
     /// [`Error::Store`].
     pub fn put<T: Serialize + Debug>(&self, name: &str, value: &T) -> Result<(), Error> {
         // Plain data in memory.
-        let json = serde_json::to_vec(value).unwrap_or_default();
+        let json = kedge_revision::json::bytes(value);
         durable::write(&self.directory.join(name), &summed(&json)).map_err(Error::Store)
     }
 

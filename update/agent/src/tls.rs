@@ -9,10 +9,14 @@ use crate::error::Error;
 use crate::pace::Paced;
 use core::fmt;
 use ed25519_dalek::{Signer as _, SigningKey};
+use kedge_sys::memory::{Entropy, fill_random};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, ClientConnection, ResolvesClientCert};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::{
+    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms, ring,
+    verify_tls13_signature,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, Signer, SigningKey as TlsSigningKey};
 use rustls::time_provider::TimeProvider;
 use rustls::{
@@ -74,9 +78,33 @@ static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     ],
 };
 
-/// Only what is used is linked: one key exchange and two ciphers, of which the second is for processors with AES.
+/// Random numbers are the kernel's, as everywhere on the device.
+#[derive(Debug)]
+struct Random;
+
+impl SecureRandom for Random {
+    fn fill(&self, buffer: &mut [u8]) -> Result<(), GetRandomFailed> {
+        fill_random(buffer, Entropy::Seeded).map_err(|_| GetRandomFailed)
+    }
+}
+
+/// Reads no key: the device's own is [`Key`].
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(
+        &self,
+        _: PrivateKeyDer<'static>,
+    ) -> Result<Arc<dyn TlsSigningKey>, rustls::Error> {
+        let text = "a device's key is no file".to_owned();
+        Err(rustls::Error::General(text))
+    }
+}
+
+/// Only what is used is linked: one key exchange and two ciphers, of which the second is for processors with AES. Of ring's own
+/// provider not even the small parts are taken: it names all that there is, RSA and two more curves among it.
 fn provider() -> Arc<CryptoProvider> {
-    let default = ring::default_provider();
     Arc::new(CryptoProvider {
         cipher_suites: vec![
             ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
@@ -84,8 +112,8 @@ fn provider() -> Arc<CryptoProvider> {
         ],
         kx_groups: vec![ring::kx_group::X25519],
         signature_verification_algorithms: ALGORITHMS,
-        secure_random: default.secure_random,
-        key_provider: default.key_provider,
+        secure_random: &Random,
+        key_provider: &NoKeys,
     })
 }
 

@@ -9,7 +9,8 @@
 //! | `requires`, groups, host name, logs, hubs, a container of a group with `change = "reboot"` | a reboot |
 //! | anything else | the restart of the containers that differ, which may be none |
 //!
-//! The network but for the host name is not looked at: the `net` helper goes from any configuration to any other as it runs. Nor is
+//! The network but for the host name is not looked at: the `net` helper goes from any configuration to any other as it runs. So it
+//! is with networks of containers' own, whose containers have their addresses in their definitions. Nor is
 //! what becomes of sticks, which PID 1 looks up at each.
 //!
 //! A container differs if its definition does, or the value of a parameter that it uses. Its data of `revision`
@@ -135,6 +136,7 @@ pub fn change(old: &Running<'_>, new: &Running<'_>) -> Change {
 fn fixed(content: &Content) -> (Option<&Name>, &Logs, &[String]) {
     let Configuration {
         network,
+        networks: _,
         logs,
         hubs,
         sticks: _,

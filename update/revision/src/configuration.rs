@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::id::Name;
+use crate::pool::Pool;
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
@@ -14,6 +15,9 @@ use std::collections::BTreeMap;
 pub struct Configuration {
     /// Interfaces and names.
     pub network: NetworkConfiguration,
+    /// Networks of containers' own by name, [`crate::pool::MAX_NAME`] bytes at most.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub networks: BTreeMap<Name, Pool>,
     /// Bounds of what is logged.
     pub logs: Logs,
     /// Addresses of the hubs, `https://…`, tried in order; none: the device is on its own.
@@ -167,6 +171,19 @@ pub struct Prefix {
     pub address: IpAddr,
     /// Bits of the prefix, at most 32 or 128.
     pub length: u8,
+}
+
+impl Prefix {
+    /// Whether some address of IPv4 is in both.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        let (IpAddr::V4(one), IpAddr::V4(two)) = (self.address, other.address) else {
+            return false;
+        };
+        let kept = 32_u32.saturating_sub(self.length.min(other.length).into());
+        let head = |address: Ipv4Addr| address.to_bits().checked_shr(kept).unwrap_or(0);
+        head(one) == head(two)
+    }
 }
 
 impl fmt::Display for Prefix {

@@ -8,8 +8,12 @@ use crate::id::{Name, ObjectId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub use crate::device::DeviceRule;
+pub use crate::limits::Limits;
+pub use crate::pool::Network;
+
 /// `true` if a field has its default and is therefore left out of the canonical form.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
@@ -42,6 +46,9 @@ pub struct Container {
     /// Which network it sees; none by default.
     #[serde(default, skip_serializing_if = "is_default")]
     pub network: Network,
+    /// Devices that appear in its `/dev`, sorted; none but the six of every container by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceRule>,
     /// Capabilities inside its own user namespace, sorted; none by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<Capability>,
@@ -242,41 +249,6 @@ pub enum Lifetime {
     Boot,
 }
 
-/// Bounds on what a container uses (cgroup v2; Linux `Documentation/admin-guide/cgroup-v2.rst`).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Limits {
-    /// `cpu.weight`, 1 to 10000.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_weight: Option<u32>,
-    /// `cpu.max`, percent of one processor.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpu_max_percent: Option<u32>,
-    /// `memory.max`, bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_max: Option<u64>,
-    /// `memory.high`, bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_high: Option<u64>,
-    /// `memory.min`, bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_min: Option<u64>,
-    /// `pids.max`; 512 if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pids_max: Option<u32>,
-}
-
-/// Which network a container sees.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Network {
-    /// A network namespace of its own with a loopback interface.
-    #[default]
-    None,
-    /// The device's own.
-    Host,
-}
-
 /// A capability (capabilities(7)), by the kernel's name without `CAP_`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -339,6 +311,8 @@ pub enum ControlRole {
     Lock,
     /// Also start, stop and restart containers, reboot and power off.
     Operate,
+    /// Also run commands in containers, which reaches their files and secrets. In development products `operate` does, too.
+    Exec,
 }
 
 impl Container {
@@ -346,6 +320,9 @@ impl Container {
     pub const MAX_LAYERS: usize = 64;
     /// `pids.max` of a container that names none.
     pub const DEFAULT_PIDS_MAX: u32 = 512;
+    /// Bytes of a root in memory whose definition names no `root-max`: what a process that only meant to write a file or
+    /// two needs.
+    pub const DEFAULT_ROOT_BOOT: u64 = 64 << 20;
     /// Longest text (argument, variable, path), bytes.
     pub const MAX_TEXT: usize = 4096;
 
@@ -381,6 +358,13 @@ impl Container {
             volume.check(&at(&format!("volumes.{name}")))?;
         }
         self.limits.check(&at("limits"))?;
+        crate::device::check(&self.devices, &at("devices"))?;
+        if self.limits.root_max.is_some() && self.root == RootWrites::Refused {
+            return Err(Error::invalid(
+                at("limits.root-max"),
+                "is for a root that is written to: root is refused",
+            ));
+        }
         check_sorted(&self.capabilities, &at("capabilities"))?;
         check_sorted(&self.roles, &at("roles"))?;
         check_sorted(&self.after, &at("after"))
@@ -456,6 +440,13 @@ impl Volume {
     fn check(&self, field: &str) -> Result<(), Error> {
         let at = |name: &str| format!("{field}.{name}");
         check_path(&self.path, &at("path"))?;
+        let on_disk = self.lifetime != Lifetime::Boot;
+        if on_disk && self.size.is_some_and(|bytes| bytes < 64 * 1024) {
+            return Err(Error::invalid(
+                at("size"),
+                "is under 64 KiB, in which no folder is made",
+            ));
+        }
         match self.snapshot {
             Snapshot::Never if self.snapshot_max.is_some() => Err(Error::invalid(
                 at("snapshot-max"),
@@ -506,28 +497,6 @@ impl Health {
     }
 }
 
-impl Limits {
-    fn check(&self, field: &str) -> Result<(), Error> {
-        let bad = |name: &str, why| Err(Error::invalid(format!("{field}.{name}"), why));
-        if self.cpu_weight.is_some_and(|w| !(1..=10_000).contains(&w)) {
-            return bad("cpu-weight", "is not 1 to 10000");
-        }
-        if self
-            .cpu_max_percent
-            .is_some_and(|p| !(1..=100_000).contains(&p))
-        {
-            return bad("cpu-max-percent", "is not 1 to 100000");
-        }
-        if self.memory_max.is_some_and(|bytes| bytes < 64 * 1024) {
-            return bad("memory-max", "is under 64 KiB, in which no process starts");
-        }
-        if self.pids_max == Some(0) {
-            return bad("pids-max", "is 0");
-        }
-        Ok(())
-    }
-}
-
 /// An absolute path without `.` and `..`, at most 4096 bytes, no NUL.
 fn check_path(path: &str, field: &str) -> Result<(), Error> {
     let plain = path.starts_with('/')
@@ -570,10 +539,10 @@ mod tests {
             snapshot,
             snapshot_max,
         };
-        let (some, none) = (Some(1), None);
+        let (some, none, large) = (Some(1 << 16), None, Some(1 << 17));
         for (lifetime, size, most, bound) in [
-            (Lifetime::Permanent, Some(2), some, Some(1)),
-            (Lifetime::Permanent, Some(2), none, Some(2)),
+            (Lifetime::Permanent, large, some, some),
+            (Lifetime::Permanent, large, none, large),
             (Lifetime::Permanent, none, none, None),
             (Lifetime::Revision, some, some, None),
             (Lifetime::Boot, some, some, None),
@@ -588,5 +557,9 @@ mod tests {
         volume(Snapshot::Never, Lifetime::Permanent, some, some)
             .check("v")
             .unwrap_err();
+        // In memory a page will do, on disk not even a folder fits.
+        let small = |lifetime| volume(Snapshot::Never, lifetime, Some(4096), none).check("v");
+        small(Lifetime::Boot).unwrap();
+        small(Lifetime::Revision).unwrap_err();
     }
 }

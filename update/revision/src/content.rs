@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::id::Name;
 use crate::json;
 use crate::parameters::{Parameter, ParameterType};
+use crate::pool;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -133,6 +134,7 @@ impl Content {
             return Err(Error::invalid("commit.hub-wait-s", "is not 5 to 86400"));
         }
         self.check_interfaces()?;
+        pool::check(self)?;
         if !(5..=3600).contains(&self.commit.window_s) {
             return Err(Error::invalid("commit.window-s", "is not 5 to 3600"));
         }

@@ -97,6 +97,11 @@ pub enum Error {
         /// The word from `requires` or `requires-updater`.
         word: String,
     },
+    /// Among a revision's kernel arguments is a word that only a loader, or a slot, may say.
+    LoadersWord {
+        /// The word.
+        word: String,
+    },
     /// An object that a container, the boot entry or a revision names is not listed in `objects`.
     UnlistedObject {
         /// Where it is named.
@@ -177,6 +182,9 @@ impl fmt::Display for Error {
                 write!(f, "revision {found} is below the device's floor {floor}")
             }
             Self::Feature { word } => write!(f, "needs {word:?}, which this software lacks"),
+            Self::LoadersWord { word } => {
+                write!(f, "boot.arguments: {word:?} is for loaders to say")
+            }
             Self::UnlistedObject { field, id } => {
                 write!(f, "{field} names {id}, which objects does not list")
             }

@@ -30,7 +30,7 @@ pub fn parse<T: DeserializeOwned + Serialize>(
         rest: bytes,
         offset: 0,
     };
-    let same = serde_json::to_writer(&mut canonical, &value).is_ok() && canonical.rest.is_empty();
+    let same = write(&mut canonical, &value).is_ok() && canonical.rest.is_empty();
     if same {
         Ok(value)
     } else {
@@ -58,7 +58,30 @@ pub fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, serde_json::Er
 /// # Errors
 /// [`Error::Json`] if a type cannot be written as JSON; no document type of this crate is such.
 pub fn encode<T: Serialize>(kind: &'static str, value: &T) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(value).map_err(|source| Error::Json { kind, source })
+    let mut bytes = Vec::new();
+    write(&mut bytes, value).map_err(|source| Error::Json { kind, source })?;
+    Ok(bytes)
+}
+
+/// Writes JSON. Everything that a device writes goes through here: to write a type to each kind of writer would be code of
+/// its own, and so there is one kind.
+///
+/// # Errors
+/// Those of the writer; the type cannot be written as JSON.
+pub fn write<T: Serialize + ?Sized>(
+    to: &mut dyn std::io::Write,
+    value: &T,
+) -> Result<(), serde_json::Error> {
+    serde_json::to_writer(to, value)
+}
+
+/// JSON of plain data, which cannot fail: its maps' keys are text.
+pub fn bytes<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if write(&mut bytes, value).is_err() {
+        bytes.clear();
+    }
+    bytes
 }
 
 /// A writer that compares instead of keeping: re-encoding a 256 KiB document takes no second buffer.

@@ -17,6 +17,9 @@
 //! | [`change`] | what going from one revision to another costs |
 //! | [`definition`] | what a container's data is kept under |
 //! | [`bundle`] | a revision with its objects in one file |
+//! | [`device`] | rules for devices of containers |
+//! | [`limits`] | bounds on what a container uses |
+//! | [`pool`] | networks of containers' own |
 //! | [`parameters`] | the values that differ between devices |
 //! | [`sealed`] | secrets that only one device can read |
 //! | [`fresh`] | the hub's signed answer |
@@ -33,13 +36,16 @@ pub mod configuration;
 pub mod container;
 pub mod content;
 pub mod definition;
+pub mod device;
 pub mod enrolment;
 pub mod error;
 pub mod fresh;
 pub mod id;
 pub mod json;
+pub mod limits;
 pub mod order;
 pub mod parameters;
+pub mod pool;
 pub mod product;
 pub mod revision;
 pub mod root;

@@ -104,9 +104,15 @@ pub struct Boot {
     /// The slot's statement, for boards whose firmware verifies what it starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub statement: Option<ObjectId>,
-    /// Kernel arguments beside those of the loader; printable ASCII, at most 1024 bytes.
+    /// Kernel arguments beside those of the loader; printable ASCII, at most 1024 bytes. None begins with `kedge.`: those say
+    /// what the loader has done, and where a slot lies. But for the LED's, which belongs to the board.
     pub arguments: String,
 }
+
+/// What the words begin with by which a loader talks to PID 1.
+pub const LOADERS_WORDS: &str = "kedge.";
+/// The one of them that a revision may have: on boards whose loader says nothing, the slot's own line names the LED.
+const LED_WORD: &str = "kedge.led=";
 
 /// Everything that the author of a revision decides; see the fields of [`Envelope`].
 #[derive(Debug, Clone)]
@@ -232,6 +238,14 @@ impl Envelope {
                 "boot.arguments",
                 "is over 1024 bytes, or not printable ASCII",
             ));
+        }
+        let mut words = self.boot.arguments.split(' ');
+        if let Some(word) =
+            words.find(|word| word.starts_with(LOADERS_WORDS) && !word.starts_with(LED_WORD))
+        {
+            return Err(Error::LoadersWord {
+                word: word.to_owned(),
+            });
         }
         if self.objects.len() > MAX_OBJECTS {
             return Err(Error::invalid("objects", "are over 1024"));

@@ -3,14 +3,14 @@
 //!
 //! The machine and the order of its writes are the real ones. A power cut is tried at every point of every row of writes.
 
-use super::disk::{Disk, Op, Recorder};
-use super::node::{Extra, Node, Phase, bit, number};
+use super::disk::{Disk, Op, Picture, Recorder};
+use super::node::{Extra, Kind, Node, Phase, bit, number};
 use super::planted::{Place, Planted};
 use super::power::End;
 use super::rules::{Checked, Invariant, judge, observe, require};
 use kedge_board_support::bootenv::{Order, order};
 use kedge_board_support::control::{
-    Backend, Cause, Control, Counts, Direct, Tryboot, UBoot, Uefi, Write,
+    Backend, Busy, Cause, Control, Counts, Direct, How, Tryboot, UBoot, Uefi, Write,
 };
 use kedge_board_support::record::Slot;
 use std::cell::RefCell;
@@ -95,6 +95,9 @@ impl Device {
                 self.extras(node, &mut out);
                 let (cause, blame) = (*cause, *blame);
                 self.power_on(node, End { cause, blame }, &mut out)?;
+                if node.ghost.extra == Extra::WordSticks && !node.ghost.word {
+                    self.stuck(node, End { cause, blame }, &mut out)?;
+                }
             }
             Phase::Up { control } => self.up(node, control, &mut out)?,
         }
@@ -105,6 +108,19 @@ impl Device {
             }
         }
         Ok(out)
+    }
+
+    /// A firmware with which the word sticks may have it at any start, and may lose it at any. Where the slot that it brings dies
+    /// before PID 1, nobody is there who could count: that loop is the firmware's.
+    fn stuck(&self, node: &Node, end: End, out: &mut Vec<After>) -> Checked<()> {
+        let [brought, _] = Tryboot.tried(node.disk.record());
+        let kernel = node.disk.image(brought);
+        if kernel.is_some_and(|kernel| node.ghost.kind(kernel) == Kind::DiesEarly) {
+            return Ok(());
+        }
+        let mut stuck = node.clone();
+        stuck.ghost.word = true;
+        self.power_on(&stuck, end, out)
     }
 
     /// The row of writes, as it reaches the disk.
@@ -168,11 +184,18 @@ impl Device {
         ops: &[Op],
         out: &mut Vec<After>,
     ) -> Checked<()> {
-        for (index, disk) in node.disk.cuts(ops).into_iter().enumerate() {
-            let mut after = node.clone();
-            observe(&node.disk, &disk, &mut after.ghost);
-            after.disk = disk;
-            judge(&node.disk, &after.disk, &after.ghost)?;
+        self.left(event, node, node.disk.cuts(ops), out)
+    }
+
+    fn left(
+        &self,
+        event: &'static str,
+        node: &Node,
+        pictures: Vec<Picture>,
+        out: &mut Vec<After>,
+    ) -> Checked<()> {
+        for (index, picture) in pictures.into_iter().enumerate() {
+            let after = self.after_cut(node, picture)?;
             let index = u16::try_from(index).unwrap();
             let mut cut = crashed(event, &after, Cause::Unknown, false);
             cut.label = (event, index + 1);
@@ -180,6 +203,16 @@ impl Device {
             out.push(cut);
         }
         Ok(())
+    }
+
+    /// The node with what a cut, or a write that failed, has left.
+    pub(crate) fn after_cut(&self, node: &Node, picture: Picture) -> Checked<Node> {
+        let Picture { disk, writing } = picture;
+        let mut after = node.clone();
+        observe(&node.disk, &disk, &mut after.ghost);
+        after.disk = disk;
+        judge(&node.disk, &after.disk, &after.ghost, writing)?;
+        Ok(after)
     }
 
     /// The cuts, and the node after all of it, which is acknowledged.
@@ -196,11 +229,14 @@ impl Device {
         after.disk = node.disk.after(ops);
         observe(&node.disk, &after.disk, &mut after.ghost);
         acknowledge(&mut after, event);
-        judge(&node.disk, &after.disk, &after.ghost)?;
+        judge(&node.disk, &after.disk, &after.ghost, None)?;
         self.late_cuts(event, node, &after, ops, out)?;
         let believed = after.disk.newest() == Some(control.state())
             && after.disk.record() == Some(control.loader());
         let wrong = matches!(self.setup.planted, Planted::Logic(_)) || !self.setup.contract;
+        // After a failed write nobody believes it.
+        let doubted = control.admits(Slot::A, How::Slot) == Err(Busy::Record);
+        let wrong = wrong || doubted || node.ghost.extra == Extra::WriteFails;
         require(believed || wrong, Invariant::BelievedIsOnDisk, || {
             format!("{event}: {control:?}, {:?}", after.disk)
         })?;
@@ -225,9 +261,14 @@ impl Device {
         late.disk = node.disk.after(durable);
         if !pending.is_empty() {
             late.ghost = after.ghost;
-            judge(&node.disk, &late.disk, &late.ghost)?;
+            judge(&node.disk, &late.disk, &late.ghost, None)?;
             out.push(crashed(event, &late, Cause::Unknown, false));
-            self.cuts(event, &late, pending, out)?;
+            // It is over, and no copy is being written any more.
+            let mut pictures = late.disk.cuts(pending);
+            pictures
+                .iter_mut()
+                .for_each(|picture| picture.writing = None);
+            self.left(event, &late, pictures, out)?;
         }
         Ok(())
     }

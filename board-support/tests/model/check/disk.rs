@@ -34,6 +34,14 @@ pub(crate) enum Op {
     Flush,
 }
 
+/// What a power cut leaves.
+#[derive(Debug, Clone)]
+pub(crate) struct Picture {
+    pub disk: Disk,
+    /// The one copy of the loader record was being written at that instant, with this.
+    pub writing: Option<Loader>,
+}
+
 /// What is left of a write that no flush has confirmed.
 #[derive(Clone, Copy)]
 enum Left {
@@ -125,8 +133,8 @@ impl Disk {
 
     /// What a power cut can leave, at any point of `ops`: of the writes since the last flush any may be missing, whole
     /// or torn. The disk as it was is not among them.
-    pub(crate) fn cuts(&self, ops: &[Op]) -> Vec<Self> {
-        let mut all = Vec::new();
+    pub(crate) fn cuts(&self, ops: &[Op]) -> Vec<Picture> {
+        let mut all: Vec<Picture> = Vec::new();
         let mut durable = self.clone();
         let mut pending: Vec<&Op> = Vec::new();
         for op in ops {
@@ -147,12 +155,16 @@ impl Disk {
                     .collect();
             }
             pending.push(op);
-            all.extend(
-                ends.iter()
-                    .flat_map(|end| [Left::Torn, Left::Whole].map(|left| with(end, op, left))),
-            );
+            let writing = match op {
+                Op::Autoboot(record) => Some(*record),
+                Op::Loader(..) | Op::State(..) | Op::Slot(..) | Op::Flush => None,
+            };
+            let disks = ends
+                .iter()
+                .flat_map(|end| [Left::Torn, Left::Whole].map(|left| with(end, op, left)));
+            all.extend(disks.map(|disk| Picture { disk, writing }));
         }
-        all.iter_mut().for_each(Self::renumber);
+        all.iter_mut().for_each(|picture| picture.disk.renumber());
         all
     }
 

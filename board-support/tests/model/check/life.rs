@@ -5,13 +5,16 @@ use super::disk::{Image, Op};
 use super::node::{Kind, Node, bit, floor, id, root_version};
 use super::planted::Logic;
 use super::rules::{Checked, Invariant, judge, require};
-use kedge_board_support::control::{Cause, Control, How, Next, Running, Write};
+use kedge_board_support::control::{Busy, Cause, Control, How, Next, Running, Write};
 use kedge_board_support::record::{Hub, Reason, Target};
 
 impl Device {
     pub(crate) fn up(&self, node: &Node, control: &Control, out: &mut Vec<After>) -> Checked<()> {
         let repair = control.running() == Running::Repair;
-        let trial = control.running() == Running::Trial;
+        // What runs after a commit that was not written is the trial, whatever is believed.
+        let on_disk = node.disk.newest().map(|state| state.committed);
+        let unsaid = on_disk.is_some_and(|committed| committed != control.state().committed);
+        let trial = control.running() == Running::Trial || unsaid;
         for (label, cause) in CRASHES {
             let mut crash = crashed(label, node, cause, trial);
             crash.forced = !repair;
@@ -87,7 +90,9 @@ impl Device {
         judged.ghost.good |= bit(revision);
         let mut next = control.clone();
         let writes = next.good(floor(revision), root_version(revision));
-        let after = self.event("good", &judged, &next, writes, out)?;
+        let ops = self.ops("good", &node.disk, writes, Vec::new())?;
+        self.good_fails(&judged, &next, &ops, out)?;
+        let after = self.perform("good", &judged, &next, &ops, out)?;
         out.push(up("good", after, next, false));
 
         let mut next = control.clone();
@@ -98,6 +103,29 @@ impl Device {
                 out.push(up("bad", after, next, false));
             }
             Next::Reboot => self.restart("bad", &next, after, false, out),
+        }
+        Ok(())
+    }
+
+    /// The commit is not written as a whole: the device is on its way to a restart, and may do nothing before. What the disk
+    /// has then is what a cut would have left.
+    fn good_fails(
+        &self,
+        judged: &Node,
+        control: &Control,
+        ops: &[Op],
+        out: &mut Vec<After>,
+    ) -> Checked<()> {
+        let mut next = control.clone();
+        if !self.setup.planted.is(Logic::FailedCommitBelieved) {
+            next.not_committed();
+        }
+        for picture in judged.disk.cuts(ops) {
+            let mut after = self.after_cut(judged, picture)?;
+            // It costs a try, as a cut does.
+            let watch = &mut after.ghost.trial;
+            watch.crashes = (watch.crashes + u8::from(watch.revision != 0)).min(2);
+            out.push(up("good fails", after, next.clone(), false));
         }
         Ok(())
     }
@@ -142,6 +170,10 @@ impl Device {
             How::Reboot => ("begin by restart", home),
             How::Slot => ("begin in slot", home.other()),
         };
+        // Before the slot is written.
+        if control.admits(slot, how) == Err(Busy::Record) {
+            return Ok(());
+        }
         let mut staging = Vec::new();
         ghost.kernels[usize::from(revision)] = ghost.kernels[usize::from(ghost.acked)];
         if how == How::Slot {
@@ -157,7 +189,7 @@ impl Device {
             if rubbish && !self.setup.planted.is(Logic::NoReadBack) {
                 self.cuts("stage", &begun, &staging, out)?;
                 begun.disk = begun.disk.after(&staging);
-                judge(&node.disk, &begun.disk, &begun.ghost)?;
+                judge(&node.disk, &begun.disk, &begun.ghost, None)?;
                 out.push(up("stage", begun, control.clone(), false));
                 return Ok(());
             }

@@ -34,6 +34,10 @@ pub(crate) enum Extra {
     Unwritable,
     /// The kernel or the firmware takes no notice of the word that a restart to a try brings.
     WordLost,
+    /// From now on the firmware may say, and do, at any start as if that word had come.
+    WordSticks,
+    /// A row of writes of a boot fails somewhere: what was written of it may be on the disk, or not, or torn.
+    WriteFails,
 }
 
 /// What an outside observer knows: what was promised, and what has really happened.

@@ -98,6 +98,10 @@ pub(crate) enum Logic {
     WordForgotten,
     /// A trial is armed by making its slot the default.
     ArmedByDefault,
+    /// A start by a word that nobody gave is not counted.
+    StrayNotCounted,
+    /// A commit whose writes have failed is believed.
+    FailedCommitBelieved,
 }
 
 impl Logic {
@@ -109,12 +113,15 @@ impl Logic {
             | Self::OneLoaderCopy
             | Self::FirstCopyFirst
             | Self::ArmingNotCounted => !counts_itself,
-            Self::TryNotCounted | Self::WordForgotten | Self::ArmedByDefault => counts_itself,
+            Self::TryNotCounted
+            | Self::WordForgotten
+            | Self::ArmedByDefault
+            | Self::StrayNotCounted => counts_itself,
             _ => true,
         })
     }
 
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 26] = [
         Self::NotMirrored,
         Self::OneLoaderCopy,
         Self::OneStateCopy,
@@ -139,6 +146,8 @@ impl Logic {
         Self::TryNotCounted,
         Self::WordForgotten,
         Self::ArmedByDefault,
+        Self::StrayNotCounted,
+        Self::FailedCommitBelieved,
     ];
 }
 
@@ -226,6 +235,9 @@ impl Planted {
 /// Makes `state`, which is written after `last`, wrong.
 fn wrong(logic: Logic, place: Place, last: &State, state: &mut State) {
     if logic == Logic::UnsettledNotCounted && state.unsettled > last.unsettled {
+        state.unsettled = last.unsettled;
+    }
+    if logic == Logic::StrayNotCounted && place.event == "boot: restart" {
         state.unsettled = last.unsettled;
     }
     let ended = last.trial.is_some() && state.trial.is_none();

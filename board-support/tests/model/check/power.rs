@@ -2,7 +2,7 @@
 
 use super::device::{After, CRASHES, Device, Kit, committed, crashed, off, up};
 use super::disk::{Disk, Op, index};
-use super::node::{Extra, Kind, Node, floor, id, root_version};
+use super::node::{Extra, Ghost, Kind, Node, Phase, floor, id, root_version};
 use super::planted::Logic;
 use super::rules::{Checked, Invariant, Scene, judge, judge_boot, judge_start, observe, require};
 use kedge_board_support::bootenv::Side;
@@ -12,7 +12,7 @@ use kedge_board_support::control::{
 use kedge_board_support::loading::plan::{Plan, Take};
 use kedge_board_support::record::{Loader, Slot, State};
 
-const ALL_EXTRAS: [Extra; 8] = [
+const ALL_EXTRAS: [Extra; 9] = [
     Extra::LoaderCopy,
     Extra::LoaderBoth,
     Extra::StateCopy,
@@ -21,6 +21,7 @@ const ALL_EXTRAS: [Extra; 8] = [
     Extra::TrialSlot,
     Extra::Unwritable,
     Extra::WordLost,
+    Extra::WordSticks,
 ];
 
 /// What the loader has chosen.
@@ -29,6 +30,13 @@ struct Chosen {
     starts: [(Slot, LoaderSays); 2],
     /// A try that is taken too late: a planted fault.
     late: Option<Vec<Op>>,
+}
+
+/// A row of writes, and how it reaches the disk.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    writes: &'a [Write],
+    ops: &'a [Op],
 }
 
 /// The last run's end.
@@ -72,7 +80,7 @@ impl Device {
         ALL_EXTRAS.into_iter().filter(move |extra| match extra {
             // There is one copy, and this loader writes nothing.
             Extra::LoaderCopy | Extra::Unwritable => !once,
-            Extra::WordLost => once,
+            Extra::WordLost | Extra::WordSticks => once,
             _ => true,
         })
     }
@@ -155,7 +163,7 @@ impl Device {
                     self.cuts("loader", node, &ops, out)?;
                     now.disk = node.disk.after(&ops);
                     observe(&node.disk, &now.disk, &mut now.ghost);
-                    judge(&node.disk, &now.disk, &now.ghost)?;
+                    judge(&node.disk, &now.disk, &now.ghost, None)?;
                 }
             }
         }
@@ -265,7 +273,12 @@ impl Device {
         if planted.is(Logic::StartedFirst) && decision == Decision::RebootToTry {
             self.restart("restart", &control, now.clone(), true, out);
         }
-        let ops = self.ops(event, &now.disk, writes, Vec::new())?;
+        let ops = self.ops(event, &now.disk, writes.clone(), Vec::new())?;
+        let row = Row {
+            writes: &writes,
+            ops: &ops,
+        };
+        self.boot_fails(&scene, &old, (&control, decision), row, out)?;
         let after = self.perform(event, &now, &control, &ops, out)?;
         let [first, second] = after.disk.loader;
         require(
@@ -280,6 +293,43 @@ impl Device {
             Decision::Committed | Decision::Try | Decision::Repair(_) => {
                 out.push(up("boot", after, control, true));
             }
+        }
+        Ok(())
+    }
+
+    /// The boot's writes fail, where that is the one fault of a run.
+    fn boot_fails(
+        &self,
+        scene: &Scene<'_>,
+        old: &State,
+        (control, decision): (&Control, Decision),
+        row: Row<'_>,
+        out: &mut Vec<After>,
+    ) -> Checked<()> {
+        if !self.setup.extras || scene.ghost.extra != Extra::None || row.writes.is_empty() {
+            return Ok(());
+        }
+        let mut control = control.clone();
+        let decision = control.unwritable(decision, row.writes);
+        let node = Node {
+            disk: scene.disk.clone(),
+            ghost: Ghost {
+                extra: Extra::WriteFails,
+                ..*scene.ghost
+            },
+            phase: Phase::Off {
+                cause: scene.cause,
+                blame: scene.blame,
+            },
+        };
+        let scene = Scene {
+            ghost: &node.ghost,
+            ..*scene
+        };
+        judge_boot(&scene, old, control.state(), decision)?;
+        for picture in node.disk.cuts(row.ops) {
+            let after = self.after_cut(&node, picture)?;
+            out.push(up("boot fails", after, control.clone(), true));
         }
         Ok(())
     }
@@ -336,7 +386,11 @@ fn pictures(disk: &Disk, extra: Extra) -> Vec<Disk> {
     };
     let home = committed(disk);
     match extra {
-        Extra::None | Extra::Unwritable | Extra::WordLost => vec![disk.clone()],
+        Extra::None
+        | Extra::Unwritable
+        | Extra::WordLost
+        | Extra::WordSticks
+        | Extra::WriteFails => vec![disk.clone()],
         Extra::LoaderCopy => [0, 1]
             .map(|copy| with(&|disk| disk.loader[copy] = None))
             .to_vec(),

@@ -6,7 +6,7 @@ use kedge_board_support::control::{
     ARMINGS_MOST, Cause, Decision, EXHAUSTIONS_MOST, GIVE_BACKS_MOST, Repair, UNSETTLED_MOST,
 };
 use kedge_board_support::record::loader::Armed;
-use kedge_board_support::record::{Reason, Slot, State, Trial};
+use kedge_board_support::record::{Loader, Reason, Slot, State, Trial};
 
 /// What must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +15,7 @@ pub(crate) enum Invariant {
     SomethingStarts,
     /// No endless loop of boots and crashes without repair mode in it.
     NoLoop,
-    /// Repair mode comes only for its two reasons.
+    /// Repair mode comes only for its reasons.
     RepairForAReason,
     /// The committed slot is never written, and holds what was committed.
     CommittedSlotWhole,
@@ -184,13 +184,34 @@ pub(crate) fn observe(before: &Disk, after: &Disk, ghost: &mut Ghost) {
     watch.back += gave;
 }
 
-/// Whatever a cut or a write has left.
-pub(crate) fn judge(before: &Disk, after: &Disk, ghost: &Ghost) -> Checked<()> {
+/// Whether PID 1 would make this loader record anew from the state alone.
+fn follows(disk: &Disk, record: Loader) -> bool {
+    disk.newest().is_some_and(|state| {
+        let held = state.trial.filter(|trial| trial.held);
+        let slots = [
+            Some(state.committed.slot),
+            held.map(|trial| trial.target.slot),
+        ];
+        slots
+            .into_iter()
+            .flatten()
+            .map(Loader::starts)
+            .any(|follows| follows == record)
+    })
+}
+
+/// Whatever a cut or a write has left. `writing`: what was being written at that instant where there is one copy of the loader
+/// record. Then alone it may be lost, and only if it follows from the state.
+pub(crate) fn judge(
+    before: &Disk,
+    after: &Disk,
+    ghost: &Ghost,
+    writing: Option<Loader>,
+) -> Checked<()> {
     let whole = |old: bool, new: bool| !old || new;
-    // Of `autoboot.txt` there is one copy.
-    let one = ghost.counts_itself;
+    let excused = writing.is_some_and(|record| follows(after, record));
     require(
-        (one || whole(before.record().is_some(), after.record().is_some()))
+        (excused || whole(before.record().is_some(), after.record().is_some()))
             && whole(before.newest().is_some(), after.newest().is_some()),
         Invariant::OneCopyWhole,
         || format!("{after:?}"),
@@ -259,7 +280,11 @@ fn judge_trial(disk: &Disk, ghost: &Ghost, state: &State, trial: &Trial) -> Chec
     let watch = &ghost.trial;
     let lost = matches!(
         ghost.extra,
-        Extra::StateCopy | Extra::StateBoth | Extra::LoaderCopy | Extra::LoaderBoth
+        Extra::StateCopy
+            | Extra::StateBoth
+            | Extra::LoaderCopy
+            | Extra::LoaderBoth
+            | Extra::WriteFails
     );
     let said = || format!("{watch:?} {trial:?}");
     let tries = if lost {
@@ -343,11 +368,16 @@ pub(crate) fn judge_boot(
         Decision::Committed => Some(new.committed),
         Decision::Try => new.trial.map(|trial| trial.target),
         Decision::Repair(reason) => {
+            let last = new.unsettled >= UNSETTLED_MOST;
             let needed = match reason {
                 Repair::Unsettled => new.unsettled >= UNSETTLED_MOST,
                 Repair::CommittedSlotLost => ghost.extra == Extra::CommittedSlot,
-                // Here every write of a boot succeeds.
-                Repair::RecordUnwritable => false,
+                // Or eight boots in a row were cut before they had set it right.
+                Repair::RecordUnwritable => {
+                    ghost.extra == Extra::WriteFails || last && ghost.counts_itself
+                }
+                // One word too many may also follow from a state that was lost.
+                Repair::WordStuck => last && ghost.extra != Extra::None,
             };
             require(needed, Invariant::RepairForAReason, || {
                 format!("{reason:?}")
@@ -401,18 +431,22 @@ fn judge_end(scene: &Scene<'_>, old: &State, new: &State) -> Checked<()> {
             said,
         )?;
     }
+    // A slot that is left again and again ends in repair mode on its own kernel, which is the trial's.
+    let left = matches!(scene.ghost.extra, Extra::WordSticks | Extra::LoaderBoth);
+    let blame = scene.blame || left && scene.ghost.counts_itself;
     let last = trial.exhaustions + 1 == EXHAUSTIONS_MOST;
     let is_true = match reason {
         None => true,
-        Some(Reason::Watchdog) => scene.cause == Cause::Watchdog && scene.blame,
-        Some(Reason::KernelPanic) => scene.cause == Cause::Panic && scene.blame,
+        Some(Reason::Watchdog) => scene.cause == Cause::Watchdog && blame,
+        Some(Reason::KernelPanic) => scene.cause == Cause::Panic && blame,
         Some(Reason::NeverBooted) => !watch.started,
         Some(Reason::PowerCut) => last && watch.seen,
         Some(Reason::TriesExhausted) => (last && !watch.seen) || (trial.held && watch.unloadable),
         // Nothing else is a boot's to say.
         Some(_) => false,
     };
-    // A lost copy brings back the state before the last write: what it blames on the trial may be of the boot after it.
-    let resurrected = scene.ghost.extra == Extra::StateCopy;
+    // A lost copy brings back the state before the last write: what it blames on the trial may be of the boot after it. And a
+    // try that was written although its write failed was never made.
+    let resurrected = matches!(scene.ghost.extra, Extra::StateCopy | Extra::WriteFails);
     require(is_true || resurrected, Invariant::ReasonIsTrue, said)
 }

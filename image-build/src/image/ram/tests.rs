@@ -45,6 +45,16 @@ fn a_pair_is_the_revisions_own_and_a_disk_behind() {
 }
 
 #[test]
+fn a_disk_in_memory_is_no_flash() {
+    let mut sample = Sample::new();
+    let usual = make(&sample, "usual").unwrap();
+    sample.board.bootenv.erase_block = Some(65536);
+    let other = make(&sample, "other").unwrap();
+    let [usual, other] = [usual, other].map(|report| files::read(&report.path.join(INITRAMFS)));
+    assert_eq!(usual.unwrap(), other.unwrap());
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let mut sample = Sample::new();
     sample

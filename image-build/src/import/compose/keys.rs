@@ -14,8 +14,8 @@ pub const WITHOUT_COUNTERPART: [(&str, &str, &str); 43] = [
     ),
     (
         "blkio_config",
-        "there are no limits of disk bandwidth",
-        "nothing does the same",
+        "limits are about the disk that data is on, and no other",
+        "limits.io-read-max, io-write-max, io-reads-max and io-writes-max",
     ),
     (
         "build",
@@ -44,18 +44,18 @@ pub const WITHOUT_COUNTERPART: [(&str, &str, &str); 43] = [
     ),
     (
         "cpuset",
-        "there is no choice of processors",
-        "limits.cpu-max-percent bounds its share",
+        "processors are chosen as the kernel names them",
+        "\"cpuset.cpus\" in [limits.unified]",
     ),
     (
         "device_cgroup_rules",
-        "containers have no devices",
-        "nothing does the same today",
+        "devices are given by what they are, not by their nodes",
+        "rules in devices (docs/devices.md)",
     ),
     (
         "devices",
-        "containers have no devices",
-        "nothing does the same today",
+        "devices are given by what they are, not by their nodes",
+        "rules in devices (docs/devices.md)",
     ),
     (
         "dns",
@@ -79,8 +79,8 @@ pub const WITHOUT_COUNTERPART: [(&str, &str, &str); 43] = [
     ),
     (
         "external_links",
-        "containers have no network of their own",
-        "programs reach each other at 127.0.0.1",
+        "containers are imported with the device's own network",
+        "programs reach each other at 127.0.0.1, or by name in a pool (docs/network.md)",
     ),
     (
         "extra_hosts",
@@ -89,8 +89,8 @@ pub const WITHOUT_COUNTERPART: [(&str, &str, &str); 43] = [
     ),
     (
         "gpus",
-        "containers have no devices",
-        "nothing does the same today",
+        "devices are given by what they are, not by their nodes",
+        "rules in devices (docs/devices.md)",
     ),
     (
         "hostname",
@@ -119,8 +119,8 @@ pub const WITHOUT_COUNTERPART: [(&str, &str, &str); 43] = [
     ),
     (
         "links",
-        "containers have no network of their own",
-        "programs reach each other at 127.0.0.1",
+        "containers are imported with the device's own network",
+        "programs reach each other at 127.0.0.1, or by name in a pool (docs/network.md)",
     ),
     (
         "logging",
@@ -129,7 +129,7 @@ pub const WITHOUT_COUNTERPART: [(&str, &str, &str); 43] = [
     ),
     (
         "mac_address",
-        "containers have no network of their own",
+        "addresses of interfaces are not chosen",
         "nothing does the same",
     ),
     (
@@ -139,13 +139,13 @@ pub const WITHOUT_COUNTERPART: [(&str, &str, &str); 43] = [
     ),
     (
         "memswap_limit",
-        "a device has no swap",
-        "limits.memory-max bounds it",
+        "a device has no swap of its own",
+        "limits.memory-max bounds it, limits.memory-swap-max what of it may be in a swap",
     ),
     (
         "networks",
-        "containers have the device's own network, or none",
-        "programs reach each other at 127.0.0.1",
+        "containers are imported with the device's own network, or none",
+        "programs reach each other at 127.0.0.1, or by name in a pool (docs/network.md)",
     ),
     (
         "oom_kill_disable",

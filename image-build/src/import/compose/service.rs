@@ -411,7 +411,9 @@ impl Service {
             other => lefts.push(left(
                 path,
                 line,
-                format!("`{other}`: a container has the device's own network, or none"),
+                format!(
+                    "`{other}`: a container is imported with the device's own network, or none"
+                ),
                 "network = \"host\" or \"none\"",
             )),
         }

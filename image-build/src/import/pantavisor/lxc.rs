@@ -178,7 +178,7 @@ fn given(
             "none" => draft.host_network = true,
             "empty" => {}
             _ => say(
-                "a container has the device's own network, or none",
+                "a container is imported with the device's own network, or none",
                 "network = \"host\"",
             ),
         },

@@ -37,12 +37,25 @@ pub(super) fn words(status: &Value) -> String {
             bytes("total")
         ),
     ];
+    if let Some(state) = status.get("state") {
+        lines.insert(
+            1,
+            format!("state {}: {}", word(state, "word"), word(state, "text")),
+        );
+    }
     if status.get("from-memory") == Some(&Value::Bool(true)) {
         lines.push("it runs from memory: a reboot begins anew".to_owned());
     }
     lines.extend(update(status));
     let ports = status.get("network").and_then(Value::as_array);
     lines.extend(ports.into_iter().flatten().map(port));
+    lines.extend(containers(status));
+    lines.join("\n")
+}
+
+/// Each container, and then each goal that is missed.
+fn containers(status: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
     for container in status
         .get("containers")
         .and_then(Value::as_array)
@@ -75,7 +88,7 @@ pub(super) fn words(status: &Value) -> String {
             word(missing, "reason")
         ));
     }
-    lines.join("\n")
+    lines
 }
 
 /// An interface: its link, where its address comes from, addresses, routers, what was refused.
@@ -200,6 +213,15 @@ mod tests {
         let status: Value = serde_json::from_str(r#"{"product":"gateway","containers":[{"name":"web","state":"running","ready":true,"restarts":0}]}"#).unwrap();
         let text = words(&status);
         assert!(text.contains("web") && text.contains("ready"), "{text}");
+        assert!(!text.contains("state "), "{text}");
+    }
+
+    #[test]
+    fn the_state_comes_before_what_it_follows_from() {
+        let state = serde_json::json!({"word": "no-hub", "text": "it waits;\u{1b}[2J"});
+        let text = words(&serde_json::json!({"state": state}));
+        let line = text.lines().nth(1);
+        assert_eq!(line, Some("state no-hub: it waits;\u{fffd}[2J"), "{text}");
     }
 
     #[test]

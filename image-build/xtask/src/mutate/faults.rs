@@ -45,6 +45,13 @@ impl Fault {
             .any(|text| text.contains(filter))
     }
 
+    /// What tells it from all others of one tree.
+    pub(super) fn key(&self) -> String {
+        [&self.file, &self.find, &self.replace, &self.test]
+            .map(|text| format!("{text:?}"))
+            .join(" ")
+    }
+
     /// The file's text with the fault in it.
     ///
     /// # Errors

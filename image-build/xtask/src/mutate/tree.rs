@@ -5,6 +5,7 @@ use super::faults::Fault;
 use super::inside;
 use anyhow::{Context, Result};
 use kedge_image_build::{files, process};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +14,7 @@ use std::process::Command;
 #[derive(Debug)]
 pub(super) struct Tree {
     top: PathBuf,
+    digest: String,
 }
 
 impl Tree {
@@ -32,6 +34,7 @@ impl Tree {
         let listing = String::from_utf8(process::output(&mut command)?)
             .context("a path of the tree is not UTF-8")?;
         let mut here = BTreeSet::new();
+        let mut digest = Sha256::new();
         for path in listing.split('\0').filter(|path| !path.is_empty()) {
             let (from, to) = (clone.join(path), inside(top, path)?);
             // What is listed and gone was deleted and not yet committed.
@@ -40,6 +43,11 @@ impl Tree {
             }
             here.insert(to.clone());
             let bytes = files::read(&from)?;
+            // What a test compiles or reads may be anything but prose, of which it reads only what has to be there.
+            if from.extension().is_none_or(|extension| extension != "md") {
+                digest.update(path);
+                digest.update(Sha256::digest(&bytes));
+            }
             if std::fs::read(&to).ok().as_ref() != Some(&bytes) {
                 if let Some(folder) = to.parent() {
                     files::make_folder(folder)?;
@@ -50,12 +58,22 @@ impl Tree {
         prune(top, &here)?;
         Ok(Self {
             top: top.to_owned(),
+            digest: digest
+                .finalize()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
         })
     }
 
     /// Where it is.
     pub(super) fn top(&self) -> &Path {
         &self.top
+    }
+
+    /// What the code in it is, in hex: what was found out about it holds as long as this is the same.
+    pub(super) fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Plants a fault, for as long as what is returned lives.

@@ -3,9 +3,7 @@
 use std::ffi::CString;
 use std::fmt::{self, Display, Formatter};
 
-use kedge_revision::container::Network;
-
-use super::{Plan, Writes};
+use super::{Attachment, Medium, NetworkPlan, Plan, Writes};
 use crate::seccomp::Choice;
 
 impl Display for Plan {
@@ -15,11 +13,19 @@ impl Display for Plan {
             let file = limit.file.to_string_lossy();
             writeln!(f, "cgroup {file} = {}", limit.value)?;
         }
-        let network = match self.network {
-            Network::None => "own, loopback only",
-            Network::Host => "the device's",
-        };
-        writeln!(f, "network {network}")?;
+        match self.network {
+            NetworkPlan::None => writeln!(f, "network own, loopback only")?,
+            NetworkPlan::Host => writeln!(f, "network the device's")?,
+            NetworkPlan::Pool(Attachment {
+                address,
+                length,
+                gateway,
+                broadcast,
+            }) => writeln!(
+                f,
+                "network own, {address}/{length} by {gateway}, broadcast {broadcast}"
+            )?,
+        }
         write!(f, "ids {}", self.id_map)?;
         self.list_mounts(f)?;
         writeln!(f, "host-name {}", self.host_name)?;
@@ -47,9 +53,9 @@ impl Plan {
         }
         match &self.root.writes {
             None => writeln!(f, "root read-only")?,
-            Some(Writes { directory, memory }) => {
+            Some(Writes { directory, medium }) => {
                 write!(f, "root writes to {}", directory.to_string_lossy())?;
-                in_memory(f, *memory)?;
+                on(f, *medium)?;
             }
         }
         for volume in &self.volumes {
@@ -57,7 +63,18 @@ impl Plan {
             let (uid, gid) = volume.owner;
             let (source, target) = (source.to_string_lossy(), target.to_string_lossy());
             write!(f, "volume {target} from {source} owner {uid}:{gid}")?;
-            in_memory(f, volume.memory)?;
+            on(f, volume.medium)?;
+        }
+        if let Some(nodes) = &self.devices {
+            writeln!(f, "devices in a /dev of its own, judged by its cgroup")?;
+            for node in nodes {
+                let path = node.path.to_string_lossy();
+                writeln!(
+                    f,
+                    "device {path} {:?} {}:{}",
+                    node.kind, node.major, node.minor
+                )?;
+            }
         }
         if let Some(sockets) = &self.sockets {
             line(f, "sockets", sockets)?;
@@ -65,14 +82,18 @@ impl Plan {
         if let Some(file) = &self.resolv_conf {
             line(f, "resolv.conf", file)?;
         }
+        if let Some(file) = &self.hosts {
+            line(f, "hosts", file)?;
+        }
         Ok(())
     }
 }
 
-fn in_memory(f: &mut Formatter<'_>, bytes: Option<u64>) -> fmt::Result {
-    match bytes {
-        Some(bytes) => writeln!(f, ", {bytes} bytes in memory"),
-        None => writeln!(f),
+fn on(f: &mut Formatter<'_>, medium: Medium) -> fmt::Result {
+    match medium {
+        Medium::Memory(bytes) => writeln!(f, ", {bytes} bytes in memory"),
+        Medium::Disk(Some(bytes)) => writeln!(f, ", {bytes} bytes on disk"),
+        Medium::Disk(None) => writeln!(f),
     }
 }
 

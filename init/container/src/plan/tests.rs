@@ -1,6 +1,7 @@
 //! Plans of typical definitions, as text.
 
 use super::*;
+use crate::exec::Command;
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -17,9 +18,9 @@ const RICH: &str = r#"{"group":"app","layers":["v1:LAYER","v1:LAYER"],
     "parameters":{"SITE":"site","ZONE":"site"}},
   "goal":"ready","health":{"check":"notify","interval-ms":0,"timeout-ms":1000,"retries":3,"start-period-ms":0},
   "restart":{"policy":"always","delay-ms":1,"max-delay-ms":1,"reset-after-ms":1,"then":"reboot"},
-  "root":"boot","volumes":{"z-data":{"path":"/a","lifetime":"permanent"},
+  "root":"boot","volumes":{"z-data":{"path":"/a","lifetime":"permanent","size":1048576},
     "cache":{"path":"/a/cache","lifetime":"boot","size":4096,"owner":{"uid":5,"gid":6}}},
-  "limits":{"cpu-weight":50,"cpu-max-percent":150,"memory-max":1048576,"memory-high":524288,"memory-min":65536,"pids-max":9},
+  "limits":{"cpu-weight":50,"cpu-max-percent":150,"memory-max":1048576,"memory-high":524288,"memory-min":65536,"memory-swap-max":0,"pids-max":9,"io-read-max":1048576,"io-writes-max":20,"root-max":131072,"unified":{"cpu.idle":"1","memory.zswap.max":"0"}},
   "network":"host","capabilities":["CHOWN","SYS_TIME"],"roles":["observe"]}"#;
 
 fn definition(text: &str) -> Container {
@@ -49,6 +50,8 @@ fn with_context<T>(layers: usize, test: impl FnOnce(&mut Context<'_>) -> T) -> T
         overlay: Some(Path::new("/run/kedge/overlay/c")),
         sockets: Some(Path::new("/run/kedge/sockets/c")),
         resolv_conf: Some(Path::new("/run/kedge/resolv.conf")),
+        hosts: Some(Path::new("/run/kedge/hosts/front")),
+        disk: Some((254, 0)),
     })
 }
 
@@ -74,11 +77,13 @@ fn a_rich_container() {
     });
     let wanted = "container rich\n\
         cgroup memory.max = 1048576\ncgroup memory.high = 524288\ncgroup memory.min = 65536\n\
-        cgroup cpu.weight = 50\ncgroup pids.max = 9\ncgroup cpu.max = 150000 100000\ncgroup memory.oom.group = 1\n\
+        cgroup memory.swap.max = 0\ncgroup cpu.weight = 50\ncgroup pids.max = 9\ncgroup cpu.max = 150000 100000\n\
+        cgroup io.max = 254:0 rbps=1048576 wiops=20\ncgroup memory.oom.group = 1\n\
+        cgroup cpu.idle = 1\ncgroup memory.zswap.max = 0\n\
         network the device's\nids 0 1000000 65536\n\
         layer /run/kedge/layers/0\nlayer /run/kedge/layers/1\n\
-        root writes to /run/kedge/overlay/c, 67108864 bytes in memory\n\
-        volume /a from /data/volumes/c/z-data owner 33:34\n\
+        root writes to /run/kedge/overlay/c, 131072 bytes in memory\n\
+        volume /a from /data/volumes/c/z-data owner 33:34, 1048576 bytes on disk\n\
         volume /a/cache from /run/kedge/volumes/c/cache owner 5:6, 4096 bytes in memory\n\
         sockets /run/kedge/sockets/c\nresolv.conf /run/kedge/resolv.conf\n\
         host-name web\ndirectory /srv\nuser 33:34 [4, 20]\ncapabilities 0x2000001\n\
@@ -87,6 +92,33 @@ fn a_rich_container() {
         environment NOTIFY_SOCKET=/dev/kedge/notify\nenvironment KEDGE_CONTROL=/dev/kedge/control\n\
         argument serve\nargument -v\n";
     assert_eq!(plan.unwrap().to_string(), wanted);
+}
+
+#[test]
+fn a_container_in_a_pool() {
+    let plan = |address: &str| {
+        let network =
+            format!(r#""started","network":{{"pool":{{"name":"front","address":"{address}"}}}}"#);
+        let definition = definition(&PLAIN.replace(r#""started""#, &network));
+        with_context(1, |context| {
+            Plan::new(&name("in-pool"), &definition, context)
+        })
+    };
+    let text = plan("10.88.1.3/23").unwrap().to_string();
+    assert!(
+        text.contains("\nnetwork own, 10.88.1.3/23 by 10.88.0.1, broadcast 10.88.1.255\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("\nresolv.conf /run/kedge/resolv.conf\nhosts /run/kedge/hosts/front\n"),
+        "{text}"
+    );
+    for bad in ["fd00::2/64", "10.88.0.2/32"] {
+        assert_eq!(
+            plan(bad).unwrap_err(),
+            PlanError::Address(bad.parse().unwrap())
+        );
+    }
 }
 
 #[test]
@@ -107,6 +139,7 @@ fn a_context_that_does_not_fit_is_refused() {
         refused(|context| context.layers = &[]),
         PlanError::Layers(0)
     );
+    assert_eq!(refused(|context| context.disk = None), PlanError::Disk);
     assert_eq!(
         refused(|context| context.overlay = None),
         PlanError::Overlay
@@ -150,10 +183,8 @@ fn a_program_is_looked_up_in_its_path() {
         image.contains("/usr/bin/serve") && image.contains("\"/bin/serve"),
         "{image}"
     );
-    assert_eq!(plan.command(&[]).unwrap_err(), PlanError::NoProgram);
+    let refused = |arguments: &[String]| plan.command(&Command::new(arguments)).unwrap_err();
+    assert_eq!(refused(&[]), PlanError::NoProgram);
     let nul = "a\0b".to_owned();
-    assert_eq!(
-        plan.command(std::slice::from_ref(&nul)).unwrap_err(),
-        PlanError::Nul(nul)
-    );
+    assert_eq!(refused(std::slice::from_ref(&nul)), PlanError::Nul(nul));
 }

@@ -27,6 +27,7 @@ pub(crate) struct Device {
     pub(crate) parameters: BTreeMap<Name, String>,
     pub(crate) sockets: Option<PathBuf>,
     pub(crate) resolv_conf: Option<PathBuf>,
+    pub(crate) hosts: Option<PathBuf>,
 }
 
 /// A definition, as a program with a shell's script, changed by JSON members that replace its own.
@@ -82,6 +83,7 @@ impl Device {
             parameters: BTreeMap::new(),
             sockets: None,
             resolv_conf: None,
+            hosts: None,
         }
     }
 
@@ -114,6 +116,8 @@ impl Device {
             overlay: Some(&overlay),
             sockets: self.sockets.as_deref(),
             resolv_conf: self.resolv_conf.as_deref(),
+            hosts: self.hosts.as_deref(),
+            disk: None,
         };
         Plan::new(&id, &definition, &context).expect("a plan")
     }

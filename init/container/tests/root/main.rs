@@ -15,5 +15,6 @@
 
 mod bench;
 mod confinement;
+mod devices;
 mod files;
 mod running;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::bench::{Device, definition, end, eventually, kill, wait_report};
-use kedge_container::{Outcome, Plan, Probe, Report, Spawned, Stage};
+use kedge_container::{Command, Input, Outcome, Plan, Probe, Report, Spawned, Stage};
 use kedge_sys::process::{ExitStatus, Signal, send_signal, wait_pidfd};
 use serde_json::json;
 
@@ -29,9 +29,11 @@ fn a_command_is_where_its_container_is_and_as_confined() {
     let script = "for n in user mnt pid ipc uts net cgroup; do \
         test $(readlink /proc/self/ns/$n) = $(readlink /proc/1/ns/$n) || echo $n; done; \
         id -u; cat /proc/1/comm; ls /proc/self/fd | wc -l; grep -E '^(CapBnd|NoNew|Seccomp:)' /proc/self/status; exit 7";
-    let command = device
-        .engine
-        .exec(&plan, server.pidfd.as_fd(), &text(&["sh", "-c", script]));
+    let command = device.engine.exec(
+        &plan,
+        server.pidfd.as_fd(),
+        &Command::new(&text(&["sh", "-c", script])),
+    );
     let ended = end(command.expect("a command"));
     assert_eq!(ended.status, ExitStatus::Exited(7), "{ended:?}");
     let words: Vec<_> = ended.stdout.split_whitespace().collect();
@@ -47,9 +49,11 @@ fn a_command_is_where_its_container_is_and_as_confined() {
         "2",
     ];
     assert_eq!(words, wanted);
-    let missing = device
-        .engine
-        .exec(&plan, server.pidfd.as_fd(), &text(&["missing"]));
+    let missing = device.engine.exec(
+        &plan,
+        server.pidfd.as_fd(),
+        &Command::new(&text(&["missing"])),
+    );
     assert_eq!(
         end(missing.expect("a start")).failure().stage,
         Stage::Execute
@@ -58,7 +62,9 @@ fn a_command_is_where_its_container_is_and_as_confined() {
     let other = device.run("echo $$", &json!({}));
     assert_eq!(other.output(), "1\n");
     kill(server);
-    let none = device.engine.exec(&plan, other_pidfd(&device).as_fd(), &[]);
+    let none = device
+        .engine
+        .exec(&plan, other_pidfd(&device).as_fd(), &Command::new(&[]));
     assert_eq!(none.unwrap_err().stage, Stage::Execute);
 }
 
@@ -70,12 +76,109 @@ fn other_pidfd(device: &Device) -> std::os::fd::OwnedFd {
 }
 
 #[test]
+fn a_command_may_be_another_user_elsewhere_and_reads_a_pipe() {
+    let device = Device::new();
+    let (plan, server) = start(&device, "exec sleep 60", &json!({}));
+    let arguments = text(&["sh", "-c", "id -u; id -g; pwd; echo $COLOUR; cat"]);
+    let user = kedge_revision::container::User {
+        uid: 33,
+        gid: 34,
+        groups: Vec::new(),
+    };
+    let command = Command {
+        environment: &text(&["COLOUR=red"]),
+        user: Some(&user),
+        working_directory: Some("/usr"),
+        input: Input::Pipe,
+        ..Command::new(&arguments)
+    };
+    let pidfd = server.pidfd.as_fd();
+    let mut spawned = device.engine.exec(&plan, pidfd, &command).expect("a start");
+    let stdin = spawned.stdin.take().expect("a pipe");
+    kedge_sys::rustix::io::write(&stdin, b"typed\n").unwrap();
+    drop(stdin);
+    let ended = end(spawned);
+    assert_eq!(ended.output(), "33\n34\n/usr\nred\ntyped\n");
+    kill(server);
+}
+
+#[test]
+fn a_command_has_a_terminal_of_its_container() {
+    let device = Device::new();
+    let (plan, server) = start(&device, "exec sleep 60", &json!({}));
+    let arguments = text(&["sh", "-c", "tty; stty size; read line; stty size; cat"]);
+    let input = Input::Terminal {
+        rows: 24,
+        columns: 80,
+    };
+    let command = Command {
+        input,
+        ..Command::new(&arguments)
+    };
+    let pidfd = server.pidfd.as_fd();
+    let spawned = device.engine.exec(&plan, pidfd, &command).expect("a start");
+    let mut terminal = None;
+    eventually(|| {
+        Report::receive_with(&spawned.report, &mut terminal) == Ok(Some(Report::Executed))
+    });
+    let terminal = terminal.expect("its other side");
+    let mut got = String::new();
+    let mut until = |wanted: &str| {
+        while !got.contains(wanted) {
+            let mut buffer = [0; 256];
+            let count = kedge_sys::rustix::io::read(&terminal, &mut buffer).expect("output");
+            got.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    };
+    until("/dev/pts/0\r\n24 80\r\n");
+    kedge_sys::terminal::set_size(&terminal, 50, 132).unwrap();
+    kedge_sys::rustix::io::write(&terminal, b"go on\n").unwrap();
+    until("50 132\r\n");
+    // Control-C.
+    kedge_sys::rustix::io::write(&terminal, &[3]).unwrap();
+    let status = wait_pidfd(spawned.pidfd.as_fd()).unwrap();
+    assert!(
+        matches!(status, ExitStatus::Signaled { signal: 2, .. }),
+        "{status:?}"
+    );
+    kill(server);
+}
+
+/// CVE-2024-21626: an open folder of the device's is a way out of a container, up to the moment of the exec.
+#[test]
+fn no_open_folder_of_the_device_is_a_working_directory() {
+    let device = Device::new();
+    let _open: Vec<_> = (0..8).map(|_| fs::File::open("/").unwrap()).collect();
+    let (plan, server) = start(&device, "exec sleep 60", &json!({}));
+    let mut denied = 0;
+    for number in 3..64 {
+        let path = format!("/proc/self/fd/{number}");
+        let arguments = text(&["true"]);
+        let command = Command {
+            working_directory: Some(&path),
+            ..Command::new(&arguments)
+        };
+        let pidfd = server.pidfd.as_fd();
+        let ended = end(device.engine.exec(&plan, pidfd, &command).expect("a start"));
+        assert_eq!(ended.failure().stage, Stage::WorkingDirectory, "{path}");
+        let members = json!({"process": {"working-directory": path}});
+        let own = device.run("true", &members);
+        assert_eq!(own.failure().stage, Stage::WorkingDirectory, "{path}");
+        denied += 1;
+    }
+    assert_eq!(denied, 61);
+    kill(server);
+}
+
+#[test]
 fn the_end_of_its_process_ends_a_container() {
     let device = Device::new();
     let (plan, server) = start(&device, "sleep 60 & sleep 60 & exec sleep 60", &json!({}));
-    let command = device
-        .engine
-        .exec(&plan, server.pidfd.as_fd(), &text(&["sleep", "60"]));
+    let command = device.engine.exec(
+        &plan,
+        server.pidfd.as_fd(),
+        &Command::new(&text(&["sleep", "60"])),
+    );
     let command = command.expect("a command");
     assert_eq!(wait_report(&command.report), Report::Executed);
     let begin = Instant::now();
@@ -183,9 +286,11 @@ fn a_container_has_its_cgroup() {
     let name = "server".parse().unwrap();
     assert!(device.engine.populated(&name).unwrap());
     let script = "grep 0:: /proc/1/cgroup; ls -d /sys/fs/cgroup/cgroup.procs; touch /sys/fs/cgroup/x || exit 3";
-    let command = device
-        .engine
-        .exec(&plan, server.pidfd.as_fd(), &text(&["sh", "-c", script]));
+    let command = device.engine.exec(
+        &plan,
+        server.pidfd.as_fd(),
+        &Command::new(&text(&["sh", "-c", script])),
+    );
     let ended = end(command.expect("a command"));
     assert_eq!(ended.status, ExitStatus::Exited(3), "{ended:?}");
     assert_eq!(ended.stdout, "0::/\n/sys/fs/cgroup/cgroup.procs\n");

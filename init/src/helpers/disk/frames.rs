@@ -19,6 +19,7 @@
 //! | synced | 5 | token u32, errno i32 |
 //! | noted | 6 | errno i32 |
 //! | history | 7 | token u32, 1 if more follows u8, bytes |
+//! | growing | 8 | nothing: it takes a while, and grown or grow failed follows |
 
 use super::super::FrameError;
 use super::super::wire::{frame, take, text};
@@ -126,6 +127,8 @@ pub enum Report<'a> {
         /// Why; `None`: well again.
         failed: Option<Errno>,
     },
+    /// The file system is smaller than its device, and is being grown.
+    Growing,
     /// The file system has the size of its device.
     Grown {
         /// Blocks before.
@@ -180,6 +183,7 @@ impl<'a> Report<'a> {
             Self::Grown { before, after } => {
                 frame(2, &[&before.to_le_bytes(), &after.to_le_bytes()])
             }
+            Self::Growing => frame(8, &[]),
             Self::GrowFailed(failed) => frame(3, &[&errno(&Some(*failed))]),
             Self::Probed {
                 token,
@@ -234,6 +238,7 @@ impl<'a> Report<'a> {
                 },
                 bytes: std::mem::take(rest),
             },
+            8 => Self::Growing,
             _ => return Err(FrameError),
         };
         if rest.is_empty() {
@@ -284,6 +289,7 @@ mod tests {
                 after: 2,
             },
             Report::GrowFailed(Errno::PERM),
+            Report::Growing,
             Report::Probed {
                 token: 1,
                 micros: 2,

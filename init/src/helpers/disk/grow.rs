@@ -12,9 +12,13 @@ const LENGTH: usize = 1024;
 /// `INCOMPAT_64BIT`: the upper half of the number of blocks is valid.
 const WIDE: u32 = 0x80;
 
-/// Grows the file system that `directory` is on, and that `device` holds, to as many blocks as fit.
-/// Returns the blocks before and after, the same where there is nothing to grow.
-pub(super) fn grow(directory: &Path, device: &Path) -> Result<(u64, u64), Error> {
+/// Grows the file system that `directory` is on, and that `device` holds, to as many blocks as fit; `begins` is called
+/// if there is something to grow. Returns the blocks before and after, the same where there is nothing.
+pub(super) fn grow(
+    directory: &Path,
+    device: &Path,
+    begins: impl FnOnce() -> Result<(), Error>,
+) -> Result<(u64, u64), Error> {
     let file = |doing, path: &Path, source| Error::File {
         doing,
         path: path.to_owned(),
@@ -35,6 +39,7 @@ pub(super) fn grow(directory: &Path, device: &Path) -> Result<(u64, u64), Error>
         return Ok((before, before));
     }
     let mount = File::open(directory).map_err(|source| file("open", directory, source))?;
+    begins()?;
     ext4::grow(&mount, after).map_err(Error::Grow)?;
     Ok((before, after))
 }

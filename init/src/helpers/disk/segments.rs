@@ -127,7 +127,7 @@ impl Segments {
         for entry in Batch::new(batch) {
             let Ok(entry) = entry else { break };
             let begin = lines.len();
-            if serde_json::to_writer(&mut lines, &LogLine::from(entry)).is_err() {
+            if kedge_revision::json::write(&mut lines, &LogLine::from(entry)).is_err() {
                 lines.truncate(begin);
                 continue;
             }

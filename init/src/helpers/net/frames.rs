@@ -22,7 +22,7 @@ const MAX_TEXT: usize = 128;
 pub fn configure(number: u32, configuration: &NetworkConfiguration) -> Option<Vec<u8>> {
     let mut frame = vec![1];
     frame.extend_from_slice(&number.to_le_bytes());
-    serde_json::to_writer(&mut frame, configuration).ok()?;
+    kedge_revision::json::write(&mut frame, configuration).ok()?;
     (frame.len() <= MAX_CONFIGURATION).then_some(frame)
 }
 
@@ -45,7 +45,7 @@ pub(super) fn ports(number: u32, ports: &[PortStatus]) -> Vec<Vec<u8>> {
         frame.extend_from_slice(&number.to_le_bytes());
         if let Some(port) = port {
             // Text alone: nothing that can be refused.
-            serde_json::to_writer(&mut frame, port).ok();
+            kedge_revision::json::write(&mut frame, port).ok();
         }
         frame
     };

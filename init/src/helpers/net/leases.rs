@@ -52,6 +52,9 @@ impl Net<'_> {
             .filter(|(_, port)| is_due(port))
             .map(|(name, _)| name.clone())
             .collect();
+        if self.bridges.refused.due().is_some_and(|at| at <= now) {
+            self.make_pools()?;
+        }
         for name in &due {
             self.retry(name, now)?;
             self.dhcp(name, Event::Time)?;
@@ -63,7 +66,7 @@ impl Net<'_> {
         let Some((name, mut port)) = self.ports.remove_entry(name) else {
             return Ok(());
         };
-        if port.retry.is_some_and(|(at, _)| at <= now) {
+        if port.refused.due().is_some_and(|at| at <= now) {
             let wanted = port.wanted();
             if self.replace(&name, &mut port, &wanted)? {
                 self.report(&Report::Applied { name: &name })?;
@@ -92,7 +95,7 @@ impl Net<'_> {
             let wanted = port.wanted();
             // What was refused has a time of its own.
             if port.given != wanted
-                && (port.retry.is_none() || before.as_ref() != port.dhcp.lease())
+                && (port.refused.due().is_none() || before.as_ref() != port.dhcp.lease())
             {
                 self.replace(&name, &mut port, &wanted)?;
             }

@@ -65,6 +65,7 @@ mod tests {
             hardware: None,
             is_port: true,
             mtu: 1500,
+            group: 0,
         }
     }
 

@@ -42,9 +42,15 @@ pub(super) struct Port {
     /// What it was given, and the kernel took.
     pub(super) given: Settings,
     /// What the kernel refused.
-    pub(super) refused: Vec<Refused>,
-    /// When that is tried again, milliseconds, and how often it was.
-    pub(super) retry: Option<(u64, u32)>,
+    pub(super) refused: Refusals,
+}
+
+/// What was refused of one thing, and is tried again.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    all: Vec<Refused>,
+    /// When it is tried again, milliseconds, and how often it was.
+    retry: Option<(u64, u32)>,
 }
 
 /// A setting that the kernel refused.
@@ -66,6 +72,39 @@ pub(super) struct Settings {
     pub(super) mtu: Option<u16>,
 }
 
+impl Refusals {
+    /// Takes in what has been refused this time: what is to be told of it, which is what was not told before. What
+    /// is left is tried again after a while.
+    pub(super) fn take(&mut self, refused: Vec<Refused>, now: u64) -> Vec<Refused> {
+        let before = core::mem::replace(&mut self.all, refused);
+        let tried = self.retry.take().map_or(0, |(_, tried)| tried);
+        if !self.all.is_empty() {
+            let wait = (RETRY_MS << tried.min(6)).min(RETRY_MOST_MS);
+            self.retry = Some((now.saturating_add(wait), tried.saturating_add(1)));
+        }
+        let new = |refused: &&Refused| !before.contains(refused);
+        self.all.iter().filter(new).cloned().collect()
+    }
+
+    /// When it is tried again.
+    pub(super) fn due(&self) -> Option<u64> {
+        self.retry.map(|(at, _)| at)
+    }
+
+    /// For the device's status, with `of` before each value; at most [`MOST_SHOWN`].
+    pub(super) fn texts(&self, of: &str) -> impl Iterator<Item = String> {
+        let all = self.all.iter().map(move |refused| {
+            let Refused {
+                doing,
+                value,
+                errno,
+            } = refused;
+            format!("{doing} {of}{value}: {errno}")
+        });
+        all.take(MOST_SHOWN)
+    }
+}
+
 impl Port {
     pub(super) fn new(link: &Link, interface: Interface, metric: u32) -> Self {
         Self {
@@ -78,28 +117,13 @@ impl Port {
             dhcp: State::Nothing,
             renewing: None,
             given: Settings::default(),
-            refused: Vec::new(),
-            retry: None,
+            refused: Refusals::default(),
         }
-    }
-
-    /// Takes in what the kernel has refused this time: what is to be told of it, which is what was not told before. What
-    /// is left is tried again after a while.
-    pub(super) fn refusals(&mut self, refused: Vec<Refused>, now: u64) -> Vec<Refused> {
-        let before = core::mem::replace(&mut self.refused, refused);
-        let tried = self.retry.take().map_or(0, |(_, tried)| tried);
-        if !self.refused.is_empty() {
-            let wait = (RETRY_MS << tried.min(6)).min(RETRY_MOST_MS);
-            self.retry = Some((now.saturating_add(wait), tried.saturating_add(1)));
-        }
-        let new = |refused: &&Refused| !before.contains(refused);
-        self.refused.iter().filter(new).cloned().collect()
     }
 
     /// When the client or the kernel is to be asked again.
     pub(super) fn due(&self) -> Option<u64> {
-        let retry = self.retry.map(|(at, _)| at);
-        self.dhcp.due().into_iter().chain(retry).min()
+        self.dhcp.due().into_iter().chain(self.refused.due()).min()
     }
 
     /// The metric of default routes that IPv6 routers announce.
@@ -130,20 +154,29 @@ impl Port {
             ),
             metric: self.metric,
             lease,
-            refused: texts(&mut self.refused.iter().map(|refused| {
-                let Refused {
-                    doing,
-                    value,
-                    errno,
-                } = refused;
-                format!("{doing} {name} {value}: {errno}")
-            })),
+            refused: texts(&mut self.refused.texts(&format!("{name} "))),
         }
     }
 
     /// The address of the client, if it is to have one.
     pub(super) fn leases(&self) -> Option<[u8; 6]> {
         self.hardware.filter(|_| self.interface.dhcp)
+    }
+
+    /// What others are reached by over it: its networks, routers, and the name servers of its lease, if those are asked.
+    pub(super) fn reaches(&self, are_asked: bool) -> Vec<Prefix> {
+        let Settings {
+            addresses, routes, ..
+        } = self.wanted();
+        let leased = self.dhcp.lease().filter(|_| are_asked).into_iter();
+        let servers = leased.flat_map(|lease| &lease.options.nameservers);
+        let single = |address: IpAddr| Prefix {
+            address,
+            length: 32,
+        };
+        let routers = routes.into_iter().map(|route| route.gateway);
+        let hosts = routers.chain(servers.copied().map(IpAddr::V4)).map(single);
+        addresses.into_iter().chain(hosts).collect()
     }
 
     /// What it is to have now.

@@ -8,9 +8,10 @@
 use super::super::Error;
 use core::net::IpAddr;
 use kedge_revision::configuration::Prefix;
-use kedge_sys::rustix::net::netlink::SocketAddrNetlink;
+use kedge_sys::rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use kedge_sys::rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send,
+    socket_with,
 };
 use kedge_sys::{During, Errno};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,10 +21,10 @@ pub(super) const EVENTS: u32 = 0x111;
 /// The loopback interface has this index in every network namespace.
 pub(super) const LOOPBACK: u32 = 1;
 
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_DONE: u16 = 3;
+pub(super) const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
@@ -32,19 +33,22 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 /// `NLM_F_REQUEST | NLM_F_ACK`.
-const ACKNOWLEDGED: u16 = 5;
+pub(super) const ACKNOWLEDGED: u16 = 5;
 /// `NLM_F_REPLACE | NLM_F_CREATE`: doing it twice is no error.
 const REPLACE: u16 = 0x500;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
-const DUMP: u16 = 0x301;
-const IFF_UP: u32 = 1;
+pub(super) const DUMP: u16 = 0x301;
+pub(super) const IFF_UP: u32 = 1;
 /// The driver sees a carrier.
 const IFF_LOWER_UP: u32 = 0x1_0000;
 /// `ARPHRD_ETHER`
 const ETHERNET: u16 = 1;
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
+pub(super) const IFLA_ADDRESS: u16 = 1;
+pub(super) const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+pub(super) const IFLA_GROUP: u16 = 27;
+/// The group of interfaces that are made for pools. Whose group a board sets, and to what, it knows; nobody else has this one.
+pub(super) const GROUP: u32 = 0x4b45;
 /// Only an interface that stands on a device has it, since Linux 5.14: no bridge, tunnel or pair has.
 const IFLA_PARENT_DEV_NAME: u16 = 56;
 const IFA_ADDRESS: u16 = 1;
@@ -86,6 +90,8 @@ pub(super) struct Link {
     pub(super) is_port: bool,
     /// Largest packet.
     pub(super) mtu: u32,
+    /// Its group; [`GROUP`] is that of pools.
+    pub(super) group: u32,
 }
 
 /// An address that the kernel tells of.
@@ -146,9 +152,18 @@ impl AsFd for Netlink {
 impl Netlink {
     /// A socket that is told of `groups`.
     pub(super) fn open(groups: u32) -> Result<Self, Error> {
-        let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
         // NETLINK_ROUTE is 0, the protocol that is meant where none is named.
-        let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)
+        Self::of(None, groups)
+    }
+
+    /// A socket to the kernel's rules for packets.
+    pub(super) fn open_rules() -> Result<Self, Error> {
+        Self::of(Some(NETFILTER), 0)
+    }
+
+    fn of(protocol: Option<Protocol>, groups: u32) -> Result<Self, Error> {
+        let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
+        let socket = socket_with(family, kind, SocketFlags::CLOEXEC, protocol)
             .during("socket")
             .map_err(Error::Netlink)?;
         bind(&socket, &SocketAddrNetlink::new(0, groups))
@@ -178,12 +193,9 @@ impl Netlink {
 
     /// What the next datagram tells, and whether a listing ends with it.
     pub(super) fn news(&self, buffer: &mut [u8]) -> Result<(Vec<News>, bool), Error> {
-        let (length, _) = recv(&self.0, &mut *buffer, RecvFlags::empty())
-            .during("recv")
-            .map_err(Error::Netlink)?;
         let mut news = Vec::new();
         let mut done = false;
-        for (kind, payload) in Messages(buffer.get(..length).unwrap_or_default()) {
+        for (kind, payload) in self.receive(buffer)? {
             match kind {
                 RTM_NEWLINK | RTM_DELLINK => news.extend(link(kind, payload).map(News::Link)),
                 RTM_NEWADDR | RTM_DELADDR => news.extend(held(kind, payload).map(News::Address)),
@@ -236,7 +248,15 @@ impl Netlink {
         self.command("route", &message)
     }
 
-    fn send(&self, message: &[u8]) -> Result<(), Error> {
+    /// The messages of the next datagram.
+    pub(super) fn receive<'a>(&self, buffer: &'a mut [u8]) -> Result<Messages<'a>, Error> {
+        let (length, _) = recv(&self.0, &mut *buffer, RecvFlags::empty())
+            .during("recv")
+            .map_err(Error::Netlink)?;
+        Ok(Messages(buffer.get(..length).unwrap_or_default()))
+    }
+
+    pub(super) fn send(&self, message: &[u8]) -> Result<(), Error> {
         send(&self.0, message, SendFlags::empty())
             .during("send")
             .map(drop)
@@ -244,13 +264,10 @@ impl Netlink {
     }
 
     /// Sends and waits for the kernel's answer, which it gives before the send returns.
-    fn command(&self, operation: &'static str, message: &[u8]) -> Result<(), Error> {
+    pub(super) fn command(&self, operation: &'static str, message: &[u8]) -> Result<(), Error> {
         self.send(message)?;
         let mut buffer = [0; 1024];
-        let (length, _) = recv(&self.0, &mut buffer[..], RecvFlags::empty())
-            .during("recv")
-            .map_err(Error::Netlink)?;
-        for (kind, payload) in Messages(buffer.get(..length).unwrap_or_default()) {
+        for (kind, payload) in self.receive(&mut buffer)? {
             if kind == NLMSG_ERROR {
                 return answer(payload).map_err(|errno| refused(operation, errno));
             }
@@ -259,15 +276,15 @@ impl Netlink {
     }
 }
 
-fn refused(operation: &'static str, errno: Errno) -> Error {
+pub(super) fn refused(operation: &'static str, errno: Errno) -> Error {
     Error::Netlink(kedge_sys::Error::new(operation, errno))
 }
 
 /// struct nlmsghdr and what follows it.
-fn message(kind: u16, flags: u16, parts: &[&[u8]]) -> Vec<u8> {
+pub(super) fn message(kind: u16, flags: u16, parts: &[&[u8]]) -> Vec<u8> {
     let size: usize = parts.iter().map(|part| part.len()).sum::<usize>() + HEADER;
     let mut message = Vec::with_capacity(size);
-    // A message here has less than 100 bytes.
+    // A message here has less than 200 bytes.
     let length = u32::try_from(size).unwrap_or(u32::MAX);
     message.extend_from_slice(&length.to_ne_bytes());
     message.extend_from_slice(&kind.to_ne_bytes());
@@ -281,7 +298,7 @@ fn message(kind: u16, flags: u16, parts: &[&[u8]]) -> Vec<u8> {
 }
 
 /// struct ifinfomsg: family, type, index, flags and which of them are meant.
-fn interface(index: u32, flags: u32, meant: u32) -> [u8; 16] {
+pub(super) fn interface(index: u32, flags: u32, meant: u32) -> [u8; 16] {
     let mut body = [0; 16];
     let fields = index
         .to_ne_bytes()
@@ -335,7 +352,7 @@ fn address_message(kind: u16, flags: u16, index: u32, prefix: Prefix) -> Vec<u8>
 }
 
 /// struct rtattr and its value, filled to four bytes.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     let mut attribute = length.to_ne_bytes().to_vec();
     attribute.extend_from_slice(&kind.to_ne_bytes());
@@ -360,7 +377,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// The errno of an `NLMSG_ERROR`; 0 is an acknowledgement.
-fn answer(payload: &[u8]) -> Result<(), Errno> {
+pub(super) fn answer(payload: &[u8]) -> Result<(), Errno> {
     let code = payload.first_chunk().copied().map(i32::from_ne_bytes);
     match code.and_then(i32::checked_neg) {
         Some(0) => Ok(()),
@@ -383,6 +400,7 @@ fn link(kind: u16, payload: &[u8]) -> Option<Link> {
         hardware: None,
         is_port: false,
         mtu: 0,
+        group: 0,
     };
     while let Some((attribute, value)) = next_attribute(&mut rest)? {
         match attribute {
@@ -394,6 +412,7 @@ fn link(kind: u16, payload: &[u8]) -> Option<Link> {
             }
             IFLA_ADDRESS if ethernet => link.hardware = value.try_into().ok(),
             IFLA_MTU => link.mtu = u32::from_ne_bytes(value.try_into().ok()?),
+            IFLA_GROUP => link.group = u32::from_ne_bytes(value.try_into().ok()?),
             IFLA_PARENT_DEV_NAME => link.is_port = ethernet,
             _ => {}
         }
@@ -406,7 +425,7 @@ fn link(kind: u16, payload: &[u8]) -> Option<Link> {
     clippy::option_option,
     reason = "the end of a list is something else than a torn one"
 )]
-fn next_attribute<'a>(rest: &mut &'a [u8]) -> Option<Option<(u16, &'a [u8])>> {
+pub(super) fn next_attribute<'a>(rest: &mut &'a [u8]) -> Option<Option<(u16, &'a [u8])>> {
     let Some((length, after)) = rest.split_first_chunk::<2>() else {
         return Some(None);
     };
@@ -487,7 +506,7 @@ fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {
 }
 
 /// The messages of a datagram: kind and payload.
-struct Messages<'a>(&'a [u8]);
+pub(super) struct Messages<'a>(&'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = (u16, &'a [u8]);

@@ -230,6 +230,7 @@ pub(crate) fn container(layer: &[u8], volume: Volume) -> Container {
         volumes: BTreeMap::from([("data".parse().unwrap(), volume)]),
         limits: Limits::default(),
         network: Network::None,
+        devices: vec![],
         capabilities: vec![],
         roles: vec![],
         after: vec![],

@@ -6,7 +6,7 @@
 //! | begin | 2 | what u8 (1 offer, 2 object), object [32], offset u64, length of the body u64 |
 //! | data | 3 | at most [`MAX_DATA`] bytes of the body |
 //! | abort | 4 | |
-//! | write slot | 5 | slot u8 (1 a, 2 b), revision [32], path of the device |
+//! | write slot | 5 | slot u8 (1 a, 2 b), who tells PID 1 that it was started u8 (0 the loader, 1 the slot), revision [32], path of the device |
 //! | collect | 6 | revisions to keep, [32] each |
 //! | snapshot | 7 | revision [32], JSON list of `["container","volume"]` |
 //! | restore | 8 | revision [32] |
@@ -26,6 +26,7 @@
 use super::super::FrameError;
 use super::super::wire::{frame, take, text};
 use kedge_board_support::record::Slot;
+use kedge_board_support::slot::Teller;
 use kedge_revision::{Floor, ObjectId};
 
 /// Largest frame either way, bytes.
@@ -84,6 +85,8 @@ pub enum Request<'a> {
     WriteSlot {
         /// Which.
         slot: Slot,
+        /// Who tells PID 1 that it was started.
+        teller: Teller,
         /// With the kernel, initramfs and arguments of this revision.
         revision: ObjectId,
         /// The slot's partition.
@@ -169,6 +172,7 @@ impl<'a> Request<'a> {
             Self::Abort => frame(4, &[]),
             Self::WriteSlot {
                 slot,
+                teller,
                 revision,
                 device,
             } => {
@@ -176,7 +180,11 @@ impl<'a> Request<'a> {
                     Slot::A => 1,
                     Slot::B => 2,
                 };
-                frame(5, &[&[slot], revision.digest(), device.as_bytes()])
+                let teller = match teller {
+                    Teller::Loader => 0,
+                    Teller::Slot => 1,
+                };
+                frame(5, &[&[slot, teller], revision.digest(), device.as_bytes()])
             }
             Self::Collect(ids) => frame(6, &[ids.0.as_flattened()]),
             Self::Snapshot { revision, volumes } => {
@@ -220,6 +228,11 @@ impl<'a> Request<'a> {
                 slot: match take(rest)? {
                     [1] => Slot::A,
                     [2] => Slot::B,
+                    _ => return Err(FrameError),
+                },
+                teller: match take(rest)? {
+                    [0] => Teller::Loader,
+                    [1] => Teller::Slot,
                     _ => return Err(FrameError),
                 },
                 revision: id(rest)?,
@@ -402,6 +415,7 @@ mod tests {
         let body = Body::Object { id: ID, offset: 9 };
         let write = Request::WriteSlot {
             slot: Slot::B,
+            teller: Teller::Loader,
             revision: ID,
             device: "",
         };
@@ -421,7 +435,7 @@ mod tests {
             ),
             (Request::Data(b""), 1),
             (Request::Abort, 1),
-            (write, 34),
+            (write, 35),
             (Request::Collect(Ids::new(&[])), 1),
             (snapshot, 33),
             (Request::Restore { revision: ID }, 33),
@@ -449,6 +463,7 @@ mod tests {
             Request::Collect(Ids::new(&digests)),
             Request::WriteSlot {
                 slot: Slot::A,
+                teller: Teller::Slot,
                 revision: ID,
                 device: "/dev/vda2",
             },

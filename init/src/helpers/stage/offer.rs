@@ -112,7 +112,7 @@ pub(super) fn take(
         needed_bytes: needed,
         parameters,
     };
-    let json = serde_json::to_vec(&answer).map_err(|error| Refused::new(500, error))?;
+    let json = kedge_revision::json::bytes(&answer);
     let offer = Offer {
         revision: verified.id(),
         missing,

@@ -46,7 +46,7 @@ impl Refused {
             title: title.into(),
             detail: self.detail.as_str().into(),
         };
-        serde_json::to_vec(&problem).unwrap_or_default()
+        kedge_revision::json::bytes(&problem)
     }
 }
 

@@ -9,7 +9,8 @@
 use super::super::Error;
 use super::file_error;
 use super::refused::Refused;
-use kedge_board_support::slot::{File as Entry, Layout, Piece};
+use kedge_board_support::record::Slot;
+use kedge_board_support::slot::{self, File as Entry, Layout, Piece, Teller};
 use kedge_board_support::statement;
 use kedge_revision::{ObjectId, Verified, verity};
 use kedge_store::{Store, durable};
@@ -59,8 +60,13 @@ struct Target {
 ///
 /// # Errors
 /// What exactly failed; then the partition may hold no file system any more.
-pub(super) fn write(store: &Store, revision: &Verified, device: &Path) -> Result<(), Refused> {
-    let sources = sources(store, revision)?;
+pub(super) fn write(
+    store: &Store,
+    revision: &Verified,
+    place: (Slot, Teller),
+    device: &Path,
+) -> Result<(), Refused> {
+    let sources = sources(store, revision, place)?;
     let (target, size) = Target::open(device)?;
     let entries = entries(&sources);
     let [a, b, c, d, ..] = *revision.id().digest();
@@ -86,7 +92,11 @@ fn entries<'a>(sources: &Sources<'a>) -> Vec<Entry<'a>> {
     sources.iter().map(entry).collect()
 }
 
-fn sources<'a>(store: &Store, revision: &'a Verified) -> Result<Sources<'a>, Refused> {
+fn sources<'a>(
+    store: &Store,
+    revision: &'a Verified,
+    (slot, teller): (Slot, Teller),
+) -> Result<Sources<'a>, Refused> {
     let envelope = revision.envelope();
     let boot = &envelope.boot;
     let open = |id: ObjectId| -> Result<Source, Refused> {
@@ -104,11 +114,11 @@ fn sources<'a>(store: &Store, revision: &'a Verified) -> Result<Sources<'a>, Ref
         })
     };
     // As the image of a disk has it.
-    let arguments = format!("{}\n", boot.arguments);
+    let line = slot::line(&boot.arguments, slot, teller);
     let mut sources = vec![
         ("kernel", open(boot.kernel)?),
         ("initramfs", open(boot.initramfs)?),
-        ("cmdline.txt", Source::Text(arguments.into_bytes())),
+        ("cmdline.txt", Source::Text(line.into_bytes())),
     ];
     if let Some(statement) = boot.statement {
         sources.push((statement::FILE, open(statement)?));
@@ -247,7 +257,6 @@ mod tests {
     use super::super::tests::{noise, talk};
     use super::super::{Report, Request};
     use super::*;
-    use kedge_board_support::record::Slot;
     use kedge_revision::revision::{Draft, Object, ObjectKind};
 
     const STATEMENT: &[u8] = b"which of these files belong together";
@@ -283,10 +292,20 @@ mod tests {
     }
 
     fn ask(device: &Device, revision: ObjectId, slot: &Path) -> (bool, String) {
+        ask_told(device, revision, slot, Teller::Loader)
+    }
+
+    fn ask_told(
+        device: &Device,
+        revision: ObjectId,
+        slot: &Path,
+        teller: Teller,
+    ) -> (bool, String) {
         let mut answer = None;
         talk(device, revision, |talk| {
             talk.send(Request::WriteSlot {
                 slot: Slot::B,
+                teller,
                 revision,
                 device: slot.to_str().unwrap(),
             });
@@ -313,11 +332,26 @@ mod tests {
     }
 
     #[test]
+    fn where_no_loader_tells_the_slot_says_that_it_is_slot_b() {
+        let (device, id, slot) = device();
+        let read = || {
+            let image = std::fs::read(&slot).unwrap();
+            let find = |bytes: &[u8]| image.windows(bytes.len()).any(|found| found == bytes);
+            (find(b"kedge.written-to=b quiet\n"), find(b"kedge."))
+        };
+        assert!(ask_told(&device, id, &slot, Teller::Slot).0);
+        assert_eq!(read(), (true, true));
+        assert!(ask_told(&device, id, &slot, Teller::Loader).0);
+        assert_eq!(read(), (false, false));
+    }
+
+    #[test]
     fn what_reads_back_otherwise_is_named() {
         let (device, id, slot) = device();
         let revision = device.trust(id, 0).load(&device.store, id).unwrap();
-        write(&device.store, &revision, &slot).unwrap();
-        let sources = sources(&device.store, &revision).unwrap();
+        let place = (Slot::B, Teller::Loader);
+        write(&device.store, &revision, place, &slot).unwrap();
+        let sources = sources(&device.store, &revision, place).unwrap();
         let entries = entries(&sources);
         let digest = revision.id();
         let serial = u32::from_le_bytes(*digest.digest().first_chunk().unwrap());

@@ -4,6 +4,7 @@
 //! snapshots/<revision>/<container>/<volume>          its copy
 //! snapshots/<revision>/<container>/<volume>.absent   there was none
 //! snapshots/<revision>/<container>/<volume>.links    files with several names, while it is copied
+//! snapshots/<revision>/<container>/<volume>.bounded0 an empty folder that would have had somebody else's limit
 //! snapshots/<revision>/<container>/<volume>.old      what the trial left of it, while it is brought back
 //! snapshots/<revision>/.complete                     everything above is on the disk
 //! snapshots/<revision>.done                          of no use any more, and on its way to be removed
@@ -17,9 +18,11 @@
 use super::copy::copy;
 use super::file_error;
 use super::refused::Refused;
+use kedge_container::quota;
 use kedge_revision::{Name, ObjectId};
 use kedge_store::space::Space;
 use kedge_store::{Store, durable, names};
+use kedge_sys::Errno;
 use kedge_sys::rustix::fs::{CWD, Mode, OFlags, openat};
 use std::fs::Permissions;
 use std::io::ErrorKind;
@@ -33,6 +36,8 @@ const ABSENT: &str = ".absent";
 const LINKS: &str = ".links";
 const OLD: &str = ".old";
 const DONE: &str = ".done";
+/// Directories that are made for a copy until one has no limit: as many volumes may have come to an end one after another.
+const MOST_ATTEMPTS: u32 = 64;
 
 /// Keeps copies of these volumes for the trial of `revision`, instead of older ones. `bound` tells how many bytes
 /// one may take; beside that, and without it, what is free is the bound.
@@ -80,13 +85,29 @@ fn keep(from: &Path, container: &Path, volume: &Name, most: u64) -> Result<(), R
         }
         Err(error) => return Err(file_error("open", from, error).into()),
     };
-    durable::make_directory(&to)?;
     let links = with(&to, LINKS);
     durable::make_directory(&links)?;
-    let target = open(&to).map_err(|source| file_error("open", &to, source))?;
+    let target = make_project(&to, container)?;
     let by_number = open(&links).map_err(|source| file_error("open", &links, source))?;
     copy(&source, &target, &by_number, from, most)?;
     Ok(durable::remove_tree(&links)?)
+}
+
+/// A new directory that is a project of its own before anything is in it, since as a volume it has a limit. One whose inode
+/// number had a limit in a former life is of no use for a copy, and waits beside it: so the next one has another number.
+fn make_project(to: &Path, parent: &Path) -> Result<OwnedFd, Refused> {
+    let whole = open(parent).map_err(|source| file_error("open", parent, source))?;
+    for attempt in 0..MOST_ATTEMPTS {
+        durable::make_directory(to)?;
+        let target = open(to).map_err(|source| file_error("open", to, source))?;
+        let bounded = quota::adopt(&target).and_then(|()| quota::is_bounded(&target, &whole));
+        if !bounded.map_err(|errno| file_error("make a project of", to, errno.into()))? {
+            return Ok(target);
+        }
+        durable::rename(to, &with(to, &format!(".bounded{attempt}")))?;
+    }
+    let errno = Errno::DQUOT;
+    Err(file_error("find a folder without a limit for", to, errno.into()).into())
 }
 
 /// Brings the volumes back to what they were before the trial of `revision`; tells what is worth telling.

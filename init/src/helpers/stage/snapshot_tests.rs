@@ -321,7 +321,7 @@ fn what_an_offer_needs_counts_the_copies() {
         answer
     };
     assert_eq!(answer(None)["needed-bytes"], 0);
-    assert_eq!(answer(Some(12_345))["needed-bytes"], 12_345);
+    assert_eq!(answer(Some(123_456))["needed-bytes"], 123_456);
     let refused = answer(Some(1 << 60));
     assert_eq!(refused["status"], 507);
 }

@@ -4,9 +4,16 @@ use super::fixture::{Device, INITRAMFS, KERNEL, draft, sealed};
 use super::*;
 use kedge_revision::parameters::Parameters;
 use kedge_revision::revision::ObjectKind;
+use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+
+/// How long the helper may take for an answer: it writes files and syncs them.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 60,
+    tv_nsec: 0,
+};
 
 pub(super) struct Talk {
     socket: OwnedFd,
@@ -20,6 +27,10 @@ impl Talk {
     }
 
     pub(super) fn receive(&self) -> Vec<u8> {
+        // A helper that waits for what nobody sends is a fault, and not a test without an end.
+        let mut list = [PollFd::new(&self.socket, PollFlags::IN)];
+        let some = poll(&mut list, Some(&PATIENCE)).unwrap();
+        assert_eq!(some, 1, "the helper says nothing");
         let mut buffer = vec![0; MAX_FRAME];
         let received = sock::receive(&self.socket, &mut buffer).unwrap();
         assert!(received.bytes > 0, "the helper has ended");

@@ -55,10 +55,12 @@ fn an_address_that_only_connects_leaves_places_for_others() {
         data.path(),
         &["--mode", "development", "--connections", "30"],
     );
-    // Each may come as long as its address has fewer than half of what is free: ten of thirty.
+    // Each may come as long as its address has fewer than half of what is free: ten of thirty, or nine while the hub has
+    // not seen yet that the client which waited for its start is gone.
     let greedy = Ipv4Addr::new(127, 88, 0, 1);
     let mut strangers: Vec<_> = (0..25).map(|_| silent(greedy, server.address)).collect();
-    assert_eq!(wait_closed(&mut strangers, 15), 15);
+    let closed = wait_closed(&mut strangers, 15);
+    assert!(matches!(closed, 15 | 16), "{closed} of 25 were closed");
     server.client().get("/healthz").is(200);
 }
 

@@ -6,6 +6,7 @@ use crate::container::{Check, Goal, Network, Snapshot, Volume};
 use crate::container::{Lifetime, RootWrites};
 use crate::content::{Group, HubGoal};
 use crate::parameters::{Parameter, ParameterType};
+use crate::pool::{Place, Pool};
 use fixture::{container, content, health, name};
 use proptest::prelude::*;
 
@@ -188,6 +189,9 @@ fn what_only_a_boot_sets_up_needs_a_reboot() {
 #[test]
 fn another_network_stops_nothing() {
     let new = made().but(|made| {
+        let prefix = "10.88.0.0/24".parse().unwrap();
+        let networks = &mut made.content.configuration.networks;
+        networks.insert(name("front"), Pool { prefix });
         let network = &mut made.content.configuration.network;
         network.nameservers.push([10, 0, 2, 3].into());
         network.interfaces.insert(
@@ -225,7 +229,7 @@ fn what_nobody_can_see_stops_nothing() {
 
 #[test]
 fn any_field_of_a_definition_exchanges_that_container_alone() {
-    let edits: [fn(&mut Container); 12] = [
+    let edits: [fn(&mut Container); 13] = [
         |c| c.layers.push(object(9)),
         |c| c.process.arguments.push("-v".to_owned()),
         |c| c.process.stop_grace_ms += 1,
@@ -238,6 +242,7 @@ fn any_field_of_a_definition_exchanges_that_container_alone() {
         },
         |c| c.limits.memory_max = Some(1 << 20),
         |c| c.network = Network::Host,
+        |c| c.network = Network::Pool(Place::without_address(name("front"), Vec::new())),
         |c| c.roles.push(crate::ControlRole::Observe),
         |c| c.after.push(name("web")),
     ];

@@ -38,6 +38,37 @@ fn mix_and_match_files_of_the_slot_are_listed_as_such() {
 }
 
 #[test]
+fn mix_and_match_what_a_loader_says_is_no_argument_of_a_revision() {
+    let document = revision(1, 5);
+    for (line, said) in [
+        ("kedge.slot=b", "kedge.slot=b"),
+        ("quiet kedge.try=9 debug", "kedge.try=9"),
+        ("quiet  kedge.written-to=a", "kedge.written-to=a"),
+        ("kedge.", "kedge."),
+    ] {
+        // The builder refuses to make it, a device to run what another one has made.
+        let mut with = draft(1, 5);
+        with.boot.arguments = line.to_owned();
+        let made = altered(&document, "\"quiet\"", &format!("\"{line}\""));
+        for refused in [with.encode().unwrap_err(), judge_signed(&made).unwrap_err()] {
+            assert!(
+                matches!(&refused, Error::LoadersWord { word } if word == said),
+                "{line}: {refused}"
+            );
+        }
+    }
+    for line in [
+        "",
+        "console=ttyS0 kedge",
+        "init=/kedge.x",
+        "tests.kedge.slot=b",
+    ] {
+        let made = altered(&document, "\"quiet\"", &format!("\"{line}\""));
+        judge_signed(&made).unwrap();
+    }
+}
+
+#[test]
 fn path_tricks_in_files_of_the_slot_are_refused() {
     let mut with = draft(1, 5);
     let tree = object("tree");

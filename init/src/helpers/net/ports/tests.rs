@@ -12,6 +12,7 @@ fn link(index: u32, name: &str, is_port: bool) -> Link {
         hardware: Some([2, 0, 0, 0, 0, 1]),
         is_port,
         mtu: 1500,
+        group: 0,
     }
 }
 
@@ -124,7 +125,7 @@ fn what_was_refused_is_tried_again_and_told_once() {
             errno,
         }]
     };
-    let told = port.refusals(refused(Errno::NETUNREACH), 5000);
+    let told = port.refused.take(refused(Errno::NETUNREACH), 5000);
     assert_eq!((told.len(), port.due()), (1, Some(6000)));
     assert_eq!(
         port.status("eth0", &[]).refused,
@@ -132,15 +133,15 @@ fn what_was_refused_is_tried_again_and_told_once() {
     );
     let mut waits = Vec::new();
     for _ in 0..8 {
-        assert!(port.refusals(refused(Errno::NETUNREACH), 0).is_empty());
+        assert!(port.refused.take(refused(Errno::NETUNREACH), 0).is_empty());
         waits.push(port.due().unwrap());
     }
     assert_eq!(waits, [2000, 4000, 8000, 16000, 32000, 64000, 64000, 64000]);
     // Another reason is news; and once it is taken, the next refusal is, too.
-    assert_eq!(port.refusals(refused(Errno::NODEV), 0).len(), 1);
-    assert!(port.refusals(Vec::new(), 0).is_empty());
+    assert_eq!(port.refused.take(refused(Errno::NODEV), 0).len(), 1);
+    assert!(port.refused.take(Vec::new(), 0).is_empty());
     assert_eq!(port.due(), None);
-    assert_eq!(port.refusals(refused(Errno::NODEV), 0).len(), 1);
+    assert_eq!(port.refused.take(refused(Errno::NODEV), 0).len(), 1);
     assert_eq!(port.due(), Some(1000));
 }
 

@@ -41,6 +41,7 @@ pub(super) fn container(group: &str, goal: Goal) -> Container {
         volumes: BTreeMap::new(),
         limits: crate::container::Limits::default(),
         network: Network::None,
+        devices: Vec::new(),
         capabilities: Vec::new(),
         roles: Vec::new(),
         after: Vec::new(),

@@ -1,0 +1,301 @@
+//! A container's control group, of version 2.
+//!
+//! On a machine with version 1, or with both, there may be a hierarchy of version 2 without controllers: processes are then
+//! grouped, frozen and killed by it, and a document that asks for limits is refused by the name of the file that is missing.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use kedge_sys::Errno;
+use kedge_sys::rustix::fs::{CWD, Mode, OFlags, openat, statfs};
+use kedge_sys::rustix::io::write;
+
+use crate::resources::Limits;
+
+/// `CGROUP2_SUPER_MAGIC` of `linux/magic.h`.
+const MAGIC: u32 = 0x6367_7270;
+/// Where it is, and where it is beside version 1.
+const HIERARCHIES: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+/// How long the kernel may take to let go of a group whose processes have ended.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A group that is there.
+#[derive(Debug)]
+pub(crate) struct Group {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+/// Where the hierarchy of version 2 is mounted; none: nowhere.
+pub(crate) fn hierarchy() -> Option<&'static Path> {
+    HIERARCHIES.into_iter().map(Path::new).find(|path| {
+        let magic = statfs(*path)
+            .ok()
+            .and_then(|found| u32::try_from(found.f_type).ok());
+        magic == Some(MAGIC)
+    })
+}
+
+impl Group {
+    /// Makes the group at `path` below the hierarchy, with these limits.
+    ///
+    /// # Errors
+    /// The path; a limit whose controller is missing.
+    pub(crate) fn make(hierarchy: &Path, path: &Path, limits: &Limits) -> Result<Self> {
+        enable(hierarchy, path, limits)?;
+        let path = hierarchy.join(path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)
+                .with_context(|| format!("make {}", parent.display()))?;
+        }
+        let made = match std::fs::create_dir(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(error).with_context(|| format!("make {}", path.display())),
+        };
+        let group = Self::open(path)?;
+        // Whatever is in it would get the limits, and be killed at the end.
+        ensure!(
+            made || !group.is_populated()?,
+            "linux.cgroupsPath: {} has processes of somebody else",
+            group.path.display()
+        );
+        group.fill(limits).inspect_err(|_| {
+            if made {
+                group.remove().ok();
+            }
+        })?;
+        Ok(group)
+    }
+
+    fn fill(&self, limits: &Limits) -> Result<()> {
+        self.limit(limits)?;
+        let Some(rules) = &limits.devices else {
+            return Ok(());
+        };
+        let program = kedge_sys::bpf::device::program(rules);
+        kedge_sys::bpf::attach_device_program(self.directory.as_fd(), &program)
+            .context("resources.devices: the kernel takes no program that judges them")
+    }
+
+    /// A group that is there.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(crate) fn open(path: PathBuf) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(CWD, &path, flags, Mode::empty());
+        let directory = directory.with_context(|| format!("open {}", path.display()))?;
+        Ok(Self { path, directory })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Writes limits.
+    ///
+    /// # Errors
+    /// The file that is missing, or does not take its value.
+    pub(crate) fn limit(&self, limits: &Limits) -> Result<()> {
+        for (file, value) in &limits.writes {
+            match self.put(file, value) {
+                Ok(()) => {}
+                // Without a controller there is no limit, as is asked; without swap there is none to be limited.
+                Err(Errno::NOENT) if value.starts_with("max") || file == "memory.swap.max" => {}
+                Err(Errno::NOENT) => bail!(
+                    "{file} = {value}: {} has no such file: the kernel, or the group above, lacks the controller",
+                    self.path.display()
+                ),
+                Err(errno) => {
+                    return Err(errno)
+                        .with_context(|| format!("{file} = {value} in {}", self.path.display()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has every group above hand on the controllers that these limits need.
+    ///
+    /// # Errors
+    /// A folder that cannot be made.
+    pub(crate) fn hand_on(&self, limits: &Limits) -> Result<()> {
+        let hierarchy =
+            hierarchy().context("control groups of version 2 are not mounted any more")?;
+        let path = self.path.strip_prefix(hierarchy)?.to_owned();
+        enable(hierarchy, &path, limits)
+    }
+
+    fn put(&self, file: &str, value: &str) -> Result<(), Errno> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = openat(&self.directory, file, flags, Mode::empty())?;
+        write(file, value.as_bytes()).map(drop)
+    }
+
+    fn read(&self, file: &str) -> Result<String> {
+        let path = self.path.join(file);
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    }
+
+    /// Stops all its processes, or lets them go on; returns when that is so.
+    ///
+    /// # Errors
+    /// The file; it takes longer than [`PATIENCE`].
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
+        let value = if frozen { "1" } else { "0" };
+        self.put("cgroup.freeze", value)
+            .with_context(|| format!("cgroup.freeze in {}", self.path.display()))?;
+        let start = Instant::now();
+        while self.is_frozen()? != frozen {
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "{} does not freeze",
+                self.path.display()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Whether all its processes are stopped.
+    ///
+    /// # Errors
+    /// The file.
+    pub(crate) fn is_frozen(&self) -> Result<bool> {
+        Ok(self
+            .read("cgroup.events")?
+            .lines()
+            .any(|line| line == "frozen 1"))
+    }
+
+    /// Whether it, or a group below, has processes.
+    ///
+    /// # Errors
+    /// The file.
+    pub(crate) fn is_populated(&self) -> Result<bool> {
+        let events = self.read("cgroup.events")?;
+        Ok(events.lines().any(|line| line == "populated 1"))
+    }
+
+    /// Ids of its processes, and of those of the groups below.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        let mut all = Vec::new();
+        let mut folders = vec![self.path.clone()];
+        while let Some(folder) = folders.pop() {
+            // A container may have made groups below, of threads too, which have no such list; and removes them as it likes.
+            let text = std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            all.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            folders.extend(below(&folder));
+        }
+        all.sort_unstable();
+        all
+    }
+
+    /// Kills all its processes.
+    ///
+    /// # Errors
+    /// The file.
+    pub(crate) fn kill(&self) -> Result<()> {
+        match self.put("cgroup.kill", "1") {
+            Ok(()) => Ok(()),
+            // Before Linux 5.14: one by one, stopped, so that none is born meanwhile.
+            Err(Errno::NOENT) => {
+                self.freeze(true).ok();
+                for process in self.processes() {
+                    if let Some(pid) = kedge_sys::process::Pid::from_raw(process) {
+                        kedge_sys::rustix::process::kill_process(
+                            pid,
+                            kedge_sys::process::Signal::KILL,
+                        )
+                        .ok();
+                    }
+                }
+                self.freeze(false)
+            }
+            Err(errno) => {
+                Err(errno).with_context(|| format!("cgroup.kill in {}", self.path.display()))
+            }
+        }
+    }
+
+    /// Removes it, and the groups below. Its processes must be ending.
+    ///
+    /// # Errors
+    /// A process is left after [`PATIENCE`].
+    pub(crate) fn remove(&self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            match remove_all(&self.path) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                Err(error)
+                    if error.raw_os_error() == Some(Errno::BUSY.raw_os_error())
+                        && start.elapsed() < PATIENCE => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("remove {}", self.path.display()));
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Folders in a folder.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.path()).collect()
+}
+
+fn remove_all(path: &Path) -> std::io::Result<()> {
+    for folder in below(path) {
+        remove_all(&folder)?;
+    }
+    std::fs::remove_dir(path)
+}
+
+/// Has every group above hand on the controllers that these limits need. What cannot be handed on shows when the file is
+/// missing, which is said better then.
+fn enable(hierarchy: &Path, path: &Path, limits: &Limits) -> Result<()> {
+    let controllers: BTreeSet<_> = limits
+        .writes
+        .iter()
+        .filter_map(|(file, _)| file.split('.').next())
+        .collect();
+    let mut folder = hierarchy.to_owned();
+    for part in path.parent().unwrap_or(Path::new("")).components() {
+        hand_on(&folder, &controllers);
+        folder.push(part);
+        match std::fs::create_dir(&folder) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("make {}", folder.display())),
+        }
+    }
+    hand_on(&folder, &controllers);
+    Ok(())
+}
+
+fn hand_on(folder: &Path, controllers: &BTreeSet<&str>) {
+    if controllers.is_empty() {
+        return;
+    }
+    let file = folder.join("cgroup.subtree_control");
+    let on = std::fs::read_to_string(&file).unwrap_or_default();
+    for controller in controllers {
+        if !on.split_whitespace().any(|word| word == *controller) {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            if let Ok(file) = openat(CWD, &file, flags, Mode::empty()) {
+                write(file, format!("+{controller}").as_bytes()).ok();
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The OCI runtime command of Kedge: containers by `config.json`, with the arguments of runc.
+//!
+//! It makes containers as the engine of the device does, of the same parts ([`kedge_sys`]): one `clone3` into the control
+//! group, the new mount API, filters that are judged by a tree. What it does otherwise follows from what is asked: a
+//! configuration may want anything, where a revision wants what is confined; and it is a command that ends, where the engine is
+//! part of PID 1, so that what is known of a container lies in a folder in memory and a started process has no parent of ours.
+//! It is no part of a device's image.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`config`] | the document |
+//! | [`plan`], [`resources`] | decide, without any I/O |
+//! | `create`, `exec` | the parent's half of a start |
+//! | `child`, `rootfs`, `nodes`, `become_process` | the process's own half, up to its exec |
+//! | `inside` | paths in a root that somebody else has filled |
+//! | `link` | what both halves say to each other |
+//! | `state` | what is known of a container between two commands |
+//! | `arguments`, `commands`, `usage` | the command line |
+//!
+//! Invariant: nothing that a document asks for is left out silently. What is not supported (AppArmor, SELinux, Intel RDT,
+//! version 1 of the control groups, systemd's) is refused by its name.
+
+mod arguments;
+mod become_process;
+mod cgroup;
+mod child;
+mod commands;
+pub mod config;
+mod copy;
+mod create;
+mod exec;
+mod features;
+mod filter;
+mod foreground;
+mod hooks;
+mod inside;
+mod link;
+mod nodes;
+pub mod plan;
+pub mod resources;
+mod rootfs;
+mod sealed;
+mod state;
+mod template;
+mod terminal;
+mod usage;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use arguments::{Command, Global};
+
+/// The whole command: reads the command line, does what it says, tells what failed.
+#[must_use]
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = arguments::parse(words);
+    let (global, done) = match parsed {
+        Ok((global, command)) => {
+            let done = perform(&global, command);
+            (Some(global), done)
+        }
+        Err(error) => (None, Err(error)),
+    };
+    match done {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            let text = format!("{error:#}");
+            let mut output = std::io::stderr().lock();
+            // There is nowhere left to say that this failed.
+            writeln!(output, "error: {text}").ok();
+            if let Some(global) = global {
+                log(&global, &text);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(global: &Global, command: Command) -> anyhow::Result<u8> {
+    if matches!(
+        command,
+        Command::Create(_) | Command::Run { .. } | Command::Exec(_)
+    ) {
+        sealed::run_from_read_only_mount()?;
+    }
+    commands::perform(global, command)
+}
+
+/// Writes an error where the caller looks for it.
+fn log(global: &Global, text: &str) {
+    let Some(path) = &global.log else {
+        return;
+    };
+    let time = state::rfc3339(SystemTime::now());
+    let line = if global.log_json {
+        serde_json::json!({"level": "error", "msg": text, "time": time}).to_string()
+    } else {
+        format!("time={time:?} level=error msg={text:?}")
+    };
+    let mut options = std::fs::OpenOptions::new();
+    // It was said on standard error already.
+    if let Ok(mut file) = options.create(true).append(true).open(path) {
+        writeln!(file, "{line}").ok();
+    }
+}

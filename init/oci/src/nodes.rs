@@ -1,0 +1,146 @@
+//! Device nodes and links of `/dev`.
+//!
+//! Source: runtime specification, `config-linux.md`, "Default Devices" and "Dev symbolic links". In a user namespace the kernel
+//! lets nobody make a device: there the machine's own node is mounted onto an empty file.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use anyhow::{Context, Result};
+use kedge_sys::Errno;
+use kedge_sys::mount::{OpenTreeFlags, open_tree};
+use kedge_sys::rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, symlinkat,
+};
+
+use crate::inside::{self, Want};
+use crate::plan::{DeviceKind, DevicePlan, Plan};
+
+/// What every container has: name, major and minor number of a character device.
+const USUAL: [(&CStr, u32, u32); 6] = [
+    (c"/dev/null", 1, 3),
+    (c"/dev/zero", 1, 5),
+    (c"/dev/full", 1, 7),
+    (c"/dev/random", 1, 8),
+    (c"/dev/urandom", 1, 9),
+    (c"/dev/tty", 5, 0),
+];
+
+const LINKS: [(&CStr, &CStr); 5] = [
+    (c"fd", c"/proc/self/fd"),
+    (c"stdin", c"/proc/self/fd/0"),
+    (c"stdout", c"/proc/self/fd/1"),
+    (c"stderr", c"/proc/self/fd/2"),
+    (c"ptmx", c"pts/ptmx"),
+];
+
+/// Makes them in `root`, whose `/dev` is the container's own.
+///
+/// # Errors
+/// The device.
+pub(crate) fn make(plan: &Plan, root: BorrowedFd<'_>) -> Result<()> {
+    for (path, major, minor) in USUAL {
+        let usual = DevicePlan {
+            path: path.to_owned(),
+            kind: DeviceKind::Character,
+            number: (major, minor),
+            mode: 0o666,
+            owner: (0, 0),
+        };
+        // What the document says of one of them counts.
+        if !plan.devices.iter().any(|device| device.path == usual.path) {
+            one(&usual, root).with_context(|| format!("device {}", path.to_string_lossy()))?;
+        }
+    }
+    for device in &plan.devices {
+        one(device, root)
+            .with_context(|| format!("linux.devices: {}", device.path.to_string_lossy()))?;
+    }
+    let folder = inside::find(root, c"/dev").context("/dev")?;
+    for (name, target) in LINKS {
+        match symlinkat(target, &folder, name) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => {
+                return Err(errno).with_context(|| format!("link /dev/{}", name.to_string_lossy()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn one(device: &DevicePlan, root: BorrowedFd<'_>) -> Result<()> {
+    let (folder, name) = split(&device.path)?;
+    let folder = inside::make(root, &folder, Want::Folder)?;
+    if inside::has(folder.as_fd(), &name) {
+        // A bind mount of the document is there already.
+        return Ok(());
+    }
+    let kind = match device.kind {
+        DeviceKind::Character => FileType::CharacterDevice,
+        DeviceKind::Block => FileType::BlockDevice,
+        DeviceKind::Pipe => FileType::Fifo,
+    };
+    let (major, minor) = device.number;
+    let mode = Mode::from_raw_mode(device.mode);
+    match mknodat(&folder, &name, kind, mode, makedev(major, minor)) {
+        Ok(()) => {}
+        Err(Errno::PERM) => return borrow(device, root),
+        Err(errno) => return Err(errno.into()),
+    }
+    let (user, group) = device.owner;
+    if device.owner != (0, 0) {
+        let owner = (Uid::from_raw(user), Gid::from_raw(group));
+        chownat(
+            &folder,
+            &name,
+            Some(owner.0),
+            Some(owner.1),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
+    }
+    // Not less by the umask.
+    Ok(chmodat(&folder, &name, mode, AtFlags::empty())?)
+}
+
+/// Mounts the machine's own node, which must be the same device.
+fn borrow(device: &DevicePlan, root: BorrowedFd<'_>) -> Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree =
+        open_tree(CWD, &device.path, flags).context("the machine has no such device to share")?;
+    let found = inside::stat(&tree)?;
+    let (major, minor) = device.number;
+    anyhow::ensure!(
+        found.st_rdev == makedev(major, minor),
+        "the machine has another device there"
+    );
+    let place = inside::make(root, &device.path, Want::File)?;
+    Ok(inside::attach(tree.as_fd(), place.as_fd())?)
+}
+
+/// Folder and name of an absolute path.
+fn split(path: &CStr) -> Result<(CString, CString)> {
+    let bytes = path.to_bytes();
+    let at = bytes.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    let (folder, name) = bytes.split_at_checked(at).context("no path")?;
+    let name = name.strip_prefix(b"/").unwrap_or(name);
+    anyhow::ensure!(!name.is_empty(), "it has no name");
+    let folder = if folder.is_empty() { b"/" } else { folder };
+    Ok((CString::new(folder)?, CString::new(name)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_a_folder_and_a_name() {
+        let all = [
+            (c"/dev/net/tun", c"/dev/net", c"tun"),
+            (c"/fuse", c"/", c"fuse"),
+        ];
+        for (path, folder, name) in all {
+            assert_eq!(split(path).unwrap(), (folder.to_owned(), name.to_owned()));
+        }
+        split(c"/dev/").unwrap_err();
+    }
+}
