@@ -69,7 +69,7 @@ fn enter<'p>(
     become_root()?;
     if let NetworkPlan::Pool(_) = plan.network {
         // While the device's own /proc is in sight: the container's is read-only there.
-        interface::open_low_ports().at(Stage::Interface, interface::LOW_PORTS)?;
+        interface::prepare().at(Stage::Interface, interface::LOW_PORTS)?;
     }
     if engine.cgroup.is_some() {
         unshare(Namespaces::CGROUP).at(Stage::Identity, c"cgroup namespace")?;

@@ -28,6 +28,8 @@ pub const INTERFACE: &CStr = c"eth0";
 const PATIENCE: Duration = Duration::from_secs(20);
 /// From which port on no privilege is needed to listen: as on the device's own network, from the first.
 pub(crate) const LOW_PORTS: &CStr = c"/proc/sys/net/ipv4/ip_unprivileged_port_start";
+/// Whether routers are heard on interfaces that are still to come, as [`INTERFACE`] is.
+const ROUTERS: &CStr = c"/proc/sys/net/ipv6/conf/default/accept_ra";
 
 /// `RTMGRP_LINK`.
 const LINKS: u32 = 1;
@@ -47,17 +49,30 @@ const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
-/// `AF_INET`.
+/// `AF_INET`, `AF_INET6`.
 const IPV4: u8 = 2;
+const IPV6: u8 = 10;
+/// `IFA_F_NODAD`: the revision says whose an address is; nobody is asked, and it is good at once.
+const NOBODY_ELSES: u8 = 2;
 /// `RT_TABLE_MAIN`, `RTPROT_BOOT`, `RT_SCOPE_UNIVERSE`, `RTN_UNICAST`.
 const DEFAULT_ROUTE: [u8; 4] = [254, 3, 0, 1];
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
 
-/// Lets programs without privilege listen on low ports of this network namespace.
-pub(crate) fn open_low_ports() -> Result<(), Errno> {
+/// Lets programs without privilege listen on low ports of this network namespace. And another container of the pool that says it
+/// were a router is not believed.
+pub(crate) fn prepare() -> Result<(), Errno> {
+    set_to_zero(LOW_PORTS)?;
+    match set_to_zero(ROUTERS) {
+        // A kernel without IPv6.
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn set_to_zero(path: &CStr) -> Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = openat(CWD, LOW_PORTS, flags, Mode::empty())?;
+    let file = openat(CWD, path, flags, Mode::empty())?;
     write(&file, b"0").map(drop)
 }
 
@@ -71,8 +86,19 @@ pub(crate) fn set_up(attachment: &Attachment) -> Result<(), Errno> {
     let requests = open(0)?;
     let index = wait_for(&news, &requests)?;
     set(&requests, &up(index))?;
-    set(&requests, &address(index, attachment))?;
-    set(&requests, &route(index, attachment))
+    let Attachment { address, .. } = attachment;
+    let body = [IPV4, attachment.length, 0, 0];
+    let mut message = addressed(index, body, &address.octets());
+    message.attribute(IFA_BROADCAST, &attachment.broadcast.octets());
+    set(&requests, &message)?;
+    set(&requests, &route(index, IPV4, &attachment.gateway.octets()))?;
+    let Some(six) = &attachment.six else {
+        return Ok(());
+    };
+    let body = [IPV6, six.length, NOBODY_ELSES, 0];
+    let message = addressed(index, body, &six.address.octets());
+    set(&requests, &message)?;
+    set(&requests, &route(index, IPV6, &six.gateway.octets()))
 }
 
 fn open(groups: u32) -> Result<OwnedFd, Errno> {
@@ -166,29 +192,30 @@ fn up(index: u32) -> Message {
     Message::new(RTM_NEWLINK, SET & !0x500, &body)
 }
 
-/// struct ifaddrmsg and its attributes.
-fn address(index: u32, attachment: &Attachment) -> Message {
-    let [a, b, c, d] = index.to_ne_bytes();
-    let body = [IPV4, attachment.length, 0, 0, a, b, c, d];
+/// struct ifaddrmsg, of which `head` is family, length of the prefix, flags and scope, and its attributes.
+fn addressed(index: u32, head: [u8; 4], own: &[u8]) -> Message {
+    let mut body = [0; 8];
+    let bytes = head.into_iter().chain(index.to_ne_bytes());
+    for (to, from) in body.iter_mut().zip(bytes) {
+        *to = from;
+    }
     let mut message = Message::new(RTM_NEWADDR, SET, &body);
-    let own = attachment.address.octets();
-    message.attribute(IFA_LOCAL, &own);
-    message.attribute(IFA_ADDRESS, &own);
-    message.attribute(IFA_BROADCAST, &attachment.broadcast.octets());
+    message.attribute(IFA_LOCAL, own);
+    message.attribute(IFA_ADDRESS, own);
     message
 }
 
 /// struct rtmsg and its attributes: the default route.
-fn route(index: u32, attachment: &Attachment) -> Message {
+fn route(index: u32, family: u8, gateway: &[u8]) -> Message {
     let [table, protocol, scope, unicast] = DEFAULT_ROUTE;
-    let body = [IPV4, 0, 0, 0, table, protocol, scope, unicast, 0, 0, 0, 0];
+    let body = [family, 0, 0, 0, table, protocol, scope, unicast, 0, 0, 0, 0];
     let mut message = Message::new(RTM_NEWROUTE, SET, &body);
-    message.attribute(RTA_GATEWAY, &attachment.gateway.octets());
+    message.attribute(RTA_GATEWAY, gateway);
     message.attribute(RTA_OIF, &index.to_ne_bytes());
     message
 }
 
-/// A message in the making; the largest has 48 bytes.
+/// A message in the making; the largest, an address of IPv6, has 64 bytes.
 struct Message {
     bytes: [u8; 64],
     length: usize,
@@ -245,13 +272,6 @@ impl Message {
 mod tests {
     use super::*;
 
-    const ATTACHMENT: Attachment = Attachment {
-        address: std::net::Ipv4Addr::new(10, 88, 0, 2),
-        length: 24,
-        gateway: std::net::Ipv4Addr::new(10, 88, 0, 1),
-        broadcast: std::net::Ipv4Addr::new(10, 88, 0, 255),
-    };
-
     #[test]
     fn messages_are_as_the_kernel_reads_them() {
         let mut ask = Message::new(RTM_GETLINK, ASK, &[0; 16]);
@@ -261,14 +281,24 @@ mod tests {
         assert_eq!(&ask.bytes()[32..], b"\x09\0\x03\0eth0\0\0\0\0");
         assert_eq!(&up(7).bytes()[..8], &[32, 0, 0, 0, 16, 0, 5, 0]);
         assert_eq!(&up(7).bytes()[20..], &[7, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
-        let address = address(7, &ATTACHMENT);
+        let mut address = addressed(7, [IPV4, 24, 0, 0], &[10, 88, 0, 2]);
+        address.attribute(IFA_BROADCAST, &[10, 88, 0, 255]);
         assert_eq!(&address.bytes()[..8], &[48, 0, 0, 0, 20, 0, 5, 5]);
         assert_eq!(
             &address.bytes()[16..32],
             &[2, 24, 0, 0, 7, 0, 0, 0, 8, 0, 2, 0, 10, 88, 0, 2]
         );
         assert_eq!(&address.bytes()[40..], &[8, 0, 4, 0, 10, 88, 0, 255]);
-        let route = route(7, &ATTACHMENT);
+        let six = std::net::Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, 2).octets();
+        let address = addressed(7, [IPV6, 64, NOBODY_ELSES, 0], &six);
+        assert_eq!(&address.bytes()[..8], &[64, 0, 0, 0, 20, 0, 5, 5]);
+        assert_eq!(
+            &address.bytes()[16..28],
+            &[10, 64, 2, 0, 7, 0, 0, 0, 20, 0, 2, 0]
+        );
+        assert_eq!(&address.bytes()[28..44], &six);
+        assert_eq!(&address.bytes()[48..], &six);
+        let route = route(7, IPV4, &[10, 88, 0, 1]);
         assert_eq!(&route.bytes()[..8], &[44, 0, 0, 0, 24, 0, 5, 5]);
         assert_eq!(
             &route.bytes()[28..],

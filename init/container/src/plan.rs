@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use kedge_revision::configuration::Prefix;
@@ -167,6 +167,31 @@ pub(crate) struct Attachment {
     pub(crate) gateway: Ipv4Addr,
     /// Its last.
     pub(crate) broadcast: Ipv4Addr,
+    pub(crate) six: Option<Attachment6>,
+}
+
+/// The same of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attachment6 {
+    pub(crate) address: Ipv6Addr,
+    pub(crate) length: u8,
+    pub(crate) gateway: Ipv6Addr,
+}
+
+impl Attachment6 {
+    fn new(place: Prefix) -> Result<Self, PlanError> {
+        let bad = || PlanError::Address(place);
+        let Prefix { address, length } = place;
+        let IpAddr::V6(address) = address else {
+            return Err(bad());
+        };
+        let hosts = u128::MAX.checked_shr(length.into()).ok_or_else(bad)?;
+        Ok(Self {
+            address,
+            length,
+            gateway: (address.to_bits() & !hosts | 1).into(),
+        })
+    }
 }
 
 impl NetworkPlan {
@@ -188,6 +213,7 @@ impl NetworkPlan {
             length,
             gateway: (first | 1).into(),
             broadcast: (first | hosts).into(),
+            six: place.address6.map(Attachment6::new).transpose()?,
         }))
     }
 

@@ -414,6 +414,8 @@ impl<'a> Net<'a> {
             ("ipv6", "ignore_routes_with_linkdown", "1"),
             // Before addresses and announcements come. Of a router that is known already it counts from its next one on.
             ("ipv6", "ra_defrtr_metric", &metric),
+            // Also where the device forwards for pools.
+            ("ipv6", "accept_ra", "2"),
             ("ipv6", "disable_ipv6", off),
         ] {
             let path = format!("/proc/sys/net/{family}/conf/{name}/{rule}");

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub(crate) fn run(port: u64) -> ExitCode {
     let started = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let listener = match TcpListener::bind(("0.0.0.0", u16::try_from(port).unwrap_or(0))) {
+    let listener = match TcpListener::bind(("::", u16::try_from(port).unwrap_or(0))) {
         Ok(listener) => listener,
         Err(error) => {
             crate::say(&format!("cannot listen on {port}: {error}"));

@@ -152,7 +152,8 @@ impl Helper {
 
     /// Gives the device's port this address.
     fn configure(&self, address: &str) {
-        let configuration = json!({"interfaces": {"eth0": {"addresses": [address]}}});
+        let addresses = [address, "fd00:77::2/64"];
+        let configuration = json!({"interfaces": {"eth0": {"addresses": addresses}}});
         let configuration: NetworkConfiguration = serde_json::from_value(configuration).unwrap();
         let frame = net::configure(1, &configuration).unwrap();
         sock::send(&self.socket, &frame, &[]).unwrap();
@@ -205,7 +206,12 @@ impl Container {
         layer: &Path,
     ) -> Self {
         let (pool, address) = place;
-        let network = json!({"pool": {"name": pool, "address": address}});
+        let mut network = json!({"pool": {"name": pool, "address": address}});
+        // As the host gives them: of the same number.
+        if let Some(number) = address.strip_prefix("10.88.0.") {
+            let (number, _) = number.split_once('/').unwrap();
+            network["pool"]["address6"] = json!(format!("fd00:88::{number}/64"));
+        }
         let script = "cat /etc/hosts /etc/resolv.conf; read -r low < /proc/sys/net/ipv4/ip_unprivileged_port_start; \
             echo low $low; while read -r line; do echo $line; done < /proc/net/route; \
             while :; do sleep 1; done";
@@ -231,6 +237,16 @@ fn pool(name: &str, third: u8) -> Pool {
         name: name.to_owned(),
         gateway: [10, 88, third, 1].into(),
         length: 24,
+        six: (third == 0).then(|| ("fd00:88::1".parse().unwrap(), 64)),
+    }
+}
+
+/// A port of the container `api`.
+fn forward(port: &str) -> Forward {
+    Forward {
+        to: [10, 88, 0, 2].into(),
+        to6: Some("fd00:88::2".parse().unwrap()),
+        port: port.parse().unwrap(),
     }
 }
 
@@ -263,6 +279,8 @@ fn cable() -> (Namespace, Namespace) {
     outside.run("ip link set eth0 up");
     // Somebody on the cable who would like to get at containers.
     outside.run("ip route add 10.88.0.0/16 via 10.77.0.2");
+    outside.run("ip addr add fd00:77::1/64 dev eth0 nodad");
+    outside.run("ip route add fd00:88::/64 via fd00:77::2");
     (device, outside)
 }
 
@@ -272,10 +290,6 @@ fn root_containers_of_a_pool_reach_one_another_and_the_world_and_nobody_else() {
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (device, outside) = cable();
-    let forward = |port: &str| Forward {
-        to: [10, 88, 0, 2].into(),
-        port: port.parse().unwrap(),
-    };
     let pools = Pools {
         pools: vec![pool("front", 0), pool("back", 1)],
         ports: vec![forward("8080:80"), forward("10.77.0.2:5353:53/udp")],
@@ -307,6 +321,7 @@ fn root_containers_of_a_pool_reach_one_another_and_the_world_and_nobody_else() {
         container.executes();
     }
     reach(&device, &outside, [&api, &web, &other]);
+    reach6(&device, &outside, [&api, &web, &other]);
     compare_rules(&device);
 
     // The helper ends, and another one takes its place: what is there stays as it is.
@@ -341,7 +356,14 @@ fn dissolve(device: &Namespace, outside: &Namespace, helper: &Helper, late: Cont
         |count: usize| device.run("ip -br link show type veth").lines().count() == count + 1;
     assert!(pairs(4));
     // No address but the pool's, and no ear for routers among the containers.
-    assert_eq!(device.run("ip -6 addr show dev br-front"), "");
+    assert_eq!(device.run("ip -6 addr show dev br-back"), "");
+    let own = device.run("ip -6 -o addr show dev br-front scope global");
+    assert!(
+        own.contains("fd00:88::1/64") && own.lines().count() == 1,
+        "{own}"
+    );
+    let hears = device.run("cat /proc/sys/net/ipv6/conf/br-front/accept_ra");
+    assert_eq!(hears, "0\n");
     let spoofed = device.run("cat /proc/sys/net/ipv4/conf/br-front/rp_filter");
     assert_eq!(spoofed, "1\n");
     kill(late.spawned);
@@ -354,11 +376,7 @@ fn dissolve(device: &Namespace, outside: &Namespace, helper: &Helper, late: Cont
     helper.tell(&without(Vec::new()));
     eventually(|| !device.run("nft list ruleset").contains("8080"));
     assert_eq!(outside.asks("10.77.0.2:8080", NEVER), None);
-    let again = Forward {
-        to: [10, 88, 0, 2].into(),
-        port: "8080:80".parse().unwrap(),
-    };
-    helper.tell(&without(vec![again]));
+    helper.tell(&without(vec![forward("8080:80")]));
     eventually(|| outside.asks("10.77.0.2:8080", NEVER).is_some());
     let only = Pools {
         pools: vec![pool("back", 1)],
@@ -374,6 +392,8 @@ fn dissolve(device: &Namespace, outside: &Namespace, helper: &Helper, late: Cont
         found == names
     };
     eventually(|| bridges(&["br-back"]));
+    let forwards6 = || device.run("cat /proc/sys/net/ipv6/conf/all/forwarding");
+    eventually(|| forwards6() == "0\n");
     helper.tell(&Pools::default());
     eventually(|| bridges(&[]));
     eventually(|| device.run("nft list ruleset").is_empty());
@@ -431,16 +451,59 @@ fn reach(device: &Namespace, outside: &Namespace, [api, web, other]: [&Container
     );
 }
 
+/// The same by IPv6, which only the first pool has.
+fn reach6(device: &Namespace, outside: &Namespace, [api, web, other]: [&Container; 3]) {
+    let [api, web, other] = [api, web, other].map(Container::namespace);
+    api.serves("[fd00:88::2]:80");
+    outside.serves("[fd00:77::1]:7");
+    device.serves("[fd00:88::1]:9");
+    let asks = |from: &Namespace, address: &str| from.asks(address, PATIENCE);
+    // Until nobody has objected to the device's own address, which takes a second, none is translated to it.
+    eventually(|| !device.run("ip -6 addr show dev eth0").contains("tentative"));
+    // One another, and the device, under their own addresses; the world under the device's.
+    for (address, under) in [
+        ("[fd00:88::2]:80", "fd00:88::3"),
+        ("[fd00:88::1]:9", "fd00:88::3"),
+        ("[fd00:77::1]:7", "fd00:77::2"),
+    ] {
+        assert_eq!(asks(&web, address).as_deref(), Some(under), "{address}");
+    }
+    // In by a published port alone, and from another pool, which has no IPv6, not at all.
+    let visitor = asks(outside, "[fd00:77::2]:8080");
+    assert_eq!(visitor.as_deref(), Some("fd00:77::1"));
+    assert_eq!(outside.asks("[fd00:88::2]:80", NEVER), None);
+    assert_eq!(outside.asks("[fd00:77::2]:80", NEVER), None);
+    assert_eq!(other.asks("[fd00:88::2]:80", NEVER), None);
+    // A port that is published at an address of IPv4 is one of IPv4, as `compare_rules` shows. Who takes an address that is not of
+    // the pool is not heard; the device would answer it, and the world as well.
+    web.run("ip addr add fd00:99::1/128 dev eth0 nodad");
+    device.run("ip route add fd00:99::1/128 dev br-front");
+    let from = |address: &str| {
+        let line = format!("ip route replace fd00:77::/64 via fd00:88::1 src {address}");
+        web.run(&line);
+        web.asks("[fd00:77::1]:7", NEVER)
+    };
+    assert!(from("fd00:88::3").is_some());
+    assert_eq!(from("fd00:99::1"), None);
+    web.run("ip route del fd00:77::/64");
+    web.run("ip addr del fd00:99::1/128 dev eth0");
+    // Another container that says that it were a router is not believed.
+    let hears = web.run("cat /proc/sys/net/ipv6/conf/eth0/accept_ra");
+    assert_eq!(hears, "0\n");
+}
+
 /// The kernel has the rules that were meant, by the words of another program.
 fn compare_rules(device: &Namespace) {
     let found = device.run("nft list ruleset");
     let words: Vec<&str> = found.split_whitespace().collect();
-    let wanted = r#"table ip kedge {
+    let wanted = r#"table inet kedge {
         chain prerouting {
             type nat hook prerouting priority dstnat; policy accept;
+            iifname "br-front" ip6 saddr != fd00:88::/64 drop
             iifgroup 19269 accept
-            meta pkttype host tcp dport 8080 dnat to 10.88.0.2:80
-            ip daddr 10.77.0.2 udp dport 5353 dnat to 10.88.0.2:53
+            meta nfproto ipv4 meta pkttype host tcp dport 8080 dnat ip to 10.88.0.2:80
+            meta nfproto ipv6 meta pkttype host tcp dport 8080 dnat ip6 to [fd00:88::2]:80
+            ip daddr 10.77.0.2 udp dport 5353 dnat ip to 10.88.0.2:53
         }
         chain forward {
             type filter hook forward priority filter; policy drop;

@@ -10,6 +10,7 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(60);
 /// How the network of QEMU's user calls the machine that it runs on.
 const MACHINE: &str = "10.0.2.2";
+const MACHINE6: &str = "fec0::2";
 
 #[test]
 fn vm_containers_of_a_pool_reach_one_another_and_the_world() -> Result<()> {
@@ -18,13 +19,18 @@ fn vm_containers_of_a_pool_reach_one_another_and_the_world() -> Result<()> {
     let outside = TcpListener::bind("127.0.0.1:0").context("cannot listen")?;
     let world = format!("{MACHINE}:{}", outside.local_addr()?.port());
     let world = world.as_str();
+    let outside6 = TcpListener::bind("[::1]:0").context("cannot listen")?;
+    let world6 = format!("[{MACHINE6}]:{}", outside6.local_addr()?.port());
     project.edit(
         "[configuration]\n",
         "[configuration.networks.front]\nprefix = \"10.88.0.0/24\"\n\
+         prefix6 = \"fd00:88::/64\"\n\
          [configuration.networks.back]\nprefix = \"10.88.1.0/24\"\n\n[configuration]\n",
     )?;
     // In the order of names: app has the first address of its pool that is a container's, web the second.
-    project.app("started", &["reach", "60", "web:80", world], "")?;
+    let places = ["web:80", world, "[fd00:88::3]:80", &world6];
+    let arguments = [&["reach", "60"], &places[..]].concat();
+    project.app("started", &arguments, "")?;
     project.set("web", "app", "started", &["serve", "80"], "")?;
     project.add_line("web", "ports = [\"8080:80\"]")?;
     for (name, pool) in [("app", "front"), ("web", "front")] {
@@ -42,6 +48,12 @@ fn vm_containers_of_a_pool_reach_one_another_and_the_world() -> Result<()> {
     checks.run("the world", &mut guest, |guest| {
         let yes = format!("reach {world} yes");
         guest.wait_for_log("app", &yes, SOON).map(drop)
+    });
+    checks.run("one another and the world by IPv6", &mut guest, |guest| {
+        for place in [places[2], places[3]] {
+            guest.wait_for_log("app", &format!("reach {place} yes"), SOON)?;
+        }
+        Ok(())
     });
     checks.run("a published port from outside", &mut guest, |guest| {
         guest.wait("web answers", SOON, |guest| {
@@ -65,7 +77,12 @@ fn vm_containers_of_a_pool_reach_one_another_and_the_world() -> Result<()> {
 
 /// One that comes when what it must not reach is there, and is reached by those who may.
 fn another_pool(project: &Project, guest: &Guest, world: &str) -> Result<()> {
-    let hidden = ["10.88.0.3:80", "10.0.2.15:8080", "web:80"];
+    let hidden = [
+        "10.88.0.3:80",
+        "10.0.2.15:8080",
+        "web:80",
+        "[fd00:88::3]:80",
+    ];
     let arguments = [&["reach", "2"], &hidden[..], &[world]].concat();
     project.set("wild", "app", "started", &arguments, "")?;
     project.add_line("wild", "network = { pool = \"back\" }")?;

@@ -177,11 +177,15 @@ impl Prefix {
     /// Whether some address of IPv4 is in both.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
-        let (IpAddr::V4(one), IpAddr::V4(two)) = (self.address, other.address) else {
-            return false;
+        let (width, one, two) = match (self.address, other.address) {
+            (IpAddr::V4(one), IpAddr::V4(two)) => {
+                (32_u32, one.to_bits().into(), two.to_bits().into())
+            }
+            (IpAddr::V6(one), IpAddr::V6(two)) => (128, one.to_bits(), two.to_bits()),
+            _ => return false,
         };
-        let kept = 32_u32.saturating_sub(self.length.min(other.length).into());
-        let head = |address: Ipv4Addr| address.to_bits().checked_shr(kept).unwrap_or(0);
+        let kept = width.saturating_sub(self.length.min(other.length).into());
+        let head = |bits: u128| bits.checked_shr(kept).unwrap_or(0);
         head(one) == head(two)
     }
 }

@@ -5,7 +5,8 @@
 //! that changes is a definition that changes: its container is started again, and no other.
 //!
 //! The first address of a prefix is the device's own, which containers have their default route by ([`Pool::gateway`]); the
-//! host gives the others to a pool's containers in the order of their names ([`Pool::member`]).
+//! host gives the others to a pool's containers in the order of their names ([`Pool::member`]). A pool that has a prefix of IPv6,
+//! too, counts in it by the same numbers: who is 10.88.0.7 is fd00:88::7.
 
 use crate::configuration::Prefix;
 use crate::container::Container;
@@ -13,7 +14,7 @@ use crate::content::Content;
 use crate::error::Error;
 use crate::id::Name;
 use core::fmt;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeMap;
@@ -35,6 +36,9 @@ const MOST_PORTS_TOGETHER: usize = 256;
 pub struct Pool {
     /// Its private addresses of IPv4: 8 to 30 bits of prefix, and zeros.
     pub prefix: Prefix,
+    /// Its unique local addresses of IPv6 (RFC 4193), if it has any: 48 to 96 bits of prefix, and zeros.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix6: Option<Prefix>,
 }
 
 /// Which network a container sees.
@@ -69,6 +73,9 @@ pub struct Place {
     pub name: Name,
     /// The container's address, with the length of the pool's prefix.
     pub address: Prefix,
+    /// That of IPv6, if the pool has such a prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Prefix>,
     /// What of it is reached from outside the device, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Published>,
@@ -158,6 +165,32 @@ impl Pool {
         self.host(number)
     }
 
+    /// The device's address of IPv6 in it, if it has such a prefix.
+    #[must_use]
+    pub fn gateway6(&self) -> Option<Prefix> {
+        self.host6(1)
+    }
+
+    /// [`Pool::member`] of IPv6, if it has such a prefix.
+    #[must_use]
+    pub fn member6(&self, index: usize) -> Option<Prefix> {
+        let number = u32::try_from(index).ok()?.checked_add(2)?;
+        self.host6(number)
+    }
+
+    /// Address number `number` of IPv6: every number of an IPv4 prefix fits behind 96 bits.
+    fn host6(&self, number: u32) -> Option<Prefix> {
+        let Prefix { address, length } = self.prefix6?;
+        let IpAddr::V6(first) = address else {
+            return None;
+        };
+        let address = Ipv6Addr::from_bits(first.to_bits().checked_add(number.into())?);
+        Some(Prefix {
+            address: address.into(),
+            length,
+        })
+    }
+
     /// Address number `number` of it, if a host may have it.
     fn host(&self, number: u32) -> Option<Prefix> {
         let Prefix { address, length } = self.prefix;
@@ -202,11 +235,40 @@ impl Pool {
             || fits(Ipv4Addr::new(172, 16, 0, 0), 12)
             || fits(Ipv4Addr::new(192, 168, 0, 0), 16)
             || (is_shared && self.prefix.length >= 10);
-        if is_private {
-            Ok(())
-        } else {
-            bad("is not private: in 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10")
+        if !is_private {
+            return bad(
+                "is not private: in 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10",
+            );
         }
+        self.check6()
+            .map_err(|why| Error::invalid(format!("{field}.prefix6"), why))
+    }
+
+    fn check6(&self) -> Result<(), &'static str> {
+        let Some(Prefix { address, length }) = self.prefix6 else {
+            return Ok(());
+        };
+        let IpAddr::V6(address) = address else {
+            return Err("is not of IPv6");
+        };
+        if !(48..=96).contains(&length) {
+            return Err("has not 48 to 96 bits");
+        }
+        let hosts = u128::MAX.checked_shr(length.into()).unwrap_or(0);
+        if address.to_bits() & hosts != 0 {
+            return Err("has bits set behind its length");
+        }
+        // RFC 4193: with the bit that says that somebody chose it.
+        if address.octets().first() != Some(&0xfd) {
+            return Err("is not unique local: in fd00::/8");
+        }
+        Ok(())
+    }
+
+    /// Whether an address is of one of its prefixes, or one of them of its.
+    fn overlaps(&self, other: Prefix) -> bool {
+        let six = self.prefix6.is_some_and(|prefix| prefix.overlaps(other));
+        six || self.prefix.overlaps(other)
     }
 }
 
@@ -223,6 +285,7 @@ pub fn give_addresses(pools: &BTreeMap<Name, Pool>, containers: &mut BTreeMap<Na
         for (index, place) in places.enumerate() {
             if let Some(address) = pool.member(index) {
                 place.address = address;
+                place.address6 = pool.member6(index);
             }
         }
     }
@@ -242,17 +305,23 @@ pub(crate) fn check(content: &Content) -> Result<(), Error> {
     for (name, pool) in pools {
         let field = format!("configuration.networks.{name}");
         pool.check(name, &field)?;
-        let overlaps = |why| Err(Error::invalid(format!("{field}.prefix"), why));
-        if before
-            .iter()
-            .any(|other| other.prefix.overlaps(pool.prefix))
-        {
-            return overlaps("overlaps that of another network");
-        }
+        let overlaps = |prefix: Prefix, why| {
+            let which = if prefix.address.is_ipv4() {
+                "prefix"
+            } else {
+                "prefix6"
+            };
+            Err(Error::invalid(format!("{field}.{which}"), why))
+        };
         let interfaces = &configuration.network.interfaces;
-        let mut addresses = interfaces.values().flat_map(|other| &other.addresses);
-        if addresses.any(|address| pool.prefix.overlaps(*address)) {
-            return overlaps("overlaps an address of an interface");
+        for prefix in [Some(pool.prefix), pool.prefix6].into_iter().flatten() {
+            if before.iter().any(|other| other.overlaps(prefix)) {
+                return overlaps(prefix, "overlaps that of another network");
+            }
+            let mut addresses = interfaces.values().flat_map(|other| &other.addresses);
+            if addresses.any(|address| prefix.overlaps(*address)) {
+                return overlaps(prefix, "overlaps an address of an interface");
+            }
         }
         if interfaces
             .keys()
@@ -302,6 +371,7 @@ impl Place {
                 address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
                 length: 0,
             },
+            address6: None,
             ports,
         }
     }
@@ -316,6 +386,12 @@ impl Place {
             return Err(Error::invalid(
                 format!("{field}.address"),
                 "is none that the pool has for a container",
+            ));
+        }
+        if self.address6 != pool.host6(number) {
+            return Err(Error::invalid(
+                format!("{field}.address6"),
+                "is not the pool's of the same number",
             ));
         }
         let ports = format!("{field}.ports");
@@ -387,7 +463,9 @@ pub fn hosts(content: &Content, pool: &Name) -> String {
         if let Some(place) = container.network.place()
             && place.name == *pool
         {
-            put(place.address.address, name.as_str());
+            for address in [Some(place.address), place.address6].into_iter().flatten() {
+                put(address.address, name.as_str());
+            }
         }
     }
     text

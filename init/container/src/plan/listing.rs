@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fmt::{self, Display, Formatter};
 
-use super::{Attachment, Medium, NetworkPlan, Plan, Writes};
+use super::{Attachment, Attachment6, Medium, NetworkPlan, Plan, Writes};
 use crate::seccomp::Choice;
 
 impl Display for Plan {
@@ -21,10 +21,21 @@ impl Display for Plan {
                 length,
                 gateway,
                 broadcast,
-            }) => writeln!(
-                f,
-                "network own, {address}/{length} by {gateway}, broadcast {broadcast}"
-            )?,
+                six,
+            }) => {
+                writeln!(
+                    f,
+                    "network own, {address}/{length} by {gateway}, broadcast {broadcast}"
+                )?;
+                if let Some(Attachment6 {
+                    address,
+                    length,
+                    gateway,
+                }) = six
+                {
+                    writeln!(f, "network own, {address}/{length} by {gateway}")?;
+                }
+            }
         }
         write!(f, "ids {}", self.id_map)?;
         self.list_mounts(f)?;

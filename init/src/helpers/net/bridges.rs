@@ -8,6 +8,8 @@
 //! What a port has, or leases, goes before a pool: while they overlap, the bridge is down and without its address,
 //! and the rules do not know the pool. That is refused as what the kernel refuses is: told, shown, and tried again.
 //!
+//! A pool with a prefix of IPv6 has both families; without one its bridge has none.
+//!
 //! Addresses of interfaces are made from those of IPv4, so that neighbours need not ask anew when a container or the bridge
 //! has been made again.
 
@@ -15,12 +17,12 @@ use super::pools::{Attach, Forward, Pool, Pools};
 use super::ports::{Port, Refusals, Refused};
 use super::rtnetlink::{
     ACKNOWLEDGED, GROUP, Held, IFF_UP, IFLA_ADDRESS, IFLA_GROUP, IFLA_IFNAME, Link, Listing,
-    Netlink, News, RTM_DELLINK, RTM_NEWLINK, attribute, interface, message,
+    Netlink, News, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, attribute, interface, message,
 };
 use super::{
     Error, MAX_NEWS, Net, POOLS, Report, connections, now_ms, only_refusals, overwrite, rules,
 };
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use kedge_container::INTERFACE;
 use kedge_revision::configuration::Prefix;
 use kedge_revision::pool::BRIDGE;
@@ -30,6 +32,8 @@ use std::path::Path;
 
 /// `NLM_F_CREATE | NLM_F_EXCL`.
 const NEW: u16 = 0x600;
+/// `NLM_F_REQUEST`.
+const REQUEST: u16 = 1;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -42,6 +46,8 @@ const MAKE: &str = "make the network";
 const PAIR: &str = "kedge";
 /// Whether packets of IPv4 are forwarded at all; which are, the rules say.
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// The same of IPv6, by pools that have such a prefix. Ports hear routers nevertheless: see their rules.
+const FORWARDING6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
 /// What the helper has made, and is to make.
 #[derive(Debug, Default)]
@@ -120,7 +126,7 @@ impl Net<'_> {
             }
             for other in all {
                 for (pool, found) in wanted.pools.iter().zip(&mut found) {
-                    if found.is_none() && other.overlaps(prefix(pool)) {
+                    if found.is_none() && prefixes(pool).any(|own| other.overlaps(own)) {
                         let name_of_pool = &pool.name;
                         let text = format!("{name_of_pool}, which overlaps with {other} of {name}");
                         *found = Some(text);
@@ -181,9 +187,9 @@ impl Net<'_> {
         let addresses = self.requests.list(Listing::Addresses, buffer)?;
         for (name, index) in self.bridges(buffer)? {
             // One without an address is taken down, or was not yet given it.
-            let holds = |held: &Held| held.index == index && held.prefix.address.is_ipv4();
+            let holds = |held: &Held| held.index == index && is_global(held.prefix.address);
             let other = |pool: &Pool| {
-                let is = |news: &News| matches!(news, News::Address(held) if holds(held) && held.prefix != prefix(pool));
+                let is = |news: &News| matches!(news, News::Address(held) if holds(held) && !prefixes(pool).any(|own| held.prefix == own));
                 addresses.iter().any(is)
             };
             let pool = wanted.pools.iter().find(|pool| pool.name == name);
@@ -194,8 +200,10 @@ impl Net<'_> {
             };
             // What is in it stays, for when there is room again.
             if !made.pools.contains(pool) {
-                let done = self.requests.remove_address(index, prefix(pool));
-                done.or_else(only_refusals)?;
+                for own in prefixes(pool) {
+                    let done = self.requests.remove_address(index, own);
+                    done.or_else(only_refusals)?;
+                }
                 let done = self.requests.set_up(index, false);
                 note(refused, "take down the network", &name, done);
             }
@@ -218,9 +226,11 @@ impl Net<'_> {
             let Some(pool) = made.pools.iter().find(|pool| pool.name == *name) else {
                 return false;
             };
-            let done = confine(name)
-                .and_then(|()| self.requests.add_address(*index, prefix(pool)))
-                .and_then(|()| self.requests.set_up(*index, true));
+            let mut done = confine(pool);
+            for own in prefixes(pool) {
+                done = done.and_then(|()| self.requests.add_own_address(*index, own));
+            }
+            let done = done.and_then(|()| self.requests.set_up(*index, true));
             note(refused, "set up the network", name, done)
         });
         self.bridges.there = there;
@@ -261,9 +271,12 @@ impl Net<'_> {
             self.bridges.looked = true;
             return Ok(());
         }
-        if !on {
-            let done = overwrite(Path::new(FORWARDING), "0");
-            note(refused, "stop to forward", "", done);
+        let on6 = made.pools.iter().any(|pool| pool.six.is_some());
+        for (file, on) in [(FORWARDING, on), (FORWARDING6, on6)] {
+            if !on {
+                let done = overwrite(Path::new(file), "0");
+                note(refused, "stop to forward", "", unless_absent(done));
+            }
         }
         let batch = if on { rules::all(made) } else { rules::none() };
         let done = Netlink::open_rules().and_then(|socket| socket.command("rules", &batch));
@@ -275,21 +288,23 @@ impl Net<'_> {
         self.bridges.looked = true;
         let before = self.bridges.ruled.take().unwrap_or_default();
         self.bridges.ruled = on.then(|| made.ports.clone());
-        if on {
-            let done = overwrite(Path::new(FORWARDING), "1");
-            note(refused, "forward", "", done);
+        for (file, on) in [(FORWARDING, on), (FORWARDING6, on6)] {
+            if on {
+                let done = overwrite(Path::new(file), "1");
+                note(refused, "forward", "", done);
+            }
         }
         // Connections outlive the rules that they were made by.
         let mut changed = Vec::new();
         for (these, those) in [(&before, &made.ports), (&made.ports, &before)] {
             let other = these.iter().filter(|port| !those.contains(port));
-            changed.extend(other.map(|port| port.to));
+            changed.extend(other.flat_map(|port| both(port.to, port.to6)));
         }
         self.forget(&changed)
     }
 
     /// Ends what is known of connections of these addresses, whose owners or ports are others now.
-    fn forget(&self, addresses: &[Ipv4Addr]) -> Result<(), Error> {
+    fn forget(&self, addresses: &[IpAddr]) -> Result<(), Error> {
         if addresses.is_empty() {
             return Ok(());
         }
@@ -305,13 +320,17 @@ impl Net<'_> {
         attach: &Attach<'_>,
         namespace: BorrowedFd<'_>,
     ) -> Result<(), Error> {
+        // A container is there as soon as its interface is: by then nobody speaks with who had its addresses before.
+        if !self.requests.has_pair(attach.pid) {
+            let addresses: Vec<IpAddr> = both(attach.address, attach.address6).collect();
+            self.forget(&addresses)?;
+        }
         let done = match find(&self.bridges.there, attach.pool) {
             Some(bridge) => self.requests.add_pair(bridge, attach, namespace),
             None => Err(Error::Netlink(kedge_sys::Error::new("pair", Errno::NODEV))),
         };
         match done {
-            Ok(true) => self.forget(&[attach.address]),
-            Ok(false) => Ok(()),
+            Ok(()) => Ok(()),
             Err(error) => {
                 let doing = if error.errno() == Errno::OPNOTSUPP {
                     "add, as this kernel has no pairs of interfaces, a container to the network"
@@ -344,16 +363,46 @@ fn are_there() -> bool {
 
 /// On a bridge the device has no address but the pool's, and hears no container as a router; and what comes from there
 /// has an address of the pool. Containers are attached after.
-fn confine(name: &str) -> Result<(), Error> {
-    for (family, rule) in [("ipv6", "disable_ipv6"), ("ipv4", "rp_filter")] {
+fn confine(pool: &Pool) -> Result<(), Error> {
+    let name = &pool.name;
+    let off = if pool.six.is_some() { "0" } else { "1" };
+    for (family, rule, value) in [
+        ("ipv6", "accept_ra", "0"),
+        ("ipv6", "disable_ipv6", off),
+        ("ipv4", "rp_filter", "1"),
+    ] {
         let path = format!("/proc/sys/net/{family}/conf/{BRIDGE}{name}/{rule}");
-        match overwrite(Path::new(&path), "1") {
-            // A kernel without IPv6 has nothing to be told.
-            Err(error) if error.errno() == Errno::NOENT && family == "ipv6" => {}
-            other => other?,
+        let done = overwrite(Path::new(&path), value);
+        if family == "ipv6" {
+            unless_absent(done)?;
+        } else {
+            done?;
         }
     }
     Ok(())
+}
+
+/// A kernel without IPv6 has nothing to be told: its addresses are refused where they are given.
+fn unless_absent(done: Result<(), Error>) -> Result<(), Error> {
+    match done {
+        Err(error) if error.errno() == Errno::NOENT => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether it is no address that every interface makes for itself (RFC 4291, 2.5.6).
+fn is_global(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => true,
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    }
+}
+
+/// A container's addresses.
+fn both(four: Ipv4Addr, six: Option<Ipv6Addr>) -> impl Iterator<Item = IpAddr> {
+    [Some(four.into()), six.map(IpAddr::V6)]
+        .into_iter()
+        .flatten()
 }
 
 impl Netlink {
@@ -367,13 +416,20 @@ impl Netlink {
         self.command("link", &message(RTM_DELLINK, ACKNOWLEDGED, &[&body]))
     }
 
-    /// Makes a pair; false: it is there already.
+    /// Whether a container's end outside is there: the kernel answers with it, or refuses.
+    fn has_pair(&self, pid: u32) -> bool {
+        let question = message(RTM_GETLINK, REQUEST, &[&interface(0, 0, 0), &outside(pid)]);
+        let asked = self.command("pair", &question);
+        asked.is_err_and(|error| error.errno() == Errno::PROTO)
+    }
+
+    /// Makes a pair; one that is there already is put on the bridge.
     fn add_pair(
         &self,
         bridge: u32,
         attach: &Attach<'_>,
         namespace: BorrowedFd<'_>,
-    ) -> Result<bool, Error> {
+    ) -> Result<(), Error> {
         match self.command("pair", &pair(bridge, attach, namespace.as_raw_fd())) {
             Err(error) if error.errno() == Errno::EXIST => {
                 let (name, bridge) = (
@@ -382,9 +438,8 @@ impl Netlink {
                 );
                 let parts = [&interface(0, 0, 0)[..], &name, &bridge];
                 self.command("pair", &message(RTM_NEWLINK, ACKNOWLEDGED, &parts))
-                    .map(|()| false)
             }
-            other => other.map(|()| true),
+            other => other,
         }
     }
 }
@@ -394,6 +449,15 @@ fn prefix(pool: &Pool) -> Prefix {
         address: IpAddr::V4(pool.gateway),
         length: pool.length,
     }
+}
+
+/// The device's addresses in a pool.
+fn prefixes(pool: &Pool) -> impl Iterator<Item = Prefix> {
+    let six = pool.six.map(|(address, length)| Prefix {
+        address: IpAddr::V6(address),
+        length,
+    });
+    [Some(prefix(pool)), six].into_iter().flatten()
 }
 
 fn host(address: Ipv4Addr) -> Prefix {
@@ -465,6 +529,7 @@ mod tests {
             name: "front".to_owned(),
             gateway: Ipv4Addr::new(10, 88, 0, 1),
             length: 24,
+            six: None,
         };
         let bridge = bridge(&pool);
         assert_eq!(&bridge[..8], &[84, 0, 0, 0, 16, 0, 5, 6]);
@@ -476,6 +541,7 @@ mod tests {
         let attach = Attach {
             pid: 4711,
             address: Ipv4Addr::new(10, 88, 0, 2),
+            address6: None,
             pool: "front",
         };
         let pair = pair(5, &attach, 9);

@@ -10,23 +10,25 @@ use super::rtnetlink::{
     next_attribute, refused,
 };
 use super::{Error, MAX_NEWS, only_refusals};
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 
 /// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_NEW`, `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE`.
 const TOLD: u16 = 1 << 8;
 const GET: u16 = TOLD | 1;
 const DELETE: u16 = TOLD | 2;
-/// struct nfgenmsg: IPv4, and nothing else.
-const BODY: [u8; 4] = [2, 0, 0, 0];
+/// struct nfgenmsg: of any family.
+const BODY: [u8; 4] = [0; 4];
 /// `CTA_TUPLE_ORIG` and `CTA_TUPLE_REPLY`, with `NLA_F_NESTED`: the ends as its first packet has them, and as answers have.
 const FIRST: u16 = 0x8001;
 const ANSWERS: u16 = 0x8002;
+/// `CTA_TUPLE_IP`, with `NLA_F_NESTED`.
+const IP: u16 = 0x8001;
 
 /// Ends what is known of connections with these addresses.
 ///
 /// # Errors
 /// [`Error::Netlink`], also where the kernel tells nobody what it tracks.
-pub(super) fn forget(addresses: &[Ipv4Addr]) -> Result<(), Error> {
+pub(super) fn forget(addresses: &[IpAddr]) -> Result<(), Error> {
     let (listing, removing) = (Netlink::open_rules()?, Netlink::open_rules()?);
     listing.send(&message(GET, DUMP, &[&BODY]))?;
     let mut buffer = vec![0; MAX_NEWS];
@@ -35,7 +37,9 @@ pub(super) fn forget(addresses: &[Ipv4Addr]) -> Result<(), Error> {
             match kind {
                 TOLD => {
                     if let Some(first) = first_of(payload, addresses) {
-                        let parts = [&BODY[..], &attribute(FIRST, first)];
+                        // The same family as it was told with.
+                        let body = payload.get(..BODY.len()).unwrap_or(&BODY);
+                        let parts = [body, &attribute(FIRST, first)];
                         let message = message(DELETE, ACKNOWLEDGED, &parts);
                         // It may have ended by itself.
                         let done = removing.command("connection", &message);
@@ -51,7 +55,7 @@ pub(super) fn forget(addresses: &[Ipv4Addr]) -> Result<(), Error> {
 }
 
 /// What a connection began with, if it has one of these addresses.
-fn first_of<'a>(payload: &'a [u8], addresses: &[Ipv4Addr]) -> Option<&'a [u8]> {
+fn first_of<'a>(payload: &'a [u8], addresses: &[IpAddr]) -> Option<&'a [u8]> {
     let mut rest = payload.get(BODY.len()..)?;
     let (mut first, mut has) = (None, false);
     while let Some((kind, value)) = next_attribute(&mut rest)? {
@@ -65,26 +69,32 @@ fn first_of<'a>(payload: &'a [u8], addresses: &[Ipv4Addr]) -> Option<&'a [u8]> {
     first.filter(|_| has)
 }
 
-/// Whether a tuple has one of these addresses: `CTA_IP_V4_SRC` and `CTA_IP_V4_DST` are the only attributes in it that have
-/// 8 bytes and one of these numbers.
-fn has_one(tuple: &[u8], addresses: &[Ipv4Addr]) -> bool {
-    let words = tuple.chunks_exact(4).zip(tuple.chunks_exact(4).skip(1));
-    words.into_iter().any(|(head, value)| {
-        let is = |kind: u16| {
-            let [a, b] = 8_u16.to_ne_bytes();
-            let [c, d] = kind.to_ne_bytes();
-            head == [a, b, c, d]
+/// Whether a tuple has one of these addresses: its first attribute is `CTA_TUPLE_IP`, and in that are `CTA_IP_V4_SRC`,
+/// `CTA_IP_V4_DST`, or those of IPv6, and nothing else.
+fn has_one(mut tuple: &[u8], addresses: &[IpAddr]) -> bool {
+    let Some(Some((IP, mut ends))) = next_attribute(&mut tuple) else {
+        return false;
+    };
+    while let Some(Some((_, value))) = next_attribute(&mut ends) {
+        let is = |address: &IpAddr| match address {
+            IpAddr::V4(address) => value == address.octets(),
+            IpAddr::V6(address) => value == address.octets(),
         };
-        (is(1) || is(2)) && addresses.iter().any(|address| value == address.octets())
-    })
+        if addresses.iter().any(is) {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
 #[cfg(target_endian = "little")]
 mod tests {
     use super::*;
+    use core::net::{Ipv4Addr, Ipv6Addr};
 
-    const CONTAINER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+    const V4: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+    const CONTAINER: IpAddr = IpAddr::V4(V4);
 
     /// Ends of a connection as the kernel tells them: UDP, from the first address to the second.
     fn tuple(kind: u16, from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
@@ -104,13 +114,13 @@ mod tests {
         let published = [
             &BODY[..],
             &tuple(FIRST, outside, device),
-            &tuple(ANSWERS, CONTAINER.octets(), outside),
+            &tuple(ANSWERS, V4.octets(), outside),
             // The time that it has left.
             &attribute(7, &[0, 0, 0, 30]),
         ]
         .concat();
         let first = tuple(FIRST, outside, device);
-        let others = [Ipv4Addr::new(10, 88, 0, 3), CONTAINER];
+        let others = [IpAddr::from([10, 88, 0, 3]), CONTAINER];
         assert_eq!(first_of(&published, &others), Some(&first[4..]));
         assert_eq!(first_of(&published, &others[..1]), None);
         assert_eq!(first_of(&published, &[]), None);
@@ -128,5 +138,12 @@ mod tests {
         for end in 0..published.len() {
             first_of(&published[..end], &[CONTAINER]);
         }
+        // Of IPv6, whose attributes have other numbers.
+        let six = Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, 2);
+        let ends = [attribute(3, &six.octets()), attribute(4, &[9; 16])].concat();
+        let tuple = attribute(FIRST, &attribute(IP, &ends));
+        let told = [&[10, 0, 0, 0][..], &tuple].concat();
+        assert_eq!(first_of(&told, &[six.into()]), Some(&tuple[4..]));
+        assert_eq!(first_of(&told, &[CONTAINER]), None);
     }
 }

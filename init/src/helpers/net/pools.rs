@@ -1,13 +1,13 @@
 //! What PID 1 tells the net helper of networks of containers' own.
 //!
 //! Kind 2 is all pools: their count u8 and of each the length of its name u8, the name, the device's address (4 bytes) and the
-//! prefix's length u8; then the count of published ports u16 and of each 1 for UDP and 0 for TCP, the device's address
-//! (zeros: any), its port u16, the container's address and its port u16. Kind 3 is a container that waits for its interface:
-//! its process's id u32, its address and its pool's name; its network namespace's descriptor comes along. Kind 4 is its end:
-//! the process's id u32.
+//! prefix's length u8, and both of IPv6 (16 bytes and u8; zeros: none); then the count of published ports u16 and of each 1 for UDP
+//! and 0 for TCP, the device's address (zeros: any), its port u16, the container's address, that of IPv6 (zeros: none) and
+//! its port u16. Kind 3 is a container that waits for its interface: its process's id u32, its address, that of IPv6, and
+//! its pool's name; its network namespace's descriptor comes along. Kind 4 is its end: the process's id u32.
 
 use super::super::FrameError;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use kedge_revision::Content;
 use kedge_revision::configuration::Prefix;
 use kedge_revision::pool::{MAX_NAME, Place, Protocol, Published};
@@ -30,13 +30,20 @@ pub struct Pool {
     pub gateway: Ipv4Addr,
     /// Bits of its prefix.
     pub length: u8,
+    /// The same of IPv6, if it has that.
+    pub six: Option<Six>,
 }
+
+/// An address of IPv6, and the bits of its prefix.
+pub type Six = (Ipv6Addr, u8);
 
 /// A published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forward {
     /// The container's address.
     pub to: Ipv4Addr,
+    /// That of IPv6, if it has one.
+    pub to6: Option<Ipv6Addr>,
     /// The rest.
     pub port: Published,
 }
@@ -48,6 +55,8 @@ pub struct Attach<'a> {
     pub pid: u32,
     /// Its address.
     pub address: Ipv4Addr,
+    /// That of IPv6, if it has one.
+    pub address6: Option<Ipv6Addr>,
     /// Its pool.
     pub pool: &'a str,
 }
@@ -58,6 +67,27 @@ fn v4(prefix: Prefix) -> Ipv4Addr {
         IpAddr::V4(address) => address,
         IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
     }
+}
+
+/// The other way round: the IPv6 address of a prefix.
+fn v6(prefix: Option<Prefix>) -> Option<Six> {
+    match prefix? {
+        Prefix {
+            address: IpAddr::V6(address),
+            length,
+        } => Some((address, length)),
+        _ => None,
+    }
+}
+
+/// An address of IPv6 that may be absent, as frames have it.
+fn octets(address: Option<Ipv6Addr>) -> [u8; 16] {
+    address.unwrap_or(Ipv6Addr::UNSPECIFIED).octets()
+}
+
+fn take6(rest: &mut &[u8]) -> Result<Option<Ipv6Addr>, FrameError> {
+    let address = Ipv6Addr::from(take::<16>(rest)?);
+    Ok(Some(address).filter(|address| !address.is_unspecified()))
 }
 
 impl Pools {
@@ -71,6 +101,7 @@ impl Pools {
                 name: name.to_string(),
                 gateway: v4(gateway),
                 length: gateway.length,
+                six: v6(pool.gateway6()),
             });
         }
         for container in content.containers.values() {
@@ -78,10 +109,13 @@ impl Pools {
                 continue;
             };
             let to = v4(place.address);
-            let ports = place.ports.iter();
-            found
-                .ports
-                .extend(ports.map(|port| Forward { to, port: *port }));
+            let to6 = v6(place.address6).map(|(address, _)| address);
+            let ports = place.ports.iter().map(|port| Forward {
+                to,
+                to6,
+                port: *port,
+            });
+            found.ports.extend(ports);
         }
         found
     }
@@ -95,15 +129,19 @@ impl Pools {
             frame.extend_from_slice(pool.name.as_bytes());
             frame.extend_from_slice(&pool.gateway.octets());
             frame.push(pool.length);
+            let (address, length) = pool.six.unwrap_or((Ipv6Addr::UNSPECIFIED, 0));
+            frame.extend_from_slice(&address.octets());
+            frame.push(length);
         }
         let count = u16::try_from(self.ports.len()).unwrap_or(u16::MAX);
         frame.extend_from_slice(&count.to_le_bytes());
-        for Forward { to, port } in self.ports.iter().take(usize::from(u16::MAX)) {
+        for Forward { to, to6, port } in self.ports.iter().take(usize::from(u16::MAX)) {
             frame.push((port.protocol == Protocol::Udp).into());
             let address = port.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
             frame.extend_from_slice(&address.octets());
             frame.extend_from_slice(&port.port.to_le_bytes());
             frame.extend_from_slice(&to.octets());
+            frame.extend_from_slice(&octets(*to6));
             frame.extend_from_slice(&port.to.to_le_bytes());
         }
         frame
@@ -124,10 +162,16 @@ impl Pools {
             let name = name_of(name)?.to_owned();
             let gateway = take::<4>(&mut rest)?.into();
             let [length] = take(&mut rest)?;
+            let address = take6(&mut rest)?;
+            let [bits] = take(&mut rest)?;
+            if address.is_none() && bits != 0 {
+                return Err(FrameError);
+            }
             found.pools.push(Pool {
                 name,
                 gateway,
                 length,
+                six: address.map(|address| (address, bits)),
             });
         }
         for _ in 0..u16::from_le_bytes(take(&mut rest)?) {
@@ -139,13 +183,14 @@ impl Pools {
             let address = Ipv4Addr::from(take::<4>(&mut rest)?);
             let port = u16::from_le_bytes(take(&mut rest)?);
             let to = take::<4>(&mut rest)?.into();
+            let to6 = take6(&mut rest)?;
             let port = Published {
                 protocol,
                 port,
                 address: Some(address).filter(|address| !address.is_unspecified()),
                 to: u16::from_le_bytes(take(&mut rest)?),
             };
-            found.ports.push(Forward { to, port });
+            found.ports.push(Forward { to, to6, port });
         }
         if rest.is_empty() {
             Ok(found)
@@ -162,6 +207,7 @@ impl<'a> Attach<'a> {
         Self {
             pid,
             address: v4(place.address),
+            address6: v6(place.address6).map(|(address, _)| address),
             pool: place.name.as_str(),
         }
     }
@@ -172,6 +218,7 @@ impl<'a> Attach<'a> {
         let mut frame = vec![3];
         frame.extend_from_slice(&self.pid.to_le_bytes());
         frame.extend_from_slice(&self.address.octets());
+        frame.extend_from_slice(&octets(self.address6));
         frame.extend_from_slice(self.pool.as_bytes());
         frame
     }
@@ -185,6 +232,7 @@ impl<'a> Attach<'a> {
         Ok(Self {
             pid: u32::from_le_bytes(take(&mut rest)?),
             address: take::<4>(&mut rest)?.into(),
+            address6: take6(&mut rest)?,
             pool: name_of(rest)?,
         })
     }
@@ -227,14 +275,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const SIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x88, 0, 0, 0, 0, 0, 1);
+
     fn pools() -> Pools {
         let pool = |name: &str, third| Pool {
             name: name.to_owned(),
             gateway: Ipv4Addr::new(10, 88, third, 1),
             length: 24,
+            six: (third == 0).then_some((SIX, 64)),
         };
         let forward = |port: &str, last| Forward {
             to: Ipv4Addr::new(10, 88, 0, last),
+            to6: (last == 2).then_some(SIX),
             port: port.parse().unwrap(),
         };
         Pools {
@@ -256,11 +308,12 @@ mod tests {
         let attach = Attach {
             pid: 4711,
             address: Ipv4Addr::new(10, 88, 0, 2),
+            address6: Some(SIX),
             pool: "front",
         };
         let frame = attach.encode();
         assert_eq!(Attach::decode(&frame), Ok(attach));
-        assert!(Attach::decode(&frame[..9]).is_err());
+        assert!(Attach::decode(&frame[..25]).is_err());
         assert!(Attach::decode(&[frame.as_slice(), b"12345678"].concat()).is_err());
         let frame = detach(4711);
         assert_eq!(decode_detach(&frame), Ok(4711));
@@ -269,7 +322,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..90)) {
             for kind in [2, 3] {
                 let mut frame = vec![kind];
                 frame.extend_from_slice(&bytes);

@@ -25,7 +25,7 @@ pub(super) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
 pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
-const RTM_GETLINK: u16 = 18;
+pub(super) const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
@@ -57,6 +57,8 @@ const IFA_BROADCAST: u16 = 4;
 const IFA_FLAGS: u16 = 8;
 /// Who has set an address, since Linux 5.18.
 const IFA_PROTO: u16 = 11;
+/// `IFA_F_NODAD`.
+const NOBODY_ELSES: u8 = 2;
 /// `RT_SCOPE_LINK`: from there on an address is known to the link, or to the host alone.
 const LINK: u8 = 253;
 /// `IFA_F_TENTATIVE | IFA_F_DADFAILED`: not to be used yet, or at all.
@@ -227,6 +229,16 @@ impl Netlink {
     pub(super) fn add_address(&self, index: u32, prefix: Prefix) -> Result<(), Error> {
         let (kind, flags) = (RTM_NEWADDR, ACKNOWLEDGED | REPLACE);
         self.command("address", &address_message(kind, flags, index, prefix))
+    }
+
+    /// Gives an interface an address that is nobody else's by what we give out: nobody is asked for it, and it is good at once.
+    pub(super) fn add_own_address(&self, index: u32, prefix: Prefix) -> Result<(), Error> {
+        let (kind, flags) = (RTM_NEWADDR, ACKNOWLEDGED | REPLACE);
+        let mut message = address_message(kind, flags, index, prefix);
+        if let (Some(flags), IpAddr::V6(_)) = (message.get_mut(HEADER + 2), prefix.address) {
+            *flags = NOBODY_ELSES;
+        }
+        self.command("address", &message)
     }
 
     /// Takes an address from an interface, and with it the routes that use it.

@@ -1,10 +1,12 @@
 //! What is forwarded between pools and the world: one table of nftables, made as bytes. Pure.
 //!
 //! ```text
-//! table ip kedge
-//!   chain prerouting   nat, dstnat:   iifgroup POOLS accept
-//!                                     ip daddr ADDRESS tcp|udp dport PORT dnat to CONTAINER:PORT   for each published port;
-//!                                     without an address: meta pkttype host …
+//! table inet kedge
+//!   chain prerouting   nat, dstnat:   iifname "br-NAME" ip6 saddr != PREFIX drop     for each pool that has one of IPv6
+//!                                     iifgroup POOLS accept
+//!                                     ip daddr ADDRESS tcp|udp dport PORT dnat ip to CONTAINER:PORT   for each published port;
+//!                                     without an address: meta nfproto ipv4 meta pkttype host …,
+//!                                     and the same once more for IPv6, if the container has such an address
 //!   chain forward      filter, drop:  ct state established,related accept
 //!                                     ct status dnat accept
 //!                                     iifname "br-NAME" oifname "br-NAME" accept     for each pool
@@ -45,12 +47,16 @@ const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
-/// `NFPROTO_IPV4`.
+/// `NFPROTO_INET`: IPv4 and IPv6.
+const BOTH: u8 = 1;
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
 const IPV4: u8 = 2;
+const IPV6: u8 = 10;
 const TABLE: &str = "kedge";
-/// `NFT_META_IIFNAME`, `NFT_META_OIFNAME`, `NFT_META_L4PROTO`, `NFT_META_PKTTYPE`, `NFT_META_IIFGROUP`, `NFT_META_OIFGROUP`.
+/// `NFT_META_IIFNAME`, `NFT_META_OIFNAME`, `NFT_META_NFPROTO`, `NFT_META_L4PROTO`, `NFT_META_PKTTYPE`, `NFT_META_IIFGROUP`, `NFT_META_OIFGROUP`.
 const COMES_IN_BY: u32 = 6;
 const GOES_OUT_BY: u32 = 7;
+const FAMILY: u32 = 15;
 const PROTOCOL: u32 = 16;
 const SENT_TO: u32 = 19;
 const COMES_OUT_OF: u32 = 21;
@@ -76,9 +82,10 @@ const INVALID: u32 = 1;
 const KNOWN: u32 = 2 | 4;
 /// `IPS_DST_NAT`.
 const REDIRECTED: u32 = 1 << 5;
-/// `NFT_PAYLOAD_NETWORK_HEADER` and where an IPv4 packet has its destination; `NFT_PAYLOAD_TRANSPORT_HEADER` and where TCP and UDP have
-/// theirs: base, offset, length.
+/// `NFT_PAYLOAD_NETWORK_HEADER` and where an IPv4 packet has its destination, and one of IPv6 its source;
+/// `NFT_PAYLOAD_TRANSPORT_HEADER` and where TCP and UDP have their destination: base, offset, length.
 const DESTINATION: [u32; 3] = [1, 16, 4];
+const SOURCE6: [u32; 3] = [1, 8, 16];
 const PORT: [u32; 3] = [2, 2, 2];
 
 /// A value of an attribute.
@@ -103,9 +110,16 @@ pub(super) fn all(Pools { pools, ports }: &Pools) -> Vec<u8> {
     batch.chain("prerouting", "nat", [0, -100], ACCEPT);
     batch.chain("forward", "filter", [2, 0], DROP);
     batch.chain("postrouting", "nat", [4, 100], ACCEPT);
+    for pool in pools {
+        batch.own(pool);
+    }
     batch.pools("prerouting", COMES_OUT_OF, |batch| batch.verdict(ACCEPT));
     for forward in ports {
-        batch.forward(forward);
+        batch.forward(forward, IPV4, &forward.to.octets());
+        // An address of the device is one of IPv4.
+        if let (Some(to), None) = (forward.to6, forward.port.address) {
+            batch.forward(forward, IPV6, &to.octets());
+        }
     }
     for (key, bits, verdict) in [
         // What belongs to no connection is not translated, and would leave with a pool's own address or any other.
@@ -224,7 +238,7 @@ impl Batch {
     }
 
     fn table(&mut self, kind: u16, flags: u16) {
-        let start = self.open(kind, flags, IPV4, 0);
+        let start = self.open(kind, flags, BOTH, 0);
         // NFTA_TABLE_NAME.
         self.text(1, TABLE);
         self.close(start);
@@ -237,7 +251,7 @@ impl Batch {
 
     /// A chain at a hook with a priority, and what becomes of packets that reach its end.
     fn chain(&mut self, name: &str, kind: &str, [hook, priority]: [i32; 2], policy: u32) {
-        let start = self.open(NEW_CHAIN, CREATE, IPV4, 0);
+        let start = self.open(NEW_CHAIN, CREATE, BOTH, 0);
         // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE.
         self.text(1, TABLE);
         self.text(3, name);
@@ -252,7 +266,7 @@ impl Batch {
 
     /// A rule, and the list of its expressions: both are still open.
     fn rule(&mut self, chain: &str, flags: u16) -> [Start; 2] {
-        let start = self.open(NEW_RULE, CREATE | APPEND | flags, IPV4, 0);
+        let start = self.open(NEW_RULE, CREATE | APPEND | flags, BOTH, 0);
         // NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS.
         self.text(1, TABLE);
         self.text(2, chain);
@@ -319,10 +333,26 @@ impl Batch {
         self.compare(EQUAL, data);
     }
 
-    /// A rule for packets within a pool: names of interfaces are compared as a whole, filled with zeros.
+    /// What comes out of a pool has an address of its: of IPv6 there is no `rp_filter`.
+    fn own(&mut self, pool: &Pool) {
+        let Some((gateway, length)) = pool.six else {
+            return;
+        };
+        let hosts = u128::MAX.checked_shr(length.into()).unwrap_or(0);
+        let rule = self.rule("prerouting", 0);
+        self.meets(COMES_IN_BY, &bridge(pool));
+        self.meets(FAMILY, &[IPV6]);
+        self.payload(SOURCE6);
+        self.masked(&(!hosts).to_be_bytes());
+        let prefix = gateway.to_bits() & !hosts;
+        self.compare(UNEQUAL, &prefix.to_be_bytes());
+        self.verdict(DROP);
+        self.close_rule(rule);
+    }
+
+    /// A rule for packets within a pool.
     fn within(&mut self, pool: &Pool) {
-        let mut name = [BRIDGE, &pool.name].concat().into_bytes();
-        name.resize(NAME, 0);
+        let name = bridge(pool);
         let rule = self.rule("forward", 0);
         self.meets(COMES_IN_BY, &name);
         self.meets(GOES_OUT_BY, &name);
@@ -330,8 +360,8 @@ impl Batch {
         self.close_rule(rule);
     }
 
-    /// A piece of the packet must be `data`.
-    fn holds(&mut self, [base, offset, length]: [u32; 3], data: &[u8]) {
+    /// Loads a piece of the packet.
+    fn payload(&mut self, [base, offset, length]: [u32; 3]) {
         // NFTA_PAYLOAD_DREG, NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_OFFSET, NFTA_PAYLOAD_LEN.
         let attributes = [
             (1, Number(1)),
@@ -340,24 +370,35 @@ impl Batch {
             (4, Number(length)),
         ];
         self.expression("payload", &attributes);
+    }
+
+    /// A piece of the packet must be `data`.
+    fn holds(&mut self, piece: [u32; 3], data: &[u8]) {
+        self.payload(piece);
         self.compare(EQUAL, data);
+    }
+
+    /// Keeps these bits of what is loaded.
+    fn masked(&mut self, mask: &[u8]) {
+        let nothing = [0; 16];
+        let nothing = nothing.get(..mask.len()).unwrap_or_default();
+        // NFTA_BITWISE_SREG, NFTA_BITWISE_DREG, NFTA_BITWISE_LEN, NFTA_BITWISE_MASK, NFTA_BITWISE_XOR.
+        let attributes = [
+            (1, Number(1)),
+            (2, Number(1)),
+            (3, Number(u32::try_from(mask.len()).unwrap_or(0))),
+            (4, Data(mask)),
+            (5, Data(nothing)),
+        ];
+        self.expression("bitwise", &attributes);
     }
 
     /// Its connection must have one of these bits, which are the machine's own numbers.
     fn connection(&mut self, key: u32, bits: u32) {
         // NFTA_CT_DREG, NFTA_CT_KEY.
         self.expression("ct", &[(1, Number(1)), (2, Number(key))]);
-        let (mask, nothing) = (bits.to_ne_bytes(), [0; 4]);
-        // NFTA_BITWISE_SREG, NFTA_BITWISE_DREG, NFTA_BITWISE_LEN, NFTA_BITWISE_MASK, NFTA_BITWISE_XOR.
-        let attributes = [
-            (1, Number(1)),
-            (2, Number(1)),
-            (3, Number(4)),
-            (4, Data(&mask)),
-            (5, Data(&nothing)),
-        ];
-        self.expression("bitwise", &attributes);
-        self.compare(UNEQUAL, &nothing);
+        self.masked(&bits.to_ne_bytes());
+        self.compare(UNEQUAL, &[0; 4]);
     }
 
     fn load(&mut self, register: u32, value: Value<'_>) {
@@ -369,10 +410,10 @@ impl Batch {
         self.load(0, Verdict(code));
     }
 
-    /// A published port.
-    fn forward(&mut self, forward: &Forward) {
-        let Forward { to, port } = forward;
+    /// A published port, for packets of a family.
+    fn forward(&mut self, Forward { port, .. }: &Forward, family: u8, to: &[u8]) {
         let rule = self.rule("prerouting", 0);
+        self.meets(FAMILY, &[family]);
         match port.address {
             Some(address) => self.holds(DESTINATION, &address.octets()),
             // Who asks all for something does not ask a container.
@@ -384,18 +425,26 @@ impl Batch {
         };
         self.meets(PROTOCOL, &[protocol]);
         self.holds(PORT, &port.port.to_be_bytes());
-        self.load(1, Data(&to.octets()));
+        // Register 1 has 16 bytes, and 2 is behind it.
+        self.load(1, Data(to));
         self.load(2, Data(&port.to.to_be_bytes()));
         // NFTA_NAT_TYPE: NFT_NAT_DNAT; NFTA_NAT_FAMILY; NFTA_NAT_REG_ADDR_MIN, NFTA_NAT_REG_PROTO_MIN: registers.
         let attributes = [
             (1, Number(1)),
-            (2, Number(IPV4.into())),
+            (2, Number(family.into())),
             (3, Number(1)),
             (5, Number(2)),
         ];
         self.expression("nat", &attributes);
         self.close_rule(rule);
     }
+}
+
+/// The name of a pool's interface, as it is compared: as a whole, filled with zeros.
+fn bridge(pool: &Pool) -> Vec<u8> {
+    let mut name = [BRIDGE, &pool.name].concat().into_bytes();
+    name.resize(NAME, 0);
+    name
 }
 
 #[cfg(test)]

@@ -65,6 +65,7 @@ impl Site {
 fn pools(ports: &[(&str, u8)]) -> Pools {
     let forward = |(port, last): &(&str, u8)| Forward {
         to: [10, 88, 0, *last].into(),
+        to6: None,
         port: port.parse().unwrap(),
     };
     Pools {
@@ -167,7 +168,7 @@ fn root_rules_that_are_refused_are_tried_again() {
     });
     let mut words = owner.stdin.take().unwrap();
     words
-        .write_all(b"add table ip kedge { flags owner; }\n")
+        .write_all(b"add table inet kedge { flags owner; }\n")
         .unwrap();
     eventually(|| site.rules().contains("kedge"));
     let helper = site.helper(&pools(&[("8080:80", 2)]));
@@ -203,7 +204,7 @@ fn root_connections_end_with_the_container_that_they_were_with() {
 
     // The port is another container's; who has the address keeps nothing of it.
     helper.tell(&pools(&[("5353:54/udp", 3), ("5454:54/udp", 3)]));
-    eventually(|| site.rules().contains("5353 dnat to 10.88.0.3:54"));
+    eventually(|| site.rules().contains("5353 dnat ip to 10.88.0.3:54"));
     eventually(|| tracked(&site, "dport=5353").is_empty());
     say(5353);
     assert_eq!(heard(&neighbour), "on");
@@ -211,7 +212,7 @@ fn root_connections_end_with_the_container_that_they_were_with() {
 
     // The same address and rules, and another container behind them.
     helper.tell(&pools(&ports));
-    eventually(|| site.rules().contains("5353 dnat to 10.88.0.2:53"));
+    eventually(|| site.rules().contains("5353 dnat ip to 10.88.0.2:53"));
     eventually(|| tracked(&site, "dport=5353").is_empty());
     say(5353);
     assert_eq!(heard(&server), "on");
@@ -222,7 +223,10 @@ fn root_connections_end_with_the_container_that_they_were_with() {
     out.send_to(b"out", "10.77.0.1:4000").unwrap();
     let mut buffer = [0; 8];
     let (_, device) = client.recv_from(&mut buffer).unwrap();
-    drop((server, out));
+    let by_ipv6 = udp(&first.namespace(), "[fd00:88::2]:4446");
+    by_ipv6.send_to(b"out", "[fd00:77::1]:4006").unwrap();
+    assert_eq!(tracked(&site, "dport=4006").len(), 1);
+    drop((server, out, by_ipv6));
     kill(first.spawned);
     let next = site.container(&helper, "first", "front", "10.88.0.2");
     let server = udp(&next.namespace(), "0.0.0.0:4444");
@@ -230,6 +234,7 @@ fn root_connections_end_with_the_container_that_they_were_with() {
     assert_eq!(heard_within(&server, NEVER), None);
     let kept = tracked(&site, "dport=5454");
     assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(tracked(&site, "dport=4006"), [""; 0]);
     helper.end();
     for container in [next, second] {
         kill(container.spawned);

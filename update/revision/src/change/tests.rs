@@ -191,7 +191,13 @@ fn another_network_stops_nothing() {
     let new = made().but(|made| {
         let prefix = "10.88.0.0/24".parse().unwrap();
         let networks = &mut made.content.configuration.networks;
-        networks.insert(name("front"), Pool { prefix });
+        networks.insert(
+            name("front"),
+            Pool {
+                prefix,
+                prefix6: None,
+            },
+        );
         let network = &mut made.content.configuration.network;
         network.nameservers.push([10, 0, 2, 3].into());
         network.interfaces.insert(

@@ -7,8 +7,12 @@ fn name(text: &str) -> Name {
 }
 
 fn pool(prefix: &str) -> Pool {
+    let (prefix, prefix6) = match prefix.split_once(' ') {
+        Some((prefix, six)) => (prefix, Some(six.parse().unwrap())),
+        None => (prefix, None),
+    };
     let prefix = prefix.parse().unwrap();
-    Pool { prefix }
+    Pool { prefix, prefix6 }
 }
 
 /// A content with these pools, and containers with these networks.
@@ -96,18 +100,73 @@ fn pools_that_are_refused_and_why() {
             "over 12 bytes",
         ),
     ] {
-        let checked = content(pools, &[]).check();
-        if field.is_empty() {
-            checked.unwrap();
-            continue;
-        }
-        let text = checked.unwrap_err().to_string();
-        assert!(
-            text.contains(&format!("configuration.networks.{field}")),
-            "{text}"
-        );
-        assert!(text.contains(why), "{text}");
+        assert_checked(pools, field, why);
     }
+}
+
+#[test]
+fn prefixes_of_ipv6_that_are_refused_and_why() {
+    for (pools, field, why) in [
+        (
+            &[
+                ("front", "10.88.0.0/24 fd00:88::/64"),
+                ("back", "10.89.0.0/24 fd00:89::/96"),
+            ][..],
+            "",
+            "",
+        ),
+        (
+            &[("front", "10.88.0.0/24 10.89.0.0/24")],
+            "front.prefix6",
+            "is not of IPv6",
+        ),
+        (
+            &[("front", "10.88.0.0/24 fd00:88::/97")],
+            "front.prefix6",
+            "48 to 96",
+        ),
+        (
+            &[("front", "10.88.0.0/24 fd00:88::/47")],
+            "front.prefix6",
+            "48 to 96",
+        ),
+        (
+            &[("front", "10.88.0.0/24 fd00:88::1/64")],
+            "front.prefix6",
+            "behind its length",
+        ),
+        (
+            &[("front", "10.88.0.0/24 2001:db8::/64")],
+            "front.prefix6",
+            "is not unique local",
+        ),
+        (
+            &[
+                ("front", "10.88.0.0/24 fd00:88::/64"),
+                ("back", "10.89.0.0/24 fd00:88::/96"),
+            ],
+            "front.prefix6",
+            "overlaps that of another",
+        ),
+    ] {
+        assert_checked(pools, field, why);
+    }
+}
+
+/// Such pools are refused with this field and for this reason, or are good where no field is named.
+#[track_caller]
+fn assert_checked(pools: &[(&str, &str)], field: &str, why: &str) {
+    let checked = content(pools, &[]).check();
+    if field.is_empty() {
+        checked.unwrap();
+        return;
+    }
+    let text = checked.unwrap_err().to_string();
+    assert!(
+        text.contains(&format!("configuration.networks.{field}")),
+        "{text}"
+    );
+    assert!(text.contains(why), "{text}");
 }
 
 #[test]
@@ -121,6 +180,24 @@ fn a_pool_leaves_interfaces_alone() {
     let text = content.check().unwrap_err().to_string();
     assert!(
         text.contains("overlaps an address of an interface"),
+        "{text}"
+    );
+    let interfaces = &mut content.configuration.network.interfaces;
+    interfaces.clear();
+    interfaces.insert(
+        "eth0".to_owned(),
+        serde_json::from_str(r#"{"addresses":["fd00:88::10/56"]}"#).unwrap(),
+    );
+    content.check().unwrap();
+    let front = content
+        .configuration
+        .networks
+        .get_mut(&name("front"))
+        .unwrap();
+    front.prefix6 = Some("fd00:88::/64".parse().unwrap());
+    let text = content.check().unwrap_err().to_string();
+    assert!(
+        text.contains("front.prefix6: overlaps an address of an interface"),
         "{text}"
     );
     let interfaces = &mut content.configuration.network.interfaces;
@@ -179,6 +256,23 @@ fn places_that_are_refused_and_why() {
         "web.network.ports",
         "another container has",
     );
+    // One of IPv6 where the pool has none; and the other way round, or of another number.
+    let six = |address6: &str| {
+        let both = format!("10.88.0.2/24\",\"address6\":\"{address6}");
+        place("front", &both, "")
+    };
+    let web = six("fd00:88::2/64");
+    bad(&[("web", &web)], "web.network.address6", "same number");
+    let both = [("front", "10.88.0.0/24 fd00:88::/64")];
+    content(&both, &[("web", &web)]).check().unwrap();
+    for own in [
+        six("fd00:88::3/64"),
+        six("fd00:88::2/96"),
+        place("front", "10.88.0.2/24", ""),
+    ] {
+        let text = content(&both, &[("web", &own)]).check().unwrap_err();
+        assert!(text.to_string().contains("network.address6"), "{text}");
+    }
     for ports in [
         r#""8080:80","8080:81""#,
         r#""8080:80","10.0.0.1:8080:81""#,
@@ -218,6 +312,24 @@ fn addresses_are_given_in_the_order_of_names() {
     assert_eq!(given("c").as_deref(), Some("0.0.0.0/0"));
     assert_eq!(given("d").as_deref(), Some("0.0.0.0/0"));
     assert_eq!(given("e"), None);
+}
+
+#[test]
+fn ipv6_counts_by_the_same_numbers() {
+    let none = place("front", "0.0.0.0/0", "");
+    let pools = [("front", "10.88.0.0/16 fd00:88:0:1::/64")];
+    let containers: &[(&str, &str)] = &[("web", &none), ("api", &none)];
+    let mut content = content(&pools, containers);
+    give_addresses(&content.configuration.networks, &mut content.containers);
+    content.check().unwrap();
+    assert_eq!(
+        hosts(&content, &name("front")),
+        "127.0.0.1 localhost\n::1 localhost ip6-localhost\n10.88.0.2 api\nfd00:88:0:1::2 api\n10.88.0.3 web\nfd00:88:0:1::3 web\n"
+    );
+    let front = &content.configuration.networks[&name("front")];
+    let text = |prefix: Option<Prefix>| prefix.unwrap().to_string();
+    assert_eq!(text(front.gateway6()), "fd00:88:0:1::1/64");
+    assert_eq!(text(front.member6(65_532)), "fd00:88:0:1::fffe/64");
 }
 
 #[test]

@@ -23,6 +23,7 @@ fn long(bytes: usize) -> u8 {
 fn forward(port: &str) -> Forward {
     Forward {
         to: Ipv4Addr::new(10, 88, 0, 2),
+        to6: None,
         port: port.parse().unwrap(),
     }
 }
@@ -32,6 +33,7 @@ fn pools(ports: &[&str]) -> Pools {
         name: name.to_owned(),
         gateway: Ipv4Addr::new(10, 88, third, 1),
         length: 24,
+        six: None,
     };
     Pools {
         pools: vec![pool("front", 0), pool("back", 1)],
@@ -79,7 +81,7 @@ fn the_bytes_of_a_batch_that_removes() {
         [
             &header[..],
             &[0; 8],
-            &[2, 0, 0, 0],
+            &[1, 0, 0, 0],
             b"\x0a\0\x01\0kedge\0\0\0",
         ]
         .concat()
@@ -95,7 +97,7 @@ fn the_bytes_of_a_chain() {
     let (_, flags, chain) = messages(&batch)[5];
     assert_eq!(flags, 0x401);
     let wanted: &[&[u8]] = &[
-        &[2, 0, 0, 0],
+        &[1, 0, 0, 0],
         b"\x0a\0\x01\0kedge\0\0\0",
         b"\x0c\0\x03\0forward\0",
         // Hook: number 2, priority 0.
@@ -144,6 +146,8 @@ fn the_bytes_of_a_published_port() {
     let nat = [number(1, 1), number(2, 2), number(3, 1), number(5, 2)];
     let payload = [number(1, 1), number(2, 2), number(3, 2), number(4, 2)];
     let expressions = [
+        expression(b"meta", [number(1, 1), number(2, 15)].concat()),
+        compare(&[2]),
         // To this device alone.
         expression(b"meta", [number(1, 1), number(2, 19)].concat()),
         compare(&[0]),
@@ -158,7 +162,7 @@ fn the_bytes_of_a_published_port() {
     .concat();
     let length = (expressions.len() + 4).to_le_bytes();
     let wanted: &[&[u8]] = &[
-        &[2, 0, 0, 0],
+        &[1, 0, 0, 0],
         b"\x0a\0\x01\0kedge\0\0\0",
         b"\x0f\0\x02\0prerouting\0\0",
         &[length[0], length[1], 4, 0x80],
@@ -168,9 +172,31 @@ fn the_bytes_of_a_published_port() {
 }
 
 #[test]
+fn what_ipv6_adds() {
+    let mut pools = pools(&["8080:80", "10.0.2.15:5353:53/udp"]);
+    let before = messages(&all(&pools)).len();
+    let six = "fd00:88::1".parse().unwrap();
+    pools.pools[0].six = Some((six, 64));
+    // A pool without it, a container with it: none that the host makes, and nothing comes in by it.
+    for forward in &mut pools.ports {
+        forward.to6 = Some("fd00:88::2".parse().unwrap());
+    }
+    let batch = all(&pools);
+    let messages = messages(&batch);
+    // Whose source it has; one port: what is published at an address of IPv4 is not, for IPv6.
+    assert_eq!(messages.len(), before + 2);
+    let has = |at: usize, bytes: &[u8]| messages[at].2.windows(bytes.len()).any(|b| b == bytes);
+    // The prefix and its mask come first of all rules.
+    let prefix = [&[0xfd, 0, 0, 0x88][..], &[0; 12]].concat();
+    assert!(has(7, b"br-front\0\0\0\0\0\0\0\0"));
+    assert!(has(7, &[[0xff; 8], [0; 8]].concat()) && has(7, &prefix));
+    assert!(has(10, &pools.ports[0].to6.unwrap().octets()));
+}
+
+#[test]
 fn the_bytes_of_a_question() {
     let question = question();
-    let wanted = [&[32, 0, 0, 0, 1, 10, 1, 0][..], &[0; 8], &[2, 0, 0, 0]].concat();
+    let wanted = [&[32, 0, 0, 0, 1, 10, 1, 0][..], &[0; 8], &[1, 0, 0, 0]].concat();
     assert_eq!(question[..20], wanted);
     assert_eq!(&question[20..], b"\x0a\0\x01\0kedge\0\0\0");
 }
