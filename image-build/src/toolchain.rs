@@ -429,7 +429,7 @@ done
 for word; do
     case $word in *.rcgu.o) nm --defined-only "$word" ;; esac
 done | awk -f "$here/order.awk" >"$out.ld"
-exec "$here/cc" "$@" "-Wl,-T,$out.ld" -Wl,--print-map >"$out.map"
+exec "$here/cc" "$@" "-Wl,-T,$out.ld" -Wl,--no-eh-frame-hdr -Wl,--print-map >"$out.map"
 "#;
 
 const UNWIND_OBJECT: &str = "unwind.o";
