@@ -244,11 +244,11 @@ pub(super) fn ends(guest: &mut Guest) -> Result<()> {
         let took = begun.elapsed();
         ensure!(took < Duration::from_secs(within), "it took {took:?}");
     }
+    let pid = |web: &Value| web.get("pid").and_then(Value::as_u64);
+    let ended = pid(&guest.container("web")?);
     let body = r#"{"arguments":["/probe","stubborn"]}"#;
     let mut session = Session::begin(guest, "web", body)?;
     session.until(|got| find(got, b"stubborn\n"))?;
-    let pid = |web: &Value| web.get("pid").and_then(Value::as_u64);
-    let ended = pid(&guest.container("web")?);
     guest.get(8080, "/exit/7")?;
     // SIGKILL is 9.
     session.until(|got| find(got, b"x\0\x01\x89"))?;
