@@ -132,8 +132,12 @@ type Phase = (
 );
 
 const PHASES: [Phase; 11] = [
-    ("mounts", OnFailure::LastResort, InRepair::Runs, |_| {
-        mounts::mount_all()
+    ("mounts", OnFailure::LastResort, InRepair::Runs, |boot| {
+        mounts::mount_all()?;
+        if let Err(error) = refuse_requests() {
+            boot.problems.push(("mounts", error));
+        }
+        Ok(())
     }),
     ("modules", OnFailure::GoOn, InRepair::Runs, |_| {
         modules::load()
@@ -256,6 +260,19 @@ pub fn boot() -> Boot {
         }
     }
     boot
+}
+
+/// The kernel takes no orders from keyboards (`Documentation/admin-guide/sysrq.rst`): who is given one, or plugs one in, could
+/// restart the device by it, or kill what runs. A developer's kernel argument `sysrq_always_enabled` still counts.
+fn refuse_requests() -> Result<(), Error> {
+    match files::set(Path::new("/root/proc/sys/kernel/sysrq"), b"0") {
+        // A kernel that takes none anyway.
+        Err(Error::File {
+            errno: kedge_sys::Errno::NOENT,
+            ..
+        }) => Ok(()),
+        other => other,
+    }
 }
 
 fn identity(boot: &mut Boot) -> Result<(), Error> {

@@ -28,7 +28,13 @@ pub(super) fn widening(path: &str, old: Option<&Value>, new: Option<&Value>) -> 
             Some(format!("is reached from outside by the ports {}", more()?))
         }
         ["containers", _, "devices"] => {
-            let rules: Vec<String> = added(old, new).iter().map(|rule| device(rule)).collect();
+            let before: Vec<DeviceRule> = rules(old);
+            let mut more = added(old, new);
+            more.retain(|rule| {
+                let rule = rule.parse::<DeviceRule>();
+                !rule.is_ok_and(|rule| before.iter().any(|before| covers(before, &rule)))
+            });
+            let rules: Vec<String> = more.iter().map(|rule| device(rule)).collect();
             (!rules.is_empty()).then(|| format!("can use {}", rules.join("; ")))
         }
         ["containers", _, "root"] if old.is_none() => {
@@ -55,6 +61,32 @@ pub(super) fn widening(path: &str, old: Option<&Value>, new: Option<&Value>) -> 
         ["boot", "arguments"] => Some("the kernel is told something else".to_owned()),
         _ => None,
     }
+}
+
+fn rules(value: Option<&Value>) -> Vec<DeviceRule> {
+    let rules = value.and_then(Value::as_array).into_iter().flatten();
+    let rules = rules.filter_map(Value::as_str);
+    rules.filter_map(|rule| rule.parse().ok()).collect()
+}
+
+/// Whether the old rule gave all that the new one gives. A rule with a name gives one of the devices that it fits: a narrower
+/// one may give another.
+fn covers(old: &DeviceRule, new: &DeviceRule) -> bool {
+    let parts = |rule: &DeviceRule| [&rule.vendor, &rule.product, &rule.serial].map(Clone::clone);
+    let same = old.path == new.path && parts(old) == parts(new);
+    let mut pairs = parts(old).into_iter().zip(parts(new));
+    let is_narrower = pairs.all(|(old, new)| old.is_none() || old == new)
+        && old.path.as_ref().is_none_or(|old| {
+            let rest = new.path.as_ref().and_then(|new| new.strip_prefix(old));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+    old.subsystem == new.subsystem
+        && (old.access == Access::Both || old.access == new.access)
+        && if old.name.is_none() {
+            is_narrower
+        } else {
+            same && new.name.is_some()
+        }
 }
 
 /// What a rule lets a container use.
@@ -151,6 +183,54 @@ mod tests {
         );
         assert_eq!(widened(json!([adapter, wide]), json!([wide])), None);
         assert_eq!(widened(json!([wide]), json!(null)), None);
+    }
+
+    #[test]
+    fn a_narrower_rule_for_devices_is_no_widening() {
+        let widened = |old: &str, new: &str| {
+            widened("containers.web.devices", json!([old]), json!([new])).is_some()
+        };
+        let narrower = [
+            ("tty", "tty access=r"),
+            ("tty", "tty access=w"),
+            ("tty", "tty name=x"),
+            ("tty", "tty required"),
+            ("tty required", "tty"),
+            ("tty", "tty vendor=0403"),
+            ("tty vendor=0403", "tty vendor=0403 product=6001 serial=A"),
+            ("tty path=/devices/a", "tty path=/devices/a/b"),
+            ("tty name=x", "tty name=y access=r"),
+        ];
+        for (old, new) in narrower {
+            assert!(!widened(old, new), "{old} to {new}");
+        }
+        let wider = [
+            ("tty access=r", "tty"),
+            ("tty access=r", "tty access=w"),
+            ("tty name=x", "tty"),
+            ("tty name=x", "tty vendor=0403 name=x"),
+            ("tty vendor=0403", "tty"),
+            ("tty vendor=0403", "tty vendor=0404"),
+            ("tty vendor=0403 product=6001", "tty vendor=0403"),
+            ("tty serial=A", "tty serial=B"),
+            ("tty path=/devices/a", "tty path=/devices/ab"),
+            ("tty path=/devices/a/b", "tty path=/devices/a"),
+            ("tty path=/devices/a", "tty"),
+            ("tty", "input access=r"),
+        ];
+        for (old, new) in wider {
+            assert!(widened(old, new), "{old} to {new}");
+        }
+        // Of several, those that are more are told.
+        let two = widening(
+            "containers.web.devices",
+            Some(&json!(["tty"])),
+            Some(&json!(["input access=r", "tty access=r"])),
+        );
+        assert_eq!(
+            two.as_deref(),
+            Some("can use devices of subsystem input, whichever there are, for reading")
+        );
     }
 
     #[test]

@@ -14,7 +14,6 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 
-use kedge_revision::Name;
 use kedge_sys::Errno;
 use kedge_sys::bpf::device::{Access, Kind, Rule, program};
 use kedge_sys::bpf::set_device_program;
@@ -43,6 +42,27 @@ pub struct DeviceNode {
     pub minor: u32,
     /// What may be done with it.
     pub access: Access,
+}
+
+impl DeviceNode {
+    /// Whether one of these is the same node, whatever may be done with it.
+    fn is_among(&self, nodes: &[Self]) -> bool {
+        nodes.iter().any(|other| {
+            self.path == other.path
+                && self.kind == other.kind
+                && self.major == other.major
+                && self.minor == other.minor
+        })
+    }
+}
+
+/// What of a change of a container's devices was not done.
+#[derive(Debug)]
+pub enum Unchanged {
+    /// The cgroup's program is the former one: the container may open what it has lost, and is to be killed.
+    Judge(SpawnError),
+    /// The program is the new one; but not all nodes that it lets by are there.
+    Nodes(SpawnError),
 }
 
 /// Pseudo terminals: their multiplexer, and the majors of those of a container's own (`Documentation/admin-guide/devices.txt`).
@@ -85,60 +105,72 @@ impl Engine {
     }
 
     /// Gives a container with rules these devices and no others, also while it runs. What it loses is gone from its `/dev`
-    /// and can be opened no more; what is open stays open.
+    /// and can be opened no more; what is open stays open. Where the program cannot be exchanged, the plan is as it was.
     ///
     /// # Errors
-    /// Stage `Devices`. The container may then still be able to open what it has lost: its cgroup is to be killed.
-    pub fn change_devices(
-        &self,
-        plan: &mut Plan,
-        nodes: Vec<DeviceNode>,
-    ) -> Result<(), SpawnError> {
-        if plan.devices.as_ref().is_none_or(|before| *before == nodes) {
-            return Ok(());
-        }
-        let before = plan.devices.replace(nodes).unwrap_or_default();
-        Ok(self.exchange_devices(plan, &before)?)
-    }
-
-    fn exchange_devices<'p>(
-        &self,
-        plan: &'p Plan,
-        before: &[DeviceNode],
-    ) -> Result<(), Failure<'p>> {
-        let (Some(parent), Some(nodes)) = (&self.cgroup, &plan.devices) else {
+    /// Stage `Devices`.
+    pub fn change_devices(&self, plan: &mut Plan, nodes: Vec<DeviceNode>) -> Result<(), Unchanged> {
+        let Some(before) = plan.devices.as_ref().filter(|before| **before != nodes) else {
             return Ok(());
         };
+        let changed = self.exchange_devices(plan, before, &nodes);
+        if !matches!(changed, Err(Unchanged::Judge(_))) {
+            plan.devices = Some(nodes);
+        }
+        changed
+    }
+
+    fn exchange_devices(
+        &self,
+        plan: &Plan,
+        before: &[DeviceNode],
+        nodes: &[DeviceNode],
+    ) -> Result<(), Unchanged> {
+        let Some(parent) = &self.cgroup else {
+            return Ok(());
+        };
+        let judged = |failure: Failure<'_>| Unchanged::Judge(failure.into());
         let cgroup = match parent.of(&plan.name) {
             // It does not run: its next start sees to all.
             Err(Errno::NOENT) => return Ok(()),
-            other => other.at(Stage::Devices, &plan.name)?,
+            other => other.at(Stage::Devices, &plan.name).map_err(judged)?,
         };
-        let place = self.place(&plan.name).at(Stage::Devices, &plan.name)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let tree = match openat(CWD, &place, flags, Mode::empty()) {
-            // A start that has failed before it was made.
-            Err(Errno::NOENT) => return judge(&cgroup, nodes).at(Stage::Devices, PROGRAM),
-            other => other.at(Stage::Devices, &plan.name)?,
-        };
+        let tree = self
+            .place(&plan.name)
+            .and_then(|place| openat(CWD, place, flags, Mode::empty()));
         // What cannot be opened is not to be seen, and what is seen can be opened: this order, whatever fails in between.
-        for node in before.iter().filter(|node| !nodes.contains(node)) {
-            unmake(&tree, node);
+        if let Ok(tree) = &tree {
+            let lost = before.iter().filter(|node| !node.is_among(nodes));
+            lost.for_each(|node| unmake(tree, node));
         }
-        judge(&cgroup, nodes).at(Stage::Devices, PROGRAM)?;
-        let former = umask(Mode::empty());
-        let mut added = nodes.iter().filter(|node| !before.contains(node));
-        let made = added.try_for_each(|node| make(plan, &tree, node));
-        umask(former);
+        judge(&cgroup, nodes)
+            .at(Stage::Devices, PROGRAM)
+            .map_err(judged)?;
+        let made = match tree {
+            // A start that has failed before it was made.
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno),
+            Ok(tree) => {
+                let former = umask(Mode::empty());
+                let added = nodes.iter().filter(|node| !node.is_among(before));
+                let mut made = Ok(());
+                for node in added {
+                    // One that fails keeps no other from being made.
+                    made = made.and(make(plan, &tree, node));
+                }
+                umask(former);
+                made
+            }
+        };
         made.at(Stage::Devices, &plan.name)
+            .map_err(|failure| Unchanged::Nodes(failure.into()))
     }
 
     /// Takes away the `/dev` of a container's own, if it has one.
-    pub(crate) fn remove_devices(&self, name: &Name) {
+    pub(crate) fn remove_devices(&self, name: &CStr) {
         // A mount that stays costs a little memory, and the next start puts another over it.
-        if let Ok(name) = CString::new(name.as_str())
-            && let Ok(place) = self.place(&name)
-        {
+        if let Ok(place) = self.place(name) {
             unmount_detach(&place).ok();
         }
     }

@@ -129,7 +129,9 @@ impl Engine {
     /// # Errors
     /// `EBUSY` while a process is left; none where there is none.
     pub fn remove(&self, name: &Name) -> Result<(), Errno> {
-        self.remove_devices(name);
+        if let Ok(name) = CString::new(name.as_str()) {
+            self.remove_devices(&name);
+        }
         self.cgroup
             .as_ref()
             .map_or(Ok(()), |parent| parent.remove(name.as_str()))

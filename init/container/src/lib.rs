@@ -38,7 +38,7 @@ mod seccomp;
 mod spawn;
 mod stage;
 
-pub use device::DeviceNode;
+pub use device::{DeviceNode, Unchanged};
 pub use engine::{Config, Engine};
 pub use exec::{Command, Input};
 pub use interface::INTERFACE;

@@ -60,9 +60,8 @@ pub(crate) const OPEN_FILES: Rlimit = Rlimit {
 };
 
 impl Engine {
-    /// Starts the container of `plan`. Nothing of a failed start is left but its directories, and the `/dev` of one with
-    /// rules for devices: a cgroup that stayed would have its limits for whoever is started next. The volumes and the
-    /// overlay are made if they are not there.
+    /// Starts the container of `plan`. Nothing of a failed start is left but its directories: a cgroup that stayed would have
+    /// its limits for whoever is started next. The volumes and the overlay are made if they are not there.
     ///
     /// # Errors
     /// Stages up to `Handshake`; what fails later is in the report.
@@ -70,8 +69,10 @@ impl Engine {
         self.start(plan).map_err(|failure| {
             let error = SpawnError::from(failure);
             if let (Some(parent), Ok(name)) = (&self.cgroup, plan.name.to_str()) {
-                // One with processes in it is in use, and stays.
-                parent.remove(name).ok();
+                // One with processes in it is in use, and stays with its `/dev`.
+                if parent.remove(name).is_ok() && plan.devices.is_some() {
+                    self.remove_devices(&plan.name);
+                }
             }
             error
         })

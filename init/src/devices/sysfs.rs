@@ -1,54 +1,111 @@
 //! A look at sysfs: every device of some subsystems that has a node.
 //!
 //! Sources: Linux `Documentation/ABI/testing/sysfs-devices`, `Documentation/admin-guide/sysfs-rules.rst`. A folder of
-//! `/sys/class` lists the devices of a class; whole USB devices are listed by their bus.
+//! `/sys/class` lists the devices of a class, one of `/sys/bus` those of a bus: whole USB devices, and some that no class is
+//! for (`gpio`, `iio`, `media`).
 
-use super::{Found, MOST_FOUND, serial};
+use super::seen::{END, LISTED, SERIAL};
+use super::{Found, MOST_FOUND, UNREAD, serial};
 use crate::boot::files;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Most bytes of an attribute that is read: a page, as the kernel has it.
 const PAGE: usize = 4096;
 /// Most entries of a folder that are looked at.
 const MOST_ENTRIES: usize = 4096;
+/// Mass storage, as an interface of a USB device says what it is (USB-IF, "Defined Class Codes").
+const STORAGE: &str = "08\n";
+/// Where it says so; to read it, nothing is waited for.
+const CLASS: &str = "bInterfaceClass";
 
-/// Looks below `sys`. `system` is the partition of the device's own data, by the name of its node.
-#[must_use]
-pub fn look(sys: &Path, subsystems: &[String], system: &str) -> Vec<Found> {
-    let Ok(sys) = std::fs::canonicalize(sys) else {
-        return Vec::new();
-    };
+/// Looks below `sys`, and says each line as it is known ([`super::seen`]). `system` is the partition of the device's own
+/// data, by the name of its node.
+///
+/// # Errors
+/// Those of `say`; what there is none of `sys`.
+pub fn look(
+    sys: &Path,
+    subsystems: &[String],
+    system: &str,
+    say: &mut dyn FnMut(&str) -> io::Result<()>,
+) -> io::Result<()> {
+    let sys = std::fs::canonicalize(sys)?;
     let active = text(&sys.join("class/tty/console/active")).unwrap_or_default();
     let consoles: Vec<&str> = active.split_ascii_whitespace().collect();
-    // By a whole USB device a disk is reached past its driver; so it is by the hubs on the way.
-    let disks = if subsystems.iter().any(|one| one == "usb") {
-        own_disks(&sys, system)
-    } else {
-        Vec::new()
-    };
-    let mut found = Vec::new();
+    let usb = Usb::look(&sys, subsystems, system, &consoles);
+    let mut unread: Vec<(String, PathBuf)> = Vec::new();
+    let mut room = MOST_FOUND;
     for subsystem in subsystems {
-        let folder = match subsystem.as_str() {
-            "usb" => sys.join("bus/usb/devices"),
-            class => sys.join("class").join(class),
-        };
-        for place in places(&folder) {
+        let mut all = places(&sys.join("class").join(subsystem));
+        all.extend(places(&sys.join("bus").join(subsystem).join("devices")));
+        for place in all {
             // What has gone meanwhile is none.
-            let Some(mut one) = read(&sys, &place, subsystem) else {
+            let Some((mut one, number)) = read(&sys, &place, subsystem) else {
                 continue;
             };
             one.own = match subsystem.as_str() {
                 "block" => disk_of(&place).is_some_and(|disk| holds(disk, system)),
-                "usb" => disks.iter().any(|disk| disk.starts_with(&place)),
+                "usb" if !usb.is_set_up(&place) => continue,
+                "usb" => usb.leads(&place),
                 "tty" => consoles.contains(&one.node.as_str()),
                 _ => false,
             };
-            if found.len() < MOST_FOUND {
-                found.push(one);
+            let line = one.line();
+            // What a line cannot carry is no device that a container could have.
+            if room == 0 || Found::parse(&line).is_none_or(|read| read != one) {
+                continue;
             }
+            room = room.saturating_sub(1);
+            say(&line)?;
+            unread.extend(number.map(|number| (one.path, number)));
         }
     }
-    found
+    say(LISTED)?;
+    for (path, number) in unread {
+        let number = text(&number).unwrap_or_default();
+        say(&format!("{SERIAL}{path}\t{}", serial(&number)))?;
+    }
+    say(END)
+}
+
+/// What whole USB devices are, and lead to: by one of them a disk is reached past its driver, as a console is. So it is by the
+/// hubs on the way.
+#[derive(Default)]
+struct Usb {
+    /// Interfaces of all of them.
+    interfaces: Vec<PathBuf>,
+    /// What no container is to reach.
+    kept: Vec<PathBuf>,
+}
+
+impl Usb {
+    fn look(sys: &Path, subsystems: &[String], system: &str, consoles: &[&str]) -> Self {
+        if !subsystems.iter().any(|one| one == "usb") {
+            return Self::default();
+        }
+        let mut interfaces = places(&sys.join("bus/usb/devices"));
+        interfaces.retain(|place| place.join(CLASS).exists());
+        let mut kept = own_disks(sys, system);
+        let terminals = sys.join("class/tty");
+        let consoles = consoles.iter();
+        kept.extend(consoles.filter_map(|name| std::fs::canonicalize(terminals.join(name)).ok()));
+        // A disk may be put into a reader, or be seen, only when the device was given long ago.
+        let storage = interfaces.iter();
+        let storage = storage.filter(|place| text(&place.join(CLASS)).as_deref() == Some(STORAGE));
+        kept.extend(storage.cloned());
+        Self { interfaces, kept }
+    }
+
+    /// Whether it is known what the device is: before the kernel has set it up, it has no interfaces.
+    fn is_set_up(&self, place: &Path) -> bool {
+        let mut interfaces = self.interfaces.iter();
+        interfaces.any(|interface| interface.parent() == Some(place))
+    }
+
+    fn leads(&self, place: &Path) -> bool {
+        self.kept.iter().any(|kept| kept.starts_with(place))
+    }
 }
 
 /// Where the devices of a folder are, which has links to them.
@@ -75,8 +132,8 @@ fn disk_of(place: &Path) -> Option<&Path> {
     }
 }
 
-/// One device.
-fn read(sys: &Path, place: &Path, subsystem: &str) -> Option<Found> {
+/// One device, and where its serial number is to be read: that waits for whoever holds the device (drivers/usb/core/sysfs.c).
+fn read(sys: &Path, place: &Path, subsystem: &str) -> Option<(Found, Option<PathBuf>)> {
     let numbers = text(&place.join("dev"))?;
     let (major, minor) = numbers.trim_end().split_once(':')?;
     let number = (major.parse().ok()?, minor.parse().ok()?);
@@ -96,19 +153,22 @@ fn read(sys: &Path, place: &Path, subsystem: &str) -> Option<Found> {
     };
     let path = place.strip_prefix(sys).ok()?.to_str()?;
     let (ids, serial) = ids(sys, place);
-    Some(Found {
+    let unread = serial.as_ref().map(|_| UNREAD);
+    let found = Found {
         subsystem: subsystem.to_owned(),
         node,
         number,
         path: format!("/{path}"),
         ids,
-        serial,
+        serial: unread.unwrap_or_default().to_owned(),
         own: false,
-    })
+        fresh: false,
+    };
+    Some((found, serial))
 }
 
-/// Ids and serial number of the USB or PCI device that a device belongs to, the nearest.
-fn ids(sys: &Path, place: &Path) -> ([String; 2], String) {
+/// Ids of the USB or PCI device that a device belongs to, the nearest, and where the serial number of that is.
+fn ids(sys: &Path, place: &Path) -> ([String; 2], Option<PathBuf>) {
     let devices = sys.join("devices");
     for above in place.ancestors().take_while(|above| **above != devices) {
         let id = |name: &str| {
@@ -118,15 +178,15 @@ fn ids(sys: &Path, place: &Path) -> ([String; 2], String) {
             (id.len() == 4 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
         };
         if let (Some(vendor), Some(product)) = (id("idVendor"), id("idProduct")) {
-            let number = text(&above.join("serial")).unwrap_or_default();
-            return ([vendor, product], serial(&number).to_owned());
+            let number = above.join("serial");
+            return ([vendor, product], Some(number).filter(|file| file.exists()));
         }
         // Other buses have attributes of these names, too, for ids of their own.
         let bus = std::fs::read_link(above.join("subsystem")).unwrap_or_default();
         if bus.file_name().is_some_and(|name| name == "pci")
             && let (Some(vendor), Some(product)) = (id("vendor"), id("device"))
         {
-            return ([vendor, product], String::new());
+            return ([vendor, product], None);
         }
     }
     Default::default()

@@ -3,15 +3,20 @@
 //! Nothing of this runs where no container has a rule. A look is a child's work: PID 1 reads what it says, and gives nodes
 //! and takes them away in the `/dev` of the containers, which is in memory. A container with rules is not started before the
 //! first look; one that requires a device not before that is there.
+//!
+//! Who decides is pure, and elsewhere: when it is looked [`Pace`], what a look has said [`Seen`], who gets what
+//! [`crate::devices::choose`].
+
+mod giving;
 
 use super::{Driver, now_ms};
 use crate::boot::listen_to_kernel;
-use crate::devices::{Found, MOST_SAID, choose, nodes, read, sysfs, uevent};
+use crate::devices::pace::{CALM_MS, Due, Pace};
+use crate::devices::seen::Seen;
+use crate::devices::{Found, matters, sysfs, uevent};
 use crate::driver::poller::Token;
-use crate::driver::unit::Unit;
 use crate::error::Error;
 use crate::log::Stream;
-use crate::machine::{Event, Id};
 use kedge_sys::clone::{self, Child, Namespaces};
 use kedge_sys::descriptors::close_from;
 use kedge_sys::privilege::{
@@ -27,18 +32,8 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Several devices come with one plug: how long after the first event it is looked, milliseconds.
-const CALM_MS: u64 = 150;
-/// When a look that has failed is repeated, milliseconds.
-const AGAIN_MS: u64 = 5000;
-/// How long a look may take: of USB devices, an attribute may wait for a driver, and that for the device, milliseconds.
-const LIMIT_MS: u64 = 15_000;
-/// What a whole look ends with.
-const END: &[u8] = b".\n";
 /// The device's `nobody`: owns nothing.
 const NOBODY: u32 = 65_534;
-/// Devices that are named of those that are not given.
-const NAMED: usize = 3;
 
 /// What PID 1 keeps about devices for containers.
 #[derive(Debug, Default)]
@@ -47,9 +42,12 @@ pub(crate) struct Devices {
     events: Option<OwnedFd>,
     /// Subsystems that rules are for.
     wanted: Vec<String>,
-    /// When it is looked next.
-    look_at: Option<u64>,
+    pace: Pace,
     look: Option<Look>,
+    /// A child that was killed, until it is reaped.
+    killed: Option<OwnedFd>,
+    /// Block devices of the last look.
+    disks: Vec<Found>,
 }
 
 /// A child that looks.
@@ -57,16 +55,14 @@ pub(crate) struct Devices {
 struct Look {
     child: Child,
     pipe: OwnedFd,
-    said: Vec<u8>,
-    until: u64,
+    seen: Seen,
+    /// What is there without its serial number was given to those who do not ask for one.
+    given: bool,
 }
 
 impl Devices {
     pub(super) fn deadline(&self) -> Option<u64> {
-        match &self.look {
-            Some(look) => Some(look.until),
-            None => self.look_at,
-        }
+        self.pace.deadline()
     }
 }
 
@@ -83,13 +79,16 @@ impl Driver {
                 wanted.push(rule.subsystem.clone());
             }
         }
-        self.devices.wanted = wanted;
-        if self.devices.wanted.is_empty() {
+        if self.devices.wanted != wanted {
+            // The one under way looks for something else.
             self.forget_look();
+            self.devices.wanted = wanted;
+        }
+        if self.devices.wanted.is_empty() {
+            self.devices.pace.stop();
             if let Some(events) = self.devices.events.take() {
                 self.poller.forget(&events);
             }
-            self.devices.look_at = None;
             return;
         }
         // Before the look: what comes between the two is not missed.
@@ -106,14 +105,13 @@ impl Driver {
                 ),
             }
         }
-        self.devices.look_at = Some(now_ms());
+        self.devices.pace.ask(now_ms());
         self.devices_turn(now_ms());
     }
 
     /// The kernel tells of devices.
     pub(super) fn uevents_told(&mut self) {
         let mut buffer = [0_u8; uevent::MOST];
-        let mut matters = false;
         // Bounded: what is left wakes the loop again.
         for _ in 0..64 {
             let Some(events) = &self.devices.events else {
@@ -121,44 +119,67 @@ impl Driver {
             };
             match recv(events, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((length, _)) => {
-                    let event = uevent::parse(buffer.get(..length).unwrap_or_default());
-                    matters |= event.is_some_and(|event| {
-                        self.devices.wanted.iter().any(|one| one == event.subsystem)
-                    });
+                    if let Some(event) = uevent::parse(buffer.get(..length).unwrap_or_default()) {
+                        self.device_told(event);
+                    }
                 }
-                // Some were lost.
-                Err(Errno::NOBUFS) => matters = true,
+                Err(Errno::NOBUFS) => self.look_anew(),
                 Err(Errno::INTR) => {}
                 Err(_) => break,
             }
         }
-        if matters {
-            let at = now_ms().saturating_add(CALM_MS);
-            self.devices.look_at.get_or_insert(at);
+    }
+
+    fn device_told(&mut self, event: uevent::Event<'_>) {
+        let matters = matters(&self.devices.wanted, event.subsystem);
+        if event.action == "remove" {
+            self.take_device(event.path);
+            self.devices.disks.retain(|disk| !disk.is_below(event.path));
+            let look = self.devices.look.as_mut().filter(|_| matters);
+            if look.is_some_and(|look| !look.seen.remove(event.path)) {
+                self.look_anew();
+            }
         }
+        if matters {
+            self.devices.pace.ask(now_ms().saturating_add(CALM_MS));
+        }
+    }
+
+    /// Events were lost: what is known may be wrong, and so may be what is looked at now.
+    fn look_anew(&mut self) {
+        self.forget_look();
+        self.devices.pace.ask(now_ms());
     }
 
     /// Each turn: looks, when it is time.
     pub(super) fn devices_turn(&mut self, now: u64) {
+        // Killing it once more says whether it is there: one that is reaped is known no more.
+        let is_left = |child: &OwnedFd| {
+            let again = send_signal(child.as_fd(), Signal::KILL);
+            !again.is_err_and(|error| error.errno == Errno::SRCH)
+        };
         if self
             .devices
-            .look
+            .killed
             .as_ref()
-            .is_some_and(|look| look.until <= now)
+            .is_some_and(|child| !is_left(child))
         {
-            self.forget_look();
-            self.look_failed("it takes too long");
+            self.devices.killed = None;
         }
-        if self.devices.look.is_some() || self.devices.look_at.take_if(|at| *at <= now).is_none() {
-            return;
-        }
-        match self.begin_look(now) {
-            Ok(look) => self.devices.look = Some(look),
-            Err(error) => self.look_failed(&error.to_string()),
+        match self.devices.pace.due(now, self.devices.killed.is_some()) {
+            Due::Nothing => {}
+            Due::GiveUp => {
+                let seen = self.forget_look();
+                self.look_ended(seen, "it takes too long; what it has found so far counts");
+            }
+            Due::Look => match self.begin_look() {
+                Ok(look) => self.devices.look = Some(look),
+                Err(error) => self.look_ended(None, &error.to_string()),
+            },
         }
     }
 
-    fn begin_look(&self, now: u64) -> Result<Look, Error> {
+    fn begin_look(&self) -> Result<Look, Error> {
         let pipe_error = |errno| kedge_sys::Error::new("pipe", errno);
         let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(pipe_error)?;
         fcntl_setfl(&ours, OFlags::RDONLY | OFlags::NONBLOCK).map_err(pipe_error)?;
@@ -171,23 +192,20 @@ impl Driver {
         Ok(Look {
             child,
             pipe: ours,
-            said: Vec::new(),
-            until: now.saturating_add(LIMIT_MS),
+            seen: Seen::default(),
+            given: false,
         })
     }
 
-    fn look_failed(&mut self, why: &str) {
-        self.say(Stream::Warning, &format!("cannot look for devices: {why}"));
-        self.devices.look_at = Some(now_ms().saturating_add(AGAIN_MS));
-    }
-
-    /// Lets go of the child, which is reaped as an orphan is.
-    fn forget_look(&mut self) {
-        if let Some(look) = self.devices.look.take() {
-            self.poller.forget(&look.pipe);
-            // It may have ended.
-            send_signal(look.child.pidfd.as_fd(), Signal::KILL).ok();
-        }
+    /// Lets go of the child, which is reaped as an orphan is: what it has said.
+    fn forget_look(&mut self) -> Option<Seen> {
+        self.devices.pace.forget();
+        let look = self.devices.look.take()?;
+        self.poller.forget(&look.pipe);
+        // It may have ended.
+        send_signal(look.child.pidfd.as_fd(), Signal::KILL).ok();
+        self.devices.killed = Some(look.child.pidfd);
+        Some(look.seen)
     }
 
     /// The child says what is there.
@@ -199,104 +217,40 @@ impl Driver {
                 return;
             };
             match read_pipe(&look.pipe, &mut buffer) {
-                Ok(0) => return self.look_ended(),
-                Ok(count) => {
-                    let room = MOST_SAID.saturating_sub(look.said.len());
-                    let bytes = buffer.get(..count.min(room)).unwrap_or_default();
-                    look.said.extend_from_slice(bytes);
+                Ok(0) => {
+                    let seen = self.forget_look();
+                    return self.look_ended(seen, "it has ended in the middle");
                 }
+                Ok(count) => look.seen.take(buffer.get(..count).unwrap_or_default()),
                 Err(Errno::INTR) => {}
-                Err(_) => return,
+                Err(_) => break,
+            }
+        }
+        // Reading serial numbers may take long: who asks for none does not wait for it.
+        if let Some(look) = &mut self.devices.look
+            && look.seen.listed
+            && !look.given
+        {
+            look.given = true;
+            let mut seen = std::mem::take(&mut look.seen);
+            self.give_all(&mut seen, false);
+            if let Some(look) = &mut self.devices.look {
+                look.seen = seen;
             }
         }
     }
 
-    fn look_ended(&mut self) {
-        let Some(look) = self.devices.look.take() else {
-            return;
-        };
-        self.poller.forget(&look.pipe);
-        if !look.said.ends_with(END) {
-            return self.look_failed("it has ended in the middle");
+    fn look_ended(&mut self, seen: Option<Seen>, why: &str) {
+        let mut seen = seen.unwrap_or_default();
+        if self.devices.pace.ended(now_ms(), seen.whole) {
+            let text = format!("looking for devices: {why}");
+            self.say(Stream::Warning, &text);
         }
-        let found = read(&look.said);
-        let ids: Vec<Id> = self.machine.status().map(|status| status.id).collect();
-        for id in ids {
-            self.give_devices(id, &found);
+        // One that has said nothing says nothing of what is there.
+        if seen.listed || !seen.found.is_empty() {
+            self.give_all(&mut seen, true);
         }
     }
-
-    /// Gives a container what its rules name of what is there, and takes the rest from it.
-    fn give_devices(&mut self, id: Id, found: &[Found]) {
-        let Some(unit) = self.units.get_mut(id.index()) else {
-            return;
-        };
-        if unit.definition.devices.is_empty() {
-            return;
-        }
-        let rules = &unit.definition.devices;
-        let chosen = choose(rules, found, &unit.devices);
-        let changed = (self.engine.as_ref())
-            .zip(unit.plan.as_mut())
-            .map(|(engine, plan)| engine.change_devices(plan, nodes(rules, &chosen.given)));
-        let mut told = Vec::new();
-        for lost in unit
-            .devices
-            .iter()
-            .filter(|given| !chosen.given.contains(given))
-        {
-            told.push((
-                Stream::Notice,
-                format!("{}: /dev/{} has left", unit.name, lost.name),
-            ));
-        }
-        for new in chosen
-            .given
-            .iter()
-            .filter(|given| !unit.devices.contains(given))
-        {
-            let (major, minor) = new.found.number;
-            let text = format!(
-                "{}: /dev/{} is there ({} {major}:{minor})",
-                unit.name, new.name, new.found.node
-            );
-            told.push((Stream::Notice, text));
-        }
-        unit.devices = chosen.given;
-        let refused = refused(unit, &chosen.refused);
-        if refused != unit.refused_devices {
-            unit.refused_devices.clone_from(&refused);
-            told.extend((!refused.is_empty()).then_some((Stream::Warning, refused)));
-        }
-        if let Some(Err(error)) = changed {
-            // It may be able to open what it has lost. Its restart policy says what follows.
-            told.push((Stream::Error, format!("{} is killed: {error}", unit.name)));
-            if let Some(engine) = &self.engine {
-                engine.kill(&unit.name).ok();
-            }
-        }
-        for (stream, text) in told {
-            self.say(stream, &text);
-        }
-        let lacks = chosen.lacks;
-        self.step(Event::Devices { id, lacks });
-    }
-}
-
-/// Devices that fit a container's rules and are not given, in one line.
-fn refused(unit: &Unit, refused: &[(String, &'static str)]) -> String {
-    let mut text = String::new();
-    for (node, why) in refused.iter().take(NAMED) {
-        let start = if text.is_empty() { "" } else { "; " };
-        text.push_str(&format!(
-            "{start}{}: {node} is not given: it {why}",
-            unit.name
-        ));
-    }
-    if let Some(more) = refused.len().checked_sub(NAMED).filter(|more| *more > 0) {
-        text.push_str(&format!("; and {more} more"));
-    }
-    text
 }
 
 /// The child's whole life.
@@ -304,25 +258,13 @@ fn look(pipe: &OwnedFd, wanted: &[String], data: &str) -> i32 {
     if confine(pipe).is_err() {
         return 1;
     }
-    let mut lines = Vec::new();
-    for found in sysfs::look(Path::new("/sys"), wanted, data) {
-        let line = found.line();
-        // What a line cannot carry is no device that a container could have.
-        if Found::parse(&line).is_some_and(|read| read == found) {
-            lines.push(line);
-        }
-    }
-    lines.sort_unstable();
-    let mut said = Vec::new();
-    for line in lines {
-        if said.len().saturating_add(line.len()) < MOST_SAID - 8 {
-            said.extend_from_slice(line.as_bytes());
-            said.push(b'\n');
-        }
-    }
-    said.extend_from_slice(END);
     let mut out = std::io::stdout().lock();
-    i32::from(out.write_all(&said).and_then(|()| out.flush()).is_err())
+    let mut say = |line: &str| {
+        out.write_all(line.as_bytes())?;
+        out.write_all(b"\n")?;
+        out.flush()
+    };
+    i32::from(sysfs::look(Path::new("/sys"), wanted, data, &mut say).is_err())
 }
 
 /// Keeps the pipe as standard output, and gives up everything else of PID 1's.

@@ -208,16 +208,22 @@ impl Driver {
         }
     }
 
+    /// Kills everything in the cgroup; what is to be said where that cannot be done.
+    pub(super) fn kill_all(&self, id: Id) -> Option<String> {
+        let unit = self.units.get(id.index())?;
+        let errno = self.engine.as_ref()?.kill(&unit.name).err()?;
+        // Its process at least can, and all of its pid namespace ends with that.
+        if let Some(running) = &unit.running {
+            send_signal(running.pidfd.as_fd(), Signal::KILL).ok();
+        }
+        let name = &unit.name;
+        Some(format!("cgroup of {name} cannot be killed: {errno}"))
+    }
+
     /// Kills everything in the cgroup, and watches for it to be empty unless it is already.
     fn kill_cgroup(&mut self, id: Id) -> Option<Event> {
         let index = u16::try_from(id.index()).ok()?;
-        let unit = self.units.get_mut(id.index())?;
-        if let Some(Err(errno)) = self.engine.as_ref().map(|engine| engine.kill(&unit.name)) {
-            // Its process at least can, and all of its pid namespace ends with that.
-            if let Some(running) = &unit.running {
-                send_signal(running.pidfd.as_fd(), Signal::KILL).ok();
-            }
-            let text = format!("cgroup of {} cannot be killed: {errno}", unit.name);
+        if let Some(text) = self.kill_all(id) {
             self.say(Stream::Error, &text);
         }
         let unit = self.units.get_mut(id.index())?;

@@ -41,6 +41,7 @@ pub(crate) fn all() -> Vec<Fact> {
         "hostname",
         text("/proc/sys/kernel/hostname").trim().to_owned(),
     );
+    add("sysrq", text("/proc/sys/kernel/sysrq").trim().to_owned());
     add("uid", rustix::process::getuid().as_raw().to_string());
     add("gid", rustix::process::getgid().as_raw().to_string());
     add(

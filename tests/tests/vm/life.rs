@@ -212,6 +212,8 @@ pub(super) fn confinement(guest: &mut Guest) -> Result<()> {
     expect_fact(&facts, "pid", "1")?;
     expect_fact(&facts, "processes", "1")?;
     expect_fact(&facts, "hostname", "confined")?;
+    // No keyboard gives the kernel orders.
+    expect_fact(&facts, "sysrq", "0")?;
     expect_fact(&facts, "interfaces", "lo")?;
     expect_fact(&facts, "cgroup", "0::/")?;
     let mounts = facts.get("mounts").context("no mounts")?;

@@ -257,7 +257,7 @@ fn is_path(text: &str) -> bool {
 #[must_use]
 pub fn refused_subsystem(subsystem: &str) -> Option<&'static str> {
     Some(match subsystem {
-        "mem" | "dax" | "nd" => "is the machine's memory, or its kernel's log",
+        "mem" | "dax" | "nd" | "cxl" => "is the machine's memory, or its kernel's log",
         "watchdog" => "is the watchdog, which is fed by PID 1 alone",
         "mtd" | "ubi" => "is flash memory, which the loader and its record may be in",
         "mmc_rpmb" => "is protected memory, which the loader may keep its counters in",
@@ -280,39 +280,34 @@ pub fn refusal(subsystem: &str, node: &str, path: &str) -> Option<&'static str> 
     if let Some(why) = refused_subsystem(subsystem) {
         return Some(why);
     }
-    let starts = |words: &[&str]| words.iter().any(|word| node.starts_with(word));
+    let starts = |word: &str| node.starts_with(word);
     match subsystem {
-        "misc" if starts(&["watchdog"]) => refused_subsystem("watchdog"),
-        "misc" if starts(&["snapshot", "nvram", "mcelog", "userfaultfd"]) => {
-            Some("is the machine's memory")
-        }
-        "misc" if starts(&["vfio", "iommu"]) => refused_subsystem("vfio"),
-        "misc" if starts(&["ubi_ctrl"]) => refused_subsystem("ubi"),
-        "misc" if starts(&["uinput", "uhid"]) => {
-            Some("makes keyboards, which the kernel takes orders from (sysrq)")
-        }
-        "misc"
-            if starts(&[
-                "loop-control",
-                "mapper/",
-                "btrfs-control",
-                "autofs",
-                "cachefiles",
-                "nvme-fabrics",
-            ]) =>
-        {
-            Some("makes disks and mounts of others")
-        }
+        "misc" => refused_misc(node),
         "tty" if path.starts_with("/devices/virtual/") => {
             Some("is no hardware, but a console of the device itself")
         }
         "block" if path.starts_with("/devices/virtual/") => {
             Some("is no hardware, but made of other disks or of memory")
         }
-        "block" if starts(&["mmcblk"]) && (node.contains("boot") || node.contains("rpmb")) => {
+        "block" if starts("mmcblk") && (node.contains("boot") || node.contains("rpmb")) => {
             Some("is where the loader is")
         }
-        "block" if starts(&["mtdblock"]) => refused_subsystem("mtd"),
+        "block" if starts("mtdblock") => refused_subsystem("mtd"),
+        _ => None,
+    }
+}
+
+/// Why a device of `misc` is never given, which everything is of that no other subsystem is for: by its whole name.
+fn refused_misc(node: &str) -> Option<&'static str> {
+    match node {
+        "watchdog" => refused_subsystem("watchdog"),
+        "snapshot" | "nvram" | "mcelog" | "userfaultfd" => Some("is the machine's memory"),
+        "vfio/vfio" | "iommu" => refused_subsystem("vfio"),
+        "ubi_ctrl" => refused_subsystem("ubi"),
+        "uinput" | "uhid" => Some("makes keyboards, which the kernel takes orders from (sysrq)"),
+        "loop-control" | "mapper/control" | "btrfs-control" | "autofs" | "cachefiles"
+        | "nvme-fabrics" | "cuse" => Some("makes disks, mounts or devices of others"),
+        "cpu/microcode" | "efi_capsule_loader" => Some("is what the machine starts from"),
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::bench::{Device, definition, end, eventually, kill, wait_report};
-use kedge_container::{Command, DeviceNode, Plan, Report, Spawned, Stage};
+use kedge_container::{Command, DeviceNode, Plan, Report, Spawned, Stage, Unchanged};
 use kedge_sys::Errno;
 use kedge_sys::bpf::device::{Access, Kind};
 use kedge_sys::process::ExitStatus;
@@ -154,6 +154,65 @@ fn a_restart_has_what_is_there_then() {
     bench.can(": <>/dev/other");
     bench.cannot(": </dev/fuse", "No such file");
     bench.stop();
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    assert!(!mounts.contains("/run/kedge/d/"), "{mounts}");
+}
+
+#[test]
+fn a_node_that_cannot_be_made_costs_no_other_and_ends_nobody() {
+    let mut bench = Bench::new("clash", vec![fuse(c"snd", Access::READ_WRITE)]);
+    let nodes = vec![
+        fuse(c"snd", Access::READ_WRITE),
+        fuse(c"snd/pcmC0D0p", Access::READ_WRITE),
+        fuse(c"other", Access::READ_WRITE),
+    ];
+    let changed = bench.device.engine.change_devices(&mut bench.plan, nodes);
+    assert!(matches!(changed, Err(Unchanged::Nodes(_))), "{changed:?}");
+    bench.can(": <>/dev/snd && : <>/dev/other");
+    // By two rules one node: it stays while one of them gives it.
+    bench.give(vec![
+        fuse(c"snd", Access::READ),
+        fuse(c"snd", Access::READ_WRITE),
+    ]);
+    bench.give(vec![fuse(c"snd", Access::READ)]);
+    bench.can(": </dev/snd");
+    bench.cannot(": <>/dev/snd", "not permitted");
+    bench.cannot(": </dev/other", "No such file");
+    bench.stop();
+}
+
+#[test]
+fn what_nobody_judges_is_not_taken_for_given() {
+    // A folder that is no cgroup takes no program.
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::with_cgroup(Some(folder.path()));
+    let members = json!({"devices": ["misc"]});
+    let mut plan = device.plan("server", &definition("true", &members), &[Path::new("/")]);
+    let nodes = || vec![fuse(c"fuse", Access::READ)];
+    // It does not run, so there is nothing to judge yet.
+    device.engine.change_devices(&mut plan, nodes()).unwrap();
+    std::fs::create_dir(folder.path().join("server")).unwrap();
+    for _ in 0..2 {
+        let changed = device.engine.change_devices(&mut plan, Vec::new());
+        assert!(matches!(changed, Err(Unchanged::Judge(_))), "{changed:?}");
+    }
+    // What it has is what it had.
+    device.engine.change_devices(&mut plan, nodes()).unwrap();
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_mount() {
+    let mut device = Device::with_cgroup(Some(&cgroup("fails")));
+    device.sockets = Some(PathBuf::from("/run/none"));
+    let members = json!({"devices": ["misc"]});
+    let plan = device.plan("server", &definition("true", &members), &[Path::new("/")]);
+    let error = device.engine.spawn(&plan).unwrap_err();
+    // Its devices are there by then.
+    assert!(
+        error.stage == Stage::Bind && error.path == "/run/none",
+        "{error}"
+    );
+    assert!(Path::new("/run/kedge/d/server").exists());
     let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     assert!(!mounts.contains("/run/kedge/d/"), "{mounts}");
 }

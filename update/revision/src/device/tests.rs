@@ -96,6 +96,7 @@ fn what_leads_past_confinement_is_refused_with_its_reason() {
         "virtio-ports",
         "vfio",
         "vfio-dev",
+        "cxl",
         "vc",
     ] {
         let why = refused_subsystem(subsystem).unwrap();
@@ -103,20 +104,6 @@ fn what_leads_past_confinement_is_refused_with_its_reason() {
         assert_eq!(refusal(subsystem, "x", "/devices/pci0/x"), Some(why));
     }
     for (subsystem, node, path) in [
-        ("misc", "watchdog", "/devices/virtual/misc/watchdog"),
-        (
-            "misc",
-            "mapper/control",
-            "/devices/virtual/misc/device-mapper",
-        ),
-        ("misc", "loop-control", "/devices/virtual/misc/loop-control"),
-        ("misc", "snapshot", "/devices/virtual/misc/snapshot"),
-        ("misc", "vfio/vfio", "/devices/virtual/misc/vfio"),
-        ("misc", "iommu", "/devices/virtual/misc/iommu"),
-        ("misc", "uinput", "/devices/virtual/misc/uinput"),
-        ("misc", "uhid", "/devices/virtual/misc/uhid"),
-        ("misc", "ubi_ctrl", "/devices/virtual/misc/ubi_ctrl"),
-        ("misc", "nvme-fabrics", "/devices/virtual/nvme-fabrics/ctl"),
         ("tty", "tty0", "/devices/virtual/tty/tty0"),
         ("tty", "console", "/devices/virtual/tty/console"),
         ("block", "dm-0", "/devices/virtual/block/dm-0"),
@@ -151,9 +138,42 @@ fn what_leads_past_confinement_is_refused_with_its_reason() {
             "mmcblk0p2",
             "/devices/platform/x/mmc_host/mmc0/mmc0:1/block/mmcblk0/mmcblk0p2",
         ),
-        ("misc", "hwrng", "/devices/virtual/misc/hw_random"),
-        ("misc", "net/tun", "/devices/virtual/misc/tun"),
     ] {
         assert_eq!(refusal(subsystem, node, path), None, "{node}");
+    }
+}
+
+#[test]
+fn kinds_of_misc_are_refused_by_their_whole_names() {
+    let why = |node: &str| refusal("misc", node, "/devices/virtual/misc/x");
+    for node in [
+        "watchdog",
+        "snapshot",
+        "nvram",
+        "mcelog",
+        "userfaultfd",
+        "vfio/vfio",
+        "iommu",
+        "ubi_ctrl",
+        "uinput",
+        "uhid",
+        "loop-control",
+        "mapper/control",
+        "btrfs-control",
+        "autofs",
+        "cachefiles",
+        "nvme-fabrics",
+        "cuse",
+        "cpu/microcode",
+        "efi_capsule_loader",
+    ] {
+        assert!(why(node).is_some(), "{node}");
+        for other in [format!("{node}x"), format!("x{node}"), format!("{node}/x")] {
+            assert_eq!(why(&other), None, "{other}");
+        }
+    }
+    assert_eq!(why("watchdog"), refused_subsystem("watchdog"));
+    for node in ["hwrng", "net/tun", "fuse", "rfkill"] {
+        assert_eq!(why(node), None, "{node}");
     }
 }
