@@ -15,7 +15,7 @@
 mod init;
 mod stage;
 
-pub use init::{State, Target};
+pub use init::{PLAYED_MEMORY, State, Target};
 
 use crate::releases::{CREATED, Fleet, Plan, Release};
 use anyhow::{Context, Result, ensure};

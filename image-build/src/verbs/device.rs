@@ -1,5 +1,7 @@
 //! `kedge device`: one device as a hub knows it, and what it is asked to do.
 
+mod usage;
+
 use super::Scene;
 use super::devices::seen;
 use super::hub::{HubArgument, clean, table};
@@ -32,7 +34,7 @@ pub(super) struct DeviceVerb {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// What it runs and should run, its containers, its last failure.
+    /// What it runs and should run, its containers and what they use, its last failure.
     Show(One),
     /// Why it does not run what it should.
     Why(One),
@@ -258,22 +260,13 @@ pub(super) fn words(device: &Device) -> String {
             format!("{}: {}", failed.revision, clean(&failed.reason)),
         ));
     }
+    rows.extend(usage::summary(device).map(|words| ("used", words)));
     let rows: Vec<Vec<String>> = rows
         .into_iter()
         .map(|(name, value)| vec![name.to_owned(), value])
         .collect();
     let mut text = table(&rows);
-    for container in &device.containers {
-        let restarts = match container.restarts {
-            0 => String::new(),
-            count => format!(", {count} restarts"),
-        };
-        text.push_str(&format!(
-            "\n  {} {}{restarts}",
-            clean(&container.name),
-            clean(&container.state)
-        ));
-    }
+    text.push_str(&usage::containers(device));
     if let Some(log) = &device.container_log {
         text.push_str(&tail(
             &format!("last words of {}", clean(&log.container)),

@@ -3,13 +3,15 @@
 use super::perform::{cgroup_file, cgroups};
 use super::unit::Unit;
 use super::{Driver, now_ms};
-use crate::control::{ContainerStatus, Held, Pressure, Refusal, Usage, UsageOf};
+use crate::boot::DATA;
+use crate::control::{ContainerStatus, Held, Pressure, Refusal, Role, Usage, UsageOf};
 use crate::devices::{Found, Given};
 use crate::driver::clients::ClientId;
 use crate::driver::status::container;
 use kedge_container::quota;
 use kedge_revision::container::Lifetime;
 use kedge_revision::{Container, Name};
+use kedge_store::space::Space;
 use kedge_sys::rustix::system::sysinfo;
 use serde::Serialize;
 use std::path::Path;
@@ -113,12 +115,17 @@ const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "ipc", "uts", "net", "cgrou
 impl Driver {
     pub(super) fn tell_usage(&mut self, client: ClientId) {
         let running = self.machine.status().filter(|status| status.pid.is_some());
-        let usage = Usage {
+        let data = self.boot.mounted.then(|| Space::of(Path::new(DATA)).ok());
+        let mut usage = Usage {
             uptime_ms: now_ms(),
+            data_free: data.flatten().map(|space| space.free),
             containers: running.map(|status| usage_of(status.name)).collect(),
-            held: held(),
+            held: Some(held()),
         };
         if let Some(connection) = self.clients.connection(client) {
+            if connection.role() == Role::Update {
+                usage = usage.for_a_hub();
+            }
             // Plain data in memory: it cannot fail.
             let body = kedge_revision::json::bytes(&usage);
             connection.answer_bytes(200, "application/json", &body);

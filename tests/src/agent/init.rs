@@ -5,8 +5,9 @@ use anyhow::{Context, Result, ensure};
 use kedge_agent::frames::{Configure, Order, Report};
 use kedge_init::condition::Condition;
 use kedge_init::control::{
-    Call, Command, Connection, FailureStatus, Memory, Refusal, RevisionStatus, Role, StateStatus,
-    Status, TargetStatus, Transport, Trial, UpdateStatus, Upload,
+    Call, Command, Connection, FailureStatus, Held, Memory, Pressure, Refusal, RevisionStatus,
+    Role, StateStatus, Status, TargetStatus, Transport, Trial, UpdateStatus, Upload, Usage,
+    UsageOf,
 };
 use kedge_init::helpers::stage::{Body, MAX_DATA, Request, WINDOW};
 use kedge_init::log::{Journal, Stream};
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant};
 
 /// How long a trial is judged.
 const JUDGED: Duration = Duration::from_millis(200);
+/// The memory of the one container that it tells of, bytes.
+pub const PLAYED_MEMORY: u64 = 123 << 12;
 
 /// A revision with the counter of its parameters.
 pub type Target = (ObjectId, u64);
@@ -238,13 +241,42 @@ impl Init {
                 }
                 Err(_) => connection.answer_refused(Refusal::Conflict("it cannot be tried")),
             },
+            Call::Usage => {
+                let body = kedge_revision::json::bytes(&self.usage().for_a_hub());
+                connection.answer_bytes(200, "application/json", &body);
+            }
             // What the agent never asks for.
-            Call::Command(_) | Call::Usage | Call::Inspect(_) | Call::Exec { .. } => {
+            Call::Command(_) | Call::Inspect(_) | Call::Exec { .. } => {
                 connection.answer_refused(Refusal::Forbidden);
             }
             Call::Upload { what, length } => self.upload(connection, what, length, stream)?,
         }
         Ok(())
+    }
+
+    /// Of one container, which does not run.
+    fn usage(&self) -> Usage<'static> {
+        let container = UsageOf {
+            name: "played".into(),
+            cpu_us: 1_500_000,
+            memory: Some(PLAYED_MEMORY),
+            memory_peak: Some(PLAYED_MEMORY + 1),
+            memory_max: Some(PLAYED_MEMORY + 2),
+            pids: Some(3),
+            io_read: Some(4096),
+            io_written: None,
+            pressure: Some(Pressure {
+                cpu: 1205,
+                memory: 0,
+                io: 7,
+            }),
+        };
+        Usage {
+            uptime_ms: self.now_ms(),
+            data_free: Some(1 << 30),
+            containers: vec![container],
+            held: Some(Held::default()),
+        }
     }
 
     fn tell(&self, connection: &mut Connection) {

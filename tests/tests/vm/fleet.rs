@@ -82,6 +82,26 @@ fn claimed(guest: &mut Guest, kedge: &Kedge) -> Result<()> {
     Ok(())
 }
 
+/// With what a device reports it tells what its containers use.
+fn used(guest: &Guest, kedge: &Kedge) -> Result<()> {
+    let container = |known: &Value| -> Option<Value> {
+        let containers = known.pointer("/usage/containers")?.as_array()?;
+        let is_keeper = |one: &&Value| text(one, "name") == "keeper";
+        containers.iter().find(is_keeper).cloned()
+    };
+    let memory = |known: &Value| container(known)?.get("memory")?.as_u64();
+    let known = at_hub(guest, kedge, "the hub knows keeper's memory", |known| {
+        memory(known).is_some_and(|bytes| bytes > 0)
+    })?;
+    let keeper = container(&known).context("no keeper")?;
+    let peak = keeper.get("memory-peak").and_then(Value::as_u64);
+    ensure!(peak >= memory(&known), "{keeper}");
+    let free = known.pointer("/usage/data-free").and_then(Value::as_u64);
+    ensure!(free.is_some_and(|bytes| bytes > 0), "{known}");
+    ensure!(!text(&known, "usage-time").is_empty(), "{known}");
+    Ok(())
+}
+
 fn updated(guest: &Guest, project: &Project) -> Result<()> {
     let keeper = pid(guest, "keeper")?;
     project.app("started", &["sleep", "from the hub"], "")?;
@@ -291,10 +311,13 @@ fn vm_a_device_and_its_hub() -> Result<()> {
     let mut guest = Guest::start(&disk, &[])?;
     let kedge = project.kedge.clone();
     type Check<'a> = (&'static str, &'a mut dyn FnMut(&mut Guest) -> Result<()>);
-    let steps: [Check<'_>; 9] = [
+    let steps: [Check<'_>; 10] = [
         ("it is taken in by its claim", &mut |guest| {
             guest.wait_for_control(BOOT)?;
             claimed(guest, &kedge)
+        }),
+        ("what a container uses is told", &mut |guest| {
+            used(guest, &kedge)
         }),
         ("idle memory, the poll held", &mut |guest| {
             life::idle_memory(guest, BOARD)

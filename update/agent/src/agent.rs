@@ -490,19 +490,28 @@ impl<'a> Agent<'a> {
     }
 
     fn report(&mut self, hub: &Address) -> Result<(), Error> {
-        if !self.reporter.is_waiting() {
+        let told = self.usage();
+        if told.0.is_none() && !self.reporter.is_waiting() {
             return Ok(());
         }
         let mut connection = self.connect(hub)?;
         self.reporter
-            .send(&self.kept, &mut self.memory, &mut connection)?;
+            .send(&self.kept, &mut self.memory, told, &mut connection)?;
         self.answered()
+    }
+
+    /// What containers use, if it is time to tell it, and the time.
+    fn usage(&self) -> (Option<Vec<u8>>, u64) {
+        let now = self.seconds();
+        (self.reporter.usage(&self.local, now), now)
     }
 
     /// Sends what has changed while something long goes on.
     pub(crate) fn progress(&mut self, hub: &mut Connection<Stream>) -> Result<(), Error> {
         self.note(false)?;
-        self.reporter.send(&self.kept, &mut self.memory, hub)?;
+        let told = self.usage();
+        self.reporter
+            .send(&self.kept, &mut self.memory, told, hub)?;
         match self.address()? {
             Some(address) => self.stream_logs(&address).map(drop),
             None => Ok(()),

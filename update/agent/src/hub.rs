@@ -5,7 +5,7 @@ use crate::http::{Head, Http, Request};
 use crate::kept::random;
 use crate::tls::{self, Stream};
 use kedge_api::Signed;
-use kedge_api::device::{Acknowledged, Ask, Enrolled, Reports, State};
+use kedge_api::device::{Acknowledged, Ask, Enrolled, Report, State};
 use kedge_revision::authority::Authority;
 use kedge_revision::fresh::{Fresh, Nonce};
 use kedge_revision::{KeyId, Name, ObjectId, Root, json};
@@ -187,12 +187,21 @@ impl<S: Read + Write> Connection<S> {
         body: Option<&dyn erased::Json>,
     ) -> Result<T, Error> {
         let body = body.map_or_else(Vec::new, erased::Json::to_json);
+        self.exchange(request, what, &body)
+    }
+
+    fn exchange<T: DeserializeOwned>(
+        &mut self,
+        request: Request<'_>,
+        what: &'static str,
+        body: &[u8],
+    ) -> Result<T, Error> {
         let request = Request {
             fields: "content-type: application/json\r\n",
             length: u64::try_from(body.len()).unwrap_or(0),
             ..request
         };
-        let (_, answer) = self.http.ask(&request, &body, MAX_MESSAGE)?;
+        let (_, answer) = self.http.ask(&request, body, MAX_MESSAGE)?;
         json::read(&answer).map_err(|source| Error::Message { what, source })
     }
 
@@ -395,9 +404,14 @@ impl<S: Read + Write> Connection<S> {
     ///
     /// # Errors
     /// Whatever befalls a question.
-    pub fn report(&mut self, reports: &Reports) -> Result<Acknowledged, Error> {
+    pub fn report(
+        &mut self,
+        reports: &[Report],
+        usage: Option<&[u8]>,
+    ) -> Result<Acknowledged, Error> {
         let request = question("report", "PUT", "/v1/device/report");
-        self.message(request, "the acknowledgement", Some(reports))
+        let body = reported(reports, usage);
+        self.exchange(request, "the acknowledgement", &body)
     }
 
     /// Sends lines of a log, at most [`MAX_LOG`] bytes of them.
@@ -416,6 +430,19 @@ impl<S: Read + Write> Connection<S> {
 }
 
 const STATE: Request<'static> = question("ask what to run", "GET", "/v1/device/state");
+
+/// A message of reports ([`kedge_api::device::Reports`]), with what containers use in PID 1's words: to read them and to
+/// write them again would weigh 5 kB, and a hub judges them anyway.
+fn reported(reports: &[Report], usage: Option<&[u8]>) -> Vec<u8> {
+    let mut body = b"{\"reports\":".to_vec();
+    body.extend_from_slice(&json::bytes(reports));
+    if let Some(usage) = usage {
+        body.extend_from_slice(b",\"usage\":");
+        body.extend_from_slice(usage);
+    }
+    body.push(b'}');
+    body
+}
 
 /// Bytes as a zstd frame of one raw block (RFC 8878, 3.1.1): a hub takes zstd, and a compressor would weigh more than logs
 /// that are sent on demand are worth. What is beyond [`MAX_LOG`] is left out.
@@ -466,6 +493,22 @@ mod erased {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kedge_api::device::Reports;
+
+    #[test]
+    fn reports_are_the_message_that_hubs_read() {
+        let report = r#"{"seq":3,"boot-id":"x","uptime-ms":5,"floor":"1.2","phase":{"name":"idle"},"stale":false,"containers":[],"action":0}"#;
+        let made: Report = json::read(report.as_bytes()).unwrap();
+        let usage = r#"{"uptime-ms":5,"containers":[{"name":"web","cpu-us":7}]}"#;
+        let text = reported(&[made.clone(), made.clone()], Some(usage.as_bytes()));
+        let expected = format!(r#"{{"reports":[{report},{report}],"usage":{usage}}}"#);
+        assert_eq!(String::from_utf8(text.clone()).unwrap(), expected);
+        let read: Reports = serde_json::from_slice(&text).unwrap();
+        assert_eq!(read.reports, [made.clone(), made]);
+        assert_eq!(read.usage.unwrap().containers[0].name, "web");
+        let read: Reports = serde_json::from_slice(&reported(&[], None)).unwrap();
+        assert!(read.reports.is_empty() && read.usage.is_none());
+    }
 
     #[test]
     fn a_log_is_a_frame_of_zstd() {

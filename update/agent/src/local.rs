@@ -16,6 +16,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(150);
 /// Largest status, bytes.
 const MAX_STATUS: u64 = 256 * 1024;
+/// Largest usage, bytes: of 64 containers it is a third of that.
+const MAX_USAGE: u64 = 64 * 1024;
 /// Largest answer to an offer, bytes.
 const MAX_OFFER: u64 = 64 * 1024;
 /// Most of a log that is read for its end, bytes.
@@ -40,7 +42,7 @@ pub struct Status {
     #[serde(default)]
     update: Option<Update>,
     #[serde(default)]
-    containers: Vec<Container>,
+    containers: Vec<api::Container>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -81,18 +83,6 @@ struct Named {
 struct Staging {
     #[serde(default)]
     phase: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-struct Container {
-    name: String,
-    state: String,
-    #[serde(default)]
-    ready: bool,
-    #[serde(default)]
-    restarts: u32,
-    #[serde(default)]
-    pid: Option<u32>,
 }
 
 impl Named {
@@ -172,22 +162,10 @@ impl Status {
             phase: api::Phase::Idle,
             failed: update.and_then(|update| update.failed.clone()),
             stale: false,
-            containers: self.containers.iter().map(Container::told).collect(),
+            containers: self.containers.clone(),
             action: 0,
             console: None,
             container_log: None,
-        }
-    }
-}
-
-impl Container {
-    fn told(&self) -> api::Container {
-        api::Container {
-            name: self.name.clone(),
-            state: self.state.clone(),
-            ready: self.ready,
-            restarts: self.restarts,
-            pid: self.pid,
         }
     }
 }
@@ -269,14 +247,18 @@ impl Upload<'_> {
     }
 }
 
-const fn log_request(target: &str) -> Request<'_> {
+const fn get<'a>(doing: &'static str, target: &'a str) -> Request<'a> {
     Request {
-        doing: "ask for the log",
+        doing,
         method: "GET",
         target,
         fields: "",
         length: 0,
     }
+}
+
+const fn log_request(target: &str) -> Request<'_> {
+    get("ask for the log", target)
 }
 
 impl Local {
@@ -306,18 +288,20 @@ impl Local {
     /// # Errors
     /// [`Error::Control`], [`Error::Refused`], [`Error::Message`].
     pub fn status(&self) -> Result<Status, Error> {
-        let request = Request {
-            doing: "ask for the status",
-            method: "GET",
-            target: "/v1/status",
-            fields: "",
-            length: 0,
-        };
+        let request = get("ask for the status", "/v1/status");
         let body = self.ask(&request, MAX_STATUS)?;
         json::read(&body).map_err(|source| Error::Message {
             what: "the status",
             source,
         })
+    }
+
+    /// `GET /v1/usage`: an object for a hub, as PID 1 writes it. None if it does not tell: nothing depends on it.
+    #[must_use]
+    pub fn usage(&self) -> Option<Vec<u8>> {
+        let request = get("ask what is used", "/v1/usage");
+        let usage = self.ask(&request, MAX_USAGE).ok()?;
+        (usage.starts_with(b"{") && usage.ends_with(b"}")).then_some(usage)
     }
 
     /// `POST`, without a body.

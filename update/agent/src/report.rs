@@ -1,4 +1,6 @@
 //! What a hub is told: made when something worth telling has changed, kept until a hub has it, sent in order.
+//!
+//! What containers use goes along with what is sent anyway. That it has changed is no reason to send anything: it always has.
 
 use crate::error::Error;
 use crate::hub::Connection;
@@ -10,6 +12,27 @@ use kedge_revision::Timestamp;
 
 /// A number that no device's reports get to. Beyond it a hub could take all numbers away that are still to come.
 const MOST_SEQ: u64 = 1 << 53;
+
+/// Usage goes along with reports, but not again so soon, seconds: a download is reported every few seconds, and a network
+/// may be paid for by its bytes.
+const USAGE_APART_S: u64 = 60;
+/// After so long, seconds, usage is sent though nothing else is: a device that runs well reports nothing for months. In an
+/// hour a held poll is asked some seventy times, beside which one more connection is little.
+const USAGE_ALONE_S: u64 = 3600;
+
+/// Whether a hub is to be told now what containers use: by when one was told last, and whether a report is sent anyway.
+#[must_use]
+pub const fn usage_is_due(told: Option<u64>, now: u64, report_waits: bool) -> bool {
+    let Some(told) = told else {
+        return true;
+    };
+    let apart = if report_waits {
+        USAGE_APART_S
+    } else {
+        USAGE_ALONE_S
+    };
+    now.saturating_sub(told) >= apart
+}
 
 /// What a report says beside the status.
 #[derive(Debug, Clone)]
@@ -31,6 +54,8 @@ pub struct Reporter {
     last: Option<Report>,
     /// Numbers that wait.
     waiting: Vec<u64>,
+    /// When a hub was told last what containers use, seconds since the agent began.
+    usage_told: Option<u64>,
 }
 
 impl Reporter {
@@ -42,6 +67,7 @@ impl Reporter {
         Ok(Self {
             last: None,
             waiting: kept.reports()?,
+            usage_told: None,
         })
     }
 
@@ -49,6 +75,15 @@ impl Reporter {
     #[must_use]
     pub const fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// What containers use, in PID 1's words, if it is time to tell it.
+    #[must_use]
+    pub fn usage(&self, local: &Local, now: u64) -> Option<Vec<u8>> {
+        if !usage_is_due(self.usage_told, now, self.is_waiting()) {
+            return None;
+        }
+        local.usage()
     }
 
     /// Keeps a report if it tells something new.
@@ -88,7 +123,8 @@ impl Reporter {
         Ok(())
     }
 
-    /// Sends what waits, the oldest first; a report that cannot be read any more is dropped.
+    /// Sends what waits, the oldest first, and with the first of it what containers use `now`. A report that cannot be
+    /// read any more is dropped.
     ///
     /// # Errors
     /// Whatever befalls a question; [`Error::Store`].
@@ -96,9 +132,10 @@ impl Reporter {
         &mut self,
         kept: &Kept,
         memory: &mut Memory,
+        (mut usage, now): (Option<Vec<u8>>, u64),
         hub: &mut Connection<Stream>,
     ) -> Result<(), Error> {
-        while !self.waiting.is_empty() {
+        while usage.is_some() || !self.waiting.is_empty() {
             let mut reports = Vec::new();
             for number in self.waiting.iter().take(Reports::MOST / 8) {
                 let name = report_name(*number);
@@ -107,11 +144,19 @@ impl Reporter {
                     None => kept.forget(&name)?,
                 }
             }
-            if reports.is_empty() {
+            let alone = reports.is_empty();
+            if alone && usage.is_none() {
                 self.waiting = kept.reports()?;
                 return Ok(());
             }
-            let acknowledged = hub.report(&Reports { reports })?.seq;
+            let acknowledged = hub.report(&reports, usage.as_deref())?.seq;
+            if usage.take().is_some() {
+                self.usage_told = Some(now);
+            }
+            if alone {
+                self.waiting = kept.reports()?;
+                continue;
+            }
             if acknowledged > MOST_SEQ {
                 return Err(Error::Protocol {
                     doing: "report",
@@ -155,6 +200,25 @@ fn blamed(phase: &Phase) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn usage_is_told_by_the_clock_and_by_nothing_else() {
+        // An agent that has told nothing yet tells it, with a report or alone.
+        assert!(usage_is_due(None, 0, true) && usage_is_due(None, 0, false));
+        for told in [0, 7, 1_000_000] {
+            let due = |later, waits| usage_is_due(Some(told), told + later, waits);
+            let with_reports = [(0, false), (59, false), (60, true), (3600, true)];
+            for (later, expected) in with_reports {
+                assert_eq!(due(later, true), expected, "after {later} s, with a report");
+            }
+            let alone = [(0, false), (60, false), (3599, false), (3600, true)];
+            for (later, expected) in alone {
+                assert_eq!(due(later, false), expected, "after {later} s, alone");
+            }
+        }
+        // A clock that goes back says nothing.
+        assert!(!usage_is_due(Some(5000), 100, true));
+    }
 
     #[test]
     fn the_container_to_blame_is_in_the_reason() {

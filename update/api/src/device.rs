@@ -148,6 +148,9 @@ pub enum ActionKind {
 pub struct Reports {
     /// In the order in which they were made; those whose number is known already are passed over.
     pub reports: Vec<Report>,
+    /// What containers use while this is sent; absent: it was told a short while ago, or the device does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
 impl Reports {
@@ -339,4 +342,60 @@ pub struct ContainerLog {
     pub container: String,
     /// Its words.
     pub text: String,
+}
+
+/// What containers use and what is left of the device, in the words of its own `GET /v1/usage`. It is no part of a
+/// [`Report`]: it is worth nothing later, so it is not kept until a hub has it, and only the last one counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Usage {
+    /// When it was read, milliseconds since the boot.
+    pub uptime_ms: u64,
+    /// Bytes that are free on the data partition; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_free: Option<u64>,
+    /// Those that run.
+    #[serde(default)]
+    pub containers: Vec<ContainerUsage>,
+}
+
+/// What one container uses; what its kernel does not count is absent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct ContainerUsage {
+    /// Its name.
+    pub name: String,
+    /// Time on processors since its start, microseconds.
+    pub cpu_us: u64,
+    /// Memory now, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// The most since its start, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak: Option<u64>,
+    /// The limit, bytes; absent: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_max: Option<u64>,
+    /// Processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u64>,
+    /// How long it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressure>,
+}
+
+/// In how much of the last ten seconds some process waited for what it needs, hundredths of a percent
+/// (Linux `Documentation/accounting/psi.rst`, `some avg10`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Pressure {
+    /// For a processor.
+    pub cpu: u32,
+    /// For memory.
+    pub memory: u32,
+    /// For disks.
+    pub io: u32,
 }

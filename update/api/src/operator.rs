@@ -1,6 +1,6 @@
 //! Between an operator's tool and a hub.
 
-use crate::device::{ActionKind, Container, ContainerLog, Failed, Phase, Target};
+use crate::device::{ActionKind, Container, ContainerLog, Failed, Phase, Target, Usage};
 use kedge_revision::{KeyId, Mode, Name, ObjectId, PublicKey, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -90,6 +90,12 @@ pub struct Device {
     /// Its containers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<Container>,
+    /// What they used when it last told that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// When that came, by the hub's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_time: Option<Timestamp>,
     /// Whether its knowledge of what it should run is out of date.
     #[serde(default)]
     pub stale: bool,

@@ -11,9 +11,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Each brings the schema from its index to the next version. One that was released is never changed.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("database/1.sql"),
     include_str!("database/2.sql"),
+    include_str!("database/3.sql"),
 ];
 
 /// The file in the data directory.
@@ -132,6 +133,29 @@ mod tests {
             let connection = open(data.path()).unwrap();
             assert_eq!(refuse_newer(&connection).unwrap(), newest());
         }
+    }
+
+    #[test]
+    fn a_device_of_an_older_hub_stays_and_has_told_no_use() {
+        let data = tempfile::tempdir().unwrap();
+        let older = Connection::open(path(data.path())).unwrap();
+        for migration in &MIGRATIONS[..2] {
+            older.execute_batch(migration).unwrap();
+        }
+        older.pragma_update(None, "user_version", 2).unwrap();
+        older
+            .execute(
+                "INSERT INTO devices (id, key, product, board, enrolled) VALUES (?1, ?1, 'gateway', 'b', 7)",
+                [[3_u8; 32]],
+            )
+            .unwrap();
+        drop(older);
+        let connection = open(data.path()).unwrap();
+        let mut found = Vec::new();
+        crate::rows::each_device(&connection, |row, _| found.push(row)).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].enrolled.unix(), 7);
+        assert_eq!(found[0].usage, None);
     }
 
     #[test]

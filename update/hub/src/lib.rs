@@ -50,6 +50,7 @@ mod serve;
 mod state;
 mod tls;
 mod tokens;
+mod usage;
 mod why;
 mod writer;
 

@@ -2,7 +2,8 @@
 
 use crate::error::Error;
 use crate::fleet::{Row, Summary};
-use kedge_api::device::{Action, ActionKind, Report};
+use crate::usage::Used;
+use kedge_api::device::{Action, ActionKind, Report, Usage};
 use kedge_revision::{KeyId, Name, ObjectId, PublicKey, Timestamp};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, named_params};
@@ -19,7 +20,7 @@ pub(crate) fn unsigned(value: i64) -> u64 {
 }
 
 const DEVICE: &str = "SELECT id, key, product, board, enrolled, revoked, tags, desired, previous, assigned, \
-     parameters, action, report_seq, report, seen FROM devices";
+     parameters, action, report_seq, report, seen, usage, usage_time FROM devices";
 
 /// A device, if it is there.
 pub(crate) fn device(database: &Connection, id: KeyId) -> Result<Option<Row>, Error> {
@@ -70,9 +71,21 @@ fn read_device(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Row, u64)> {
         actions: Vec::new(),
         report_seq: unsigned(row.get(12)?),
         report: report.as_ref().map(Summary::of),
+        usage: usage(row.get(15)?, row.get(16)?)?.map(|(usage, time)| Used::of(&usage, time)),
     };
     let seen: Option<i64> = row.get(14)?;
     Ok((device, seen.map_or(0, unsigned)))
+}
+
+/// What a device's containers used, and when it told that, from its two columns.
+pub(crate) fn usage(
+    usage: Option<String>,
+    time: Option<i64>,
+) -> rusqlite::Result<Option<(Usage, Timestamp)>> {
+    let Some((usage, time)) = usage.zip(time) else {
+        return Ok(None);
+    };
+    Ok(Some((json(&usage)?, Timestamp::from_unix(unsigned(time)))))
 }
 
 /// A column that holds a name.

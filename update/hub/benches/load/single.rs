@@ -74,6 +74,7 @@ fn reports(device: &Device, numbers: std::ops::RangeInclusive<u64>) {
     for seq in numbers {
         let reports = Reports {
             reports: vec![report(seq, Phase::Idle, None)],
+            usage: None,
         };
         device.client.put("/v1/device/report", &reports).is(200);
     }

@@ -48,6 +48,7 @@ async fn live(member: Member, counts: Arc<Counts>) {
             seq += 1;
             let reports = Reports {
                 reports: vec![report(seq, Phase::Idle, None)],
+                usage: None,
             };
             let body = serde_json::to_vec(&reports).unwrap();
             match line.ask("PUT", "/v1/device/report", "", &body).await {

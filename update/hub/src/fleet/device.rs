@@ -1,5 +1,6 @@
 //! A device as it is known in memory.
 
+use crate::usage::Used;
 use kedge_api::device::{Action, Failed, Phase, Report, Target};
 use kedge_api::operator::Window;
 use kedge_revision::id::hex;
@@ -90,6 +91,8 @@ pub(crate) struct Row {
     pub(crate) actions: Vec<Action>,
     pub(crate) report_seq: u64,
     pub(crate) report: Option<Summary>,
+    /// What its containers used when it last told.
+    pub(crate) usage: Option<Used>,
 }
 
 impl Row {
@@ -114,6 +117,7 @@ impl Row {
             actions: Vec::new(),
             report_seq: 0,
             report: None,
+            usage: None,
         }
     }
 

@@ -6,7 +6,7 @@ use crate::error::Refusal;
 use crate::fleet::{Change, Device, Revision};
 use crate::hub::Hub;
 use crate::rows::{self, signed};
-use crate::{assign, clock, enrol, reports, state};
+use crate::{assign, clock, enrol, reports, state, usage};
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::header::{ETAG, IF_NONE_MATCH};
@@ -289,7 +289,7 @@ pub(super) async fn report(
     State(hub): State<Arc<Hub>>,
     body: Body,
 ) -> Answer {
-    let Reports { reports } = body::lenient(body, Reports::CAP).await?;
+    let Reports { reports, usage } = body::lenient(body, Reports::CAP).await?;
     if reports.len() > Reports::MOST {
         return Err(Refusal::bad(
             "too-many-reports",
@@ -304,8 +304,12 @@ pub(super) async fn report(
             let mut row = rows::device(step.database, id)?.ok_or_else(access::unknown)?;
             let before = row.report_seq;
             let taken = reports::take(step, &mut row, reports)?;
-            // It has written what it changed. A repeat changes nothing.
-            if taken != before {
+            let used = usage.is_some();
+            if let Some(usage) = usage {
+                usage::take(step, &mut row, usage, clock::now())?;
+            }
+            // They have written what they changed. A repeat of reports changes nothing.
+            if taken != before || used {
                 step.change(Change::Device(Box::new(row)));
             }
             Ok(taken)

@@ -97,15 +97,19 @@ pub(super) async fn one(
 pub(super) async fn detailed(hub: &Hub, device: &Device) -> Result<operator::Device, Refusal> {
     let id = device.id();
     let mut shown = shown(hub, device);
-    let (report, console, log) = hub
+    type Told = (Option<String>, Option<String>, Option<String>);
+    let ((report, console, log), usage) = hub
         .readers
         .read(move |database| {
             let row = database.query_row(
-                "SELECT report, console, container_log FROM devices WHERE id = ?1",
+                "SELECT report, console, container_log, usage, usage_time FROM devices WHERE id = ?1",
                 [id.digest()],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+                |row| {
+                    let told: Told = (row.get(0)?, row.get(1)?, row.get(2)?);
+                    Ok((told, rows::usage(row.get(3)?, row.get(4)?)?))
+                },
             )?;
-            Ok::<(Option<String>, Option<String>, Option<String>), _>(row)
+            Ok(row)
         })
         .await?;
     if let Some(report) = report {
@@ -113,6 +117,7 @@ pub(super) async fn detailed(hub: &Hub, device: &Device) -> Result<operator::Dev
     }
     shown.console = console;
     shown.container_log = log.map(|log| serde_json::from_str(&log)).transpose()?;
+    (shown.usage, shown.usage_time) = usage.unzip();
     Ok(shown)
 }
 

@@ -97,6 +97,8 @@ pub(super) fn shown(hub: &Hub, device: &Device) -> operator::Device {
         console: None,
         container_log: None,
         containers: Vec::new(),
+        usage: None,
+        usage_time: None,
         stale: report.is_some_and(|report| report.stale),
         report: row.report_seq,
     }

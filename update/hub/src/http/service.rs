@@ -7,7 +7,7 @@ use crate::backup::{self, Contents};
 use crate::error::{Error, Refusal};
 use crate::hub::Hub;
 use crate::tokens::Operator;
-use crate::{events, openapi, random};
+use crate::{clock, events, openapi, random, usage};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode};
@@ -91,8 +91,10 @@ pub(super) async fn metrics(_: Anybody, State(hub): State<Arc<Hub>>) -> Answer {
             known.bytes_taken.get(),
         ),
     ];
+    let usage = usage::gauges(&devices, clock::unix());
+    let usage = usage.map(|(name, value)| (name, "gauge", value));
     let mut text = String::new();
-    for (name, kind, value) in counters {
+    for (name, kind, value) in counters.into_iter().chain(usage) {
         text.push_str(&format!("# TYPE {name} {kind}\n{name} {value}\n"));
     }
     Ok(answer::text(text))

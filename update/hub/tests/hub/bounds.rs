@@ -100,6 +100,7 @@ fn a_device_that_tells_without_end_does_not_push_out_what_others_did() {
         told.boot_id = format!("boot-{boot}");
         let reports = Reports {
             reports: vec![told],
+            usage: None,
         };
         device.client.put("/v1/device/report", &reports).is(200);
     }
@@ -110,6 +111,7 @@ fn a_device_that_tells_without_end_does_not_push_out_what_others_did() {
     let told = report(1, Phase::Committed, None);
     let reports = Reports {
         reports: vec![told],
+        usage: None,
     };
     calm.client.put("/v1/device/report", &reports).is(200);
     let events = world.operator.get("/v1/events?limit=1000").is(200).text();

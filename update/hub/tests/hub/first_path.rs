@@ -75,6 +75,7 @@ fn a_device_enrols_fetches_what_it_was_assigned_and_reports() {
 
     let reports = Reports {
         reports: vec![report(1, Phase::Committed, Some(made.id))],
+        usage: None,
     };
     let done: Acknowledged = client.put("/v1/device/report", &reports).is(200).json();
     assert_eq!(done.seq, 1);

@@ -19,4 +19,5 @@ mod publishing;
 mod removal;
 mod survival;
 mod swarm;
+mod usage;
 mod world;

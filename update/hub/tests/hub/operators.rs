@@ -15,6 +15,7 @@ fn path(device: &Device, what: &str) -> String {
 fn tell(device: &Device, report: kedge_api::device::Report) {
     let reports = Reports {
         reports: vec![report],
+        usage: None,
     };
     device.client.put("/v1/device/report", &reports).is(200);
 }

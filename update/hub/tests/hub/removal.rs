@@ -90,6 +90,7 @@ fn settles(world: &World, expected: &BTreeSet<String>) {
 fn runs(device: &Device, seq: u64, revision: ObjectId) {
     let reports = Reports {
         reports: vec![report(seq, Phase::Committed, Some(revision))],
+        usage: None,
     };
     device.client.put("/v1/device/report", &reports).is(200);
 }

@@ -86,6 +86,7 @@ fn send(
                 seq += 1;
                 let body = Reports {
                     reports: vec![report(seq, Phase::Idle, None)],
+                    usage: None,
                 };
                 let body = serde_json::to_vec(&body).unwrap();
                 match client.ask("PUT", "/v1/device/report", &[], &body) {

@@ -164,6 +164,7 @@ async fn tell(member: Member, over: Arc<AtomicBool>) -> (KeyId, u64) {
 async fn send(line: &mut Line, seq: u64) -> std::io::Result<u64> {
     let reports = Reports {
         reports: vec![report(seq, Phase::Idle, None)],
+        usage: None,
     };
     let body = serde_json::to_vec(&reports).unwrap();
     let answer = line.ask("PUT", "/v1/device/report", "", &body).await?;
