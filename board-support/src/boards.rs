@@ -302,6 +302,8 @@ pub struct Qemu {
     pub cpu: String,
     /// `-m`, MiB.
     pub memory: u32,
+    /// Most bytes of a kernel's arguments that the machine hands over, where it drops the rest without a word.
+    pub arguments_max: Option<usize>,
     /// The disk's device.
     pub disk: String,
     /// The network card's device.

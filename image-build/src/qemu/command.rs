@@ -41,6 +41,15 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
         .qemu
         .as_ref()
         .with_context(|| format!("the board {} has no [qemu] table", config.board.name))?;
+    if let (First::Kernel(Loaded { arguments, .. }), Some(most)) = (&first, qemu.arguments_max)
+        && arguments.len() > most
+    {
+        bail!(
+            "the kernel's arguments have {} bytes, of which the machine {} hands over {most}: {arguments}",
+            arguments.len(),
+            qemu.machine
+        );
+    }
     let control = config.folder.join("control");
     if control.as_os_str().len() > 107 {
         bail!(

@@ -293,6 +293,30 @@ fn a_firmware_loads_by_itself_and_again_after_a_reset() {
 }
 
 #[test]
+fn arguments_that_a_machine_would_cut_are_refused() {
+    let config = VmConfig {
+        board: kedge_board_support::boards::find("qemu-mipsel").unwrap(),
+        ..config()
+    };
+    let most = config.board.qemu.as_ref().unwrap().arguments_max.unwrap();
+    let with = |length: usize| {
+        let loaded = Loaded {
+            slot: Slot::A,
+            kernel: "k".into(),
+            initramfs: "i".into(),
+            arguments: "a".repeat(length),
+        };
+        command::command(&config, First::Kernel(&loaded), Path::new("/m"))
+    };
+    with(most).unwrap();
+    let text = with(most + 1).unwrap_err().to_string();
+    assert!(
+        text.contains("209 bytes") && text.contains("malta hands over 208"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_firmware_that_another_one_starts_is_a_kernel_to_qemu() {
     let config = VmConfig {
         board: kedge_board_support::boards::find("qemu-riscv64").unwrap(),

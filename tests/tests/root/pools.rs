@@ -497,9 +497,15 @@ fn compare_rules(device: &Namespace) {
     let found = device.run("nft list ruleset");
     let words: Vec<&str> = found.split_whitespace().collect();
     let wanted = r#"table inet kedge {
+        chain sources {
+            type filter hook prerouting priority raw; policy accept;
+            iifname "br-front" ip6 saddr fd00:88::/64 accept
+            iifgroup 19269 ip6 saddr fe80::/10 accept
+            iifgroup 19269 ip6 saddr :: accept
+            iifgroup 19269 meta nfproto ipv6 drop
+        }
         chain prerouting {
             type nat hook prerouting priority dstnat; policy accept;
-            iifname "br-front" ip6 saddr != fd00:88::/64 drop
             iifgroup 19269 accept
             meta nfproto ipv4 meta pkttype host tcp dport 8080 dnat ip to 10.88.0.2:80
             meta nfproto ipv6 meta pkttype host tcp dport 8080 dnat ip6 to [fd00:88::2]:80
@@ -508,10 +514,12 @@ fn compare_rules(device: &Namespace) {
         chain forward {
             type filter hook forward priority filter; policy drop;
             ct state invalid drop
+            oifname != "br-front" ip6 daddr fd00:88::/64 drop
             ct state established,related accept
             ct status dnat accept
             iifname "br-front" oifname "br-front" accept
             iifname "br-back" oifname "br-back" accept
+            ct state untracked drop
             oifgroup 19269 drop
             iifgroup 19269 accept
         }

@@ -121,9 +121,9 @@ impl Net<'_> {
         let named = self.ports.iter().map(|(name, port)| (name.as_str(), port));
         for (name, port) in named.chain(coming) {
             let mut all = port.reaches(are_asked);
-            if let Some(held) = self.held.get(&port.index) {
-                all.extend_from_slice(held);
-            }
+            // What routers announce is nobody's decision here, and every neighbour's in reach: it takes no pool down.
+            let held = self.held.get(&port.index).into_iter().flatten();
+            all.extend(held.filter(|held| held.address.is_ipv4()));
             for other in all {
                 for (pool, found) in wanted.pools.iter().zip(&mut found) {
                     if found.is_none() && prefixes(pool).any(|own| other.overlaps(own)) {
@@ -368,6 +368,8 @@ fn confine(pool: &Pool) -> Result<(), Error> {
     let off = if pool.six.is_some() { "0" } else { "1" };
     for (family, rule, value) in [
         ("ipv6", "accept_ra", "0"),
+        // A container that says it had the bridge's own address of the link would take it for good, and with it all asking for neighbours.
+        ("ipv6", "accept_dad", "0"),
         ("ipv6", "disable_ipv6", off),
         ("ipv4", "rp_filter", "1"),
     ] {

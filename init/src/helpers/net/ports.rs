@@ -172,7 +172,7 @@ impl Port {
         let servers = leased.flat_map(|lease| &lease.options.nameservers);
         let single = |address: IpAddr| Prefix {
             address,
-            length: 32,
+            length: if address.is_ipv4() { 32 } else { 128 },
         };
         let routers = routes.into_iter().map(|route| route.gateway);
         let hosts = routers.chain(servers.copied().map(IpAddr::V4)).map(single);

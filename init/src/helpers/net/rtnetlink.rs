@@ -9,6 +9,7 @@ use super::super::Error;
 use core::net::IpAddr;
 use kedge_revision::configuration::Prefix;
 use kedge_sys::rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
+use kedge_sys::rustix::net::sockopt::set_socket_send_buffer_size;
 use kedge_sys::rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send,
     socket_with,
@@ -21,6 +22,8 @@ pub(super) const EVENTS: u32 = 0x111;
 /// The loopback interface has this index in every network namespace.
 pub(super) const LOOPBACK: u32 = 1;
 
+/// What is asked for, of which the kernel makes twice as much.
+const MOST_RULES: usize = 212_992;
 pub(super) const NLMSG_ERROR: u16 = 2;
 pub(super) const NLMSG_DONE: u16 = 3;
 pub(super) const RTM_NEWLINK: u16 = 16;
@@ -160,7 +163,12 @@ impl Netlink {
 
     /// A socket to the kernel's rules for packets.
     pub(super) fn open_rules() -> Result<Self, Error> {
-        Self::of(Some(NETFILTER), 0)
+        let socket = Self::of(Some(NETFILTER), 0)?;
+        // All rules are one message, of up to 300 kB.
+        set_socket_send_buffer_size(&socket.0, MOST_RULES)
+            .during("buffer")
+            .map_err(Error::Netlink)?;
+        Ok(socket)
     }
 
     fn of(protocol: Option<Protocol>, groups: u32) -> Result<Self, Error> {

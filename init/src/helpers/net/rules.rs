@@ -2,14 +2,20 @@
 //!
 //! ```text
 //! table inet kedge
-//!   chain prerouting   nat, dstnat:   iifname "br-NAME" ip6 saddr != PREFIX drop     for each pool that has one of IPv6
-//!                                     iifgroup POOLS accept
+//!   chain sources      filter, raw:   iifname "br-NAME" ip6 saddr PREFIX accept      for each pool that has one of IPv6
+//!                                     iifgroup POOLS ip6 saddr fe80::/10 accept
+//!                                     iifgroup POOLS ip6 saddr :: accept
+//!                                     iifgroup POOLS meta nfproto ipv6 drop
+//!   chain prerouting   nat, dstnat:   iifgroup POOLS accept
 //!                                     ip daddr ADDRESS tcp|udp dport PORT dnat ip to CONTAINER:PORT   for each published port;
 //!                                     without an address: meta nfproto ipv4 meta pkttype host …,
 //!                                     and the same once more for IPv6, if the container has such an address
-//!   chain forward      filter, drop:  ct state established,related accept
+//!   chain forward      filter, drop:  ct state invalid drop
+//!                                     oifname != "br-NAME" ip6 daddr PREFIX drop     for each pool that has one of IPv6
+//!                                     ct state established,related accept
 //!                                     ct status dnat accept
 //!                                     iifname "br-NAME" oifname "br-NAME" accept     for each pool
+//!                                     ct state untracked drop
 //!                                     oifgroup POOLS drop
 //!                                     iifgroup POOLS accept
 //!   chain postrouting  nat, srcnat:   iifgroup POOLS oifgroup != POOLS masquerade
@@ -19,12 +25,17 @@
 //! were any. Packets within a pool cross its bridge, and come here only on a kernel that shows them to these rules, too
 //! (`br_netfilter`): hence the rule for each pool. In all others an interface of their group is a pool's.
 //!
+//! Of IPv6 there is no `rp_filter`: each packet that comes out of a pool has an address of its, or one that asks neighbours
+//! and is never forwarded. What is untracked there, as questions to neighbours are, would leave as it is. And where a router outside
+//! announces a narrower network in a pool's prefix, nothing that is a container's goes there.
+//!
 //! Messages are those of `NETLINK_NETFILTER` (Linux `include/uapi/linux/netfilter/nf_tables.h`), in one batch, which the kernel does
 //! as a whole or not at all. It makes the table, so that it is there, removes it with all that is in it, and
 //! makes it anew: whatever was before, after it these rules hold, and at no moment in between none.
 
-use super::pools::{Forward, Pool, Pools};
+use super::pools::{Forward, Pool, Pools, Six};
 use super::rtnetlink::GROUP;
+use core::net::Ipv6Addr;
 use kedge_revision::pool::{BRIDGE, Protocol};
 
 /// `NFNL_MSG_BATCH_BEGIN`, `NFNL_MSG_BATCH_END`.
@@ -78,14 +89,22 @@ const STATE: u32 = 0;
 const STATUS: u32 = 2;
 /// The bit of what is part of no connection (`NF_CT_STATE_INVALID_BIT`).
 const INVALID: u32 = 1;
+/// The bit of what is not looked at for connections (`NF_CT_STATE_UNTRACKED_BIT`).
+const UNTRACKED: u32 = 1 << 6;
 /// Bits of established and related connections.
 const KNOWN: u32 = 2 | 4;
 /// `IPS_DST_NAT`.
 const REDIRECTED: u32 = 1 << 5;
-/// `NFT_PAYLOAD_NETWORK_HEADER` and where an IPv4 packet has its destination, and one of IPv6 its source;
+/// `NFT_PAYLOAD_NETWORK_HEADER` and where an IPv4 packet has its destination, and one of IPv6 its source and its destination;
 /// `NFT_PAYLOAD_TRANSPORT_HEADER` and where TCP and UDP have their destination: base, offset, length.
 const DESTINATION: [u32; 3] = [1, 16, 4];
 const SOURCE6: [u32; 3] = [1, 8, 16];
+const DESTINATION6: [u32; 3] = [1, 24, 16];
+/// What asks neighbours: addresses of a link (RFC 4291, 2.5.6), and none yet (RFC 4862, 5.4).
+const ASKING: [Six; 2] = [
+    (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+    (Ipv6Addr::UNSPECIFIED, 128),
+];
 const PORT: [u32; 3] = [2, 2, 2];
 
 /// A value of an attribute.
@@ -107,12 +126,11 @@ pub(super) fn all(Pools { pools, ports }: &Pools) -> Vec<u8> {
     batch.clear();
     batch.table(NEW_TABLE, CREATE);
     // NF_INET_PRE_ROUTING, NF_INET_FORWARD, NF_INET_POST_ROUTING; priorities as Netfilter has them for such chains.
+    batch.chain("sources", "filter", [0, -300], ACCEPT);
     batch.chain("prerouting", "nat", [0, -100], ACCEPT);
     batch.chain("forward", "filter", [2, 0], DROP);
     batch.chain("postrouting", "nat", [4, 100], ACCEPT);
-    for pool in pools {
-        batch.own(pool);
-    }
+    batch.sources(pools);
     batch.pools("prerouting", COMES_OUT_OF, |batch| batch.verdict(ACCEPT));
     for forward in ports {
         batch.forward(forward, IPV4, &forward.to.octets());
@@ -121,20 +139,22 @@ pub(super) fn all(Pools { pools, ports }: &Pools) -> Vec<u8> {
             batch.forward(forward, IPV6, &to.octets());
         }
     }
-    for (key, bits, verdict) in [
-        // What belongs to no connection is not translated, and would leave with a pool's own address or any other.
-        (STATE, INVALID, DROP),
-        (STATE, KNOWN, ACCEPT),
-        (STATUS, REDIRECTED, ACCEPT),
-    ] {
+    // What belongs to no connection is not translated, and would leave with a pool's own address or any other.
+    batch.connections(STATE, INVALID, DROP);
+    for (pool, six) in pools.iter().filter_map(with_six) {
         let rule = batch.rule("forward", 0);
-        batch.connection(key, bits);
-        batch.verdict(verdict);
+        batch.known(GOES_OUT_BY);
+        batch.compare(UNEQUAL, &bridge(pool));
+        batch.within_prefix(DESTINATION6, six);
+        batch.verdict(DROP);
         batch.close_rule(rule);
     }
+    batch.connections(STATE, KNOWN, ACCEPT);
+    batch.connections(STATUS, REDIRECTED, ACCEPT);
     for pool in pools {
         batch.within(pool);
     }
+    batch.connections(STATE, UNTRACKED, DROP);
     batch.pools("forward", GOES_INTO, |batch| batch.verdict(DROP));
     batch.pools("forward", COMES_OUT_OF, |batch| batch.verdict(ACCEPT));
     let rule = batch.rule("postrouting", ACKNOWLEDGE);
@@ -333,21 +353,37 @@ impl Batch {
         self.compare(EQUAL, data);
     }
 
-    /// What comes out of a pool has an address of its: of IPv6 there is no `rp_filter`.
-    fn own(&mut self, pool: &Pool) {
-        let Some((gateway, length)) = pool.six else {
-            return;
-        };
-        let hosts = u128::MAX.checked_shr(length.into()).unwrap_or(0);
-        let rule = self.rule("prerouting", 0);
-        self.meets(COMES_IN_BY, &bridge(pool));
+    /// Which addresses of IPv6 come out of pools.
+    fn sources(&mut self, pools: &[Pool]) {
+        for (pool, six) in pools.iter().filter_map(with_six) {
+            let rule = self.rule("sources", 0);
+            self.meets(COMES_IN_BY, &bridge(pool));
+            self.within_prefix(SOURCE6, six);
+            self.verdict(ACCEPT);
+            self.close_rule(rule);
+        }
+        for six in ASKING {
+            let rule = self.rule("sources", 0);
+            self.meets(COMES_OUT_OF, &POOLS);
+            self.within_prefix(SOURCE6, six);
+            self.verdict(ACCEPT);
+            self.close_rule(rule);
+        }
+        let rule = self.rule("sources", 0);
+        self.meets(COMES_OUT_OF, &POOLS);
         self.meets(FAMILY, &[IPV6]);
-        self.payload(SOURCE6);
-        self.masked(&(!hosts).to_be_bytes());
-        let prefix = gateway.to_bits() & !hosts;
-        self.compare(UNEQUAL, &prefix.to_be_bytes());
         self.verdict(DROP);
         self.close_rule(rule);
+    }
+
+    /// A packet of IPv6, one of whose addresses is in this prefix.
+    fn within_prefix(&mut self, piece: [u32; 3], (address, length): Six) {
+        let hosts = u128::MAX.checked_shr(length.into()).unwrap_or(0);
+        self.meets(FAMILY, &[IPV6]);
+        self.payload(piece);
+        self.masked(&(!hosts).to_be_bytes());
+        let prefix = address.to_bits() & !hosts;
+        self.compare(EQUAL, &prefix.to_be_bytes());
     }
 
     /// A rule for packets within a pool.
@@ -391,6 +427,14 @@ impl Batch {
             (5, Data(nothing)),
         ];
         self.expression("bitwise", &attributes);
+    }
+
+    /// A rule for what is forwarded of connections with these bits.
+    fn connections(&mut self, key: u32, bits: u32, verdict: u32) {
+        let rule = self.rule("forward", 0);
+        self.connection(key, bits);
+        self.verdict(verdict);
+        self.close_rule(rule);
     }
 
     /// Its connection must have one of these bits, which are the machine's own numbers.
@@ -438,6 +482,11 @@ impl Batch {
         self.expression("nat", &attributes);
         self.close_rule(rule);
     }
+}
+
+/// A pool and its prefix of IPv6, if it has one.
+fn with_six(pool: &Pool) -> Option<(&Pool, Six)> {
+    pool.six.map(|six| (pool, six))
 }
 
 /// The name of a pool's interface, as it is compared: as a whole, filled with zeros.

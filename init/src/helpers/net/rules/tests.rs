@@ -47,9 +47,9 @@ fn a_batch_makes_the_table_anew() {
     let kinds: Vec<u16> = messages(&batch).iter().map(|(kind, ..)| *kind).collect();
     let (table, gone, chain, rule) = (0xa00, 0xa02, 0xa03, 0xa06);
     let wanted = [
-        &[BEGIN, table, gone, table, chain, chain, chain][..],
+        &[BEGIN, table, gone, table, chain, chain, chain, chain][..],
         // Two ports, two pools; the others are always there.
-        &[rule; 2 + 2 + 7],
+        &[rule; 2 + 2 + 11],
         &[END],
     ];
     assert_eq!(kinds, wanted.concat());
@@ -94,7 +94,7 @@ fn the_bytes_of_a_batch_that_removes() {
 #[test]
 fn the_bytes_of_a_chain() {
     let batch = all(&pools(&[]));
-    let (_, flags, chain) = messages(&batch)[5];
+    let (_, flags, chain) = messages(&batch)[6];
     assert_eq!(flags, 0x401);
     let wanted: &[&[u8]] = &[
         &[1, 0, 0, 0],
@@ -108,7 +108,7 @@ fn the_bytes_of_a_chain() {
     ];
     assert_eq!(chain, wanted.concat());
     // A priority below zero.
-    let (_, _, chain) = messages(&batch)[4];
+    let (_, _, chain) = messages(&batch)[5];
     let found = chain
         .windows(8)
         .any(|bytes| bytes == b"\x08\0\x02\0\xff\xff\xff\x9c");
@@ -118,7 +118,7 @@ fn the_bytes_of_a_chain() {
 #[test]
 fn the_bytes_of_a_published_port() {
     let batch = all(&pools(&["8080:80"]));
-    let (_, flags, rule) = messages(&batch)[8];
+    let (_, flags, rule) = messages(&batch)[12];
     assert_eq!(flags, 0xc01);
     let number = |kind: u8, value: u8| vec![8, 0, kind, 0, 0, 0, 0, value];
     let expression = |name: &[u8], data: Vec<u8>| {
@@ -183,14 +183,32 @@ fn what_ipv6_adds() {
     }
     let batch = all(&pools);
     let messages = messages(&batch);
-    // Whose source it has; one port: what is published at an address of IPv4 is not, for IPv6.
-    assert_eq!(messages.len(), before + 2);
+    // Its addresses, going out and coming in; one port: what is published at an address of IPv4 is not, for IPv6.
+    assert_eq!(messages.len(), before + 3);
     let has = |at: usize, bytes: &[u8]| messages[at].2.windows(bytes.len()).any(|b| b == bytes);
-    // The prefix and its mask come first of all rules.
+    // Its own rules come first of all.
     let prefix = [&[0xfd, 0, 0, 0x88][..], &[0; 12]].concat();
-    assert!(has(7, b"br-front\0\0\0\0\0\0\0\0"));
-    assert!(has(7, &[[0xff; 8], [0; 8]].concat()) && has(7, &prefix));
-    assert!(has(10, &pools.ports[0].to6.unwrap().octets()));
+    assert!(has(8, b"br-front\0\0\0\0\0\0\0\0"));
+    assert!(has(8, &[[0xff; 8], [0; 8]].concat()) && has(8, &prefix));
+    assert!(has(14, &pools.ports[0].to6.unwrap().octets()));
+}
+
+#[test]
+fn the_most_rules_fit_into_one_message() {
+    let mut pools = pools(&vec!["10.200.200.200:60000:60000/udp"; 256]);
+    for forward in &mut pools.ports {
+        forward.port.address = None;
+        forward.to6 = Some("fd00:88::2".parse().unwrap());
+    }
+    let six = "fd00:88::1".parse().unwrap();
+    let one = Pool {
+        six: Some((six, 64)),
+        ..pools.pools[0].clone()
+    };
+    pools.pools = vec![one; 16];
+    // What the kernel lets a socket send at once where it has 32 bits (`net.core.wmem_max`), doubled.
+    let most = 2 * 163_840;
+    assert!(all(&pools).len() < most, "{}", all(&pools).len());
 }
 
 #[test]
