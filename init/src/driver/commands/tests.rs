@@ -56,8 +56,9 @@ const CLIENT: ClientId = ClientId::Slot(0);
 /// A process as the engine would have started it: it leads a group, and it was executed.
 #[allow(clippy::zombie_processes, reason = "the session reaps it")]
 fn spawned(script: &str) -> Spawned {
-    let mut child = std::process::Command::new("sh")
-        .args(["-c", script])
+    // Who runs the tests may ignore hang-ups (nohup(1)), and would hand that down.
+    let mut child = std::process::Command::new("env")
+        .args(["--default-signal=HUP", "sh", "-c", script])
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
