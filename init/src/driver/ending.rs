@@ -5,8 +5,11 @@ use crate::boot::{DATA, TO_TRY};
 use crate::last_resort::sync_bounded;
 use crate::machine::Halt;
 use kedge_sys::reboot::{Ending, reboot};
+use kedge_sys::rustix::io::Errno;
 use kedge_sys::rustix::mount::{MountFlags, mount_remount};
+use kedge_sys::rustix::process::{Pid, Signal, kill_process_group};
 use std::ffi::CString;
+use std::time::Duration;
 
 /// Ends the machine. Every container is down, or could not be killed. `to_try`: a restart is a try. `led` goes out once
 /// nothing is written any more, before the power goes off: not every board can switch that off by itself.
@@ -15,15 +18,7 @@ use std::ffi::CString;
 /// it busy, while a read-only remount writes the journal out and leaves the file system clean.
 pub(crate) fn end(halt: Halt, to_try: bool, led: Option<Led>) -> ! {
     sync_bounded();
-    if let Ok(data) = CString::new(DATA) {
-        // A process that cannot be killed keeps a file open for writing: then the journal has it.
-        mount_remount(
-            data.as_c_str(),
-            MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV,
-            c"",
-        )
-        .ok();
-    }
+    write_no_more();
     if let (Halt::PowerOff, Some(mut led)) = (halt, led) {
         led.put_out();
     }
@@ -34,4 +29,30 @@ pub(crate) fn end(halt: Halt, to_try: bool, led: Option<Led>) -> ! {
     };
     let failed = reboot(ending);
     crate::last_resort::last_resort(&format!("reboot: {failed:?}"), &[], None)
+}
+
+/// How often it is tried before the helpers are ended, and then again.
+const ATTEMPTS: u32 = 100;
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Makes the store read-only. A helper that is in the middle of a file keeps it from that: each has a second to be done with it, and
+/// is ended then. What cannot be killed keeps its file open, and the journal has it.
+fn write_no_more() {
+    let Ok(data) = CString::new(DATA) else {
+        return;
+    };
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    for round in 0..2 {
+        if round > 0 {
+            // To -1, which is everybody but the caller (kill(2)).
+            kill_process_group(Pid::INIT, Signal::KILL).ok();
+        }
+        for _ in 0..ATTEMPTS {
+            match mount_remount(data.as_c_str(), flags, c"") {
+                Err(Errno::BUSY) => std::thread::sleep(PAUSE),
+                Ok(()) | Err(_) => return,
+            }
+        }
+    }
 }

@@ -81,7 +81,7 @@ pub(crate) fn other_slots(fleet: &Fleet, disk: &Disk) -> Result<()> {
     checks.run("another slot is committed", &mut guest, |guest| {
         guest.wait_for_control(BOOT)?;
         fleet.wait_for_enrolment(guest)?;
-        fleet.project.kernel_arguments("kedge.tests=hub")?;
+        fleet.project.kernel_arguments("tests.kedge=hub")?;
         good = fleet.publish(&["--assign", "all"])?;
         fleet.wait_for_commit(guest, &good)?;
         ensure!(guest.boots() == 2, "{} boots", guest.boots());

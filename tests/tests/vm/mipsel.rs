@@ -2,7 +2,8 @@
 //! as on flash. The loader is the one that `qemu-x86-64` has, too; what a device must do is written where other boards do it.
 //!
 //! All are run by `cargo xtask test vm --all-boards` alone. The kernel is our own, and is built by whoever runs this first:
-//! no kernel of Debian's serves.
+//! no kernel of Debian's serves. Our kernels take no system request from a serial line, so no running one is made to panic here; that a
+//! panic's text outlives its reset is part of `trials_of_a_slot`.
 
 use crate::uboot;
 use anyhow::Result;
@@ -22,11 +23,6 @@ fn vm_mipsel_boots_the_same_images() -> Result<()> {
 #[test]
 fn vm_mipsel_trials_of_a_slot() -> Result<()> {
     crate::slots::trials_of_a_slot(BOARD)
-}
-
-#[test]
-fn vm_mipsel_a_panics_text_outlives_its_reset() -> Result<()> {
-    uboot::vm_uboot_leaves_a_panics_text_alone(BOARD)
 }
 
 #[test]
