@@ -175,6 +175,27 @@ impl Connection {
         self.input_ended = true;
     }
 
+    /// The host's side of the serial port was closed. Word of that comes by another way than bytes do, and may come after the
+    /// first of the next client: what may be its request, or an answer of which nobody has got anything, is kept. Whom it is
+    /// not for passes over it by its id. False: it is as if nothing had been before.
+    pub fn hang_up(&mut self) -> bool {
+        let kept = match self.state {
+            State::Idle => !self.input.is_empty() || !self.output.is_empty(),
+            // Who waits for an answer may have gone long before it comes: the next client is not to wait for it, too.
+            State::Asked(_)
+            | State::Receiving(..)
+            | State::Discarding(..)
+            | State::Streaming(..)
+            | State::Executing { .. }
+            | State::Closing => false,
+        };
+        let kept = kept && self.written == 0 && self.room() > 0;
+        if !kept {
+            self.reset();
+        }
+        kept
+    }
+
     /// Forgets everything: the host's side of the serial port was closed.
     pub fn reset(&mut self) {
         *self = Self::new(self.role, self.transport);

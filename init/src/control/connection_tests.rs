@@ -404,6 +404,37 @@ fn a_serial_port_finds_its_way_back() {
     assert!(out.starts_with("HTTP/1.1 200 "));
 }
 
+#[test]
+fn a_hang_up_that_is_told_late_takes_nothing_from_the_next_client() {
+    let serial = || Connection::new(Role::Operate, Transport::Serial);
+    // The beginning of a request.
+    let mut connection = serial();
+    let (head, tail) = STATUS.split_at(10);
+    connection.input(head.as_bytes());
+    assert!(connection.hang_up());
+    let out = drive(&mut connection, &[tail.as_bytes()], &journal());
+    assert!(out.starts_with("HTTP/1.1 200 "), "{out}");
+    // An answer that could not be written yet.
+    let mut connection = serial();
+    connection.input(STATUS.as_bytes());
+    assert_eq!(connection.next_call(), Some(Call::Status));
+    connection.answer_bytes(200, "text/plain", b"here");
+    assert!(connection.hang_up());
+    assert!(connection.output().ends_with(b"here"));
+    // One of which the former client has got something.
+    connection.wrote(1);
+    assert!(!connection.hang_up());
+    assert!(connection.output().is_empty());
+    // Nothing, who waits for an answer, and what fills the connection.
+    assert!(!serial().hang_up());
+    connection.input(STATUS.as_bytes());
+    assert_eq!(connection.next_call(), Some(Call::Status));
+    assert!(!connection.hang_up());
+    connection.input(&[b'z'; Connection::MAX_INPUT]);
+    assert!(!connection.hang_up());
+    assert!(connection.wants_input());
+}
+
 fn requests() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         Just(STATUS.to_owned()),

@@ -313,9 +313,8 @@ impl Client {
     fn ended(&mut self, is_port: bool, hung_up: bool) {
         if !is_port {
             self.connection.end_input();
-        } else if hung_up {
+        } else if hung_up && !self.connection.hang_up() {
             self.generation = self.generation.wrapping_add(1);
-            self.connection.reset();
         }
     }
 
