@@ -4,7 +4,7 @@
 //! would, and pushes it to its device.
 
 use crate::disk::Disk;
-use crate::guest::{Guest, text};
+use crate::guest::{BOOT, Guest, text};
 use crate::kedge::Kedge;
 use crate::product::{self, BOARD, PerBoard};
 use anyhow::{Context, Result, ensure};
@@ -442,4 +442,14 @@ pub fn pid(guest: &Guest, name: &str) -> Result<u64> {
         .get("pid")
         .and_then(Value::as_u64)
         .with_context(|| format!("{name} does not run: {container}"))
+}
+
+/// The process of a container that runs, or is about to: a device that has only just begun answers before its last
+/// group is started.
+///
+/// # Errors
+/// It does not run in the time that a boot may take.
+pub fn running(guest: &Guest, name: &str) -> Result<u64> {
+    guest.wait_for_state(name, "running", BOOT)?;
+    pid(guest, name)
 }

@@ -9,7 +9,7 @@ use kedge_tests::disk::Disk;
 use kedge_tests::fleet::{Fleet, PULLED};
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::hub::Hub;
-use kedge_tests::trials::{committed, failure, pid, update};
+use kedge_tests::trials::{committed, failure, pid, running, update};
 use serde_json::Value;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -312,7 +312,7 @@ fn vm_a_secret_reaches_its_container_and_nobody_else() -> Result<()> {
         "another value is another trial of its container",
         &mut guest,
         |guest| {
-            let keeper = pid(guest, "keeper")?;
+            let keeper = running(guest, "keeper")?;
             give("battery-staple")?;
             arrives(guest, "battery-staple")?;
             ensure!(pid(guest, "keeper")? == keeper, "keeper was restarted");

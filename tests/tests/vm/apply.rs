@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use kedge_image_build::files;
 use kedge_image_build::payload::Payload;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
-use kedge_tests::trials::{JUDGED, Project, committed, pid};
+use kedge_tests::trials::{JUDGED, Project, committed, pid, running};
 use std::path::Path;
 
 /// Waits until the revision in a bundle is committed.
@@ -58,7 +58,7 @@ fn vm_a_bundle_is_applied() -> Result<()> {
         Ok(())
     });
     checks.run("over the port", &mut guest, |guest| {
-        let keeper = pid(guest, "keeper")?;
+        let keeper = running(guest, "keeper")?;
         project.app("started", &["sleep", "from another"], "")?;
         let bundle = project.bundle("another.kedge")?;
         let socket = guest.control_socket().display().to_string();

@@ -11,7 +11,7 @@ use kedge_image_build::qemu::VmConfig;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::product::BOARD;
 use kedge_tests::stick;
-use kedge_tests::trials::{JUDGED, failure, pid};
+use kedge_tests::trials::{JUDGED, failure, pid, running};
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
@@ -109,7 +109,7 @@ fn plugged(guest: &mut Guest, folder: &Path) -> Result<()> {
 }
 
 fn pulled(guest: &mut Guest, folder: &Path) -> Result<()> {
-    let keeper = pid(guest, "keeper")?;
+    let keeper = running(guest, "keeper")?;
     stick::pull(guest, "first")?;
     guest.expect("app: /dev/stick has left", SOON)?;
     guest.expect("keeper: /dev/needed has left", SOON)?;

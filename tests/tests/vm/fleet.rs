@@ -9,7 +9,7 @@ use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::hub::Hub;
 use kedge_tests::kedge::{Following, Kedge};
 use kedge_tests::product::BOARD;
-use kedge_tests::trials::{JUDGED, Project, committed, failure, pid};
+use kedge_tests::trials::{JUDGED, Project, committed, failure, pid, running};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -103,7 +103,7 @@ fn used(guest: &Guest, kedge: &Kedge) -> Result<()> {
 }
 
 fn updated(guest: &Guest, project: &Project) -> Result<()> {
-    let keeper = pid(guest, "keeper")?;
+    let keeper = running(guest, "keeper")?;
     project.app("started", &["sleep", "from the hub"], "")?;
     let revision = publish(project)?;
     at_hub(

@@ -4,7 +4,7 @@ use crate::{built_trials, exec};
 use anyhow::{Context, Result, ensure};
 use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
-use kedge_tests::trials::{JUDGED, Project, committed, failure, pid, update};
+use kedge_tests::trials::{JUDGED, Project, committed, failure, pid, running, update};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn start() -> Result<(Project, Disk, Guest)> {
 fn fails(project: &Project, guest: &mut Guest, reason: &str) -> Result<()> {
     let boots = guest.boots();
     let before = committed(guest)?;
-    let keeper = pid(guest, "keeper")?;
+    let keeper = running(guest, "keeper")?;
     let pushed = project.push(guest, &[])?;
     ensure!(!pushed.committed, "it was committed: {}", pushed.said);
     let told = text(&pushed.said, "reason").to_owned();
@@ -134,9 +134,9 @@ fn bad_containers(project: &Project, guest: &mut Guest, checks: &mut Checks) {
 fn good(project: &Project, guest: &mut Guest) -> Result<()> {
     let before = committed(guest)?;
     let (keeper, base, app) = (
-        pid(guest, "keeper")?,
-        pid(guest, "base")?,
-        pid(guest, "app")?,
+        running(guest, "keeper")?,
+        running(guest, "base")?,
+        running(guest, "app")?,
     );
     project.app("started", &["sleep", "another"], "")?;
     let pushed = project.push(guest, &[])?;
@@ -207,7 +207,7 @@ fn while_retiring(project: &Project, guest: &mut Guest) -> Result<()> {
     ensure!(pushed.committed, "{}", pushed.said);
     let before = committed(guest)?;
     let boots = guest.boots();
-    let (keeper, app) = (pid(guest, "keeper")?, pid(guest, "app")?);
+    let (keeper, app) = (running(guest, "keeper")?, running(guest, "app")?);
     project.app("started", &["stubborn", "unwanted"], grace)?;
     let pushed = project.push(guest, &["--detach"])?;
     ensure!(pushed.committed, "{}", pushed.said);
@@ -250,7 +250,7 @@ fn parameters(project: &Project, guest: &mut Guest) -> Result<()> {
     let file = project.kedge.folder().join("site.toml");
     kedge_image_build::files::write(&file, "site = \"berlin\"\n")?;
     let file = file.display().to_string();
-    let keeper = pid(guest, "keeper")?;
+    let keeper = running(guest, "keeper")?;
     let with = ["--parameters", &file, "--parameters-counter", "7"];
     let pushed = project.push(guest, &with)?;
     ensure!(pushed.committed, "{}", pushed.said);

@@ -4,7 +4,7 @@ use crate::built_trials;
 use anyhow::{Context, Result, ensure};
 use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
-use kedge_tests::trials::{Project, committed, failure, pid, update};
+use kedge_tests::trials::{Project, committed, failure, pid, running, update};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -23,10 +23,8 @@ fn vm_a_store_that_turns_read_only_is_a_reason_of_its_own() -> Result<()> {
     let mut checks = Checks::default();
     checks.run("the trial fails, and says why", &mut guest, |guest| {
         guest.wait_for_control(BOOT)?;
-        // It answers before the last group has begun.
-        guest.wait_for_state("keeper", "running", BOOT)?;
         let before = committed(guest)?;
-        let keeper = pid(guest, "keeper")?;
+        let keeper = running(guest, "keeper")?;
         let volume = "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\n";
         project.set("reader", "app", "started", &["read", "/keep/hurt"], volume)?;
         let pushed = project.push(guest, &[])?;

@@ -4,7 +4,7 @@ use crate::{built_fleet, built_trials};
 use anyhow::{Context, Result, ensure};
 use kedge_image_build::files;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
-use kedge_tests::trials::{JUDGED, Project, committed, failure, pid, update};
+use kedge_tests::trials::{JUDGED, Project, committed, failure, pid, running, update};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -136,7 +136,7 @@ fn fixed(guest: &Guest) -> Result<()> {
 }
 
 fn good(project: &Project, guest: &mut Guest) -> Result<()> {
-    let (keeper, before) = (pid(guest, "keeper")?, committed(guest)?);
+    let (keeper, before) = (running(guest, "keeper")?, committed(guest)?);
     set(project, STATIC)?;
     let pushed = project.push(guest, &[])?;
     ensure!(pushed.committed, "{}", pushed.said);

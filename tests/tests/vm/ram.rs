@@ -8,7 +8,7 @@ use kedge_image_build::qemu::VmConfig;
 use kedge_image_build::{debian, files, process};
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::product::BOARD;
-use kedge_tests::trials::{Project, committed, pid};
+use kedge_tests::trials::{Project, committed, pid, running};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -50,7 +50,7 @@ fn vm_a_device_that_runs_from_memory() -> Result<()> {
         Ok(())
     });
     checks.run("a container is exchanged and kept", &mut guest, |guest| {
-        let keeper = pid(guest, "keeper")?;
+        let keeper = running(guest, "keeper")?;
         project.app("started", &["sleep", "another"], "")?;
         let pushed = project.push(guest, &[])?;
         ensure!(pushed.committed, "{}", pushed.said);

@@ -10,7 +10,7 @@ use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest};
 use kedge_tests::product::BOARD;
 use kedge_tests::stick;
-use kedge_tests::trials::{JUDGED, Project, committed, failure, pid, update};
+use kedge_tests::trials::{JUDGED, Project, committed, failure, pid, running, update};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -104,7 +104,7 @@ fn bundles(project: &Project) -> Result<(Disk, Bundles)> {
 /// What a stick holds that must not be taken is told of, and changes nothing.
 fn refusals(guest: &mut Guest) -> Result<()> {
     guest.wait_for_control(BOOT)?;
-    let before = (committed(guest)?, pid(guest, "app")?);
+    let before = (committed(guest)?, running(guest, "app")?);
     for line in [
         "stick: cut.kedge on sda: is no bundle, or a damaged one: malformed bundle: it ends inside of",
         "stick: foreign.kedge on sda: is for the product others",
@@ -139,7 +139,7 @@ fn vm_sticks_that_are_plugged_in() -> Result<()> {
     let mut checks = Checks::default();
     checks.run("what must not be taken is not", &mut guest, refusals);
     checks.run("pulled out in the middle", &mut guest, |guest| {
-        let app = pid(guest, "app")?;
+        let app = running(guest, "app")?;
         stick::plug(guest, "first", &image("good"))?;
         guest.wait("some of it is there", TAKEN, |guest| {
             let received = update(guest)?;
