@@ -5,13 +5,15 @@
 #   setenv kedge_start ...         what starts a kernel: booti, bootz
 #   setenv kedge_tree ...          the slot's file with the device tree, if the board has one; of several the one that U-Boot's
 #                                  ${fdtfile} names
-#   setenv kernel_addr_r ...       and the other two addresses, where U-Boot's own leave too little room
+#   setenv kernel_addr_r ...       and the other two addresses, where U-Boot's own leave too little room, or where it lacks
+#                                  `setexpr`: kedge_text is then four bytes behind the address of the initramfs
+#   setenv kedge_one ...           the sectors of the record's two copies, and kedge_two
 # U-Boot finds the script as /boot.scr of the partition that is marked bootable and gives it the disk in ${devtype} and
 # ${devnum}, and addresses in ${kernel_addr_r}, ${ramdisk_addr_r} and ${fdt_addr_r}. The disk's sectors have 512 bytes (0x200).
 #
 # The loader record is a U-Boot environment of 4 KiB (0x1000 bytes, 8 sectors) with slot_ok, slot_try and try_left, twice in
 # the raw partition `bootenv`. Only these three keys are read and written: what else U-Boot's environment holds is its own.
-# `setexpr` prints hexadecimal, so try_left has one digit.
+# Debian's U-Boot for some processors lacks `setexpr`, so nothing here depends on it, and try_left has one digit.
 #
 # What the kernel is told:
 #   kedge.slot=a             the slot that it comes from, always
@@ -21,8 +23,6 @@
 
 # --- the record: the first copy if it is whole, else the second. Without any, slot a is the default, and nothing is
 # written: the system rebuilds it from what it knows itself.
-part start ${devtype} ${devnum} bootenv kedge_one
-setexpr kedge_two ${kedge_one} + 8
 setenv kedge_record lost
 for kedge_copy in ${kedge_one} ${kedge_two}; do
   if test ${kedge_record} = lost; then
@@ -47,7 +47,14 @@ setenv kedge_slot ${slot_ok}
 setenv kedge_word
 if test -n "${slot_try}"; then
   if test "${try_left}" -gt 0; then
-    setexpr try_left ${try_left} - 1
+    # One less, of a digit; what is none leaves no further try.
+    setenv kedge_left 0
+    setenv kedge_less 0
+    for kedge_digit in 1 2 3 4 5 6 7 8 9; do
+      if test "${try_left}" = ${kedge_digit}; then setenv kedge_left ${kedge_less}; fi
+      setenv kedge_less ${kedge_digit}
+    done
+    setenv try_left ${kedge_left}
     setenv kedge_written no
     setenv kedge_first ${kedge_two}
     if test ${kedge_record} = ${kedge_two}; then setenv kedge_first ${kedge_one}; fi
@@ -73,7 +80,8 @@ fi
 echo "kedge: default ${slot_ok}, trial ${slot_try}, tries left ${try_left}; slot ${kedge_slot} ${kedge_word}"
 
 # --- the start. A slot that does not load gives way, to the default first; what was said of the slot is not said of
-# another one. cmdline.txt is plain text: put behind `arg=` (61 72 67 3d), it is one line of an environment. A slot without the
+# another one. cmdline.txt is plain text: put behind `arg=` (61 72 67 3d), and before zeros, it is one line of an environment,
+# which ends at the first zero of those 0x2000 bytes. A slot without the
 # board's device tree gets the one that U-Boot has itself; one whose tree is there and cannot be read does not load.
 if test ${slot_ok} = a; then setenv kedge_other b; else setenv kedge_other a; fi
 setenv kedge_last
@@ -83,11 +91,11 @@ for kedge_next in ${kedge_slot} ${slot_ok} ${kedge_other}; do
     setenv kedge_loaded no
     if part number ${devtype} ${devnum} slot-${kedge_next} kedge_part; then
       setenv kedge_from "${devtype} ${devnum}:${kedge_part}"
+      mw.l ${ramdisk_addr_r} 0 800
       mw.l ${ramdisk_addr_r} 3d677261
-      setexpr kedge_text ${ramdisk_addr_r} + 4
+      if test -z "${kedge_text}"; then setexpr kedge_text ${ramdisk_addr_r} + 4; fi
       if load ${kedge_from} ${kedge_text} cmdline.txt; then
-        setexpr kedge_size ${filesize} + 4
-        if env import -t ${ramdisk_addr_r} ${kedge_size} arg && load ${kedge_from} ${kernel_addr_r} kernel; then
+        if env import -t ${ramdisk_addr_r} 2000 arg && load ${kedge_from} ${kernel_addr_r} kernel; then
           setenv kedge_loaded yes
           setenv kedge_fdt ${fdtcontroladdr}
           if test -n "${kedge_tree}"; then

@@ -17,7 +17,7 @@ use kedge_revision::Name;
 use serde::Deserialize;
 
 /// The files that ship: name, text.
-const SHIPPED: [(&str, &str); 11] = [
+const SHIPPED: [(&str, &str); 12] = [
     (
         "qemu-x86-64.toml",
         include_str!("../boards/qemu-x86-64.toml"),
@@ -32,6 +32,10 @@ const SHIPPED: [(&str, &str); 11] = [
     (
         "qemu-mipsel.toml",
         include_str!("../boards/qemu-mipsel.toml"),
+    ),
+    (
+        "beaglebone-black.toml",
+        include_str!("../boards/beaglebone-black.toml"),
     ),
     (
         "orange-pi-zero.toml",
@@ -304,6 +308,10 @@ pub struct Qemu {
     pub memory: u32,
     /// Most bytes of a kernel's arguments that the machine hands over, where it drops the rest without a word.
     pub arguments_max: Option<usize>,
+    /// Interrupts of an i8259 that devices share, and that a firmware would make level-triggered where QEMU's stand-in does
+    /// not; only for a 32-bit MIPS whose loader the host plays.
+    #[serde(default)]
+    pub level_interrupts: Vec<u8>,
     /// The disk's device.
     pub disk: String,
     /// The network card's device.

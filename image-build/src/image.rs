@@ -176,7 +176,11 @@ fn write_boot(
         Backend::UBoot => {
             say("writing boot");
             let script = scratch.folder("boot")?.join(boot_script::FILE);
-            files::write(&script, boot_script::make(plan.board, created(plan)))?;
+            let record = gpt::find(partitions, "bootenv")?.offset;
+            files::write(
+                &script,
+                boot_script::make(plan.board, record, created(plan)),
+            )?;
             let mut contents = vec![script];
             contents.extend(firmware::boot_files(plan, scratch)?);
             write_fat(plan, "boot", &contents, scratch, disk, partitions)

@@ -23,9 +23,11 @@ mod command;
 mod loader;
 mod memory;
 mod qmp;
+mod stub;
 mod supervisor;
 
 pub use loader::{Loaded, load};
+pub use stub::Stub;
 
 use crate::{debian, files, process, tools};
 use anyhow::{Context, Result, bail};

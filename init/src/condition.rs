@@ -17,7 +17,7 @@
 //! | `unwritten` | the boot record could not be written, and no update begins | fast |
 //! | `growing` | the data partition takes the rest of the disk | slow |
 //! | `offline` | no network or no hub for [`LONG_MS`], or a hub was lost | fast |
-//! | `no-network` | no address, where one is wanted | slow |
+//! | `no-network` | no address, where one is wanted, or for [`LINK_MS`] after the boot no link | slow |
 //! | `enrolling` | no hub has taken it in yet | slow |
 //! | `no-hub` | its hub has not answered yet | slow |
 //! | `retrying` | a trial waits for its next try | slow |
@@ -30,6 +30,8 @@ pub const LONG_MS: u64 = crate::judge::HUB_LIMIT;
 /// How long all goals must have held again before a miss is forgotten, milliseconds: a container that crashes again and
 /// again is no news each time.
 pub const HOLD_MS: u64 = 10_000;
+/// How long after the boot a port's first link is waited for, milliseconds: the two ends of a cable take some seconds to agree.
+pub const LINK_MS: u64 = 10_000;
 /// Changes that are told at once, and milliseconds for each further one: some follow from what strangers and cables do.
 const CHANGES: u64 = 20;
 const CHANGE_MS: u64 = 10_000;
@@ -288,6 +290,9 @@ pub struct Course {
     goals_at: Option<u64>,
     away_since: Option<u64>,
     long: bool,
+    /// Until when the first link is waited for; 0 once there was one.
+    link_by: Option<u64>,
+    link_at: Option<u64>,
     /// Up to this time the changes are spent that are told.
     spent: u64,
     told_at: Option<u64>,
@@ -320,6 +325,19 @@ impl Course {
         } else {
             Goals::Coming
         }
+    }
+
+    /// The network, where after a boot a cable has a moment to be seen: else a device would be good, and then wait for an
+    /// address.
+    pub fn reach(&mut self, now: u64, reach: Reach) -> Reach {
+        let by = *self.link_by.get_or_insert(now.saturating_add(LINK_MS));
+        match reach {
+            Reach::Up | Reach::NoAddress => self.link_by = Some(0),
+            Reach::Unplugged => {}
+        }
+        let waits = reach == Reach::Unplugged && now < by;
+        self.link_at = waits.then_some(by);
+        if waits { Reach::NoAddress } else { reach }
     }
 
     /// Whether network or hub are missing for long.
@@ -356,7 +374,7 @@ impl Course {
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
         let away = self.until().filter(|_| !self.long);
-        [self.goals_at, away, self.told_at]
+        [self.goals_at, away, self.link_at, self.told_at]
             .into_iter()
             .flatten()
             .min()

@@ -254,7 +254,7 @@ impl Container {
     }
 }
 
-const CONTAINERS: [Container; 18] = [
+const CONTAINERS: [Container; 19] = [
     Container {
         group: "platform",
         goal: "ready",
@@ -277,6 +277,12 @@ const CONTAINERS: [Container; 18] = [
         tables: "[health]\nhttp = { port = 8081, path = \"/health\" }\ninterval = \"1s\"\ntimeout = \"5s\"\nretries = 2\n\
                  [restart]\npolicy = \"always\"\ndelay = \"200ms\"\n",
         ..Container::new("ill", &["serve", "8081"])
+    },
+    Container {
+        goal: "ready",
+        top: "network = \"host\"\n",
+        tables: "[health]\ncommand = [\"/probe\", \"apart\"]\n",
+        ..Container::new("apart", &["sleep"])
     },
     Container::new("confined", &["facts"]),
     Container {

@@ -128,6 +128,14 @@ fn backend(board: &Board) -> Result<(), Problem> {
         "qemu.secure-firmware",
         "has no use: Secure Boot is part of UEFI",
     )?;
+    let levels = board.qemu.as_ref().map(|qemu| &qemu.level_interrupts);
+    demand(
+        levels.is_none_or(Vec::is_empty)
+            || (board.boot.backend == Backend::Direct
+                && board.architecture == Architecture::Mipsel),
+        "qemu.level-interrupts",
+        "has no use: only of a MIPS whose loader the host plays",
+    )?;
     match board.boot.backend {
         Backend::Direct => {
             demand(

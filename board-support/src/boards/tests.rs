@@ -16,7 +16,7 @@ fn an_unknown_board_names_those_there_are() {
     let error = find("toaster").unwrap_err().to_string();
     assert_eq!(
         error,
-        "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64, qemu-mipsel, orange-pi-zero, orange-pi-pc-plus, visionfive-2, raspberry-pi-3, raspberry-pi-4"
+        "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64, qemu-mipsel, beaglebone-black, orange-pi-zero, orange-pi-pc-plus, visionfive-2, raspberry-pi-3, raspberry-pi-4"
     );
 }
 
@@ -84,7 +84,7 @@ fn values_that_cannot_work_are_refused_with_line_and_key() {
 fn a_led_is_a_word_for_the_kernel_and_a_module() {
     let shipped = all().unwrap();
     let with_led: Vec<&Board> = shipped.iter().filter(|board| board.led.is_some()).collect();
-    assert_eq!(with_led.len(), 4);
+    assert_eq!(with_led.len(), 5);
     for board in with_led {
         let word = format!(" kedge.led={}", board.led.as_deref().unwrap());
         assert!(board.arguments().ends_with(&word), "{}", board.name);

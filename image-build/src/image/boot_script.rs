@@ -6,9 +6,10 @@
 //!
 //! It does not write the partition; what the script does is tested on machines (the tier `vm`).
 
+use super::gpt;
 use anyhow::{Result, bail};
 use kedge_board_support::boards::{Architecture, Backend, Board, Load};
-use kedge_board_support::record::{Slot, crc32};
+use kedge_board_support::record::{COPY, Slot, crc32};
 
 /// The name under which U-Boot looks for it.
 pub const FILE: &str = "boot.scr";
@@ -22,10 +23,10 @@ const SCRIPT: u8 = 6;
 const NOT_COMPRESSED: u8 = 0;
 const NAME: &[u8; 32] = b"kedge\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
-/// The script for a board; its time is `time`, seconds since 1970.
+/// The script for a board whose boot record begins at `record`, bytes; its time is `time`, seconds since 1970.
 #[must_use]
-pub fn make(board: &Board, time: u64) -> Vec<u8> {
-    wrap(script(board).as_bytes(), board.architecture, time)
+pub fn make(board: &Board, record: u64, time: u64) -> Vec<u8> {
+    wrap(script(board, record).as_bytes(), board.architecture, time)
 }
 
 /// Whether the board's U-Boot, or a firmware that takes the same, can start this kernel, so that no device finds out; `beginning` are its first 64 bytes.
@@ -65,14 +66,22 @@ pub fn started(line: &str) -> Option<Slot> {
     Slot::from_letter(line.trim().strip_prefix(STARTING)?)
 }
 
-fn script(board: &Board) -> String {
+fn script(board: &Board, record: u64) -> String {
     format!(
-        "setenv kedge_arguments \"{}\"\nsetenv kedge_start {}\n{}{}{TEXT}",
+        "setenv kedge_arguments \"{}\"\nsetenv kedge_start {}\n{}{}{}{TEXT}",
         board.arguments(),
         starter(board.architecture),
         tree(&board.boot.device_trees),
-        board.boot.load.map(addresses).unwrap_or_default()
+        board.boot.load.map(addresses).unwrap_or_default(),
+        copies(record)
     )
+}
+
+/// The lines that say where the two copies of the loader record are; the machine's sectors have 512 bytes.
+fn copies(record: u64) -> String {
+    let one = record / gpt::SECTOR;
+    let two = one + u64::try_from(COPY).unwrap_or(0) / gpt::SECTOR;
+    format!("setenv kedge_one {one:x}\nsetenv kedge_two {two:x}\n")
 }
 
 /// The lines that set where to load to; U-Boot reads numbers as hexadecimal.
@@ -83,7 +92,9 @@ fn addresses(load: Load) -> String {
         initramfs,
     } = load;
     format!(
-        "setenv kernel_addr_r {kernel:x}\nsetenv fdt_addr_r {device_tree:x}\nsetenv ramdisk_addr_r {initramfs:x}\n"
+        "setenv kernel_addr_r {kernel:x}\nsetenv fdt_addr_r {device_tree:x}\nsetenv ramdisk_addr_r {initramfs:x}\n\
+         setenv kedge_text {:x}\n",
+        initramfs + 4
     )
 }
 
@@ -155,7 +166,6 @@ const fn number(architecture: Architecture) -> u8 {
 mod tests {
     use super::*;
     use kedge_board_support::boards;
-    use kedge_board_support::record::COPY;
 
     fn board() -> Board {
         boards::find("qemu-arm64").unwrap()
@@ -167,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_wrapping_is_what_u_boot_checks_before_it_runs_a_script() {
-        let image = make(&board(), 1_790_000_000);
+        let image = make(&board(), 1 << 20, 1_790_000_000);
         assert_eq!(field(&image, 0), 0x2705_1956);
         let mut header = image[..64].to_vec();
         header[4..8].fill(0);
@@ -184,7 +194,7 @@ mod tests {
         );
         let text = &body[8..];
         assert_eq!((field(body, 0) as usize, field(body, 4)), (text.len(), 0));
-        assert_eq!(text, script(&board()).as_bytes());
+        assert_eq!(text, script(&board(), 1 << 20).as_bytes());
     }
 
     /// Made by `mkimage -T script -C none -A arm64 -O linux -n kedge` 2023.01, with `SOURCE_DATE_EPOCH=1790000000`.
@@ -233,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_boards_arguments_come_first() {
-        let text = script(&board());
+        let text = script(&board(), 1 << 20);
         let lines: Vec<&str> = text.lines().take(2).collect();
         let begin = "setenv kedge_arguments \"console=ttyAMA0 panic=1 oops=panic ";
         assert!(
@@ -244,8 +254,30 @@ mod tests {
     }
 
     #[test]
+    fn both_copies_of_the_record_are_named_by_their_sectors() {
+        let text = script(&board(), 3 << 20);
+        assert!(text.contains("setenv kedge_one 1800\nsetenv kedge_two 1808\n"));
+    }
+
+    /// Debian's U-Boot for the AM335x has no `setexpr`: a board with addresses of its own must do without.
+    #[test]
+    fn a_board_with_addresses_of_its_own_needs_no_arithmetic() {
+        let script = script(&boards::find("beaglebone-black").unwrap(), 4 << 20);
+        assert!(script.contains("setenv ramdisk_addr_r 88080000\nsetenv kedge_text 88080004\n"));
+        let sums: Vec<_> = script
+            .lines()
+            .filter(|line| line.contains("setexpr") && !line.starts_with('#'))
+            .collect();
+        let [line] = sums.as_slice() else {
+            panic!("{sums:?}");
+        };
+        let guard = "if test -z \"${kedge_text}\"; then setexpr kedge_text ";
+        assert!(line.trim().starts_with(guard), "{line}");
+    }
+
+    #[test]
     fn pid_1_is_told_of_the_boards_led() {
-        let text = script(&boards::find("orange-pi-zero").unwrap());
+        let text = script(&boards::find("orange-pi-zero").unwrap(), 1 << 20);
         let line = text.lines().next().unwrap();
         assert!(line.ends_with(" kedge.led=orangepi:green:pwr\""), "{line}");
     }
@@ -303,7 +335,7 @@ mod tests {
     fn a_try_is_taken_off_and_written_before_the_trial_can_start() {
         let at = |text: &str| TEXT.find(text).unwrap_or_else(|| panic!("no {text:?}"));
         let order = [
-            "setexpr try_left ${try_left} - 1",
+            "setenv try_left ${kedge_left}",
             "write ${kernel_addr_r} ${kedge_first} 8",
             "write ${kernel_addr_r} ${kedge_record} 8",
             "setenv kedge_slot ${slot_try}",
@@ -331,7 +363,7 @@ mod tests {
     /// U-Boot's shell reads bytes, and its older one has no other way to go on in the next line.
     #[test]
     fn the_script_is_plain_ascii_in_short_lines() {
-        let script = script(&board());
+        let script = script(&board(), 1 << 20);
         // The board's arguments are one line, whatever their length.
         assert!(script.lines().skip(1).all(|line| line.len() <= 128));
         for line in script.lines() {

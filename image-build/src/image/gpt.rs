@@ -17,7 +17,7 @@ use std::os::unix::fs::FileExt;
 
 /// Bytes of a mebibyte.
 pub const MIB: u64 = 1 << 20;
-const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 /// Entries of a table, and bytes of each: what every tool expects.
 const ENTRIES: u32 = 128;
 const ENTRY: u32 = 128;

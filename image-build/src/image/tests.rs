@@ -365,10 +365,10 @@ fn an_image_for_u_boot_has_its_script_where_it_looks_for_it() {
     let script = sample.folder.path().join("script-back");
     let boot = gpt::find(&report.partitions, "boot").unwrap();
     fat::extract(&disk, boot.offset, "boot.scr", &script).unwrap();
-    assert_eq!(
-        files::read(&script).unwrap(),
-        boot_script::make(&sample.board, 1_790_000_000)
-    );
+    assert_eq!(files::read(&script).unwrap(), {
+        let record = gpt::find(&report.partitions, "bootenv").unwrap().offset;
+        boot_script::make(&sample.board, record, 1_790_000_000)
+    });
     std::thread::sleep(std::time::Duration::from_millis(2100));
     let (again, _) = sample.build("again").unwrap();
     process::run(Command::new("cmp").arg(disk).arg(again)).unwrap();

@@ -1,6 +1,6 @@
 //! The command line of QEMU: a pure function of machine and loader, so that a test can read it.
 
-use super::{Clock, Console, DiskCache, Loaded, VmConfig};
+use super::{Clock, Console, DiskCache, Loaded, Stub, VmConfig};
 use anyhow::{Context, Result, bail};
 use kedge_board_support::boards::{FirmwareOption, Qemu};
 use std::path::{Path, PathBuf};
@@ -103,12 +103,19 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
 /// What the machine begins with.
 fn begin(command: &mut Command, qemu: &Qemu, first: First<'_>) {
     match first {
-        First::Kernel(loaded) => command
-            .arg("-kernel")
-            .arg(&loaded.kernel)
-            .arg("-initrd")
-            .arg(&loaded.initramfs)
-            .args(["-append", &loaded.arguments, "-no-reboot"]),
+        First::Kernel(loaded) => {
+            if let Some(Stub { file, address }) = &loaded.stub {
+                let file = quoted(file);
+                let option = format!("loader,file={file},addr={address:#x},force-raw=on");
+                command.args(["-device", &option]);
+            }
+            command
+                .arg("-kernel")
+                .arg(&loaded.kernel)
+                .arg("-initrd")
+                .arg(&loaded.initramfs)
+                .args(["-append", &loaded.arguments, "-no-reboot"])
+        }
         First::Firmware(path) => {
             let option = match qemu.firmware_option {
                 FirmwareOption::Bios => "-bios",

@@ -4,7 +4,7 @@
 //! and both copies are written *before* a trial's slot is started; without any valid copy slot a is started; a slot
 //! that cannot be read gives way to the other one. Where the record lies on flash, it says so to PID 1, too.
 
-use super::ResetCause;
+use super::{ResetCause, Stub};
 use crate::files;
 use crate::image::{fat, gpt, ram};
 use anyhow::{Context, Result, bail, ensure};
@@ -27,6 +27,8 @@ pub struct Loaded {
     pub initramfs: PathBuf,
     /// The kernel's arguments.
     pub arguments: String,
+    /// What runs before the kernel.
+    pub stub: Option<Stub>,
 }
 
 impl Loaded {
@@ -69,6 +71,7 @@ pub(super) fn without_disk(folder: &Path) -> Result<Loaded> {
         kernel,
         initramfs,
         arguments: arguments.trim().to_owned(),
+        stub: None,
     })
 }
 
@@ -125,6 +128,7 @@ pub fn load(board: &Board, disk: &Path, folder: &Path) -> Result<Loaded> {
                     kernel,
                     initramfs,
                     arguments: arguments.trim_end().to_owned(),
+                    stub: None,
                 });
             }
             Err(error) => failures.push_str(&format!("\nslot {slot}: {error:#}")),

@@ -10,7 +10,9 @@
 use super::command::{First, command, monitor_socket};
 use super::loader;
 use super::memory::Memory;
-use super::{Console, Ending, Event, Firmware, Loaded, ResetCause, VARIABLES, VmConfig, load, qmp};
+use super::{
+    Console, Ending, Event, Firmware, Loaded, ResetCause, VARIABLES, VmConfig, load, qmp, stub,
+};
 use crate::image::boot_script;
 use crate::secure_boot::enrolment;
 use crate::{cache, files};
@@ -168,7 +170,7 @@ fn supervise(
 fn loaded(config: &VmConfig, reset: Option<ResetCause>) -> Result<Option<Loaded>> {
     if let Some(folder) = &config.ram {
         let loaded = loader::without_disk(folder)?.after(reset);
-        return Ok(Some(loaded.with(&config.arguments)));
+        return prepared(config, loaded.with(&config.arguments)).map(Some);
     }
     if config.board.boot.backend != Backend::Direct {
         if !config.arguments.is_empty() {
@@ -180,7 +182,20 @@ fn loaded(config: &VmConfig, reset: Option<ResetCause>) -> Result<Option<Loaded>
         return Ok(None);
     }
     let loaded = load(&config.board, &config.disk, &config.folder)?;
-    Ok(Some(loaded.after(reset).with(&config.arguments)))
+    prepared(config, loaded.after(reset).with(&config.arguments)).map(Some)
+}
+
+/// With what a firmware would have done before.
+fn prepared(config: &VmConfig, loaded: Loaded) -> Result<Loaded> {
+    let levels = config
+        .board
+        .qemu
+        .as_ref()
+        .map(|qemu| &qemu.level_interrupts);
+    match levels {
+        Some(levels) if !levels.is_empty() => stub::before(&loaded, levels, &config.folder),
+        Some(_) | None => Ok(loaded),
+    }
 }
 
 /// The same command, of a process that ends when the thread that starts it does: whatever kills us, no machine goes on

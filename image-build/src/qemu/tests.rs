@@ -187,6 +187,7 @@ fn words(config: &VmConfig) -> String {
         kernel: "k".into(),
         initramfs: "i".into(),
         arguments: "quiet".into(),
+        stub: None,
     };
     let first = First::Kernel(&loaded);
     crate::process::line(&command::command(config, first, Path::new("/m,1")).unwrap())
@@ -243,6 +244,25 @@ fn without_a_disk_there_is_none() {
 }
 
 #[test]
+fn a_stub_lies_where_it_belongs() {
+    let stub = Stub {
+        file: "/tmp/a,b/stub".into(),
+        address: 0x1000,
+    };
+    let loaded = Loaded {
+        slot: Slot::A,
+        kernel: "k".into(),
+        initramfs: "i".into(),
+        arguments: String::new(),
+        stub: Some(stub),
+    };
+    let line = command::command(&config(), First::Kernel(&loaded), Path::new("/m"));
+    let line = crate::process::line(&line.unwrap());
+    let part = "-device loader,file=/tmp/a,,b/stub,addr=0x1000,force-raw=on -kernel k ";
+    assert!(line.contains(part), "{line}");
+}
+
+#[test]
 fn memory_has_the_size_that_was_asked_for() {
     let config = VmConfig {
         memory: Some(48),
@@ -263,6 +283,7 @@ fn a_loader_tells_of_the_watchdog_alone_and_first() {
             kernel: "k".into(),
             initramfs: "i".into(),
             arguments: "quiet kedge.reset=none".into(),
+            stub: None,
         };
         loaded.after(reset).arguments
     };
@@ -305,6 +326,7 @@ fn arguments_that_a_machine_would_cut_are_refused() {
             kernel: "k".into(),
             initramfs: "i".into(),
             arguments: "a".repeat(length),
+            stub: None,
         };
         command::command(&config, First::Kernel(&loaded), Path::new("/m"))
     };
@@ -416,6 +438,7 @@ fn a_folder_that_no_socket_fits_into_is_refused() {
         kernel: "k".into(),
         initramfs: "i".into(),
         arguments: String::new(),
+        stub: None,
     };
     assert!(
         command::command(&config, First::Kernel(&loaded), Path::new("/m"))

@@ -28,7 +28,8 @@ use serde::Serialize;
     boot    guest instructions from exec of PID 1 to a container's first instruction\n\
     memory  what is ours in memory, and the least memory that a device runs in\n\
     trial   what a trial costs: a boot of it, the time to its verdict, answers that its containers do not give\n\
-    containers  starts of containers on this machine, beside crun and runc\n\
+    containers  starts of containers on this machine, beside crun and runc; with --in-guest on a device's kernel in QEMU,\n\
+    \x20           in instructions\n\
     hub     what the hub spends on a poll, a report, an enrolment and a connection; a fleet that works and that comes back\n\n\
     Examples:\n  cargo xtask measure boot --json\n  cargo xtask measure memory --board pc-x86-64\n  cargo xtask measure hub --devices 2000")]
 pub(crate) struct Arguments {
@@ -44,6 +45,9 @@ pub(crate) struct Arguments {
     /// Whose kernel; the promises are about our own.
     #[arg(long, value_enum, default_value_t = Kernel::Own)]
     kernel: Kernel,
+    /// On the board's kernel in QEMU, with instructions counted, instead of on this machine's (`containers`).
+    #[arg(long)]
+    in_guest: bool,
     /// How many times a boot is measured (`boot`, `trial`); the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     runs: u32,
@@ -68,17 +72,23 @@ enum What {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let board = arguments.board.as_str();
     suits(arguments.what, &boards::find(board)?)?;
+    ensure!(
+        !arguments.in_guest || matches!(arguments.what, What::Containers),
+        "--in-guest is for starts of containers alone: the others are about devices in QEMU anyway"
+    );
     let platform = || project::platform(board, arguments.kernel.into());
     let mut figures = match arguments.what {
         What::Size => size::measure(&platform()?),
         What::Boot => boot::measure(&platform()?, arguments.runs),
         What::Memory => memory::measure(&platform()?),
         What::Trial => trial::measure(&platform()?, arguments.runs),
+        What::Containers if arguments.in_guest => containers::measure_in_guest(&platform()?),
         What::Containers => containers::measure(),
         What::Hub => hub::measure(arguments.devices, arguments.seconds),
     }?;
     for figure in &mut figures {
         figure.board = match arguments.what {
+            What::Containers if arguments.in_guest => Some(board.to_owned()),
             What::Hub | What::Containers => None,
             What::Size | What::Boot | What::Memory | What::Trial => Some(board.to_owned()),
         };

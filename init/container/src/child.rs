@@ -86,6 +86,7 @@ fn enter<'p>(
     if let NetworkPlan::Pool(attachment) = &plan.network {
         interface::set_up(attachment).at(Stage::Interface, INTERFACE)?;
     }
+    engine.fence.close(plan.capabilities)?;
     become_program(plan, &Who::of(plan), image, inner)
 }
 

@@ -13,6 +13,7 @@ use kedge_sys::rustix::fs::{
 use kedge_sys::rustix::process::umask;
 
 use crate::cgroup::Parent;
+use crate::landlock::Fence;
 use crate::mounts::{NO_EXEC, NO_SUID, attach, filesystem, join, make_directories};
 use crate::stage::{At, SpawnError, Stage};
 
@@ -37,6 +38,7 @@ pub struct Engine {
     /// This process's own pid namespace.
     pub(crate) pid_namespace: OwnedFd,
     pub(crate) cgroup: Option<Parent>,
+    pub(crate) fence: Fence,
     /// Where a child attaches its root; in each child's mount namespace another one.
     pub(crate) root_place: CString,
     /// The mount of the device nodes.
@@ -73,6 +75,7 @@ impl Engine {
             proc: proc.at(Stage::Prepare, c"/proc")?,
             pid_namespace: pid_namespace.at(Stage::Prepare, c"/proc/self/ns/pid")?,
             cgroup,
+            fence: Fence::of_kernel(),
             root_place: below(c"/root")?,
             devices: below(c"/dev")?,
             own_devices: below(c"/d")?,

@@ -19,6 +19,7 @@ use kedge_sys::process::{Resource, enter_namespace, enter_namespaces_of, prlimit
 use crate::become_program::{Who, become_program};
 use crate::child::{NOT_EXECUTED, become_root};
 use crate::engine::Engine;
+use crate::landlock::Fence;
 use crate::plan::Plan;
 use crate::plan::command::Execution;
 use crate::spawn::{Ends, Inner, OPEN_FILES, Spawned};
@@ -54,6 +55,9 @@ pub struct Command<'a> {
     pub working_directory: Option<&'a str>,
     /// Its streams.
     pub input: Input,
+    /// Whether Landlock is around it as around the container's process, which it then cannot look into (`crate::landlock`).
+    /// Everything else that confines the container confines its commands always.
+    pub fenced: bool,
 }
 
 impl<'a> Command<'a> {
@@ -66,6 +70,18 @@ impl<'a> Command<'a> {
             user: None,
             working_directory: None,
             input: Input::Nothing,
+            fenced: false,
+        }
+    }
+}
+
+impl<'a> Command<'a> {
+    /// A health command of the container of `plan`: as [`Command::new`], but fenced where the network is not its own.
+    #[must_use]
+    pub fn health(plan: &Plan, arguments: &'a [String]) -> Self {
+        Self {
+            fenced: !plan.network.is_own(),
+            ..Self::new(arguments)
         }
     }
 }
@@ -106,9 +122,10 @@ impl Engine {
             None => None,
         };
         let ends = Ends::open(plan, &execution.user, execution.input)?;
+        let fence = execution.fenced.then_some(self.fence);
         enter_namespaces_of(pidfd, Namespaces::PID).at(Stage::Join, &plan.name)?;
         let child = clone::spawn(Namespaces::NONE, cgroup.as_ref().map(AsFd::as_fd), || {
-            run(plan, pidfd, execution, &ends.inner)
+            run(plan, pidfd, execution, fence, &ends.inner)
         });
         // Were this to fail, every later child would land in that container: nothing may follow.
         let back = enter_namespace(self.pid_namespace.as_fd());
@@ -120,8 +137,14 @@ impl Engine {
     }
 }
 
-fn run(plan: &Plan, pidfd: BorrowedFd<'_>, execution: &Execution, inner: &Inner) -> i32 {
-    let Err(failure) = join(plan, pidfd, execution, inner);
+fn run(
+    plan: &Plan,
+    pidfd: BorrowedFd<'_>,
+    execution: &Execution,
+    fence: Option<Fence>,
+    inner: &Inner,
+) -> i32 {
+    let Err(failure) = join(plan, pidfd, execution, fence, inner);
     report(&inner.report, &failure);
     NOT_EXECUTED
 }
@@ -130,6 +153,7 @@ fn join<'p>(
     plan: &'p Plan,
     pidfd: BorrowedFd<'_>,
     execution: &'p Execution,
+    fence: Option<Fence>,
     inner: &Inner,
 ) -> Result<Infallible, Failure<'p>> {
     set_dumpable(false).at(Stage::Join, c"dumpable")?;
@@ -145,6 +169,9 @@ fn join<'p>(
     };
     enter_namespaces_of(pidfd, all).at(Stage::Join, &plan.name)?;
     become_root()?;
+    if let Some(fence) = fence {
+        fence.close(plan.capabilities)?;
+    }
     let who = Who {
         user: &execution.user,
         directory: &execution.directory,

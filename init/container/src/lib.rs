@@ -17,7 +17,7 @@
 //! | `spawn`, `mounts`, `handshake` | the parent's side of a start |
 //! | `child`, `loopback`, `interface`, `become_program` | the child's side |
 //! | `exec`, `probe` | commands and probes in a running container |
-//! | `seccomp` | the system call filter |
+//! | `seccomp`, `landlock` | the system call filter, and the fence behind it |
 //! | `stage` | what failed, told over the report socket |
 
 mod become_program;
@@ -28,6 +28,7 @@ mod engine;
 mod exec;
 mod handshake;
 mod interface;
+mod landlock;
 mod layers;
 mod loopback;
 mod mounts;

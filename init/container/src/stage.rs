@@ -78,6 +78,8 @@ stages! {
     Loopback = "loopback",
     /// The interface in a pool, which somebody else puts into the namespace: `ETIMEDOUT` where nobody does.
     Interface = "interface",
+    /// The fence behind the system call filter.
+    Landlock = "Landlock",
     /// Standard input, output and error.
     Streams = "streams",
     /// Session, signals, descriptors.

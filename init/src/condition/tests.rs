@@ -286,3 +286,21 @@ fn a_cable_that_is_loose_does_not_flood_the_console() {
     course.is_told();
     assert_eq!(course.deadline(), None);
 }
+
+#[test]
+fn a_cable_has_a_moment_after_the_boot_and_no_second_one() {
+    let mut course = Course::default();
+    assert_eq!(course.reach(500, Reach::Unplugged), Reach::NoAddress);
+    assert_eq!(course.deadline(), Some(500 + LINK_MS));
+    let last = 499 + LINK_MS;
+    assert_eq!(course.reach(last, Reach::Unplugged), Reach::NoAddress);
+    assert_eq!(course.reach(last + 1, Reach::Unplugged), Reach::Unplugged);
+    assert_eq!(course.deadline(), None);
+    let mut course = Course::default();
+    assert_eq!(course.reach(500, Reach::Unplugged), Reach::NoAddress);
+    assert_eq!(course.reach(600, Reach::NoAddress), Reach::NoAddress);
+    assert_eq!(course.reach(700, Reach::Up), Reach::Up);
+    assert_eq!(course.deadline(), None);
+    // Pulled out: that is seen at once.
+    assert_eq!(course.reach(800, Reach::Unplugged), Reach::Unplugged);
+}

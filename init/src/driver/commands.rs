@@ -173,6 +173,8 @@ impl Driver {
                 None if exec.input => Input::Pipe,
                 None => Input::Nothing,
             },
+            // Who executes something wants to see what the container does.
+            fenced: false,
         };
         let spawned = engine.exec(plan, running.pidfd.as_fd(), &command);
         let spawned = spawned.map_err(Refused::Failed)?;

@@ -304,7 +304,7 @@ impl Driver {
         };
         let started = match check {
             Some(Check::Command(arguments)) => engine
-                .exec(plan, pidfd, &Command::new(arguments))
+                .exec(plan, pidfd, &Command::health(plan, arguments))
                 .map(|spawned| {
                     let process = Running {
                         pid: spawned.pid,

@@ -107,7 +107,7 @@ impl Driver {
             trial,
             unwritten: self.boot.control.as_ref().is_some_and(Control::is_barred),
             growing: self.helpers.growing,
-            reach: self.network.reach(),
+            reach: self.showing.course.reach(now, self.network.reach()),
             hub: self.agent.stands(),
             long: false,
         };

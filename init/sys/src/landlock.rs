@@ -1,6 +1,7 @@
 //! Landlock: a process restricts itself to parts of the file tree (`landlock(7)`).
 //!
-//! The least that is useful: which access is handled, which is allowed below which directories.
+//! The least that is useful: which access is handled, which is allowed below which directories, and which sockets of
+//! others are out of reach.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
@@ -15,6 +16,8 @@ use crate::{Errno, Error, Result};
 pub struct Access(u64);
 
 impl Access {
+    /// None.
+    pub const NONE: Self = Self(0);
     /// Execute a file.
     pub const EXECUTE: Self = Self(1);
     /// Write to a file.
@@ -23,7 +26,12 @@ impl Access {
     pub const READ_FILE: Self = Self(1 << 2);
     /// List a directory.
     pub const READ_DIR: Self = Self(1 << 3);
-    /// All of the first version (Linux 5.13): the above, and making and removing every kind of entry.
+    /// Make a node of a block device.
+    pub const MAKE_BLOCK_DEVICE: Self = Self(1 << 11);
+    /// Link or rename a file into another directory (version 2, Linux 5.19). Any set that handles access to files refuses
+    /// this, unless it handles this as well and allows it.
+    pub const REFER: Self = Self(1 << 13);
+    /// All of the first version (Linux 5.13): the above but `REFER`, and making and removing every kind of entry.
     pub const ALL_V1: Self = Self((1 << 13) - 1);
     /// Reading, listing and executing.
     pub const READ_ONLY: Self = Self(1 | 1 << 2 | 1 << 3);
@@ -35,10 +43,23 @@ impl Access {
     }
 }
 
-/// `struct landlock_ruleset_attr`, version 1.
+/// What is out of reach when it belongs to nobody inside: `LANDLOCK_SCOPE_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope(u64);
+
+impl Scope {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// Abstract unix sockets that were bound outside (version 6, Linux 6.12).
+    pub const ABSTRACT_SOCKETS: Self = Self(1);
+}
+
+/// `struct landlock_ruleset_attr` of version 6. An older kernel takes it as long as what it does not know is zero.
 #[repr(C)]
 struct RulesetAttribute {
     handled_access_fs: u64,
+    handled_access_net: u64,
+    scoped: u64,
 }
 
 /// `struct landlock_path_beneath_attr`.
@@ -69,13 +90,16 @@ pub fn version() -> Result<u32> {
 pub struct Ruleset(OwnedFd);
 
 impl Ruleset {
-    /// A set that will refuse all of `handled` but what [`Ruleset::allow`] adds.
+    /// A set that will refuse all of `handled` but what [`Ruleset::allow`] adds, and all that is in `scope`.
     ///
     /// # Errors
-    /// `ENOSYS` or `EOPNOTSUPP` without Landlock, `EINVAL` for access that the kernel does not know.
-    pub fn new(handled: Access) -> Result<Self> {
+    /// `ENOSYS` or `EOPNOTSUPP` without Landlock, `EINVAL` for access and `E2BIG` for a scope that the kernel does not know,
+    /// `ENOMSG` for a set of nothing.
+    pub fn new(handled: Access, scope: Scope) -> Result<Self> {
         let attribute = RulesetAttribute {
             handled_access_fs: handled.0,
+            handled_access_net: 0,
+            scoped: scope.0,
         };
         let size = std::mem::size_of::<RulesetAttribute>();
         // SAFETY: `attribute` is a landlock_ruleset_attr of the size that is passed, only read.
@@ -127,6 +151,9 @@ mod tests {
     use crate::clone::{Namespaces, spawn};
     use crate::privilege::set_no_new_privs;
     use crate::process::{ExitStatus, wait_pidfd};
+    use std::io::ErrorKind;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
     #[test]
     fn a_rule_has_twelve_bytes() {
@@ -147,9 +174,41 @@ mod tests {
         assert_eq!(status, Ok(ExitStatus::Exited(0)));
     }
 
+    #[test]
+    fn sockets_of_others_are_out_of_reach() {
+        if version().unwrap_or(0) < 6 {
+            return;
+        }
+        let name = format!("kedge-landlock-{}", std::process::id());
+        let theirs = SocketAddr::from_abstract_name(&name).expect("a name");
+        let _listener = UnixListener::bind_addr(&theirs).expect("bind");
+        let own = SocketAddr::from_abstract_name(format!("{name}-own")).expect("a name");
+        let child = spawn(Namespaces::NONE, None, || {
+            scoped(&theirs, &own).unwrap_or(9)
+        });
+        let status = wait_pidfd(child.expect("clone3").pidfd.as_fd());
+        assert_eq!(status, Ok(ExitStatus::Exited(0)));
+    }
+
+    fn scoped(theirs: &SocketAddr, own: &SocketAddr) -> Result<i32> {
+        let rules = Ruleset::new(Access::NONE, Scope::ABSTRACT_SOCKETS)?;
+        set_no_new_privs()?;
+        rules.restrict_self()?;
+        let outside = UnixStream::connect_addr(theirs).map_err(|error| error.kind());
+        let Ok(_listener) = UnixListener::bind_addr(own) else {
+            return Ok(1);
+        };
+        let inside = UnixStream::connect_addr(own);
+        Ok(match (inside, outside) {
+            (Ok(_), Err(ErrorKind::PermissionDenied)) => 0,
+            (Ok(_), _) => 2,
+            (Err(_), _) => 3,
+        })
+    }
+
     fn restricted(usr: BorrowedFd<'_>) -> Result<i32> {
         use rustix::fs::{Mode, OFlags, open};
-        let rules = Ruleset::new(Access::READ_ONLY)?;
+        let rules = Ruleset::new(Access::READ_ONLY, Scope::NONE)?;
         rules.allow(usr, Access::READ_ONLY)?;
         set_no_new_privs()?;
         rules.restrict_self()?;

@@ -15,6 +15,7 @@ pub(crate) fn run(name: &str, number: u64) -> Option<ExitCode> {
         "look" => facts::all()
             .iter()
             .for_each(|(name, value)| say(&format!("fact {name} {value}"))),
+        "apart" => return Some(facts::apart()),
         "copy" => copy(),
         "descriptors" => descriptors(),
         "terminal" => terminal(),

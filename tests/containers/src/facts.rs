@@ -7,6 +7,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::process::ExitCode;
 
 /// A name and what was found.
 pub(crate) type Fact = (String, String);
@@ -66,8 +69,8 @@ pub(crate) fn all() -> Vec<Fact> {
 
 type Attempt = fn() -> io::Result<()>;
 
-/// What a container must not be able to do. Each says `allowed`, or the error's number.
-const ATTEMPTS: [(&str, Attempt); 28] = [
+/// What a container must not be able to do, and a few things that it must. Each says `allowed`, or the error's number.
+const ATTEMPTS: [(&str, Attempt); 33] = [
     ("mount", || {
         Ok(mount(c"none", c"/tmp", c"tmpfs", MountFlags::empty(), c"")?)
     }),
@@ -154,7 +157,38 @@ const ATTEMPTS: [(&str, Attempt); 28] = [
     ("raise-memory-limit", || {
         write("/sys/fs/cgroup/memory.max", "max")
     }),
+    ("look-into-first", || fs::read("/proc/1/environ").map(drop)),
+    ("move-file", || move_file("/dev/shm")),
+    ("move-file-of-root", || move_file("")),
+    ("socket-of-8080", || abstract_socket("8080")),
+    ("socket-of-8081", || abstract_socket("8081")),
 ];
+
+/// Moves a file into another directory, and links it back.
+fn move_file(place: &str) -> io::Result<()> {
+    let folder = format!("{place}/move-{}", std::process::id());
+    let inside = |name: &str| format!("{folder}/{name}");
+    fs::create_dir_all(inside("a"))?;
+    fs::create_dir_all(inside("b"))?;
+    File::create_new(inside("a/file"))?;
+    rustix::fs::rename(inside("a/file"), inside("b/file"))?;
+    fs::hard_link(inside("b/file"), inside("a/link"))?;
+    fs::remove_dir_all(folder)
+}
+
+/// Whether the socket of another container is out of reach, though it is there: a health command.
+pub(crate) fn apart() -> ExitCode {
+    match abstract_socket("8080").map_err(|error| error.kind()) {
+        Err(io::ErrorKind::PermissionDenied) => ExitCode::SUCCESS,
+        Ok(()) | Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Connects to the socket without a file that the server of a port has in its namespace of networks.
+fn abstract_socket(port: &str) -> io::Result<()> {
+    let address = SocketAddr::from_abstract_name(format!("kedge-{port}"))?;
+    UnixStream::connect_addr(&address).map(drop)
+}
 
 fn plain(result: Result<(), kedge_sys::Error>) -> io::Result<()> {
     result.map_err(|error| io::Error::from_raw_os_error(error.errno.raw_os_error()))

@@ -12,6 +12,8 @@
 use crate::facts;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,6 +26,9 @@ pub(crate) fn run(port: u64) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Nobody takes its connections: that they are made is all.
+    let name = SocketAddr::from_abstract_name(format!("kedge-{port}"));
+    let _socket = name.and_then(|name| UnixListener::bind_addr(&name));
     crate::say(&format!("listening on {port}"));
     // SIGTERM ends a process that is the first of its namespace only if it takes the signal.
     std::thread::spawn(|| {

@@ -25,8 +25,11 @@ fn facts(lines: &[LogLine]) -> BTreeMap<String, String> {
     facts.map(pair).collect()
 }
 
+/// How the last line begins that a container says of itself.
+pub(super) const LAST_FACT: &str = "fact try-socket-of-8081";
+
 fn facts_of(guest: &Guest, container: &str) -> Result<BTreeMap<String, String>> {
-    guest.wait_for_log(container, "fact try-raise-memory-limit", SOON)?;
+    guest.wait_for_log(container, LAST_FACT, SOON)?;
     Ok(facts(&guest.logs(container)?))
 }
 
@@ -229,6 +232,9 @@ pub(super) fn confinement(guest: &mut Guest) -> Result<()> {
             .any(|mount| mount.starts_with("/sys:") && mount.ends_with(":ro")),
         "/sys can be written: {mounts}"
     );
+    expect_fact(&facts, "try-move-file", "allowed")?;
+    // By Landlock, which is asked first; a capability that nobody here has would say 1.
+    expect_fact(&facts, "try-make-disk-node", "13")?;
     expect_refused(&facts, &ATTEMPTS)
 }
 
@@ -270,6 +276,7 @@ pub(super) fn widened(guest: &mut Guest) -> Result<()> {
     expect_fact(&facts, "CapBnd", "0000000000000401")?;
     expect_fact(&facts, "try-bind-80", "allowed")?;
     expect_fact(&facts, "try-write-root", "allowed")?;
+    expect_fact(&facts, "try-move-file-of-root", "allowed")?;
     let rest: Vec<&str> = ATTEMPTS
         .into_iter()
         .filter(|name| *name != "try-write-root")
@@ -298,18 +305,28 @@ fn someone(guest: &mut Guest) -> Result<()> {
     expect_fact(&facts, "cwd", "/srv/work")?;
     expect_fact(&facts, "env-PATH", "/bin")?;
     expect_fact(&facts, "env-COLOUR", "green blue")?;
-    expect_fact(&facts, "CapEff", "0000000000000000")
+    expect_fact(&facts, "CapEff", "0000000000000000")?;
+    expect_refused(&facts, &ATTEMPTS)
 }
 
 fn host_network(guest: &mut Guest) -> Result<()> {
-    let answer = guest.wait("web answers", SOON, |guest| {
-        guest.get(8080, "/facts").map(Some)
+    // `ill` is in the same namespace: its socket is in sight, and out of reach.
+    let facts = guest.wait("web answers, and sees a socket of another", SOON, |guest| {
+        let answer = guest.get(8080, "/facts")?;
+        let facts: BTreeMap<String, String> =
+            serde_json::from_str(&answer.body).context("no facts")?;
+        expect_fact(&facts, "try-socket-of-8081", "1").map(|()| Some(facts))
     })?;
-    let facts: BTreeMap<String, String> = serde_json::from_str(&answer.body).context("no facts")?;
     let interfaces = facts.get("interfaces").context("no interfaces")?;
     ensure!(interfaces.contains("eth0"), "host network has {interfaces}");
     // A server of an unprivileged user namespace may have any port there.
     expect_fact(&facts, "try-bind-80", "allowed")?;
+    expect_fact(&facts, "try-socket-of-8080", "allowed")?;
+    // It is ready once its health command finds that socket out of reach.
+    guest.wait("a health command is fenced", SOON, |guest| {
+        let apart = guest.container("apart")?;
+        Ok((apart.get("ready") == Some(&true.into())).then_some(()))
+    })?;
     let rest: Vec<&str> = ATTEMPTS
         .into_iter()
         .filter(|name| *name != "try-write-root")

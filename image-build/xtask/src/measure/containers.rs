@@ -1,4 +1,4 @@
-//! Starts of containers, on this machine's kernel: the engine as PID 1 calls it, `kedge-oci`, and Debian's crun and runc, in
+//! Starts of containers, on this machine's kernel or in QEMU on a device's ([`guest`]): the engine as PID 1 calls it, `kedge-oci`, and Debian's crun and runc, in
 //! turns, so that whatever else the machine does meets all of them.
 //!
 //! Each container runs busybox' `true` in namespaces of its own (pid, network, ipc, uts, mount), with the mounts, masked and
@@ -6,7 +6,9 @@
 //! more: a user namespace, no capability, a filter of system calls. crun is told to leave control groups alone, since it refuses those of many a
 //! machine; the engine and `kedge-oci` make one a container. `bare` is the program without a container.
 //!
-//! Times are wall clock, medians over all rounds: compare them within a run alone. The figures with `percent` do.
+//! Times on this machine are wall clock, medians over all rounds: compare them within a run alone, as the figures in percent do.
+
+mod guest;
 
 use super::{Figure, median, note};
 use crate::cargo::cargo;
@@ -22,9 +24,41 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const ROUNDS: &str = "5";
 const COUNT: &str = "20";
 
+/// What is started, and what starts it.
+struct Built {
+    oci: PathBuf,
+    starts: PathBuf,
+}
+
+/// On this machine's kernel.
 pub(super) fn measure() -> Result<Vec<Figure>> {
+    let built = build(&["busybox-static", "crun", "runc"])?;
+    let folder = tempfile::tempdir().context("a folder for bundles")?;
+    let root = folder.path().join("rootfs");
+    bundles(folder.path(), &root, &built.oci)?;
+    root_of(&root)?;
+    let mut command = Command::new(&built.starts);
+    command.arg(&root).arg(folder.path()).args([ROUNDS, COUNT]);
+    command.arg(format!("kedge-oci={}", built.oci.display()));
+    command.args(["crun=crun --cgroup-manager=disabled", "runc=runc"]);
+    let text = progress::step("starting containers in turns", || {
+        process::text(&mut command)
+    })?;
+    figures("containers", &text)
+}
+
+/// On the kernel of a platform, in QEMU.
+pub(super) fn measure_in_guest(platform: &Path) -> Result<Vec<Figure>> {
+    let built = build(&["busybox-static", "crun"])?;
+    let folder = tempfile::tempdir().context("a folder for the machine")?;
+    let text = guest::starts(&built, platform, folder.path())?;
+    figures("containers.guest", &text)
+}
+
+/// Builds what is ours, and sees to it that these packages of others are there.
+fn build(packages: &[&str]) -> Result<Built> {
     debian::require(
-        &["busybox-static", "crun", "runc"],
+        packages,
         "start containers with what others start them with",
     )?;
     let workspace = toolchain::workspace()?;
@@ -43,30 +77,21 @@ pub(super) fn measure() -> Result<Vec<Figure>> {
         build(&["--package", "kedge-oci", "--bin", "kedge-oci"])?;
         build(&["--package", "kedge-container", "--example", "starts"])
     })?;
-    let release = target(&workspace).join(TARGET).join("release");
-    let folder = tempfile::tempdir().context("a folder for bundles")?;
-    let root = folder.path().join("rootfs");
-    let oci = release.join("kedge-oci");
-    bundles(folder.path(), &oci)?;
     let version = process::text(Command::new("crun").arg("--version"))?;
     note(version.lines().next().unwrap_or("crun").trim());
-    let mut command = Command::new(release.join("examples/starts"));
-    command.arg(&root).arg(folder.path()).args([ROUNDS, COUNT]);
-    command.arg(format!("kedge-oci={}", oci.display()));
-    command.args(["crun=crun --cgroup-manager=disabled", "runc=runc"]);
-    let text = progress::step("starting containers in turns", || {
-        process::text(&mut command)
-    })?;
-    figures(&text)
+    let release = target(&workspace).join(TARGET).join("release");
+    Ok(Built {
+        oci: release.join("kedge-oci"),
+        starts: release.join("examples/starts"),
+    })
 }
 
 fn target(workspace: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)
 }
 
-/// A bundle whose process ends at once, and in `sleeper` one whose process goes on.
-fn bundles(folder: &Path, oci: &Path) -> Result<()> {
-    let root = folder.join("rootfs");
+/// The root of the containers.
+fn root_of(root: &Path) -> Result<()> {
     for name in ["bin", "dev", "proc", "sys"] {
         files::make_folder(&root.join(name))?;
     }
@@ -76,6 +101,11 @@ fn bundles(folder: &Path, oci: &Path) -> Result<()> {
         std::os::unix::fs::symlink("busybox", &link)
             .with_context(|| format!("cannot link {}", link.display()))?;
     }
+    Ok(())
+}
+
+/// A bundle whose process ends at once, and in `sleeper` one whose process goes on.
+fn bundles(folder: &Path, root: &Path, oci: &Path) -> Result<()> {
     let sleeper = folder.join("sleeper");
     files::make_folder(&sleeper)?;
     process::run(Command::new(oci).args(["spec", "--bundle"]).arg(&sleeper))?;
@@ -115,7 +145,7 @@ fn without(document: &mut Value, pointer: &str, kind: &str) -> Result<()> {
     Ok(())
 }
 
-fn figures(text: &str) -> Result<Vec<Figure>> {
+fn figures(prefix: &str, text: &str) -> Result<Vec<Figure>> {
     let mut times: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     for line in text.lines() {
         let (name, time) = line.split_once(' ').context("a line without a time")?;
@@ -127,7 +157,7 @@ fn figures(text: &str) -> Result<Vec<Figure>> {
         .collect();
     let mut figures: Vec<_> = medians
         .iter()
-        .map(|(name, time)| Figure::time(&format!("containers.{name}"), *time, None))
+        .map(|(name, time)| Figure::time(&format!("{prefix}.{name}"), *time, None))
         .collect();
     for (name, other, goal) in [
         ("engine", "crun", 50),
@@ -143,7 +173,7 @@ fn figures(text: &str) -> Result<Vec<Figure>> {
         let (own, theirs) = (of(name)?, of(other)?);
         ensure!(theirs > 0, "{other} took no time");
         let percent = own.saturating_mul(100) / theirs;
-        let title = format!("containers.{name}-of-{other}");
+        let title = format!("{prefix}.{name}-of-{other}");
         figures.push(Figure {
             unit: "%",
             ..Figure::bytes(&title, percent, Some(goal))
@@ -159,7 +189,7 @@ mod tests {
     #[test]
     fn medians_are_compared() {
         let text = "engine 10\nengine 30\nengine 20\ncrun 40\nkedge-oci 30\nengine-at-once 5\ncrun-at-once 50\n";
-        let figures = figures(text).unwrap();
+        let figures = figures("containers", text).unwrap();
         let value = |name: &str| {
             let figure = figures.iter().find(|figure| figure.name == name);
             figure.map(|figure| (figure.value, figure.holds()))
@@ -173,6 +203,6 @@ mod tests {
             value("containers.kedge-oci-of-crun"),
             Some((count(75), Some(false)))
         );
-        assert!(super::figures("engine 1\n").is_err());
+        assert!(super::figures("containers", "engine 1\n").is_err());
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Execution {
     pub(crate) user: UserPlan,
     pub(crate) directory: CString,
     pub(crate) input: Input,
+    /// Whether Landlock is around it.
+    pub(crate) fenced: bool,
 }
 
 impl Plan {
@@ -45,6 +47,7 @@ impl Plan {
             user,
             directory,
             input: command.input,
+            fenced: command.fenced,
         })
     }
 }
