@@ -101,7 +101,7 @@ pub(crate) fn trials_of_a_slot(board: &str) -> Result<()> {
     checks.run(
         "an init that hangs is reset by the watchdog",
         &mut guest,
-        |guest| hangs(&project, guest, &before),
+        |guest| hangs(board, &project, guest, &before),
     );
     project.use_platform(&platform);
     checks.run("a container that never gets ready", &mut guest, |guest| {
@@ -207,9 +207,13 @@ fn exits(board: &str, project: &mut Project, guest: &mut Guest, before: &str) ->
     told(guest, "Attempted to kill init")
 }
 
-fn hangs(project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
+fn hangs(board: &str, project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
     project.kernel_arguments("-- hang")?;
     let tried = push(project, guest)?;
+    if boards::find(board)?.watchdog.driver.as_str() == "softdog" {
+        back(guest, &tried, before, "b", "kernel-panic")?;
+        return told(guest, "Software Watchdog Timer expired");
+    }
     back(guest, &tried, before, "b", "watchdog")
 }
 
