@@ -31,12 +31,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) fn perform(global: &Global, command: Command) -> Result<u8> {
     let root = &global.root;
     match command {
-        Command::Create(options) => drop(create::create(root, &options, Starter::Later)?),
+        Command::Create(options) => {
+            let created = create::create(root, &options, Starter::Later)?;
+            tell_of(global, &created);
+        }
         Command::Run {
             create,
             detach,
             keep,
-        } => return run(root, &create, detach, keep),
+        } => return run(global, &create, detach, keep),
         Command::Start { id } => start(root, &id)?,
         Command::State { id } => {
             let (folder, saved) = known(root, &id, false)?;
@@ -88,8 +91,16 @@ fn known(root: &Path, id: &str, locked: bool) -> Result<(Folder, Saved)> {
     Ok((folder, saved))
 }
 
+/// Tells what of a document has no effect.
+fn tell_of(global: &Global, created: &Created) {
+    for text in created.plan.passed_over() {
+        crate::warn(global, &text);
+    }
+}
+
 /// Creates and starts; in the foreground also waits, and deletes.
-fn run(root: &Path, options: &create::Options, detach: bool, keep: bool) -> Result<u8> {
+fn run(global: &Global, options: &create::Options, detach: bool, keep: bool) -> Result<u8> {
+    let root = &global.root;
     let signals = if detach {
         None
     } else {
@@ -103,6 +114,7 @@ fn run(root: &Path, options: &create::Options, detach: bool, keep: bool) -> Resu
         );
     }
     let mut created = create::create(root, options, Starter::Now)?;
+    tell_of(global, &created);
     let begun = begin(&created);
     // Others may stop, change and delete it while it runs.
     created.folder.unlock();

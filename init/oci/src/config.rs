@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 /// The longest document, bytes. Those of Kubernetes with a large seccomp profile have some 60 kB.
@@ -97,6 +98,9 @@ pub struct Process {
     pub io_priority: Option<IoPriority>,
     /// Its scheduling.
     pub scheduler: Option<serde_json::Value>,
+    /// Refused.
+    #[serde(rename = "execCPUAffinity")]
+    pub exec_cpu_affinity: Option<IgnoredAny>,
 }
 
 /// A terminal's size, in characters.
@@ -316,6 +320,21 @@ pub struct Resources {
     pub hugepage_limits: Vec<HugepageLimit>,
     /// Files of the control group and what is written to them.
     pub unified: BTreeMap<String, String>,
+    /// Refused.
+    pub network: NetworkLimits,
+    /// Refused.
+    pub rdma: BTreeMap<String, IgnoredAny>,
+}
+
+/// Marks of packets: of control groups of version 1 alone.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct NetworkLimits {
+    /// Zero is none.
+    #[serde(rename = "classID")]
+    pub class_id: Option<u32>,
+    /// By interface.
+    pub priorities: Vec<IgnoredAny>,
 }
 
 /// Whether devices may be used.
@@ -347,6 +366,16 @@ pub struct Memory {
     pub reservation: Option<i64>,
     /// Memory and swap together, at most.
     pub swap: Option<i64>,
+    /// Refused.
+    pub swappiness: Option<u64>,
+    /// Refused if it is so.
+    #[serde(rename = "disableOOMKiller")]
+    pub disable_oom_killer: Option<bool>,
+    /// Refused if it is a limit.
+    pub kernel: Option<i64>,
+    /// Refused if it is a limit.
+    #[serde(rename = "kernelTCP")]
+    pub kernel_tcp: Option<i64>,
 }
 
 /// Processors.
@@ -367,6 +396,10 @@ pub struct Cpu {
     pub cpus: Option<String>,
     /// Nodes of memory, likewise.
     pub mems: Option<String>,
+    /// Refused if there is some.
+    pub realtime_runtime: Option<i64>,
+    /// Refused if there is some.
+    pub realtime_period: Option<u64>,
 }
 
 /// Processes.
@@ -383,6 +416,10 @@ pub struct Pids {
 pub struct BlockIo {
     /// 10 to 1,000.
     pub weight: Option<u64>,
+    /// Refused if there is one.
+    pub leaf_weight: Option<u64>,
+    /// Refused.
+    pub weight_device: Vec<IgnoredAny>,
     /// Bytes a second.
     pub throttle_read_bps_device: Vec<Throttle>,
     /// Bytes a second.

@@ -71,7 +71,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             // There is nowhere left to say that this failed.
             writeln!(output, "error: {text}").ok();
             if let Some(global) = global {
-                log(&global, &text);
+                log(&global, "error", &text);
             }
             ExitCode::FAILURE
         }
@@ -88,16 +88,25 @@ fn perform(global: &Global, command: Command) -> anyhow::Result<u8> {
     commands::perform(global, command)
 }
 
-/// Writes an error where the caller looks for it.
-fn log(global: &Global, text: &str) {
+/// Tells of what is no error: in the log, or on standard error where there is none.
+pub(crate) fn warn(global: &Global, text: &str) {
+    if global.log.is_none() {
+        // There is nowhere left to say that this failed.
+        writeln!(std::io::stderr().lock(), "warning: {text}").ok();
+    }
+    log(global, "warning", text);
+}
+
+/// Writes a line where the caller looks for it.
+fn log(global: &Global, level: &str, text: &str) {
     let Some(path) = &global.log else {
         return;
     };
     let time = state::rfc3339(SystemTime::now());
     let line = if global.log_json {
-        serde_json::json!({"level": "error", "msg": text, "time": time}).to_string()
+        serde_json::json!({"level": level, "msg": text, "time": time}).to_string()
     } else {
-        format!("time={time:?} level=error msg={text:?}")
+        format!("time={time:?} level={level} msg={text:?}")
     };
     let mut options = std::fs::OpenOptions::new();
     // It was said on standard error already.

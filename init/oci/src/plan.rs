@@ -147,6 +147,16 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// What the document names and nobody knows, in words: a filter goes on without it, as the specification's readers expect.
+    pub(crate) fn passed_over(&self) -> impl Iterator<Item = String> {
+        let unknown = self.filter.iter().flat_map(|filter| &filter.unknown);
+        unknown.map(|name| {
+            format!("linux.seccomp.syscalls: {name:?} is no system call: it is passed over")
+        })
+    }
+}
+
 fn refuse_unsupported(linux: &Linux) -> Result<()> {
     ensure!(linux.intel_rdt.is_none(), "linux.intelRdt is not supported");
     ensure!(

@@ -24,6 +24,7 @@ pub fn limits(resources: Option<&Resources>, devices: &[Device]) -> Result<Limit
     // A document that says nothing of devices allows what every container may have, and no other.
     let nothing = Resources::default();
     let resources = resources.unwrap_or(&nothing);
+    refuse_unsupported(resources)?;
     let mut writes = Vec::new();
     memory(&resources.memory, &mut writes)?;
     cpu(&resources.cpu, &mut writes)?;
@@ -56,6 +57,46 @@ pub fn limits(resources: Option<&Resources>, devices: &[Device]) -> Result<Limit
     }
     let devices = Some(device_rules(&resources.devices, devices)?);
     Ok(Limits { writes, devices })
+}
+
+/// What a document may ask for and is not kept: a limit that is left out is no limit.
+fn refuse_unsupported(resources: &Resources) -> Result<()> {
+    let Resources {
+        memory,
+        cpu,
+        block_io,
+        network,
+        ..
+    } = resources;
+    let some = |value: Option<i64>| value.is_some_and(|value| value > 0);
+    let asked = [
+        ("memory.swappiness", memory.swappiness.is_some()),
+        (
+            "memory.disableOOMKiller",
+            memory.disable_oom_killer == Some(true),
+        ),
+        ("memory.kernel", some(memory.kernel)),
+        ("memory.kernelTCP", some(memory.kernel_tcp)),
+        ("cpu.realtimeRuntime", some(cpu.realtime_runtime)),
+        (
+            "cpu.realtimePeriod",
+            cpu.realtime_period.is_some_and(|period| period > 0),
+        ),
+        (
+            "blockIO.leafWeight",
+            block_io.leaf_weight.is_some_and(|weight| weight > 0),
+        ),
+        ("blockIO.weightDevice", !block_io.weight_device.is_empty()),
+        (
+            "network",
+            network.class_id.is_some_and(|class| class > 0) || !network.priorities.is_empty(),
+        ),
+        ("rdma", !resources.rdma.is_empty()),
+    ];
+    if let Some((name, _)) = asked.into_iter().find(|(_, is_asked)| *is_asked) {
+        bail!("resources.{name} is not supported");
+    }
+    Ok(())
 }
 
 /// A number of bytes as files have it.

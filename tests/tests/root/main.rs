@@ -19,6 +19,8 @@ mod bench;
 mod cards;
 #[path = "../../../init/container/tests/root/confinement.rs"]
 mod confinement;
+#[path = "../../../init/container/tests/root/devices.rs"]
+mod devices;
 #[path = "../../../init/container/tests/root/files.rs"]
 mod files;
 mod full_disk;

@@ -139,6 +139,10 @@ fn refuse_unsupported(process: &Process) -> Result<()> {
         "process.selinuxLabel: SELinux is not supported"
     );
     ensure!(
+        process.exec_cpu_affinity.is_none(),
+        "process.execCPUAffinity is not supported"
+    );
+    ensure!(
         process.scheduler.is_none(),
         "process.scheduler is not supported"
     );

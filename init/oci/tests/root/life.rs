@@ -119,14 +119,65 @@ fn what_cannot_be_is_told_before_the_start() {
         ),
         ("ociVersion", json!("2.0.0"), "2.0.0"),
     ] {
-        let bundle = Bundle::new("true").set(path, value);
-        let text = bundle.bad(&["create", &bundle.id()]);
-        assert!(
-            text.starts_with("error: ") && text.contains(word),
-            "{path}: {text}"
-        );
-        assert!(!bundle.path("state").join(bundle.id()).exists(), "{path}");
+        refused(path, value, word);
     }
+}
+
+#[track_caller]
+fn refused(path: &str, value: serde_json::Value, word: &str) {
+    let bundle = Bundle::new("true").set(path, value);
+    let text = bundle.bad(&["create", &bundle.id()]);
+    assert!(
+        text.starts_with("error: ") && text.contains(word),
+        "{path}: {text}"
+    );
+    assert!(!bundle.path("state").join(bundle.id()).exists(), "{path}");
+}
+
+#[test]
+fn a_limit_that_is_not_kept_is_refused_and_what_is_none_is_not() {
+    for (path, value, word) in [
+        (
+            "linux/resources/memory/swappiness",
+            json!(60),
+            "memory.swappiness",
+        ),
+        (
+            "linux/resources/memory/disableOOMKiller",
+            json!(true),
+            "memory.disableOOMKiller",
+        ),
+        (
+            "linux/resources/cpu/realtimeRuntime",
+            json!(95_000),
+            "cpu.realtimeRuntime",
+        ),
+        (
+            "linux/resources/blockIO/leafWeight",
+            json!(10),
+            "blockIO.leafWeight",
+        ),
+        (
+            "linux/resources/network",
+            json!({"classID": 1}),
+            "resources.network",
+        ),
+        (
+            "linux/resources/rdma",
+            json!({"mlx5_1": {"hcaHandles": 3}}),
+            "resources.rdma",
+        ),
+        (
+            "process/execCPUAffinity",
+            json!({"initial": "0"}),
+            "execCPUAffinity",
+        ),
+    ] {
+        refused(path, value, word);
+    }
+    let none = json!({"disableOOMKiller": false, "kernel": -1});
+    let bundle = Bundle::new("true").set("linux/resources/memory", none);
+    bundle.run();
 }
 
 #[test]
@@ -280,4 +331,31 @@ fn nothing_is_left_of_fifty_containers() {
             .join(bundle.id());
         assert!(!group.exists(), "{}", group.display());
     }
+}
+
+#[test]
+fn a_call_that_nobody_knows_is_told_and_passed_over() {
+    let rules = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["frobnicate", "mkdirat"], "action": "SCMP_ACT_ERRNO"}],
+    });
+    let bundle = Bundle::new("true").set("linux/seccomp", rules);
+    let output = bundle.kedge(&["run", &bundle.id()]);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    let line =
+        "warning: linux.seccomp.syscalls: \"frobnicate\" is no system call: it is passed over\n";
+    assert_eq!(said, line);
+    let log = bundle.path("log");
+    let words = ["--log", log.to_str().unwrap(), "run", &bundle.id()];
+    let output = bundle.kedge(&words);
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    let text = std::fs::read_to_string(log).unwrap();
+    assert!(
+        text.contains("level=warning msg=\"linux.seccomp.syscalls: \\\"frobnicate"),
+        "{text}"
+    );
 }
