@@ -13,7 +13,8 @@
 #
 # The loader record is a U-Boot environment of 4 KiB (0x1000 bytes, 8 sectors) with slot_ok, slot_try and try_left, twice in
 # the raw partition `bootenv`. Only these three keys are read and written: what else U-Boot's environment holds is its own.
-# Debian's U-Boot for some processors lacks `setexpr`, so nothing here depends on it, and try_left has one digit.
+# Debian's U-Boot for some processors lacks `setexpr`: it is asked only where no line above has set kedge_text.
+# try_left has one digit.
 #
 # What the kernel is told:
 #   kedge.slot=a             the slot that it comes from, always

@@ -94,7 +94,7 @@ fn addresses(load: Load) -> String {
     format!(
         "setenv kernel_addr_r {kernel:x}\nsetenv fdt_addr_r {device_tree:x}\nsetenv ramdisk_addr_r {initramfs:x}\n\
          setenv kedge_text {:x}\n",
-        initramfs + 4
+        initramfs.saturating_add(4)
     )
 }
 

@@ -1,10 +1,10 @@
 //! What a firmware does before the kernel and QEMU's stand-in for one leaves out, for a 32-bit MIPS, little-endian, with an
 //! i8259 at its usual ports (QEMU's malta): interrupts that devices share become level-triggered.
 //!
-//! Interrupts of PCI devices are shared and stay raised until every device on the line was served. Malta's own firmware,
-//! YAMON, says so to the interrupt controller, in the registers 0x4d0 and 0x4d1 (Intel 82371AB, "ELCR1, ELCR2"); QEMU's few
-//! instructions in its place do not, and Linux leaves them as they are. Edge-triggered, a device that raises the line while
-//! another one's interrupt is served is never heard again, and with it everybody on that line.
+//! Interrupts of PCI devices are shared and stay raised until every device on the line was served. Somebody has to tell the
+//! interrupt controller so, in the registers 0x4d0 and 0x4d1 (Intel 82371AB, "ELCR1, ELCR2"): QEMU's few instructions in place
+//! of a firmware do not (`hw/mips/malta.c`, `write_bootloader`), and Linux leaves them as they are. Edge-triggered, a device that
+//! raises the line while another one's interrupt is served is never heard again, and with it everybody on that line.
 //!
 //! So a few instructions are put into the machine's memory below the kernel, and the kernel's file, a copy, names them as
 //! where it begins. They run again at each reset, as the kernel does.
@@ -138,7 +138,7 @@ mod tests {
             .chunks(4)
             .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
             .collect();
-        // As `mipsel-linux-gnu-as` has it.
+        // As the MIPS32 instruction set has it (MD00086): lui, addiu, sb, ori, jr.
         let expected = [
             0x3c08_b800,
             0x2409_0000,
