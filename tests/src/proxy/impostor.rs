@@ -8,8 +8,7 @@ use kedge_agent::kept::{Certificate, Kept};
 use kedge_agent::tls::{self, Clock, Stream};
 use kedge_revision::PublicKey;
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
-    date_time_ymd,
+    CertificateParams, DistinguishedName, DnType, Issuer, KeyPair, PKCS_ED25519, date_time_ymd,
 };
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -224,7 +223,7 @@ fn server(data: &Path, now: SystemTime) -> Result<Arc<ServerConfig>> {
     let day = Duration::from_secs(86_400);
     params.not_before = date_time_ymd(1970, 1, 1) + unix.saturating_sub(day);
     params.not_after = date_time_ymd(1970, 1, 1) + unix + day * 90;
-    let own = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let own = KeyPair::generate_for(&PKCS_ED25519)?;
     let certificate = params.signed_by(&own, &issuer)?.der().clone();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());

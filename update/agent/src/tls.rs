@@ -5,16 +5,18 @@
 //! certificate the authority issued for the hub's name is the hub, judged at the time that the hub has signed, and the
 //! device shows a certificate for its own key.
 
+mod curve;
+
 use crate::error::Error;
 use crate::pace::Paced;
 use core::fmt;
+use curve::{ALGORITHMS, X25519};
 use ed25519_dalek::{Signer as _, SigningKey};
 use kedge_sys::memory::{Entropy, fill_random};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, ClientConnection, ResolvesClientCert};
 use rustls::crypto::{
-    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms, ring,
-    verify_tls13_signature,
+    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, ring, verify_tls13_signature,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, Signer, SigningKey as TlsSigningKey};
@@ -25,7 +27,6 @@ use rustls::{
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use webpki::ring::{ECDSA_P256_SHA256, ED25519};
 
 /// A connection to a hub.
 pub type Stream = StreamOwned<ClientConnection, Paced>;
@@ -69,15 +70,6 @@ impl TimeProvider for Clock {
     }
 }
 
-/// What our hubs sign with: P-256 is their authority's, ed25519 a device's.
-static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
-    all: &[ECDSA_P256_SHA256, ED25519],
-    mapping: &[
-        (SignatureScheme::ECDSA_NISTP256_SHA256, &[ECDSA_P256_SHA256]),
-        (SignatureScheme::ED25519, &[ED25519]),
-    ],
-};
-
 /// Random numbers are the kernel's, as everywhere on the device.
 #[derive(Debug)]
 struct Random;
@@ -103,14 +95,14 @@ impl KeyProvider for NoKeys {
 }
 
 /// Only what is used is linked: one key exchange and two ciphers, of which the second is for processors with AES. Of ring's own
-/// provider not even the small parts are taken: it names all that there is, RSA and two more curves among it.
+/// provider not even the small parts are taken: it names all that there is, RSA and three curves among it.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: vec![
             ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
             ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
         ],
-        kx_groups: vec![ring::kx_group::X25519],
+        kx_groups: vec![&X25519],
         signature_verification_algorithms: ALGORITHMS,
         secure_random: &Random,
         key_provider: &NoKeys,

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! keys/hub.key         seed of the ed25519 key that signs fresh answers and the authority
-//! keys/authority.key   key of the authority, P-256, PKCS #8
+//! keys/authority.key   key of the authority, ed25519, PKCS #8
 //! keys/authority.der   its certificate
 //! ```
 //! All are for their owner's eyes alone and are made at the first start. The server's certificate is not kept: it is made
-//! anew at each start and while the hub runs, since devices know the authority and not the certificate.
+//! anew at each start and while the hub runs, since devices know the authority and not the certificate. All of it is ed25519:
+//! a device has that curve for its revisions, and another one would be a tenth of its binary.
 
 use crate::error::Error;
 use crate::{clock, random};
@@ -17,8 +18,8 @@ use kedge_revision::{PublicKey, SignatureSet, Timestamp};
 use kedge_store::durable;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData,
-    SerialNumber, SignatureAlgorithm, date_time_ymd,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SerialNumber,
+    SignatureAlgorithm, date_time_ymd,
 };
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -75,10 +76,16 @@ impl Identity {
             why: "does not hold the 32 bytes of a key",
         })?;
         let key = SigningKey::from_bytes(&seed);
-        let pair = kept(&directory.join("authority.key"), || {
-            Ok(new_key()?.serialize_der())
-        })?;
+        let path = directory.join("authority.key");
+        let pair = kept(&path, || Ok(new_key()?.serialize_der()))?;
         let pair = KeyPair::try_from(pair).map_err(Error::Certificate)?;
+        if pair.algorithm() != &PKCS_ED25519 {
+            return Err(Error::Spoilt {
+                path,
+                why: "is not a key for ed25519, and devices take no other since hubs make such: move it and authority.der \
+                      away, and the hub makes new ones, which devices learn and enrol with",
+            });
+        }
         let params = authority(&PublicKey::from_bytes(key.verifying_key().to_bytes()));
         let certificate = kept(&directory.join("authority.der"), || {
             let made = params.self_signed(&pair).map_err(Error::Certificate)?;
@@ -160,7 +167,7 @@ impl PublicKeyData for DeviceKey<'_> {
 }
 
 fn new_key() -> Result<KeyPair, Error> {
-    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(Error::Certificate)
+    KeyPair::generate_for(&PKCS_ED25519).map_err(Error::Certificate)
 }
 
 /// What the authority's certificate says. Made anew at each start: certificates that it issues repeat its name.
@@ -228,6 +235,20 @@ mod tests {
             let mode = std::fs::metadata(path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
+    }
+
+    #[test]
+    fn an_authority_that_devices_cannot_judge_is_told() {
+        let data = tempfile::tempdir().unwrap();
+        Identity::open(data.path()).unwrap();
+        let path = data.path().join("keys/authority.key");
+        let other = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        durable::write(&path, &other.serialize_der()).unwrap();
+        let refused = Identity::open(data.path()).unwrap_err().to_string();
+        assert!(
+            refused.contains("authority.key is not a key for ed25519"),
+            "{refused}"
+        );
     }
 
     #[test]

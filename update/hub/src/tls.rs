@@ -10,8 +10,8 @@ use crate::error::Error;
 use crate::identity::{Identity, ServerCertificate};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring::{Ticketer, default_provider, sign::any_ecdsa_type};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::crypto::ring::{Ticketer, default_provider, sign::any_eddsa_type};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -40,8 +40,8 @@ impl Current {
 }
 
 fn certified(certificate: ServerCertificate) -> Result<Arc<CertifiedKey>, Error> {
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certificate.key));
-    let key = any_ecdsa_type(&key).map_err(Error::Tls)?;
+    let key = PrivatePkcs8KeyDer::from(certificate.key);
+    let key = any_eddsa_type(&key).map_err(Error::Tls)?;
     let chain = vec![CertificateDer::from(certificate.der)];
     Ok(Arc::new(CertifiedKey::new(chain, key)))
 }
