@@ -101,7 +101,8 @@ impl Board {
     /// Kernel arguments that the loader gives, before the revision's own: those of the file, and what else of it PID 1 is told.
     #[must_use]
     pub fn arguments(&self) -> String {
-        let mut arguments = self.boot.arguments.clone();
+        // A kernel takes the second copy of a partition table for it, where the power went while the first one was written.
+        let mut arguments = format!("{} gpt", self.boot.arguments);
         if let Some(led) = &self.led {
             arguments.push_str(&format!(" {}={led}", led::ARGUMENT));
         }

@@ -7,6 +7,7 @@
 //! | [`autoboot`] | the loader record of a Raspberry Pi's firmware, and what that says in the device tree |
 //! | [`control`] | the machine that decides what a boot runs, how a trial begins and ends, and what is written for it |
 //! | [`loading`] | what every loader of ours decides: a crate of its own, since it also runs without a system |
+//! | [`growth`] | the partition table of a disk that is larger than its image |
 //! | [`led`] | the name of the LED that shows a device's state |
 //! | [`slot`] | how a slot's file system is laid out |
 //! | `boards` (feature `boards`, host only) | the board files, parsed and checked |
@@ -19,6 +20,7 @@ pub mod boards;
 pub mod bootenv;
 pub mod control;
 mod error;
+pub mod growth;
 pub mod led;
 pub mod record;
 pub mod slot;

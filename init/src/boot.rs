@@ -15,6 +15,7 @@ mod cgroups;
 mod decide;
 mod disks;
 pub(crate) mod files;
+mod growth;
 mod memory;
 mod modules;
 mod mounts;
@@ -285,6 +286,10 @@ fn identity(boot: &mut Boot) -> Result<(), Error> {
 fn storage(boot: &mut Boot) -> Result<(), Error> {
     match &boot.data_device {
         Some(device) => {
+            let (class, devices) = (Path::new(disks::CLASS), Path::new(disks::DEVICES));
+            if let Err(error) = growth::take_the_rest(class, devices, device) {
+                boot.problems.push(("storage", error));
+            }
             storage::mount_data(device)?;
             boot.mounted = true;
             Ok(())

@@ -94,7 +94,7 @@ fn a_led_is_a_word_for_the_kernel_and_a_module() {
         }
     }
     let mut board = find("qemu-x86-64").unwrap();
-    assert_eq!(board.arguments(), board.boot.arguments);
+    assert_eq!(board.arguments(), format!("{} gpt", board.boot.arguments));
     assert_eq!(board.modules(), board.kernel.modules);
     board.led = Some("x".to_owned());
     board.kernel.modules.push("ledtrig-timer".to_owned());

@@ -13,6 +13,7 @@ use kedge_board_support::bootenv::{EraseBlock, Layout as RecordLayout};
 use kedge_board_support::record::crc32;
 use serde::Serialize;
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 /// Bytes of a mebibyte.
@@ -296,13 +297,22 @@ fn header(
     sector
 }
 
-/// Reads the partitions of a disk whose primary table is whole.
+/// Reads the partitions of a disk by the first copy of its table that is whole, as every loader does.
 ///
 /// # Errors
-/// It has no table, or one whose checksums are wrong.
+/// It has no table, or one whose checksums are wrong: that of the first copy is told.
 pub fn read(disk: &File) -> Result<Vec<Partition>> {
+    read_copy(disk, 1).or_else(|error| {
+        let mut end = disk;
+        let size = end.seek(SeekFrom::End(0)).unwrap_or_default();
+        let last = (size / SECTOR).saturating_sub(1);
+        read_copy(disk, last).map_err(|_| error)
+    })
+}
+
+fn read_copy(disk: &File, here: u64) -> Result<Vec<Partition>> {
     let mut header = [0; 512];
-    disk.read_exact_at(&mut header, SECTOR)
+    disk.read_exact_at(&mut header, here.saturating_mul(SECTOR))
         .context("cannot read the partition table")?;
     if !header.starts_with(b"EFI PART") {
         bail!("the disk has no GPT");
@@ -310,6 +320,7 @@ pub fn read(disk: &File) -> Result<Vec<Partition>> {
     let mut fields = header.get(..92).unwrap_or_default().to_vec();
     fields.get_mut(16..20).unwrap_or_default().fill(0);
     if crc32(&fields) != u32_at(&header, 16)
+        || u64_at(&header, 24) != here
         || u32_at(&header, 80) != ENTRIES
         || u32_at(&header, 84) != ENTRY
     {

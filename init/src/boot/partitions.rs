@@ -62,13 +62,18 @@ fn list(class: &Path) -> Vec<(String, PathBuf, String)> {
     names.iter().filter_map(read).collect()
 }
 
+/// What the kernel calls the disk of a partition.
+pub(crate) fn disk_of(class: &Path, of: &Path) -> Option<String> {
+    let partitions = list(class).into_iter();
+    let mut disks = partitions.filter(|(_, other, _)| other.file_name() == of.file_name());
+    disks.next().map(|(_, _, disk)| disk)
+}
+
 /// The partition of this name on the disk of the partition `of`, under the changed root.
 pub(crate) fn sibling(class: &Path, of: &Path, name: &str) -> Option<PathBuf> {
     let node = |path: &Path| path.file_name().map(std::ffi::OsStr::to_owned);
+    let disk = &disk_of(class, of)?;
     let partitions = list(class);
-    let (_, _, disk) = partitions
-        .iter()
-        .find(|(_, other, _)| node(other) == node(of))?;
     let (_, found, _) = partitions
         .iter()
         .find(|(part, _, other)| part == name && other == disk)?;

@@ -4,6 +4,7 @@
 
 use crate::{built_trials, life};
 use anyhow::{Context, Result, ensure};
+use kedge_image_build::image::gpt;
 use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
 use kedge_tests::hub::Hub;
@@ -11,6 +12,7 @@ use kedge_tests::kedge::{Following, Kedge};
 use kedge_tests::product::BOARD;
 use kedge_tests::trials::{JUDGED, Project, committed, failure, pid, running};
 use serde_json::Value;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const HUB: &str = env!("CARGO_BIN_EXE_test-hub");
@@ -295,7 +297,45 @@ fn vm_a_card_that_was_flashed_and_provisioned() -> Result<()> {
         ensure!(listing.contains("agent"), "{listing}");
         disk.check_data()
     });
+    checks.run("the rest of the card is its own", &mut guest, |_| {
+        let [before, after] = [image.path(), disk.path()].map(data_size);
+        let (before, after) = (before?, after?);
+        ensure!(
+            after == before + (64 << 20),
+            "{before} and then {after} bytes"
+        );
+        let stats = disk.debugfs("stats\n")?;
+        let blocks = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("Block count:"));
+        let blocks: u64 = blocks.context("no count of blocks")?.trim().parse()?;
+        ensure!(blocks * 4096 == after, "{blocks} blocks of {after} bytes");
+        // As after a cut in the middle of writing the table.
+        let file = std::fs::File::options().write(true).open(disk.path())?;
+        Ok(std::os::unix::fs::FileExt::write_all_at(
+            &file,
+            &[0xa5; 512],
+            512,
+        )?)
+    });
+    let mut guest = Guest::start(&disk, &[])?;
+    checks.run("a torn table is written anew", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        guest.post("/v1/poweroff")?;
+        guest.wait_for_end(BOOT)?;
+        let mut first = [0; 8];
+        let file = std::fs::File::open(disk.path())?;
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut first, 512)?;
+        ensure!(&first == b"EFI PART", "the first copy is not there");
+        data_size(disk.path()).map(drop)
+    });
     checks.finish(&mut guest)
+}
+
+/// Bytes of a disk's data partition, by the first copy of its table.
+fn data_size(disk: &Path) -> Result<u64> {
+    let partitions = gpt::read(&std::fs::File::open(disk)?)?;
+    Ok(gpt::find(&partitions, "data")?.size)
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn lives(built: &Built, folder: &Path, memory: u32) -> Result<()> {
     project::edit(
         &built.kedge,
         "arguments",
-        &format!("\"kedge.measure={memory}\""),
+        &format!("\"measure.round={memory}\""),
     )?;
     push(&device, &built.kedge, &built.platform, &[])?;
     device.listen(Duration::from_millis(200));

@@ -65,7 +65,7 @@ fn figures(on_trial: u64, plain: u64, took: i64) -> Vec<Figure> {
 fn whole(built: &Built, platform: &Path, disk: &Path) -> Result<i64> {
     let mut device = Device::start(&built.kedge, built.machine_with(disk), false)?;
     device.until_goals(PATIENCE)?;
-    edit(&built.kedge, "arguments", "\"kedge.measure=1\"")?;
+    edit(&built.kedge, "arguments", "\"measure.round=1\"")?;
     let pushed = push(&device, &built.kedge, platform, &[])?;
     ensure_change(&pushed, "slot")?;
     ensure_slot(&device.status()?, "b")?;
@@ -79,7 +79,7 @@ fn whole(built: &Built, platform: &Path, disk: &Path) -> Result<i64> {
 fn begun(built: &Built, platform: &Path, disk: &Path) -> Result<()> {
     let mut device = Device::start(&built.kedge, built.machine_with(disk), false)?;
     device.until_goals(PATIENCE)?;
-    edit(&built.kedge, "arguments", "\"kedge.measure=2\"")?;
+    edit(&built.kedge, "arguments", "\"measure.round=2\"")?;
     let pushed = push(&device, &built.kedge, platform, &["--detach"])?;
     ensure_change(&pushed, "slot")?;
     device.until("the trial boots", PATIENCE, |device| {
