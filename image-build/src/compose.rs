@@ -333,7 +333,12 @@ fn boot(
         .context("cannot encode the product's identity")?;
     let has_pools = !project.manifest().configuration.networks.is_empty();
     let modules = modules(platform, folder, signer.is_some(), has_pools)?;
-    let archive = initramfs(init, product, root, modules)?;
+    let identity = [
+        ("product.json", product),
+        ("root.json", root.document.clone()),
+        ("root.sig", root.signatures.clone()),
+    ];
+    let archive = initramfs(init, identity, modules)?;
     let initramfs = store.add(&archive, ObjectKind::Initramfs)?;
     Parts {
         initramfs,
@@ -411,11 +416,22 @@ fn modules(
     Ok(modules)
 }
 
-/// The archive that the kernel unpacks: the device binary, whom it trusts and who it is, and modules in load order.
-fn initramfs(
+/// Bytes of a platform's initramfs before a product's identity and trust root are in it, which add two kilobytes or three.
+///
+/// # Errors
+/// A file of the platform cannot be read.
+pub fn bare_initramfs(folder: &Path) -> Result<u64> {
+    let platform = Platform::load(folder)?;
+    let init = files::read(&folder.join(&platform.init))?;
+    let modules = modules(&platform, folder, false, false)?;
+    let archive = initramfs(init, [], modules)?;
+    u64::try_from(archive.len()).context("the initramfs is too large")
+}
+
+/// The archive that the kernel unpacks: the device binary, who the device is and whom it trusts, and modules in load order.
+fn initramfs<'a>(
     init: Vec<u8>,
-    product: Vec<u8>,
-    root: &TrustRoot,
+    identity: impl IntoIterator<Item = (&'a str, Vec<u8>)>,
     modules: Vec<(String, Vec<u8>)>,
 ) -> Result<Vec<u8>> {
     let mut archive = Initramfs::new();
@@ -425,9 +441,9 @@ fn initramfs(
     // The kernel opens it as standard output of /init before devtmpfs is mounted.
     archive.character_device("dev/console", 0o600, 5, 1)?;
     archive.file("init", 0o755, init)?;
-    archive.file("etc/kedge/product.json", 0o644, product)?;
-    archive.file("etc/kedge/root.json", 0o644, root.document.clone())?;
-    archive.file("etc/kedge/root.sig", 0o644, root.signatures.clone())?;
+    for (name, bytes) in identity {
+        archive.file(&format!("etc/kedge/{name}"), 0o644, bytes)?;
+    }
     if !modules.is_empty() {
         let list: String = modules
             .iter()

@@ -8,7 +8,7 @@
 use crate::cache::{self, Cache};
 use crate::kernel::{self, Kernel};
 use crate::toolchain::{self, Crate};
-use crate::{files, firmware, image};
+use crate::{compose, files, firmware, image};
 use anyhow::{Context, Result, bail};
 use kedge_board_support::boards::{self, Backend, Board};
 use serde::{Deserialize, Serialize};
@@ -175,10 +175,12 @@ pub fn make(board: &str, source: KernelSource) -> Result<PathBuf> {
     let folder = folder_in(&cache, board, source);
     let _lock = cache.lock("platform")?;
     assemble(board, &kernel, (&init, crates), &boot, &folder)?;
+    let most = found.budgets.boot(source == KernelSource::Own).initramfs;
+    image::budget("the initramfs", compose::bare_initramfs(&folder)?, most)?;
     Ok(folder)
 }
 
-/// Holds kernel and device binary to the board's budgets; the initramfs is made by `kedge build`.
+/// Holds kernel and device binary to the board's budgets.
 fn budgets(board: &Board, source: KernelSource, kernel: &Kernel, init: &Path) -> Result<()> {
     let size = |path: &Path| -> Result<u64> {
         let metadata = path.metadata();

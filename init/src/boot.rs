@@ -135,7 +135,7 @@ type Phase = (
 const PHASES: [Phase; 11] = [
     ("mounts", OnFailure::LastResort, InRepair::Runs, |boot| {
         mounts::mount_all()?;
-        if let Err(error) = refuse_requests() {
+        if let Err(error) = settings() {
             boot.problems.push(("mounts", error));
         }
         Ok(())
@@ -263,17 +263,27 @@ pub fn boot() -> Boot {
     boot
 }
 
-/// The kernel takes no orders from keyboards (`Documentation/admin-guide/sysrq.rst`): who is given one, or plugs one in, could
-/// restart the device by it, or kill what runs. A developer's kernel argument `sysrq_always_enabled` still counts.
-fn refuse_requests() -> Result<(), Error> {
-    match files::set(Path::new("/root/proc/sys/kernel/sysrq"), b"0") {
-        // A kernel that takes none anyway.
-        Err(Error::File {
-            errno: kedge_sys::Errno::NOENT,
-            ..
-        }) => Ok(()),
-        other => other,
-    }
+/// What the kernel is told otherwise than it would do by itself.
+const SETTINGS: [(&str, &[u8]); 2] = [
+    // It takes no orders from keyboards (`Documentation/admin-guide/sysrq.rst`): who is given one, or plugs one in, could
+    // restart the device by it, or kill what runs. A developer's kernel argument `sysrq_always_enabled` still counts.
+    ("/root/proc/sys/kernel/sysrq", b"0"),
+    // Once it had to break up a block of pages it would leave two blocks free, of 2 MiB each, which on a device with 32 MiB is
+    // what an update needs (`Documentation/admin-guide/sysctl/vm.rst`). Huge pages, which that is for, nobody here asks for.
+    ("/root/proc/sys/vm/watermark_boost_factor", b"0"),
+];
+
+fn settings() -> Result<(), Error> {
+    SETTINGS
+        .into_iter()
+        .try_for_each(|(path, value)| match files::set(Path::new(path), value) {
+            // A kernel that has no such habit.
+            Err(Error::File {
+                errno: kedge_sys::Errno::NOENT,
+                ..
+            }) => Ok(()),
+            other => other,
+        })
 }
 
 fn identity(boot: &mut Boot) -> Result<(), Error> {

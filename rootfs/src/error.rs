@@ -83,6 +83,13 @@ pub enum Error {
         /// What the image has.
         found: Vec<String>,
     },
+    /// None of its programs is for this machine.
+    Foreign {
+        /// What the board needs, as OCI names it.
+        wanted: String,
+        /// One of them, and what that is for; in words.
+        found: String,
+    },
     /// Several images fit, and none was asked for by name.
     Ambiguous {
         /// Their reference names or digests.
@@ -332,6 +339,10 @@ impl fmt::Display for Error {
                 f,
                 "the board needs an image for {wanted}, this one is for {}",
                 found.join(", ")
+            ),
+            Self::Foreign { wanted, found } => write!(
+                f,
+                "the board needs programs for {wanted}, and those of the image are for others: {found}"
             ),
             Self::Ambiguous { choices } => {
                 write!(

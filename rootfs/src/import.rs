@@ -13,6 +13,7 @@ use crate::config::ImageProcess;
 use crate::error::Error;
 use crate::layer::emit;
 use crate::layer::erofs;
+use crate::layer::machine::Programs;
 use crate::layer::merged::Merged;
 use crate::layer::normalise::{Normaliser, Shared, Whiteouts};
 use crate::layer::spool::Spool;
@@ -94,6 +95,7 @@ pub fn import(
         mkfs,
         out_dir,
         layers: Vec::new(),
+        programs: Programs::default(),
     };
     match (source.kind(), &resolved) {
         (SourceKind::Layout(store) | SourceKind::Docker(store), Some(resolved)) => {
@@ -112,6 +114,7 @@ pub fn import(
             import.write(tree)?;
         }
     }
+    import.programs.judge(options.architecture.as_deref())?;
     if import.layers.is_empty() {
         // An image of nothing is an image: its one layer has a root.
         import.write_always(Tree::default())?;
@@ -164,6 +167,7 @@ struct Import<'a> {
     mkfs: &'a [OsString],
     out_dir: &'a Path,
     layers: Vec<LayerFile>,
+    programs: Programs,
 }
 
 impl Import<'_> {
@@ -178,6 +182,8 @@ impl Import<'_> {
         let path = self
             .out_dir
             .join(format!("layer-{}.erofs", self.layers.len()));
+        self.programs
+            .look(&tree, &self.shared.spool, self.out_dir)?;
         erofs::make(self.mkfs, &tree, &self.shared.spool, &path)?;
         let (size, id) = erofs::measure(&path)?;
         self.layers.push(LayerFile { path, size, id });

@@ -178,7 +178,21 @@ impl Fleet {
         what: &str,
         check: impl Fn(&Value) -> Option<T>,
     ) -> Result<T> {
-        let told = guest.wait(what, PULLED, |_| Ok(check(&self.device()?)));
+        self.wait_within(PULLED, guest, what, check)
+    }
+
+    /// [`Self::wait`], for so long at the most.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn wait_within<T>(
+        &self,
+        patience: Duration,
+        guest: &Guest,
+        what: &str,
+        check: impl Fn(&Value) -> Option<T>,
+    ) -> Result<T> {
+        let told = guest.wait(what, patience, |_| Ok(check(&self.device()?)));
         told.with_context(|| format!("the hub knows: {:?}", self.device()))
     }
 

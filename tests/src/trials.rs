@@ -329,6 +329,22 @@ impl Project {
         Ok(modules.iter().any(|path| path.replace('-', "_") == file))
     }
 
+    /// Whether the platform's kernel is our own, which has no modules and all drivers that its board names.
+    ///
+    /// # Errors
+    /// The platform cannot be read.
+    pub fn has_own_kernel(&self) -> Result<bool> {
+        Ok(Platform::load(&self.platform)?.has_own_kernel())
+    }
+
+    /// Whether the platform's kernel has this driver: built in, or as a module that comes along.
+    ///
+    /// # Errors
+    /// The platform cannot be read.
+    pub fn has_driver(&self, name: &str) -> Result<bool> {
+        Ok(self.has_own_kernel()? || self.has_module(name)?)
+    }
+
     /// Takes a folder in as a layer, without a container of it.
     ///
     /// # Errors

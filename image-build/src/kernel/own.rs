@@ -19,7 +19,7 @@ const SOURCE: &str = "linux-source-6.12";
 /// Changes when the way of building changes the bytes.
 const RECIPE: &str = "kedge-kernel 1";
 /// The fragments by the names that board files use.
-const FRAGMENTS: [(&str, &str); 6] = [
+const FRAGMENTS: [(&str, &str); 8] = [
     (
         "common.config",
         include_str!("../../../board-support/kernel/common.config"),
@@ -29,8 +29,16 @@ const FRAGMENTS: [(&str, &str); 6] = [
         include_str!("../../../board-support/kernel/x86_64.config"),
     ),
     (
+        "pc.config",
+        include_str!("../../../board-support/kernel/pc.config"),
+    ),
+    (
         "arm64.config",
         include_str!("../../../board-support/kernel/arm64.config"),
+    ),
+    (
+        "raspberry-pi.config",
+        include_str!("../../../board-support/kernel/raspberry-pi.config"),
     ),
     (
         "armv7.config",

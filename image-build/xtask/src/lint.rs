@@ -1,19 +1,22 @@
-//! `lint`: format, clippy without a warning, and the rules for dependencies.
+//! `lint`: format, clippy without a warning, the rules for dependencies, and the budgets of the board that everybody starts with.
 
 use crate::cargo::cargo;
 use anyhow::{Result, bail};
 use clap::Args;
 use kedge_image_build::cache::Cache;
-use kedge_image_build::{files, process, progress, toolchain};
+use kedge_image_build::{files, platform, process, progress, toolchain};
 use std::process::Command;
 
 /// The version whose verdict counts, so that a new one cannot break a build overnight.
 const DENY: &str = "0.20.2";
 
+/// The board whose budgets are held.
+const BOARD: &str = "qemu-x86-64";
+
 /// The workspace of the loader for UEFI.
 const EFI: &str = "board-support/efi/Cargo.toml";
 
-/// Check format, lints and dependencies; fails on what is broken.
+/// Check format, lints, dependencies and budgets; fails on what is broken.
 #[derive(Debug, Args)]
 #[command(
     after_help = "To mend the format: `cargo fmt --all`. What dependencies may be is in deny.toml."
@@ -79,6 +82,12 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
         "dependencies of the loader",
         cargo_deny()?.args(efi).args(rules),
     );
+    // Where a tool or a test is about to be run, the platform is wanted anyway.
+    let held = platform::cheapest(BOARD).and_then(|kernel| platform::make(BOARD, kernel));
+    if let Err(error) = held {
+        progress::say(format_args!("  {error:#}"));
+        broken.push("budgets");
+    }
     if broken.is_empty() {
         progress::say("lint: all good");
         return Ok(());

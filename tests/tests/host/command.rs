@@ -229,6 +229,31 @@ fn host_an_image_of_another_architecture_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// A root file system says nothing of its processor; its programs do.
+#[test]
+fn host_programs_of_another_architecture_are_refused() -> Result<()> {
+    let folder = workshop()?;
+    let place = folder.path().join("made");
+    let kedge = Kedge::new(KEDGE, &place);
+    kedge.create("made", "qemu-riscv64")?;
+    let root = folder.path().join("root");
+    files::make_folder(&root)?;
+    let own = files::read(&std::env::current_exe()?)?;
+    files::write_executable(&root.join("server"), own.get(..64).context("no head")?)?;
+    let image = format!("dir:{}", root.display());
+    let add = ["add", &image, "--name", "web", "--command", "/server"];
+    let (words, _) = kedge.refuse(&add)?;
+    ensure!(
+        words.contains("riscv64") && words.contains("server is for"),
+        "{words}"
+    );
+    ensure!(!place.join("containers/web.toml").exists(), "it was added");
+    // As data it may be there.
+    files::write(&root.join("sample"), own.get(..64).context("no head")?)?;
+    files::write_executable(&root.join("server"), b"#!/bin/sh\n")?;
+    kedge.ask(&add).map(drop)
+}
+
 #[test]
 fn host_a_production_project_needs_a_passphrase() -> Result<()> {
     let folder = workshop()?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// A trial may take three boots, and the committed revision one more.
 const BOOTS: Duration = Duration::from_secs(300);
 /// The same where tries that ran out are given twice more, each time after a longer wait.
-const EXHAUSTED: Duration = Duration::from_secs(600);
+pub(crate) const EXHAUSTED: Duration = Duration::from_secs(600);
 
 fn slot(guest: &Guest) -> Result<String> {
     Ok(text(&guest.status()?, "slot").to_owned())
@@ -178,43 +178,88 @@ pub(crate) fn told(guest: &mut Guest, words: &str) -> Result<()> {
     told.with_context(|| format!("the history is {:?}", history(guest)))
 }
 
-fn panics(project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
+/// What is left of a crash for the boot after it, with this board's drivers in the kernel of this project's platform.
+struct Trace {
+    /// The reason of the failed trial.
+    reason: &'static str,
+    /// What the history has of the panic's text.
+    text: Option<&'static str>,
+}
+
+impl Trace {
+    const fn panic(text: &'static str) -> Self {
+        Self {
+            reason: "kernel-panic",
+            text: Some(text),
+        }
+    }
+
+    /// Nothing: a silent crash looks like a power cut.
+    const NONE: Self = Self {
+        reason: "tries-exhausted",
+        text: None,
+    };
+}
+
+/// Pushes what crashes in each of its boots, and sees the device come back and know why.
+fn crashes(project: &Project, guest: &mut Guest, before: &str, trace: &Trace) -> Result<()> {
     let boots = guest.boots();
-    project.kernel_arguments("rdinit=/nowhere")?;
-    if project.has_module("ramoops")? {
-        // A silent crash looks like a power cut: it is tried three times over, here with one try each.
+    if trace.reason == Trace::NONE.reason {
+        // It is tried three times over, here with one try each.
         project.tries(1)?;
         let tried = push(project, guest)?;
-        back_within(EXHAUSTED, guest, &tried, before, "b", "tries-exhausted")?;
+        back_within(EXHAUSTED, guest, &tried, before, "b", trace.reason)?;
         let more = guest.boots() - boots;
         ensure!(more == 6, "{more} boots");
         return project.tries(3);
     }
     let tried = push(project, guest)?;
-    back(guest, &tried, before, "b", "kernel-panic")?;
+    back(guest, &tried, before, "b", trace.reason)?;
     // Three tries, and the boot of what is committed.
     let more = guest.boots() - boots;
     ensure!(more == 4, "{more} boots");
-    told(guest, "Unable to mount root fs")
+    trace.text.map_or(Ok(()), |text| told(guest, text))
+}
+
+fn panics(project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
+    project.kernel_arguments("rdinit=/nowhere")?;
+    // Modules are not there yet: what keeps the text must be built in.
+    let trace = if project.has_own_kernel()? {
+        Trace::panic("Unable to mount root fs")
+    } else {
+        Trace::NONE
+    };
+    crashes(project, guest, before, &trace)
 }
 
 fn exits(board: &str, project: &mut Project, guest: &mut Guest, before: &str) -> Result<()> {
     project.kernel_arguments("-- leave")?;
     let board = boards::find(board)?;
     project.replace_init(&toolchain::build_program(&board, "kedge-probe", "probe")?)?;
-    let tried = push(project, guest)?;
-    back(guest, &tried, before, "b", "kernel-panic")?;
-    told(guest, "Attempted to kill init")
+    let trace = if project.has_driver("ramoops")? {
+        Trace::panic("Attempted to kill init")
+    } else {
+        Trace::NONE
+    };
+    crashes(project, guest, before, &trace)
 }
 
 fn hangs(board: &str, project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
     project.kernel_arguments("-- hang")?;
-    let tried = push(project, guest)?;
-    if boards::find(board)?.watchdog.driver.as_str() == "softdog" {
-        back(guest, &tried, before, "b", "kernel-panic")?;
-        return told(guest, "Software Watchdog Timer expired");
-    }
-    back(guest, &tried, before, "b", "watchdog")
+    let board = boards::find(board)?;
+    let trace = if board.boot.arguments.contains("softdog.soft_panic=1") {
+        Trace::panic("Software Watchdog Timer expired")
+    } else if board.watchdog.driver != "softdog" && project.has_driver(&board.watchdog.driver)? {
+        // Its status register says so after the reset.
+        Trace {
+            reason: "watchdog",
+            text: None,
+        }
+    } else {
+        // `softdog` resets, and nothing keeps that.
+        Trace::NONE
+    };
+    crashes(project, guest, before, &trace)
 }
 
 fn never_ready(project: &Project, guest: &mut Guest, before: &str) -> Result<()> {

@@ -48,8 +48,14 @@ cases!(arm64, "qemu-arm64", always: [
     vm_uboot_leaves_a_panics_text_alone,
     vm_uboot_goes_back_from_a_trial_that_hangs,
     vm_uboot_falls_back_from_what_cannot_be_started,
-    vm_uboot_does_not_try_what_it_cannot_count
-], all_boards: []);
+    vm_uboot_does_not_try_what_it_cannot_count,
+    vm_uboot_smoke
+], all_boards: [
+    vm_a_confined_agent_brings_an_update,
+    vm_a_hub_brings_other_slots,
+    vm_trials_of_a_slot,
+    vm_power_cuts_at_any_moment_of_a_trial
+]);
 cases!(armv7, "qemu-armv7", always: [vm_uboot_smoke], all_boards: [
     vm_uboot_boots_the_same_images,
     vm_uboot_counts_a_trial_that_panics_and_goes_back,
@@ -57,7 +63,10 @@ cases!(armv7, "qemu-armv7", always: [vm_uboot_smoke], all_boards: [
     vm_uboot_goes_back_from_a_trial_that_hangs,
     vm_uboot_falls_back_from_what_cannot_be_started,
     vm_uboot_does_not_try_what_it_cannot_count,
-    vm_a_confined_agent_brings_an_update
+    vm_a_confined_agent_brings_an_update,
+    vm_a_hub_brings_other_slots,
+    vm_trials_of_a_slot,
+    vm_power_cuts_at_any_moment_of_a_trial
 ]);
 cases!(riscv64, "qemu-riscv64", always: [vm_uboot_smoke], all_boards: [
     vm_uboot_boots_the_same_images,
@@ -66,7 +75,10 @@ cases!(riscv64, "qemu-riscv64", always: [vm_uboot_smoke], all_boards: [
     vm_uboot_goes_back_from_a_trial_that_hangs,
     vm_uboot_falls_back_from_what_cannot_be_started,
     vm_uboot_does_not_try_what_it_cannot_count,
-    vm_a_confined_agent_brings_an_update
+    vm_a_confined_agent_brings_an_update,
+    vm_a_hub_brings_other_slots,
+    vm_trials_of_a_slot,
+    vm_power_cuts_at_any_moment_of_a_trial
 ]);
 
 /// For a firmware and a loader to decide, and for a kernel to panic.
@@ -177,6 +189,22 @@ pub(crate) fn vm_a_confined_agent_brings_an_update(board: &str) -> Result<()> {
     let (fleet, disk) = crate::built_fleet_for(board)?;
     let guest = fleet.start_flashed(&disk)?;
     crate::agent::confined_agent(&fleet, guest)
+}
+
+#[cfg(feature = "all-boards")]
+fn vm_a_hub_brings_other_slots(board: &str) -> Result<()> {
+    let (fleet, disk) = crate::built_fleet_for(board)?;
+    crate::agent::other_slots(&fleet, &disk)
+}
+
+#[cfg(feature = "all-boards")]
+fn vm_trials_of_a_slot(board: &str) -> Result<()> {
+    crate::slots::trials_of_a_slot(board)
+}
+
+#[cfg(feature = "all-boards")]
+fn vm_power_cuts_at_any_moment_of_a_trial(board: &str) -> Result<()> {
+    crate::cuts::power_cuts(board)
 }
 
 /// What a loader is to do with a record.

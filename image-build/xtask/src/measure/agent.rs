@@ -102,11 +102,21 @@ fn boot(hub: &Hub, built: &Built, folder: &Path) -> Result<Device> {
     let for_devices = hub.device_url();
     let words = ["join-token", "new", "--hub-for-devices", &for_devices];
     built.kedge.ask(&[&words[..], &["--out", &out]].concat())?;
+    // As a card is written: not every machine has something that hands a provisioning over.
     let disk = folder.join("disk");
     copy_disk(&built.image, &disk)?;
-    let mut machine = built.machine_with(&disk);
-    machine.provision = Some(provision);
-    Device::start(&built.kedge, machine, false)
+    let (image, to) = (built.image.to_string_lossy(), disk.to_string_lossy());
+    let words = [
+        "flash",
+        &to,
+        "--image",
+        &image,
+        "--provision",
+        &out,
+        "--yes",
+    ];
+    built.kedge.ask(&words)?;
+    Device::start(&built.kedge, built.machine_with(&disk), false)
 }
 
 /// Adds a container with noise, and looks on while the device takes it.

@@ -9,6 +9,9 @@
 //! - The *end* by the first instructions of a container's only process, a static program without a library, which says
 //!   what time it was; the container has the default confinement, with namespaces of its own, the network's among them.
 //!
+//! `boot.kernel` is what the kernel takes before that exec, and `boot.kernel-to-first-container` both: from where its clock
+//! starts, some thousand instructions behind its entry; what unpacks a kernel is not in it.
+//!
 //! `boot.first-boot` is the first start of a fresh image, `boot.exec-to-first-container` the second of the same disk after
 //! an orderly reboot. Signature and integrity are checked in both.
 
@@ -83,6 +86,12 @@ fn figures(first: &[Times], normal: &[Times]) -> Result<Vec<Figure>> {
             Some(15),
         ),
         Figure::time("boot.first-boot", of(first, Times::total)?, Some(15)),
+        Figure::time("boot.kernel", of(normal, |times| times.exec)?, None),
+        Figure::time(
+            "boot.kernel-to-first-container",
+            of(normal, |times| times.container)?,
+            None,
+        ),
         Figure::time(
             "boot.exec-to-main",
             of(normal, |times| times.started.saturating_sub(times.exec))?,

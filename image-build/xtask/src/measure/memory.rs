@@ -60,15 +60,21 @@ pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
         Figure::mebibytes("memory.smallest-m", smallest, Some(32)),
         Figure::mebibytes("memory.smallest-m-bare", bare, None),
     ];
+    figures.extend(with_one.each.iter().map(|(name, size)| {
+        let name = format!("memory.process.{name}");
+        Figure::bytes(&name, *size, None)
+    }));
     figures.extend(with_agent);
     Ok(figures)
 }
 
 /// PSS in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Resident {
     pub(super) pid1: u64,
     pub(super) system: u64,
+    /// Each process by its name.
+    pub(super) each: Vec<(String, u64)>,
 }
 
 fn resident(built: &Built, folder: &Path) -> Result<Resident> {
@@ -95,9 +101,15 @@ pub(super) fn read(status: &Value) -> Result<Resident> {
         .context(
             "the device does not tell the memory of its processes; is it a development product?",
         )?;
+    let each = list(status, "processes").filter_map(|process| {
+        let name = process.get("name").and_then(Value::as_str)?;
+        Some((name.to_owned(), pss(process)?))
+    });
+    let each: Vec<_> = each.collect();
     Ok(Resident {
         pid1,
-        system: list(status, "processes").filter_map(pss).sum(),
+        system: each.iter().map(|(_, size)| size).sum(),
+        each,
     })
 }
 
