@@ -16,48 +16,8 @@ use crate::led;
 use kedge_revision::Name;
 use serde::Deserialize;
 
-/// The files that ship: name, text.
-const SHIPPED: [(&str, &str); 12] = [
-    (
-        "qemu-x86-64.toml",
-        include_str!("../boards/qemu-x86-64.toml"),
-    ),
-    ("qemu-arm64.toml", include_str!("../boards/qemu-arm64.toml")),
-    ("pc-x86-64.toml", include_str!("../boards/pc-x86-64.toml")),
-    ("qemu-armv7.toml", include_str!("../boards/qemu-armv7.toml")),
-    (
-        "qemu-riscv64.toml",
-        include_str!("../boards/qemu-riscv64.toml"),
-    ),
-    (
-        "qemu-mipsel.toml",
-        include_str!("../boards/qemu-mipsel.toml"),
-    ),
-    (
-        "beaglebone-black.toml",
-        include_str!("../boards/beaglebone-black.toml"),
-    ),
-    (
-        "orange-pi-zero.toml",
-        include_str!("../boards/orange-pi-zero.toml"),
-    ),
-    (
-        "orange-pi-pc-plus.toml",
-        include_str!("../boards/orange-pi-pc-plus.toml"),
-    ),
-    (
-        "visionfive-2.toml",
-        include_str!("../boards/visionfive-2.toml"),
-    ),
-    (
-        "raspberry-pi-3.toml",
-        include_str!("../boards/raspberry-pi-3.toml"),
-    ),
-    (
-        "raspberry-pi-4.toml",
-        include_str!("../boards/raspberry-pi-4.toml"),
-    ),
-];
+// `SHIPPED` and `FRAGMENTS`: what `build.rs` found in the folders `boards` and `kernel`.
+include!(concat!(env!("OUT_DIR"), "/lists.rs"));
 
 /// Largest board file, bytes.
 pub const CAP: usize = 64 * 1024;

@@ -2,12 +2,14 @@
 
 use super::*;
 
-const GOOD: &str = SHIPPED[0].1;
+const GOOD: &str = include_str!("../../boards/qemu-x86-64.toml");
+const U_BOOT: &str = include_str!("../../boards/qemu-arm64.toml");
+const PC: &str = include_str!("../../boards/pc-x86-64.toml");
 
 #[test]
 fn every_shipped_board_is_good_and_named_as_its_file() {
     for (board, (file, _)) in all().unwrap().iter().zip(SHIPPED) {
-        assert_eq!(format!("{}.toml", board.name), file);
+        assert_eq!(&format!("{}.toml", board.name), file);
     }
 }
 
@@ -16,7 +18,7 @@ fn an_unknown_board_names_those_there_are() {
     let error = find("toaster").unwrap_err().to_string();
     assert_eq!(
         error,
-        "there is no board toaster; there are: qemu-x86-64, qemu-arm64, pc-x86-64, qemu-armv7, qemu-riscv64, qemu-mipsel, beaglebone-black, orange-pi-zero, orange-pi-pc-plus, visionfive-2, raspberry-pi-3, raspberry-pi-4"
+        "there is no board toaster; there are: beaglebone-black, orange-pi-pc-plus, orange-pi-zero, pc-x86-64, qemu-arm64, qemu-armv7, qemu-mipsel, qemu-riscv64, qemu-x86-64, raspberry-pi-3, raspberry-pi-4, visionfive-2"
     );
 }
 
@@ -130,16 +132,6 @@ fn the_led_counts_among_the_arguments() {
 }
 
 #[test]
-fn every_file_of_a_board_is_part_of_the_program() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/boards");
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        let is_shipped = SHIPPED.iter().any(|(file, _)| *file == name);
-        assert!(is_shipped, "add {name} to SHIPPED");
-    }
-}
-
-#[test]
 fn the_guides_board_is_one() {
     let guide = include_str!("../../../docs/guides/integrator.md");
     let (_, rest) = guide.split_once("```toml\n").unwrap();
@@ -176,7 +168,7 @@ fn a_raspberry_pis_firmware_has_a_small_partition_and_no_emulation() {
     let pi = shipped("raspberry-pi-4.toml");
     let board = parse("pi.toml", pi).unwrap();
     assert_eq!(board.boot.backend, Backend::Tryboot);
-    let (_, qemu) = SHIPPED[1].1.split_once("\n[qemu]\n").unwrap();
+    let (_, qemu) = U_BOOT.split_once("\n[qemu]\n").unwrap();
     let (qemu, _) = qemu.split_once("\n#").unwrap();
     let partition =
         "partition = { name = \"spl\", type = \"2E54B353-1271-4842-806F-E436D6AF6985\", size = 2 }";
@@ -223,7 +215,7 @@ fn a_board_says_whether_its_record_lies_on_flash() {
 
 #[test]
 fn what_a_backend_needs_is_demanded_and_what_it_cannot_use_is_refused() {
-    let (u_boot, pc) = (SHIPPED[1].1, SHIPPED[2].1);
+    let (u_boot, pc) = (U_BOOT, PC);
     let cases = [
         (
             GOOD,

@@ -60,12 +60,10 @@ pub struct RamReport {
 /// As [`super::build`]; or the board's kernel has no loop devices, or the layers are too large for a disk in memory.
 pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Result<RamReport> {
     let name = &plan.board.name;
+    let kernel = &plan.board.kernel;
+    // Our own kernels have them built in.
     ensure!(
-        plan.board
-            .kernel
-            .modules
-            .iter()
-            .any(|module| module == MODULE),
+        kernel.package.is_none() || kernel.modules.iter().any(|module| module == MODULE),
         "the kernel of the board {name} may have no loop devices, which a disk in memory is attached to\nhelp: add \"{MODULE}\" to kernel.modules of the board"
     );
     let files = &plan.revision.envelope().boot.files;

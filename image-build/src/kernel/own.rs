@@ -9,7 +9,7 @@ use crate::cache::{self, Cache};
 use crate::debian::{self, Archive, Package};
 use crate::{files, process, progress};
 use anyhow::{Context, Result, bail};
-use kedge_board_support::boards::{Architecture, Board};
+use kedge_board_support::boards::{Architecture, Board, FRAGMENTS};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,41 +18,6 @@ use std::time::Duration;
 const SOURCE: &str = "linux-source-6.12";
 /// Changes when the way of building changes the bytes.
 const RECIPE: &str = "kedge-kernel 1";
-/// The fragments by the names that board files use.
-const FRAGMENTS: [(&str, &str); 8] = [
-    (
-        "common.config",
-        include_str!("../../../board-support/kernel/common.config"),
-    ),
-    (
-        "x86_64.config",
-        include_str!("../../../board-support/kernel/x86_64.config"),
-    ),
-    (
-        "pc.config",
-        include_str!("../../../board-support/kernel/pc.config"),
-    ),
-    (
-        "arm64.config",
-        include_str!("../../../board-support/kernel/arm64.config"),
-    ),
-    (
-        "raspberry-pi.config",
-        include_str!("../../../board-support/kernel/raspberry-pi.config"),
-    ),
-    (
-        "armv7.config",
-        include_str!("../../../board-support/kernel/armv7.config"),
-    ),
-    (
-        "riscv64.config",
-        include_str!("../../../board-support/kernel/riscv64.config"),
-    ),
-    (
-        "mipsel-malta.config",
-        include_str!("../../../board-support/kernel/mipsel-malta.config"),
-    ),
-];
 /// What a build needs on the machine beside the compiler; measured on a bare Debian 12.
 const PACKAGES: [&str; 8] = [
     "make",
@@ -368,7 +333,7 @@ mod tests {
     #[test]
     fn the_fragments_are_well_formed() {
         for (name, _) in FRAGMENTS {
-            wanted(&[name.to_owned()]).unwrap();
+            wanted(&[(*name).to_owned()]).unwrap();
         }
         let error = wanted(&["toaster.config".to_owned()])
             .unwrap_err()

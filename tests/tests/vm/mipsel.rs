@@ -37,6 +37,11 @@ fn vm_mipsel_power_cuts_at_any_moment_of_a_trial() -> Result<()> {
 }
 
 #[test]
+fn vm_mipsel_a_device_that_runs_from_memory() -> Result<()> {
+    crate::ram::runs_from_memory(BOARD)
+}
+
+#[test]
 fn vm_mipsel_a_confined_agent_brings_an_update() -> Result<()> {
     uboot::vm_a_confined_agent_brings_an_update(BOARD)
 }

@@ -1,7 +1,7 @@
 //! A device without a disk: kernel and initramfs alone. What runs is judged as from a disk; what needs no reboot is tried and
 //! kept; what does is refused, and a reboot begins anew.
 
-use crate::built_trials;
+use crate::{built_trials, built_trials_for};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::qemu::VmConfig;
@@ -26,16 +26,21 @@ fn build(project: &Project) -> Result<(Value, PathBuf)> {
     Ok((built, path))
 }
 
-fn machine(ram: &Path, folder: &Path) -> Result<VmConfig> {
-    Ok(VmConfig::without_disk(boards::find(BOARD)?, ram, folder))
+fn machine(board: &str, ram: &Path, folder: &Path) -> Result<VmConfig> {
+    Ok(VmConfig::without_disk(boards::find(board)?, ram, folder))
 }
 
 #[test]
 fn vm_a_device_that_runs_from_memory() -> Result<()> {
-    let (project, _disk) = built_trials()?;
+    runs_from_memory(BOARD)
+}
+
+/// The same on any board: QEMU is its loader, whatever starts it from a disk.
+pub(crate) fn runs_from_memory(board: &str) -> Result<()> {
+    let (project, _disk) = built_trials_for(board)?;
     let (built, ram) = build(&project)?;
     let folder = tempfile::tempdir()?;
-    let mut guest = Guest::with(machine(&ram, folder.path())?)?;
+    let mut guest = Guest::with(machine(board, &ram, folder.path())?)?;
     let status = guest.wait_for_control(BOOT)?;
     let first = text(&built, "revision").to_owned();
     let mut checks = Checks::default();
@@ -123,7 +128,7 @@ fn vm_what_came_into_memory_is_judged() -> Result<()> {
     // A transfer that broke off in the last quarter of the disk.
     let end = whole.len() - (whole.len() - own_size(&built)?) / 4;
     files::write(&path, &whole[..end])?;
-    let mut guest = Guest::with(machine(&ram, folder.path())?)?;
+    let mut guest = Guest::with(machine(BOARD, &ram, folder.path())?)?;
     let mut checks = Checks::default();
     checks.run("a part of an initramfs is told", &mut guest, |guest| {
         guest.expect("did not come into memory as a whole", BOOT)?;
@@ -137,7 +142,7 @@ fn vm_what_came_into_memory_is_judged() -> Result<()> {
     files::write(&path, whole)?;
 
     forge(&built, &ram)?;
-    let mut guest = Guest::with(machine(&ram, folder.path())?)?;
+    let mut guest = Guest::with(machine(BOARD, &ram, folder.path())?)?;
     let mut checks = Checks::default();
     checks.run("a changed revision is not run", &mut guest, |guest| {
         let status = guest.wait_for_control(BOOT)?;

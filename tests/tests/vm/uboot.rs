@@ -53,6 +53,7 @@ cases!(arm64, "qemu-arm64", always: [
 ], all_boards: [
     vm_a_confined_agent_brings_an_update,
     vm_a_hub_brings_other_slots,
+    vm_a_device_that_runs_from_memory,
     vm_trials_of_a_slot,
     vm_power_cuts_at_any_moment_of_a_trial
 ]);
@@ -65,6 +66,7 @@ cases!(armv7, "qemu-armv7", always: [vm_uboot_smoke], all_boards: [
     vm_uboot_does_not_try_what_it_cannot_count,
     vm_a_confined_agent_brings_an_update,
     vm_a_hub_brings_other_slots,
+    vm_a_device_that_runs_from_memory,
     vm_trials_of_a_slot,
     vm_power_cuts_at_any_moment_of_a_trial
 ]);
@@ -77,6 +79,7 @@ cases!(riscv64, "qemu-riscv64", always: [vm_uboot_smoke], all_boards: [
     vm_uboot_does_not_try_what_it_cannot_count,
     vm_a_confined_agent_brings_an_update,
     vm_a_hub_brings_other_slots,
+    vm_a_device_that_runs_from_memory,
     vm_trials_of_a_slot,
     vm_power_cuts_at_any_moment_of_a_trial
 ]);
@@ -195,6 +198,11 @@ pub(crate) fn vm_a_confined_agent_brings_an_update(board: &str) -> Result<()> {
 fn vm_a_hub_brings_other_slots(board: &str) -> Result<()> {
     let (fleet, disk) = crate::built_fleet_for(board)?;
     crate::agent::other_slots(&fleet, &disk)
+}
+
+#[cfg(feature = "all-boards")]
+fn vm_a_device_that_runs_from_memory(board: &str) -> Result<()> {
+    crate::ram::runs_from_memory(board)
 }
 
 #[cfg(feature = "all-boards")]

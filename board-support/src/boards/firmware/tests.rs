@@ -1,14 +1,16 @@
 //! Every rule, by a board file that breaks it.
 
-use super::super::{Error, SHIPPED, parse};
+use super::super::{Error, parse};
 use super::*;
+
+const U_BOOT: &str = include_str!("../../../boards/qemu-arm64.toml");
 
 const SUNXI: &str =
     "[[firmware]]\npackage = \"u-boot-sunxi\"\nsuite = \"trixie\"\nfile = \"usr/lib/u-boot.bin\"\n";
 
 /// A board that U-Boot starts, without QEMU, with this at its end.
 fn board(more: &str) -> Result<Board, Error> {
-    let text = SHIPPED[1].1;
+    let text = U_BOOT;
     let (head, rest) = text.split_once("[qemu]").unwrap();
     let (_, tail) = rest.split_once("# What must not be exceeded").unwrap();
     parse("my.toml", &format!("{head}# What{tail}\n{more}"))
@@ -143,7 +145,7 @@ fn a_guid_has_the_bytes_of_the_table() {
 #[test]
 fn device_trees_are_paths_with_names_of_their_own() {
     let with = |trees: &str| {
-        let text = SHIPPED[1].1;
+        let text = U_BOOT;
         let changed = text.replace("[boot]\n", &format!("[boot]\ndevice-trees = {trees}\n"));
         assert_ne!(text, changed);
         parse("my.toml", &changed)
@@ -164,7 +166,7 @@ fn device_trees_are_paths_with_names_of_their_own() {
 #[test]
 fn what_is_loaded_does_not_lie_over_each_other() {
     let with = |load: &str| {
-        let text = SHIPPED[1].1;
+        let text = U_BOOT;
         let changed = text.replace("[boot]\n", &format!("[boot]\nload = {load}\n"));
         parse("my.toml", &changed)
     };
