@@ -584,11 +584,27 @@ fn a_damaged_table_is_told() {
     assert_eq!(gpt::read(&file).unwrap(), written);
     assert_eq!(gpt::find(&written, "data").unwrap().offset, MIB);
     assert!(gpt::find(&written, "slot-a").is_err());
-    for offset in [512, 512 + 20, 512 + 88, 1024 + 16, 1024 + 60] {
+    let flip = |offset: u64| {
         let mut byte = [0];
         file.read_exact_at(&mut byte, offset).unwrap();
         file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
-        assert!(gpt::read(&file).is_err(), "{offset}");
-        file.write_all_at(&byte, offset).unwrap();
+    };
+    // The second copy: its header is the last sector, its entries stand before it.
+    let end = file.metadata().unwrap().len();
+    let entries = end - 33 * 512;
+    for (first, second) in [
+        (512, end - 512),
+        (512 + 20, end - 512 + 24),
+        (512 + 88, end - 512 + 88),
+        (1024 + 16, entries + 16),
+        (1024 + 60, entries + 60),
+    ] {
+        flip(first);
+        assert_eq!(gpt::read(&file).unwrap(), written, "{first}");
+        flip(second);
+        assert!(gpt::read(&file).is_err(), "{first} and {second}");
+        flip(first);
+        assert_eq!(gpt::read(&file).unwrap(), written, "{second}");
+        flip(second);
     }
 }
