@@ -392,3 +392,51 @@ pub fn find<'a>(partitions: &'a [Partition], name: &str) -> Result<&'a Partition
         .find(|partition| partition.name == name)
         .with_context(|| format!("the disk has no partition {name}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_table_is_told() {
+        let file = tempfile::tempfile().unwrap();
+        let layout = Layout {
+            guid: [1; 16],
+            first: MIB,
+            hybrid: vec![],
+            partitions: vec![Wanted {
+                name: "data",
+                kind: Kind::Linux,
+                guid: [2; 16],
+                size: 3 * MIB,
+            }],
+        };
+        let written = write(&file, &layout).unwrap();
+        assert_eq!(read(&file).unwrap(), written);
+        assert_eq!(find(&written, "data").unwrap().offset, MIB);
+        assert!(find(&written, "slot-a").is_err());
+        let flip = |offset: u64| {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, offset).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+        };
+        // The second copy: its header is the last sector, its entries stand before it.
+        let end = file.metadata().unwrap().len();
+        let entries = end - 33 * 512;
+        for (first, second) in [
+            (512, end - 512),
+            (512 + 20, end - 512 + 24),
+            (512 + 88, end - 512 + 88),
+            (1024 + 16, entries + 16),
+            (1024 + 60, entries + 60),
+        ] {
+            flip(first);
+            assert_eq!(read(&file).unwrap(), written, "{first}");
+            flip(second);
+            assert!(read(&file).is_err(), "{first} and {second}");
+            flip(first);
+            assert_eq!(read(&file).unwrap(), written, "{second}");
+            flip(second);
+        }
+    }
+}
