@@ -41,7 +41,19 @@ impl<'p> Who<'p> {
     }
 }
 
-/// From root in the container's namespaces to the program; returns only if something fails.
+/// Closes all that is open of the device's, but for the report. To be called before any path of the image is followed: by
+/// `/proc/self/fd/N` an open folder of the device's would be a way out, up to the moment of the exec (CVE-2024-21626). The
+/// places of mounts and devices are such paths, too: an image has links there, and so has a container that may mount.
+pub(crate) fn let_go(inner: &Inner) -> Result<(), Failure<'static>> {
+    // Who reads nothing, or a terminal, has it later; until then PID 1's own input must not be there.
+    let stdin = inner.stdin.as_ref().unwrap_or(&inner.stdout);
+    set_standard(stdin, 0).at(Stage::Streams, c"stdin")?;
+    set_standard(&inner.stdout, 1).at(Stage::Streams, c"stdout")?;
+    set_standard(&inner.stderr, 2).at(Stage::Streams, c"stderr")?;
+    close_all_but_one(3, inner.report.as_fd()).at(Stage::Session, c"descriptors")
+}
+
+/// From root in the container's namespaces to the program, after [`let_go`]; returns only if something fails.
 pub(crate) fn become_program<'p>(
     plan: &Plan,
     who: &Who<'p>,
@@ -50,13 +62,6 @@ pub(crate) fn become_program<'p>(
 ) -> Result<Infallible, Failure<'p>> {
     signals::reset().at(Stage::Session, c"signals")?;
     setsid().at(Stage::Session, c"session")?;
-    if !matches!(inner.streams, Input::Terminal { .. }) {
-        set_streams(inner)?;
-    }
-    // Before any path of the image is followed: by `/proc/self/fd/N` an open folder of the device's would be a way
-    // out, up to the moment of the exec (CVE-2024-21626). Those of devices are among them: a container that may mount
-    // can put links in their places.
-    close_all_but_one(3, inner.report.as_fd()).at(Stage::Session, c"descriptors")?;
     match inner.streams {
         Input::Pipe => {}
         Input::Nothing => set_null()?,
@@ -73,14 +78,6 @@ pub(crate) fn become_program<'p>(
         errno: image.exec_within().errno,
         path: who.program,
     })
-}
-
-fn set_streams(inner: &Inner) -> Result<(), Failure<'static>> {
-    if let Some(stdin) = &inner.stdin {
-        set_standard(stdin, 0).at(Stage::Streams, c"stdin")?;
-    }
-    set_standard(&inner.stdout, 1).at(Stage::Streams, c"stdout")?;
-    set_standard(&inner.stderr, 2).at(Stage::Streams, c"stderr")
 }
 
 fn set_null() -> Result<(), Failure<'static>> {

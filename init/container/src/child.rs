@@ -2,7 +2,8 @@
 //!
 //! Order matters. The file systems whose mounting asks whether the former ones are fully visible
 //! (`/proc`, `/sys`) are made before the old root goes. Everything else happens after the pivot,
-//! when a path of the image, whatever links are in it, cannot lead anywhere but into the image.
+//! when a path of the image, whatever links are in it, cannot lead anywhere but into the image: nothing
+//! of the device's is open any more, either, but for the container's own mounts.
 
 use std::convert::Infallible;
 use std::ffi::CStr;
@@ -16,7 +17,7 @@ use kedge_sys::privilege::{set_group, set_groups, set_user};
 use kedge_sys::process::{fchdir, set_host_name, unshare};
 use kedge_sys::rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
-use crate::become_program::{Who, become_program};
+use crate::become_program::{Who, become_program, let_go};
 use crate::engine::Engine;
 use crate::handshake::Arrived;
 use crate::interface::{self, INTERFACE};
@@ -65,6 +66,8 @@ fn enter<'p>(
     image: &ExecImage,
     inner: &Inner,
 ) -> Result<Infallible, Failure<'p>> {
+    // The mounts arrive when nothing else is open.
+    let_go(inner)?;
     let mut arrived = Arrived::receive(&inner.report).at(Stage::Handshake, &plan.name)?;
     become_root()?;
     if let NetworkPlan::Pool(_) = plan.network {

@@ -16,7 +16,7 @@ use kedge_sys::Errno;
 use kedge_sys::clone::{self, Namespaces};
 use kedge_sys::process::{Resource, enter_namespace, enter_namespaces_of, prlimit, set_dumpable};
 
-use crate::become_program::{Who, become_program};
+use crate::become_program::{Who, become_program, let_go};
 use crate::child::{NOT_EXECUTED, become_root};
 use crate::engine::Engine;
 use crate::landlock::Fence;
@@ -168,6 +168,7 @@ fn join<'p>(
         all
     };
     enter_namespaces_of(pidfd, all).at(Stage::Join, &plan.name)?;
+    let_go(inner)?;
     become_root()?;
     if let Some(fence) = fence {
         fence.close(plan.capabilities)?;

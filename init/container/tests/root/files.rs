@@ -1,6 +1,7 @@
 //! Roots, layers, overlays, volumes: what is seen inside, and whose it is outside.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -122,6 +123,44 @@ fn a_link_of_the_image_leads_nowhere_outside() {
         (Stage::VolumeTarget, "/volume")
     );
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+/// As CVE-2024-21626, before the start: a link of the image names an open folder of the device's by its number, where
+/// everybody may write. A volume's place is made in what such a link leads to.
+#[test]
+fn a_link_of_the_image_to_an_open_folder_of_the_device_leads_nowhere() {
+    let device = Device::new();
+    let outside = device.path("outside");
+    fs::create_dir_all(&outside).unwrap();
+    for folder in [device.data.path(), &outside] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    // A number that none of the container's own mounts has on its way.
+    let open = fs::File::open(&outside).unwrap();
+    let open = kedge_sys::rustix::io::fcntl_dupfd_cloexec(open, 500).unwrap();
+    let image = device.path("image");
+    for name in ["proc", "sys", "dev"] {
+        fs::create_dir_all(image.join(name)).unwrap();
+    }
+    let link = format!("/proc/self/fd/{}", open.as_raw_fd());
+    symlink(&link, image.join("volume")).unwrap();
+    for (path, members) in [
+        ("/volume/made", json!({})),
+        ("/volume/made", json!({"root": "revision"})),
+        ("/volume", json!({})),
+    ] {
+        let mut members = members;
+        members["volumes"] = json!({"data": {"path": path, "lifetime": "permanent"}});
+        let plan = device.plan("links", &definition("true", &members), &[&image]);
+        let ended = device.run_plan(&plan);
+        let made = fs::read_dir(&outside).unwrap().count();
+        assert_eq!(made, 0, "{path} was made on the device");
+        // The link leads nowhere; were its folder found, the kernel would refuse a mount there (`EINVAL`).
+        let failure = ended.failure();
+        assert_eq!(failure.stage, Stage::VolumeTarget, "{failure}");
+        assert_eq!(failure.errno, Errno::NOENT, "{failure}");
+    }
+    drop(open);
 }
 
 #[test]
