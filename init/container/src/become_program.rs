@@ -64,7 +64,8 @@ pub(crate) fn become_program<'p>(
     setsid().at(Stage::Session, c"session")?;
     match inner.streams {
         Input::Pipe => {}
-        Input::Nothing => set_null()?,
+        Input::Nothing => set_null(0)?,
+        Input::Discard => set_null(2)?,
         Input::Terminal { rows, columns } => set_terminal(inner, who.user, rows, columns)?,
     }
     umask(Mode::from_raw_mode(0o022));
@@ -80,11 +81,12 @@ pub(crate) fn become_program<'p>(
     })
 }
 
-fn set_null() -> Result<(), Failure<'static>> {
+/// The container's `/dev/null` is standard input, and what follows up to `last`.
+fn set_null(last: u8) -> Result<(), Failure<'static>> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let null = openat(CWD, c"/dev/null", flags, Mode::empty());
     let null = null.at(Stage::Streams, c"/dev/null")?;
-    set_standard(&null, 0).at(Stage::Streams, c"stdin")
+    (0..=last).try_for_each(|number| set_standard(&null, number).at(Stage::Streams, c"/dev/null"))
 }
 
 /// A new terminal of the container's; its other side goes to the parent.

@@ -30,6 +30,8 @@ use crate::stage::{At, Failure, SpawnError, Stage, report};
 pub enum Input {
     /// Nowhere: `/dev/null`. Output and errors have a pipe each.
     Nothing,
+    /// Nowhere, and all that it writes goes nowhere, too; the pipes end at once.
+    Discard,
     /// A pipe, as output and errors have.
     Pipe,
     /// A terminal of the container's own is all three. Its other side comes with the report
@@ -76,10 +78,12 @@ impl<'a> Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// A health command of the container of `plan`: as [`Command::new`], but fenced where the network is not its own.
+    /// A health command of the container of `plan`: as [`Command::new`], but fenced where the network is not its own, and
+    /// nobody has to read what it writes: a pipe that is full would keep it from its end.
     #[must_use]
     pub fn health(plan: &Plan, arguments: &'a [String]) -> Self {
         Self {
+            input: Input::Discard,
             fenced: !plan.network.is_own(),
             ..Self::new(arguments)
         }

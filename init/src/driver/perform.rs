@@ -300,7 +300,7 @@ impl Driver {
                 pid: child.pid,
                 pidfd: child.pidfd,
             };
-            Ok((process, None, None))
+            Ok((process, None))
         };
         let started = match check {
             Some(Check::Command(arguments)) => engine
@@ -310,14 +310,13 @@ impl Driver {
                         pid: spawned.pid,
                         pidfd: spawned.pidfd,
                     };
-                    let output = [spawned.stdout, spawned.stderr];
-                    (process, Some(spawned.report), Some(output))
+                    (process, Some(spawned.report))
                 }),
             Some(Check::Http { port, path }) => probe(Probe::Http { port: *port, path }),
             Some(Check::Tcp { port }) => probe(Probe::Tcp { port: *port }),
             Some(Check::Notify) | None => return Some(failed),
         };
-        let (process, report, output) = match started {
+        let (process, report) = match started {
             Ok(started) => started,
             Err(error) => {
                 let text = format!("check of {}: {error}", unit.name);
@@ -333,7 +332,6 @@ impl Driver {
             token,
             process,
             report,
-            _output: output,
         });
         None
     }

@@ -76,9 +76,6 @@ pub(crate) struct RunningCheck {
     pub(crate) process: Running,
     /// Why a command could not be executed is told here; probes have none.
     pub(crate) report: Option<OwnedFd>,
-    /// What a command writes into. Nobody reads it, but were it closed the command would be killed by what it
-    /// prints (SIGPIPE). One that prints more than a pipe holds, 64 KiB, fails by its timeout.
-    pub(crate) _output: Option<[OwnedFd; 2]>,
 }
 
 /// One container.

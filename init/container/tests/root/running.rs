@@ -144,6 +144,32 @@ fn a_command_has_a_terminal_of_its_container() {
     kill(server);
 }
 
+/// Nobody reads what a health command writes: neither a full pipe keeps it from its end, nor a closed one kills it.
+#[test]
+fn a_health_command_may_write_without_end() {
+    let device = Device::new();
+    let (plan, server) = start(&device, "exec sleep 60", &json!({"root": "boot"}));
+    let script = "head -c 300000 /dev/zero && head -c 300000 /dev/zero >&2 && echo again > /dev/stdout && \
+        readlink /proc/self/fd/[012] > /tmp/streams && exit 6";
+    let arguments = text(&["sh", "-c", script]);
+    let command = Command::health(&plan, &arguments);
+    let pidfd = server.pidfd.as_fd();
+    let ended = end(device.engine.exec(&plan, pidfd, &command).expect("a start"));
+    assert_eq!(ended.status, ExitStatus::Exited(6), "{ended:?}");
+    assert_eq!((ended.stdout, ended.stderr), (String::new(), String::new()));
+    let arguments = text(&["cat", "/tmp/streams"]);
+    let streams = device
+        .engine
+        .exec(&plan, server.pidfd.as_fd(), &Command::new(&arguments));
+    let streams = end(streams.expect("a start"));
+    assert_eq!(
+        streams.output().lines().next(),
+        Some("/dev/null"),
+        "{streams:?}"
+    );
+    kill(server);
+}
+
 /// CVE-2024-21626: an open folder of the device's is a way out of a container, up to the moment of the exec.
 #[test]
 fn no_open_folder_of_the_device_is_a_working_directory() {
