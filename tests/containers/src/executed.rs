@@ -1,8 +1,10 @@
 //! What is executed in a container that runs: such commands end by themselves, and by any signal.
 
 use crate::{exit_code, facts, pause, say};
+use std::collections::BTreeSet;
 use std::io::{self, BufRead, Write};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 /// Runs the command of that name; `None`: it is none of these.
 pub(crate) fn run(name: &str, number: u64) -> Option<ExitCode> {
@@ -19,11 +21,41 @@ pub(crate) fn run(name: &str, number: u64) -> Option<ExitCode> {
         "copy" => copy(),
         "descriptors" => descriptors(),
         "terminal" => terminal(),
+        "beside" => beside(),
+        "said" => said(),
+        "snoop" => snoop(Duration::from_secs(number)),
         "unbind" => std::env::args().skip(2).for_each(|path| unbind(&path)),
         "fill" => std::env::args().skip(2).for_each(|path| fill(&path)),
         _ => return None,
     }
     Some(ExitCode::SUCCESS)
+}
+
+/// Where a command has its output that goes on beside others.
+const SAID: &str = "/dev/shm/said";
+
+/// Starts itself with the other words, to go on when this one has ended: a device's control port has one client at a time.
+fn beside() {
+    let started = std::fs::File::create(SAID).and_then(|output| {
+        Command::new("/proc/self/exe")
+            .args(std::env::args().skip(2))
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(Stdio::null())
+            .spawn()
+    });
+    match started {
+        Ok(_) => say("started"),
+        Err(error) => say(&format!("not started: {error}")),
+    }
+}
+
+/// What it has said.
+fn said() {
+    match std::fs::read_to_string(SAID) {
+        Ok(text) => say(text.trim_end()),
+        Err(error) => say(&format!("nothing: {error}")),
+    }
 }
 
 fn copy() {
@@ -94,6 +126,51 @@ fn descriptors() {
     numbers.sort_unstable();
     let words: Vec<String> = numbers.iter().map(u32::to_string).collect();
     say(&words.join(" "));
+}
+
+/// Looks for so long into all processes that come and go here, and tries to write to their programs (CVE-2019-5736): one
+/// that is not yet the program is still the device's. `snooped PROCESSES`, or before that `leak WHAT`.
+fn snoop(long: Duration) {
+    let begun = Instant::now();
+    let own = std::process::id();
+    let mut met = BTreeSet::new();
+    while begun.elapsed() < long {
+        let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        for number in numbers.filter(|number| *number != own) {
+            if let Some(leak) = look_into(number) {
+                say(&format!("leak {number} {leak}"));
+            }
+            met.insert(number);
+        }
+    }
+    say(&format!("snooped {}", met.len()));
+}
+
+/// What a process shows that is none of the container's; the kernel asks the same question as before it is traced.
+fn look_into(number: u32) -> Option<String> {
+    let place = format!("/proc/{number}");
+    let link = |name: &str| std::fs::read_link(format!("{place}/{name}"));
+    if std::fs::File::options()
+        .write(true)
+        .open(format!("{place}/exe"))
+        .is_ok()
+    {
+        return Some("its program can be written to".to_owned());
+    }
+    let known = ["/probe", "/probe (deleted)"];
+    let program = link("exe").ok()?.to_string_lossy().into_owned();
+    if !known.contains(&program.as_str()) {
+        return Some(format!("runs {program}"));
+    }
+    let files = std::fs::read_dir(format!("{place}/fd")).ok()?;
+    let mut links = files
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    // Of the container's own there are pipes, terminals, the first process's signals, and what another look has open.
+    let own = ["pipe:", "/dev/", "anon_inode:", "/proc"];
+    let strange = links.find(|to| !own.iter().any(|own| to.to_string_lossy().starts_with(own)));
+    strange.map(|to| format!("has open {}", to.display()))
 }
 
 /// Its terminal's size and name, now and with each line that is typed.

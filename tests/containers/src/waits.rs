@@ -1,6 +1,8 @@
 //! Waiting for the end. As the first process of its pid namespace a program is only reached by signals that it takes.
 
+use kedge_sys::process::Signal;
 use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
+use kedge_sys::rustix::process::{WaitOptions, wait};
 use kedge_sys::signals::{SignalFd, SignalSet, set_blocked};
 use std::process::ExitCode;
 use std::thread;
@@ -22,10 +24,17 @@ pub(crate) fn for_any() -> i32 {
         if poll(&mut ready, None).is_err() {
             continue;
         }
-        if let Ok(Some(info)) = signals.read() {
-            return info.signal;
+        match signals.read() {
+            // Of what commands have started and left: their first process has them now.
+            Ok(Some(info)) if info.signal == Signal::CHILD.as_raw() => reap(),
+            Ok(Some(info)) => return info.signal,
+            Ok(None) | Err(_) => {}
         }
     }
+}
+
+fn reap() {
+    while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
 }
 
 /// Waits until it is asked to stop, and ends well.

@@ -37,6 +37,24 @@ pub(super) fn run(guest: &Guest, words: &[&str], input: &[u8]) -> Result<Output>
     Ok(output)
 }
 
+/// Begins a command that goes on beside what follows, for so many seconds: the control port has one client at a time.
+pub(super) fn begin_beside(guest: &Guest, container: &str, word: &str, seconds: u64) -> Result<()> {
+    let seconds = seconds.to_string();
+    let words = ["exec", container, "/probe", "beside", word, &seconds];
+    let begun = run(guest, &words, b"")?;
+    ensure!(begun.stdout == b"started\n", "{begun:?}");
+    Ok(())
+}
+
+/// What it says at its end, which has this word.
+pub(super) fn end_beside(guest: &Guest, container: &str, wanted: &str) -> Result<String> {
+    guest.wait("a command's end", SOON, |guest| {
+        let said = run(guest, &["exec", container, "/probe", "said"], b"")?;
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        Ok(text.contains(wanted).then_some(text))
+    })
+}
+
 fn expect(output: &Output, code: i32) -> Result<()> {
     ensure!(output.status.code() == Some(code), "not {code}: {output:?}");
     Ok(())
@@ -141,6 +159,7 @@ pub(super) fn confined(guest: &mut Guest) -> Result<()> {
     // The program that starts it is the device's own (CVE-2019-5736): it is not run there, let alone written to.
     let ours = run(guest, &["exec", "confined", "/proc/self/exe"], b"")?;
     expect(&ours, 126)?;
+    snooped(guest)?;
     let words = [
         "exec",
         "--user",
@@ -167,6 +186,22 @@ pub(super) fn confined(guest: &mut Guest) -> Result<()> {
         let found = other.get(name).map_or("nothing", String::as_str);
         ensure!(found == value, "{name} is {found:?}, not {value:?}");
     }
+    Ok(())
+}
+
+/// A command may look into all of its container, and yet sees nothing of another one that still is on its way from PID 1.
+fn snooped(guest: &Guest) -> Result<()> {
+    begin_beside(guest, "confined", "snoop", 6)?;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(6) {
+        let words = ["exec", "confined", "/probe", "end", "0"];
+        expect(&run(guest, &words, b"")?, 0)?;
+    }
+    let text = end_beside(guest, "confined", "snooped")?;
+    let met = text.strip_prefix("snooped ").map(str::trim);
+    let met: u32 = met.and_then(|met| met.parse().ok()).unwrap_or(0);
+    // Nothing else was said, and it has met some.
+    ensure!(met >= 4, "{text}");
     Ok(())
 }
 

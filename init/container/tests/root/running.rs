@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::bench::{Device, definition, end, eventually, kill, wait_report};
+use crate::bench::{Device, definition, end, eventually, kill, readable, wait_report};
 use kedge_container::{Command, Input, Outcome, Plan, Probe, Report, Spawned, Stage};
 use kedge_sys::process::{ExitStatus, Signal, send_signal, wait_pidfd};
 use serde_json::json;
@@ -193,6 +193,49 @@ fn no_open_folder_of_the_device_is_a_working_directory() {
         denied += 1;
     }
     assert_eq!(denied, 61);
+    kill(server);
+}
+
+/// Looks for four seconds into all that comes and goes; what it sees, once each.
+const SNOOP: &str = "
+import os, time
+seen, end = set(), time.monotonic() + 4
+while time.monotonic() < end:
+    for pid in os.listdir('/proc'):
+        if not pid.isdigit() or int(pid) == os.getpid(): continue
+        try: seen.add(os.path.basename(os.readlink('/proc/' + pid + '/exe')))
+        except OSError: pass
+        try: open('/proc/' + pid + '/exe', 'r+b'); seen.add('written')
+        except OSError: pass
+print(*sorted(seen))";
+
+/// What joins a container is a copy of PID 1 up to its exec: nobody there may look into it (`ptrace(2)`), or write to its
+/// program (CVE-2019-5736). Who tries is a command, which no fence keeps from it, and may trace what is in its namespace.
+#[test]
+fn a_command_on_its_way_shows_nothing_of_the_device() {
+    let device = Device::new();
+    let members = json!({"capabilities": ["DAC_OVERRIDE", "SYS_PTRACE"]});
+    let (plan, server) = start(&device, "exec sleep 60", &members);
+    let execute = |words: &[&str]| {
+        let arguments = text(words);
+        let command = Command::new(&arguments);
+        let pidfd = server.pidfd.as_fd();
+        device.engine.exec(&plan, pidfd, &command).expect("a start")
+    };
+    let snoop = execute(&["python3", "-c", SNOOP]);
+    while !readable(&snoop.pidfd, Duration::from_millis(1)) {
+        assert!(end(execute(&["env", "true"])).status.success());
+    }
+    let snooped = end(snoop);
+    let seen: Vec<_> = snooped.output().split_whitespace().collect();
+    assert!(seen.contains(&"sleep"), "{seen:?}");
+    let ours = std::env::current_exe().unwrap();
+    let ours = ours.file_name().unwrap().to_str().unwrap();
+    let strange: Vec<_> = seen
+        .iter()
+        .filter(|name| **name == ours || **name == "written")
+        .collect();
+    assert!(strange.is_empty(), "{strange:?} of {seen:?}");
     kill(server);
 }
 
