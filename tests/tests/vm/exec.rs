@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(30);
 
-fn kedge(guest: &Guest, words: &[&str]) -> Command {
+pub(super) fn kedge(guest: &Guest, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kedge"));
     command
         .args(["ctl", "--socket"])

@@ -1,6 +1,6 @@
 //! A device's ordinary life: boot, what containers get and are refused, restarts, limits, control, reboot, power off.
 
-use crate::{exec, fresh_disk};
+use crate::{exec, fresh_disk, operator};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::qemu::Ending;
@@ -120,6 +120,8 @@ fn by_command(checks: &mut Checks, guest: &mut Guest) {
     checks.run("commands in containers", guest, exec::commands);
     checks.run("commands are confined", guest, exec::confined);
     checks.run("a command's terminal", guest, exec::terminal);
+    checks.run("a terminal at both ends", guest, operator::terminal);
+    checks.run("logs as they come", guest, operator::logs_follow);
     checks.run("ends of commands", guest, exec::ends);
     checks.run("what a container is", guest, exec::inspected);
     checks.run("what containers use", guest, exec::used);

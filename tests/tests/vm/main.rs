@@ -19,6 +19,7 @@ mod mend;
 #[cfg(feature = "all-boards")]
 mod mipsel;
 mod network;
+mod operator;
 mod pools;
 mod ram;
 mod secure_boot;
