@@ -254,7 +254,7 @@ impl Container {
     }
 }
 
-const CONTAINERS: [Container; 19] = [
+const CONTAINERS: [Container; 20] = [
     Container {
         group: "platform",
         goal: "ready",
@@ -327,9 +327,14 @@ const CONTAINERS: [Container; 19] = [
         top: "root = \"revision\"\n",
         tables: "[volumes.sized]\npath = \"/sized\"\nlifetime = \"permanent\"\nsize = \"1MiB\"\n\
                  [volumes.free]\npath = \"/free\"\nlifetime = \"revision\"\n\
-                 [limits]\nroot-max = \"2MiB\"\nmemory-swap-max = \"64KiB\"\nio-read-max = \"50MiB\"\nio-writes-max = 2000\n\
+                 [limits]\nroot-max = \"2MiB\"\nmemory-max = \"48MiB\"\npids-max = 64\nmemory-swap-max = \"64KiB\"\nio-read-max = \"50MiB\"\nio-writes-max = 2000\n\
                  [limits.unified]\n\"memory.oom.group\" = \"0\"\n",
         ..Container::new("filler", &["sleep"])
+    },
+    Container {
+        tables: "[volumes.free]\npath = \"/free\"\nlifetime = \"revision\"\n\
+                 [limits]\ncpu-max-percent = 20\nmemory-high = \"16MiB\"\nio-write-max = \"1MiB\"\n",
+        ..Container::new("limited", &["sleep"])
     },
     Container {
         goal: "finished",

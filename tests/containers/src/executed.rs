@@ -1,6 +1,6 @@
 //! What is executed in a container that runs: such commands end by themselves, and by any signal.
 
-use crate::{exit_code, facts, pause, say};
+use crate::{exit_code, facts, loads, pause, say};
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -24,6 +24,14 @@ pub(crate) fn run(name: &str, number: u64) -> Option<ExitCode> {
         "beside" => beside(),
         "said" => said(),
         "snoop" => snoop(Duration::from_secs(number)),
+        "spin" => loads::spin(number),
+        "swell" => loads::swell(number),
+        "write" => {
+            let folder = std::env::args().nth(3).unwrap_or_default();
+            loads::write(&folder, number);
+        }
+        "bomb" => loads::bomb(number),
+        "multiply" => loads::multiply(number),
         "unbind" => std::env::args().skip(2).for_each(|path| unbind(&path)),
         "fill" => std::env::args().skip(2).for_each(|path| fill(&path)),
         _ => return None,

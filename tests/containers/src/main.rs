@@ -5,6 +5,7 @@
 
 mod executed;
 mod facts;
+mod loads;
 mod modules;
 mod serve;
 mod waits;

@@ -1,6 +1,6 @@
 //! A device's ordinary life: boot, what containers get and are refused, restarts, limits, control, reboot, power off.
 
-use crate::{exec, fresh_disk, operator};
+use crate::{exec, fresh_disk, limits, operator};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::qemu::Ending;
@@ -117,6 +117,11 @@ fn vm_a_device_lives() -> Result<()> {
 /// What is seen by commands in containers, and by an operator's.
 fn by_command(checks: &mut Checks, guest: &mut Guest) {
     checks.run("what is written has a bound", guest, exec::filled);
+    checks.run("limit of a processor", guest, limits::processor);
+    checks.run("memory that slows down", guest, limits::memory_high);
+    checks.run("limit of a disk", guest, limits::disk);
+    checks.run("a limit by its file", guest, limits::unified);
+    checks.run("a fork bomb", guest, limits::bomb);
     checks.run("commands in containers", guest, exec::commands);
     checks.run("commands are confined", guest, exec::confined);
     checks.run("a command's terminal", guest, exec::terminal);

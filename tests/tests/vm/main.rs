@@ -14,6 +14,7 @@ mod fleet;
 mod guides;
 mod hangs;
 mod life;
+mod limits;
 mod live;
 mod mend;
 #[cfg(feature = "all-boards")]

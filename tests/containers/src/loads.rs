@@ -1,0 +1,95 @@
+//! Loads for limits: each says what it got of what it wanted, in relation to the kernel's own counts in its cgroup.
+
+use crate::say;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// A count in a file of the cgroup, by its name: 0 where there is none.
+fn counted(file: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/sys/fs/cgroup/{file}")).unwrap_or_default();
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    let found = lines.find(|(key, _)| *key == name);
+    found.and_then(|(_, count)| count.parse().ok()).unwrap_or(0)
+}
+
+fn milliseconds(time: Timespec) -> u64 {
+    let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or(0);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + nanoseconds / 1_000_000
+}
+
+/// Takes all of a processor that it gets: `spun PERMILLE throttled TIMES`.
+pub(crate) fn spin(seconds: u64) {
+    let used = || milliseconds(clock_gettime(ClockId::ProcessCPUTime));
+    let (begun, before) = (Instant::now(), counted("cpu.stat", "nr_throttled"));
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        std::hint::spin_loop();
+    }
+    let passed = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let times = counted("cpu.stat", "nr_throttled") - before;
+    say(&format!(
+        "spun {} throttled {times}",
+        used() * 1000 / passed.max(1)
+    ));
+}
+
+/// Takes memory until the kernel has slowed it down, or so much of it: `swollen MEBIBYTES high TIMES killed TIMES`.
+pub(crate) fn swell(most: u64) {
+    let before = counted("memory.events", "high");
+    let high = || counted("memory.events", "high") - before;
+    let mut all: Vec<Vec<u8>> = Vec::new();
+    while high() == 0 && all.len() < usize::try_from(most).unwrap_or(0) {
+        // Written, not only reserved.
+        all.push(vec![1; 1 << 20]);
+    }
+    let killed = counted("memory.events", "oom_kill");
+    say(&format!(
+        "swollen {} high {} killed {killed}",
+        all.len(),
+        high()
+    ));
+}
+
+/// Writes a file of so many mebibytes to the disk, and takes it away: `wrote BYTES in MILLISECONDS`.
+pub(crate) fn write(folder: &str, mebibytes: u64) {
+    let path = format!("{folder}/written");
+    let begun = Instant::now();
+    let written = File::create(&path).and_then(|mut file| {
+        for _ in 0..mebibytes {
+            file.write_all(&vec![b'w'; 1 << 20])?;
+        }
+        file.sync_all()?;
+        file.metadata().map(|of| of.len())
+    });
+    let passed = begun.elapsed().as_millis();
+    fs::remove_file(&path).ok();
+    match written {
+        Ok(bytes) => say(&format!("wrote {bytes} in {passed}")),
+        Err(error) => say(&format!("wrote nothing: {error}")),
+    }
+}
+
+/// Starts itself for so many seconds, and whatever it has started does the same: `bomb refused TIMES`.
+pub(crate) fn bomb(seconds: u64) {
+    let before = counted("pids.events", "max");
+    let now = milliseconds(clock_gettime(ClockId::Monotonic));
+    multiply(now + seconds * 1000);
+    let refused = counted("pids.events", "max") - before;
+    say(&format!("bomb refused {refused}"));
+}
+
+/// Until then of the kernel's clock. Waits for all that it has started.
+pub(crate) fn multiply(end: u64) {
+    let mut children: Vec<Child> = Vec::new();
+    while milliseconds(clock_gettime(ClockId::Monotonic)) < end {
+        let started: io::Result<Child> = Command::new("/proc/self/exe")
+            .args(["multiply", &end.to_string()])
+            .spawn();
+        children.extend(started);
+    }
+    for mut child in children {
+        child.wait().ok();
+    }
+}
