@@ -20,6 +20,7 @@ mod mend;
 #[cfg(feature = "all-boards")]
 mod mipsel;
 mod network;
+mod oci;
 mod operator;
 mod pools;
 mod ram;
