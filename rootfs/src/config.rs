@@ -187,6 +187,19 @@ mod tests {
         "Healthcheck":{"Test":["CMD-SHELL","true"],"Interval":30000000000,"Retries":3}},
         "rootfs":{"type":"layers","diff_ids":[]}}"#;
 
+    /// Another document would be refused at its first byte, and the fuzzer would never come to the rest.
+    #[test]
+    fn what_the_fuzzer_begins_with_is_read_to_its_end() {
+        let seed = include_bytes!("../../tests/fuzz/corpus/image-config");
+        // The first byte chooses the parser: 15 of 45 (`tests/fuzz/fuzz_targets/parsers.rs`).
+        let (choice, json) = seed.split_first().unwrap();
+        assert_eq!(choice % 45, 15);
+        let process = ImageProcess::parse(json).unwrap();
+        assert_eq!(process.user.as_deref(), Some("33:34"));
+        assert_eq!(process.exposed_ports, ["53/udp", "80/tcp"]);
+        assert_eq!(process.healthcheck.unwrap().start_period, 1_000_000_000);
+    }
+
     #[test]
     fn fields_and_health_check() {
         let process = ImageProcess::parse(NGINX.as_bytes()).unwrap();
