@@ -3,8 +3,10 @@
 //! Pure: what is written, and in which order. The device does so before it mounts anything of that disk.
 //!
 //! Power may go between any two of these writes, and within one. The second copy of the table comes first, at the disk's real
-//! end, where everybody looks for it who finds the first one damaged: loaders always, the kernel with its argument `gpt`. So the
-//! first copy may be torn after that: a copy counts only with the checksums of both its parts, and the next boot goes on.
+//! end, where it is looked for by whoever finds the first one damaged: loaders of ours, U-Boot and UEFI firmware, and the kernel
+//! with its argument `gpt`, without which a disk is left as it is. So the first copy may be torn after that: a copy counts only
+//! with the checksums of both its parts, and the next boot goes on. A processor's own code that reads a table before any of
+//! them may know the first copy alone: that one is therefore a single write, of 17 KiB, made once in a device's life.
 //! Source: UEFI Specification 2.10, 5.3; sectors of 512 bytes, as for every loader of ours.
 
 use crate::loading::gpt::{Header, SECTOR};
@@ -39,19 +41,60 @@ impl Table {
     }
 }
 
-/// Whether a first header speaks of a disk that ends where this one does: then there is nothing to do.
+/// Whether a first copy, header and entries, is what [`growth`] would write: it speaks of a disk that ends where this one does, and
+/// `data` goes that far. Both are asked: some tools move the second copy to the disk's end, and no partition with it. The
+/// entries' checksum is not: that is half a millisecond of every boot, and of what it guards the kernel has judged all.
 #[must_use]
-pub fn is_grown(header: &[u8; SECTOR], sectors: u64) -> bool {
-    let other = header.get(32..40).and_then(|bytes| bytes.first_chunk());
-    Header::parse(header, FIRST).is_some()
-        && other.map(|bytes| u64::from_le_bytes(*bytes)) == sectors.checked_sub(1)
+pub fn is_grown(header: &[u8; SECTOR], entries: &[u8], sectors: u64) -> bool {
+    let grown = || {
+        let ends = Ends::of(entries.len(), sectors)?;
+        let (_, _, last) = data(header, entries)?;
+        Some(
+            Header::parse(header, FIRST).is_some()
+                && number(header, 32)? == ends.last
+                && number(header, 48)? == ends.usable
+                && last >= ends.data,
+        )
+    };
+    grown().unwrap_or(false)
+}
+
+/// Where things end on a disk.
+struct Ends {
+    /// The second header.
+    last: u64,
+    /// Where its entries begin.
+    second: u64,
+    /// The last sector that a partition may have.
+    usable: u64,
+    /// Where `data` ends, unless it goes further already.
+    data: u64,
+}
+
+impl Ends {
+    fn of(entries: usize, sectors: u64) -> Option<Self> {
+        let sector = u64::try_from(SECTOR).ok()?;
+        let last = sectors.checked_sub(1)?;
+        let length = u64::try_from(entries).ok()?.div_ceil(sector);
+        let second = last.checked_sub(length)?;
+        let usable = second.checked_sub(1)?;
+        let data = ((usable + 1) / ALIGNED * ALIGNED).checked_sub(1)?;
+        Some(Self {
+            last,
+            second,
+            usable,
+            data,
+        })
+    }
 }
 
 /// What makes the table fit the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Growth {
-    /// What is written to which sector, in this order; each must be on the disk before the next begins.
-    pub writes: Vec<(u64, Vec<u8>)>,
+    /// The second copy, entries and header: what is written to which sector, in this order.
+    pub second: [(u64, Vec<u8>); 2],
+    /// The first copy, in one write, once the disk gives the second one back.
+    pub first_copy: (u64, Vec<u8>),
     /// The data partition's number.
     pub number: u16,
     /// Its first sector, as before.
@@ -67,33 +110,31 @@ pub struct Growth {
 /// some start nothing from a disk whose first sector is torn.
 #[must_use]
 pub fn growth(table: &Table, sectors: u64) -> Option<Growth> {
-    let sector = u64::try_from(SECTOR).ok()?;
-    let last = sectors.checked_sub(1)?;
-    let length = u64::try_from(table.entries.len()).ok()?.div_ceil(sector);
-    let second = last.checked_sub(length)?;
-    let usable = second.checked_sub(1)?;
-    let (index, first, former) = data(table)?;
-    let whole = (usable + 1) / ALIGNED * ALIGNED;
-    let end = whole.checked_sub(1)?.max(former);
+    let Ends {
+        last,
+        second,
+        usable,
+        data: whole,
+    } = Ends::of(table.entries.len(), sectors)?;
+    let (index, first, former) = data(&table.header, &table.entries)?;
+    let end = whole.max(former);
     if end > usable {
         return None;
     }
     let mut entries = table.entries.clone();
-    let at = index.checked_mul(each(table)?)?.checked_add(40)?;
+    let at = index.checked_mul(each(&table.header)?)?.checked_add(40)?;
     let place = entries.get_mut(at..at.checked_add(8)?)?;
     place.copy_from_slice(&end.to_le_bytes());
+    let sum = crc32(&entries);
     let header = |here: u64, other: u64, place: u64| {
         let fields = [(24, here), (32, other), (48, usable), (72, place)];
-        sealed(&table.header, &fields, crc32(&entries))
+        sealed(&table.header, &fields, sum)
     };
-    let writes = vec![
-        (second, entries.clone()),
-        (last, header(last, FIRST, second)?),
-        (ENTRIES, entries.clone()),
-        (FIRST, header(FIRST, last, ENTRIES)?),
-    ];
+    let mut first_copy = header(FIRST, last, ENTRIES)?;
+    first_copy.extend_from_slice(&entries);
     Some(Growth {
-        writes,
+        second: [(second, entries), (last, header(last, FIRST, second)?)],
+        first_copy: (FIRST, first_copy),
         number: u16::try_from(index + 1).ok()?,
         first,
         sectors: end.checked_sub(first)?.checked_add(1)?,
@@ -101,13 +142,18 @@ pub fn growth(table: &Table, sectors: u64) -> Option<Growth> {
 }
 
 /// Bytes of an entry.
-fn each(table: &Table) -> Option<usize> {
-    let bytes = table.header.get(84..88)?.first_chunk()?;
+fn each(header: &[u8; SECTOR]) -> Option<usize> {
+    let bytes = header.get(84..88)?.first_chunk()?;
     usize::try_from(u32::from_le_bytes(*bytes)).ok()
 }
 
+fn number(bytes: &[u8], at: usize) -> Option<u64> {
+    let bytes = bytes.get(at..)?.first_chunk()?;
+    Some(u64::from_le_bytes(*bytes))
+}
+
 /// The data partition: its place among the entries, its first sector and its last; nothing unless all others stand before it.
-fn data(table: &Table) -> Option<(usize, u64, u64)> {
+fn data(header: &[u8; SECTOR], entries: &[u8]) -> Option<(usize, u64, u64)> {
     let mut name = [0; 72];
     for (place, unit) in name
         .as_chunks_mut::<2>()
@@ -117,13 +163,10 @@ fn data(table: &Table) -> Option<(usize, u64, u64)> {
     {
         *place = unit.to_le_bytes();
     }
-    let number = |entry: &[u8], at: usize| {
-        let bytes = entry.get(at..)?.first_chunk()?;
-        Some(u64::from_le_bytes(*bytes))
-    };
+    let each = each(header).filter(|each| *each > 0)?;
     let mut found = None;
     let mut end = 0;
-    for (place, entry) in table.entries.chunks_exact(each(table)?).enumerate() {
+    for (place, entry) in entries.chunks_exact(each).enumerate() {
         if entry.iter().take(16).all(|byte| *byte == 0) {
             continue;
         }
@@ -246,19 +289,28 @@ mod tests {
     }
 
     fn grown(mut disk: Disk) -> Disk {
-        for (at, bytes) in disk.growth().expect("a table").writes {
+        for (at, bytes) in writes(disk.growth().expect("a table")) {
             disk.write(at, &bytes);
         }
         disk
     }
 
+    /// All writes in their order.
+    fn writes(growth: Growth) -> Vec<(u64, Vec<u8>)> {
+        let [entries, header] = growth.second;
+        vec![entries, header, growth.first_copy]
+    }
+
+    fn asked(disk: &Disk) -> bool {
+        let header = disk.read(FIRST, SECTOR).unwrap().try_into().unwrap();
+        let entries = disk.read(ENTRIES, 128 * 128).unwrap();
+        is_grown(&header, &entries, disk.sectors())
+    }
+
     #[test]
     fn the_last_partition_takes_the_rest_and_both_copies_say_so() {
         let disk = card();
-        assert!(!is_grown(
-            &disk.read(FIRST, SECTOR).unwrap().try_into().unwrap(),
-            CARD
-        ));
+        assert!(!asked(&disk));
         let growth = disk.growth().unwrap();
         assert_eq!((growth.number, growth.first), (3, 3 * ALIGNED));
         let before = disk.partitions();
@@ -271,10 +323,7 @@ mod tests {
             let table = Table::read(here, |at, length| disk.read(at, length));
             assert!(table.is_some(), "the copy at {here}");
         }
-        assert!(is_grown(
-            &disk.read(FIRST, SECTOR).unwrap().try_into().unwrap(),
-            CARD
-        ));
+        assert!(asked(&disk));
         assert!(grown(disk.clone()) == disk, "it is not the same twice");
     }
 
@@ -282,7 +331,7 @@ mod tests {
     #[test]
     fn a_cut_at_any_moment_leaves_a_table_and_the_next_boot_goes_on() {
         let done = grown(card());
-        let writes = card().growth().unwrap().writes;
+        let writes = writes(card().growth().unwrap());
         for (number, (at, bytes)) in writes.iter().enumerate() {
             for cut in (0..=bytes.len()).step_by(SECTOR / 2) {
                 let mut disk = card();
@@ -300,6 +349,34 @@ mod tests {
                 assert!(grown(disk) == done, "write {number}, cut at {cut}");
             }
         }
+    }
+
+    /// Windows does so when a card is plugged in, and partition editors when they are asked to mend a table.
+    #[test]
+    fn a_second_copy_that_another_tool_has_moved_stops_nothing() {
+        let mut disk = card();
+        let table = disk.table().unwrap();
+        let last = CARD - 1;
+        let header = |here: u64, other: u64, place: u64| {
+            let usable = CARD - 34;
+            let fields = [(24, here), (32, other), (48, usable), (72, place)];
+            sealed(&table.header, &fields, crc32(&table.entries)).unwrap()
+        };
+        disk.write(CARD - 33, &table.entries);
+        disk.write(last, &header(last, FIRST, CARD - 33));
+        disk.write(FIRST, &header(FIRST, last, ENTRIES));
+        assert_eq!(disk.partitions(), card().partitions());
+        assert!(!asked(&disk));
+        let mut done = grown(card());
+        let mut disk = grown(disk);
+        assert!(asked(&disk));
+        // Of the table that the image had its copy is left behind, in the middle of what is `data` now.
+        for at in IMAGE - 33..IMAGE {
+            for disk in [&mut disk, &mut done] {
+                disk.write(at, &[0; SECTOR]);
+            }
+        }
+        assert!(disk == done);
     }
 
     #[test]

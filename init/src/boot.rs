@@ -69,6 +69,8 @@ pub struct Boot {
     /// The boot record's raw partition, by a path under the changed root.
     pub bootenv: Option<RecordPlace>,
     data_device: Option<PathBuf>,
+    /// Whether a torn partition table is no loss of the disk for this kernel.
+    finds_both_copies: bool,
     /// The open boot record.
     pub record: Option<Bootenv<OwnedFd>>,
     loader: Option<Loader>,
@@ -175,6 +177,7 @@ impl Boot {
             identity: None,
             bootenv: None,
             data_device: None,
+            finds_both_copies: false,
             record: None,
             loader: None,
             mirrored: false,
@@ -274,21 +277,22 @@ const SETTINGS: [(&str, &[u8]); 2] = [
 ];
 
 fn settings() -> Result<(), Error> {
-    SETTINGS
-        .into_iter()
-        .try_for_each(|(path, value)| match files::set(Path::new(path), value) {
-            // A kernel that has no such habit.
-            Err(Error::File {
-                errno: kedge_sys::Errno::NOENT,
-                ..
-            }) => Ok(()),
-            other => other,
-        })
+    let set = SETTINGS.map(|(path, value)| match files::set(Path::new(path), value) {
+        // A kernel that has no such habit.
+        Err(Error::File {
+            errno: kedge_sys::Errno::NOENT,
+            ..
+        }) => Ok(()),
+        other => other,
+    });
+    set.into_iter().collect()
 }
 
 fn identity(boot: &mut Boot) -> Result<(), Error> {
     let line = files::read(Path::new("/root/proc/cmdline"), 16 * 1024)?;
-    boot.arguments = Arguments::parse(&String::from_utf8_lossy(&line));
+    let line = String::from_utf8_lossy(&line);
+    boot.arguments = Arguments::parse(&line);
+    boot.finds_both_copies = growth::is_safe(&line);
     boot.identity = Some(trust::identity()?);
     Ok(())
 }
@@ -297,7 +301,11 @@ fn storage(boot: &mut Boot) -> Result<(), Error> {
     match &boot.data_device {
         Some(device) => {
             let (class, devices) = (Path::new(disks::CLASS), Path::new(disks::DEVICES));
-            if let Err(error) = growth::take_the_rest(class, devices, device) {
+            // On trial the other slot may be one whose kernel is not told what it needs for that.
+            if boot.decision == Decision::Committed
+                && boot.finds_both_copies
+                && let Err(error) = growth::take_the_rest(class, devices, device)
+            {
                 boot.problems.push(("storage", error));
             }
             storage::mount_data(device)?;

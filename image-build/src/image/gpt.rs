@@ -310,7 +310,11 @@ pub fn read(disk: &File) -> Result<Vec<Partition>> {
     })
 }
 
-fn read_copy(disk: &File, here: u64) -> Result<Vec<Partition>> {
+/// Reads the partitions by the copy whose header is in the sector `here`: 1, or the disk's last.
+///
+/// # Errors
+/// As [`read`], of this copy alone.
+pub fn read_copy(disk: &File, here: u64) -> Result<Vec<Partition>> {
     let mut header = [0; 512];
     disk.read_exact_at(&mut header, here.saturating_mul(SECTOR))
         .context("cannot read the partition table")?;

@@ -9,6 +9,7 @@
 //! anew at each start and while the hub runs, since devices know the authority and not the certificate. All of it is ed25519:
 //! a device has that curve for its revisions, and another one would be a tenth of its binary.
 
+use crate::certificate::Certificate;
 use crate::error::Error;
 use crate::{clock, random};
 use ed25519_dalek::SigningKey;
@@ -91,6 +92,14 @@ impl Identity {
             let made = params.self_signed(&pair).map_err(Error::Certificate)?;
             Ok(made.der().to_vec())
         })?;
+        let own = Certificate::read(&certificate).and_then(|read| read.key);
+        if own.is_none_or(|key| key.bytes() != pair.der_bytes()) {
+            return Err(Error::Spoilt {
+                path: directory.join("authority.der"),
+                why: "is not the certificate of authority.key beside it: bring both from a backup, or move both away, and the hub \
+                      makes new ones, which devices learn and enrol with",
+            });
+        }
         Ok(Self {
             key,
             issuer: Issuer::new(params, pair),
@@ -247,6 +256,13 @@ mod tests {
         let refused = Identity::open(data.path()).unwrap_err().to_string();
         assert!(
             refused.contains("authority.key is not a key for ed25519"),
+            "{refused}"
+        );
+        // Only one of the two was moved away.
+        std::fs::remove_file(&path).unwrap();
+        let refused = Identity::open(data.path()).unwrap_err().to_string();
+        assert!(
+            refused.contains("authority.der is not the certificate of authority.key"),
             "{refused}"
         );
     }
