@@ -71,13 +71,14 @@ impl Programs {
     }
 }
 
-/// OCI's name for the processor of a program; none if it is no ELF file.
+/// OCI's name for the processor of a program; none if it is no ELF file, or one that no kernel knows the kind of.
 fn machine(header: &[u8]) -> Option<&'static str> {
     let header: &[u8; HEADER] = header.try_into().ok()?;
-    if !header.starts_with(b"\x7fELF") {
+    let [class, order, version] = [header[4], header[5], header[6]];
+    let is_known = (1..=2).contains(&class) && (1..=2).contains(&order) && version == 1;
+    if !header.starts_with(b"\x7fELF") || !is_known {
         return None;
     }
-    let [class, order] = [header[4], header[5]];
     let bytes = [header[18], header[19]];
     let is_little = order == 1;
     let number = if is_little {
@@ -132,8 +133,13 @@ mod tests {
         assert_eq!(of(1, 1, 8), Some("mipsle"));
         assert_eq!(of(1, 2, 8), Some("mips"));
         assert_eq!(of(2, 1, 243), Some("riscv64"));
-        assert_eq!(machine(b"#!/bin/sh\nexit 0 # longer than a head"), None);
+        assert_eq!(
+            machine(&b"#!/bin/sh\nexit 0 # longer than a head"[..HEADER]),
+            None
+        );
         assert_eq!(machine(&head(2, 1, 62)[..19]), None);
+        assert_eq!(machine(&head(3, 1, 62)), None, "a third class");
+        assert_eq!(machine(&b"\x7fELF and then whatever"[..HEADER]), None);
         let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let name = oci_architecture(std::env::consts::ARCH);
         assert_eq!(machine(&own[..HEADER]), Some(name));
