@@ -94,26 +94,6 @@ pub fn send_signal_number(pidfd: BorrowedFd<'_>, number: i32) -> Result<()> {
     checked("pidfd_send_signal", answer).map(drop)
 }
 
-/// Traces the process `pid` without stopping it (`PTRACE_SEIZE`), until this process ends.
-///
-/// # Errors
-/// Those of `ptrace(2)`: `ESRCH` where there is none, `EPERM` where it may not be traced.
-pub fn trace(pid: Pid) -> Result<()> {
-    // `PTRACE_SEIZE` of `linux/ptrace.h`.
-    const SEIZE: libc::c_long = 0x4206;
-    // SAFETY: the request takes neither an address nor data, and touches no memory of either process.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_ptrace,
-            SEIZE,
-            libc::c_long::from(pid.as_raw_nonzero().get()),
-            0_usize,
-            0_usize,
-        )
-    };
-    checked("ptrace", answer).map(drop)
-}
-
 /// Reaps the child of `pidfd` if it has ended; `None` while it runs.
 ///
 /// # Errors

@@ -9,7 +9,6 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
-use std::path::Path;
 use std::process::ExitCode;
 
 /// A name and what was found.
@@ -71,7 +70,7 @@ pub(crate) fn all() -> Vec<Fact> {
 type Attempt = fn() -> io::Result<()>;
 
 /// What a container must not be able to do, and a few things that it must. Each says `allowed`, or the error's number.
-const ATTEMPTS: [(&str, Attempt); 37] = [
+const ATTEMPTS: [(&str, Attempt); 36] = [
     ("mount", || {
         Ok(mount(c"none", c"/tmp", c"tmpfs", MountFlags::empty(), c"")?)
     }),
@@ -135,7 +134,6 @@ const ATTEMPTS: [(&str, Attempt); 37] = [
     ("request-key", || {
         plain(kedge_sys::keyring::request_user(c"kedge-probe").map(drop))
     }),
-    ("trace-others", trace_others),
     ("write-program", || {
         File::options().write(true).open("/proc/self/exe").map(drop)
     }),
@@ -174,22 +172,6 @@ const ATTEMPTS: [(&str, Attempt); 37] = [
     ("socket-of-8080", || abstract_socket("8080")),
     ("socket-of-8081", || abstract_socket("8081")),
 ];
-
-/// Traces any process that is not the container's own, whatever number the kernel may have for it.
-fn trace_others() -> io::Result<()> {
-    let strangers = (1..4096).filter(|number| !Path::new(&format!("/proc/{number}")).exists());
-    let mut answer = Err(io::Error::other("nobody was tried"));
-    for pid in strangers.filter_map(process::Pid::from_raw) {
-        answer = plain(process::trace(pid));
-        let is_absent = answer
-            .as_ref()
-            .is_err_and(|error| error.raw_os_error() == Some(3));
-        if !is_absent {
-            break;
-        }
-    }
-    answer
-}
 
 /// Moves a file into another directory, and links it back.
 fn move_file(place: &str) -> io::Result<()> {

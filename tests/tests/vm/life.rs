@@ -245,8 +245,6 @@ pub(super) fn confinement(guest: &mut Guest) -> Result<()> {
         "/sys can be written: {mounts}"
     );
     expect_fact(&facts, "try-move-file", "allowed")?;
-    // ESRCH, of every number: those of others name nobody here.
-    expect_fact(&facts, "try-trace-others", "3")?;
     expect_fact(&facts, "try-write-program", "30")?;
     // By Landlock, which is asked first; a capability that nobody here has would say 1.
     expect_fact(&facts, "try-make-disk-node", "13")?;
@@ -294,7 +292,6 @@ pub(super) fn widened(guest: &mut Guest) -> Result<()> {
     expect_fact(&facts, "try-bind-80", "allowed")?;
     expect_fact(&facts, "try-write-root", "allowed")?;
     expect_fact(&facts, "try-move-file-of-root", "allowed")?;
-    expect_fact(&facts, "try-trace-others", "3")?;
     // ETXTBSY: its root may be written to, what runs may not.
     expect_fact(&facts, "try-write-program", "26")?;
     let rest: Vec<&str> = ATTEMPTS
