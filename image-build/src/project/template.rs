@@ -158,7 +158,7 @@ pub fn container(new: &NewContainer) -> String {
     let names: Vec<String> = CAPABILITIES.iter().map(word).collect();
     line(format_args!("capabilities = [{}]", names.join(", ")));
     line(format_args!(
-        "roles = []                 # observe, operate: what it may ask of the device over the control socket"
+        "roles = []                 # observe, lock, operate, exec: what it may ask of the device over the control socket"
     ));
     line(format_args!(
         "after = []                 # containers of the group that must have met their goals first"

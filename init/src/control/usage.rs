@@ -45,6 +45,8 @@ pub struct Held {
     pub mounts: usize,
     /// Containers' cgroups.
     pub cgroups: usize,
+    /// Network interfaces that PID 1 sees: pools' bridges and their ends of containers' among them.
+    pub interfaces: usize,
 }
 
 /// What one container uses; what its kernel does not count is absent.

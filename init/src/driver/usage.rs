@@ -174,6 +174,7 @@ fn held() -> Held {
         cgroups: cgroups
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
             .count(),
+        interfaces: count(Path::new("/sys/class/net")),
     }
 }
 

@@ -220,7 +220,7 @@ pub struct Volume {
     /// Whether a copy is kept while a revision is on trial; only for lifetime `permanent`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub snapshot: Snapshot,
-    /// Largest copy, bytes; `size` if absent. A trial whose copy would be larger does not begin.
+    /// Largest copy, bytes; `size` if absent. A trial whose copy would be larger is called off before anything of it starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_max: Option<u64>,
 }
