@@ -41,7 +41,8 @@ use kedge_board_support::record::{Loader, Slot};
 use kedge_board_support::slot::Teller;
 use kedge_revision::{Content, ObjectId, Verified};
 use kedge_store::Store;
-use kedge_sys::timer;
+use kedge_sys::rustix::process::{Resource, Rlimit, setrlimit};
+use kedge_sys::{During, timer};
 pub(crate) use provision::{
     ON_DISK as PROVISION_ON_DISK, given as provision, values_of as provisioned_values,
 };
@@ -137,8 +138,9 @@ type Phase = (
 const PHASES: [Phase; 11] = [
     ("mounts", OnFailure::LastResort, InRepair::Runs, |boot| {
         mounts::mount_all()?;
-        if let Err(error) = settings() {
-            boot.problems.push(("mounts", error));
+        for done in [settings(), descriptors()] {
+            boot.problems
+                .extend(done.err().map(|error| ("mounts", error)));
         }
         Ok(())
     }),
@@ -286,6 +288,17 @@ fn settings() -> Result<(), Error> {
         other => other,
     });
     set.into_iter().collect()
+}
+
+/// Descriptors that PID 1 may have, in place of 1024: it has some six for each container, and one message of a stranger may
+/// bring 253. Containers are started with a limit of their own.
+fn descriptors() -> Result<(), Error> {
+    let limit = Rlimit {
+        current: Some(65_536),
+        maximum: Some(524_288),
+    };
+    setrlimit(Resource::Nofile, limit).during("RLIMIT_NOFILE")?;
+    Ok(())
 }
 
 fn identity(boot: &mut Boot) -> Result<(), Error> {

@@ -62,14 +62,13 @@ pub const SOCKET: &str = "/run/kedge/control.sock";
 pub const AGENT_SOCKET: &str = "/run/kedge/agent/control.sock";
 /// Where that of the helper is which reads removable disks: its role is [`Role::Stick`].
 pub const STICK_SOCKET: &str = "/run/kedge/stick/control.sock";
-/// Connections that PID 1 keeps at once; further ones get [`busy`] and are closed.
+/// Connections that PID 1 keeps at once for containers; further ones get [`busy`] and are closed.
 pub const MAX_CONNECTIONS: usize = 8;
-/// Of these one socket's, which is one container's: no container keeps the others out.
+/// Those of one socket, which is one container's: no container keeps the others out. The device's own sockets, the agent's and
+/// the one for sticks have so many each, beside what containers have: those must cut a device off from nobody.
 pub const CONNECTIONS_OF_ONE: usize = 4;
-/// Places beyond those that are the agent's alone: containers must not cut a device off from its hub.
-pub const AGENT_CONNECTIONS: usize = 2;
 
-/// The whole answer to a connection over [`MAX_CONNECTIONS`].
+/// The whole answer to a connection too many.
 #[must_use]
 pub const fn busy() -> &'static [u8] {
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: 56\r\nconnection: close\r\n\r\n{\"status\":503,\"title\":\"busy\",\"detail\":\"try again later\"}"

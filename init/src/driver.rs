@@ -115,6 +115,8 @@ pub struct Driver {
     release_at: Option<u64>,
     /// When a reboot that a container asked for is carried out.
     reboot_at: Option<u64>,
+    /// When those that have ended are reaped which were too many for one turn.
+    reap_at: Option<u64>,
     /// An end that was asked for over the control interface, and when it begins: after its answer has left the machine.
     asked_end: Option<(u64, Halt)>,
     actions: Vec<Action>,
@@ -200,6 +202,7 @@ impl Driver {
             asking: None,
             asked: 0,
             reboot_at: None,
+            reap_at: None,
             asked_end: None,
             actions: Vec::new(),
             boot,
@@ -408,6 +411,9 @@ impl Driver {
         if self.furnish_at.take_if(|at| *at <= now).is_some() {
             self.furnish();
         }
+        if self.reap_at.take_if(|at| *at <= now).is_some() {
+            self.reap_ended();
+        }
         if self.release_at.take_if(|at| *at <= now).is_some() {
             // Only memory is at stake.
             resident::release().ok();
@@ -449,6 +455,7 @@ impl Driver {
         let deadlines = [
             self.furnish_at,
             self.reboot_at,
+            self.reap_at,
             self.asked_end.map(|(at, _)| at),
             self.release_at,
             self.machine.next_deadline(),

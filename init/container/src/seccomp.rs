@@ -167,8 +167,9 @@ const ARCH: u32 = 4;
 /// The lower half of the first argument.
 const ARGUMENT: u32 = if cfg!(target_endian = "big") { 20 } else { 16 };
 
-/// `CLONE_NEW*` of `clone(2)`: mount, cgroup, uts, ipc, user, pid, net.
-const CLONE_NAMESPACES: u32 = 0x7e02_0000;
+/// `CLONE_NEW*` of `clone(2)`: mount, cgroup, uts, ipc, user, pid, net. And `CLONE_PARENT`: a command that is executed in a
+/// container is PID 1's child, and would give PID 1 more of them, without end, to be reaped.
+const CLONE_REFUSED: u32 = 0x7e02_8000;
 /// Linux, Linux with 32-bit addresses of uname, each also without address randomisation's legacy, and the query.
 const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 const AF_VSOCK: u32 = 40;
@@ -307,7 +308,7 @@ impl Filter {
     /// The tests of arguments and the answers.
     const fn ends(&mut self, labels: &Labels) {
         self.put(SockFilter::new(LOAD, 0, 0, ARGUMENT));
-        self.jump(JUMP_ANY_BIT, CLONE_NAMESPACES, labels.refuse, labels.allow);
+        self.jump(JUMP_ANY_BIT, CLONE_REFUSED, labels.refuse, labels.allow);
         self.put(SockFilter::new(LOAD, 0, 0, ARGUMENT));
         let mut at = 0;
         while at < PERSONALITIES.len() {

@@ -1,26 +1,29 @@
 //! Clients of the control API: those of sockets, and the one of a virtual machine's port.
 //!
 //! Each is a [`Connection`] with its descriptor; this module moves bytes between the two and
-//! never waits. A client that reads nothing is held back by its connection's own bounds; more
-//! than [`MAX_CONNECTIONS`] at once are told that PID 1 is busy.
+//! never waits. A client that reads nothing is held back by its connection's own bounds; those that are more
+//! than [`MAX_CONNECTIONS`] and [`CONNECTIONS_OF_ONE`] allow are told that PID 1 is busy.
 //!
 //! A port without a client on the host reports a hang-up for ever, so it alone is watched for edges.
 
 use crate::control::{
-    self, AGENT_CONNECTIONS, CONNECTIONS_OF_ONE, Call, Connection, MAX_CONNECTIONS, Role, Transport,
+    self, CONNECTIONS_OF_ONE, Call, Connection, MAX_CONNECTIONS, Role, Transport,
 };
+use crate::driver::agent::LISTENER as AGENT;
 use crate::driver::poller::{Poller, Ready, Token};
+use crate::driver::sticks::LISTENER as STICKS;
 use crate::error::Error;
 use crate::log::Journal;
+use kedge_sys::inbox::{Doorstep, Inbox};
 use kedge_sys::rustix::io::{Errno, read, write};
 use kedge_sys::sock;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// A control socket that is listened on.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: OwnedFd,
+    socket: Doorstep,
     role: Role,
 }
 
@@ -30,7 +33,10 @@ impl Listener {
         std::fs::remove_file(path).ok();
         let socket = sock::bind(path, sock::Kind::Stream, mode)
             .map_err(|error| Error::file("bind", path)(error.errno))?;
-        Ok(Self { socket, role })
+        Ok(Self {
+            socket: Doorstep::new(socket),
+            role,
+        })
     }
 
     /// Watches for clients no more.
@@ -44,9 +50,42 @@ impl Listener {
     }
 }
 
+/// What a client is spoken with by.
+#[derive(Debug)]
+enum Line {
+    Socket(Inbox),
+    /// A virtual machine's port: a device, over which nobody sends descriptors.
+    Port(OwnedFd),
+}
+
+impl Line {
+    fn receive(&self, into: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Self::Port(fd) => read(fd, into),
+            Self::Socket(socket) => {
+                let taken = socket.take(into).map_err(|error| error.errno)?;
+                // Nothing is asked with descriptors, and who sends them is told so by the end.
+                if taken.descriptors {
+                    return Err(Errno::BADMSG);
+                }
+                Ok(taken.bytes)
+            }
+        }
+    }
+}
+
+impl AsFd for Line {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Socket(socket) => socket.as_fd(),
+            Self::Port(fd) => fd.as_fd(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Client {
-    fd: OwnedFd,
+    fd: Line,
     connection: Connection,
     /// Whose socket it came by: index of the listener.
     listener: u16,
@@ -56,6 +95,8 @@ struct Client {
     generation: u32,
 }
 
+/// Number of the device's own listener; containers' are those of their units, and one more.
+const DEVICE: u16 = 0;
 /// Clients that one event of a listener takes.
 const MOST_ACCEPTED: usize = 64;
 
@@ -90,10 +131,10 @@ impl Clients {
     pub(crate) fn accept(&mut self, by: u16, listener: &Listener, poller: &Poller) {
         // Bounded: whoever connects without end takes turns with everyone else.
         for _ in 0..MOST_ACCEPTED {
-            let Ok(Some(fd)) = sock::accept(&listener.socket) else {
+            let Ok(Some(fd)) = listener.socket.accept() else {
                 return;
             };
-            let Some(index) = self.free_slot(by, listener.role) else {
+            let Some(index) = self.free_slot(by) else {
                 // A short answer fits every socket's buffer; a client that does not get it sees the end.
                 write(&fd, control::busy()).ok();
                 continue;
@@ -104,7 +145,7 @@ impl Clients {
             }
             self.accepted = self.accepted.wrapping_add(1);
             let client = Client {
-                fd,
+                fd: Line::Socket(fd),
                 listener: by,
                 connection: Connection::new(listener.role, Transport::Socket),
                 interest: (true, false),
@@ -116,17 +157,15 @@ impl Clients {
         }
     }
 
-    fn free_slot(&mut self, by: u16, role: Role) -> Option<u16> {
-        let others = |taken: usize| match role {
-            Role::Update => taken < MAX_CONNECTIONS.saturating_add(AGENT_CONNECTIONS),
-            Role::Observe | Role::Lock | Role::Stick | Role::Operate | Role::Execute => {
-                taken < MAX_CONNECTIONS
-            }
+    fn free_slot(&mut self, by: u16) -> Option<u16> {
+        let is_container = |by| ![DEVICE, AGENT, STICKS].contains(&by);
+        let taken = |of: &dyn Fn(u16) -> bool| {
+            let all = self.slots.iter().flatten();
+            all.filter(|client| of(client.listener)).count()
         };
-        let taken = self.slots.iter().flatten().count();
-        let own = self.slots.iter().flatten();
-        let own = own.filter(|client| client.listener == by).count();
-        if !others(taken) || own >= CONNECTIONS_OF_ONE {
+        if taken(&|other| other == by) >= CONNECTIONS_OF_ONE
+            || is_container(by) && taken(&is_container) >= MAX_CONNECTIONS
+        {
             return None;
         }
         let index = match self.slots.iter().position(Option::is_none) {
@@ -143,7 +182,7 @@ impl Clients {
     pub(crate) fn open_port(&mut self, fd: OwnedFd, poller: &Poller) -> Result<(), Error> {
         poller.watch_edges(&fd, Token::Port)?;
         self.port = Some(Client {
-            fd,
+            fd: Line::Port(fd),
             listener: 0,
             connection: Connection::new(Role::Operate, Transport::Serial),
             interest: (true, false),
@@ -283,7 +322,7 @@ impl Client {
         while self.connection.wants_input() {
             let room = self.connection.room().min(buffer.len());
             let into = buffer.get_mut(..room).unwrap_or_default();
-            match read(&self.fd, into) {
+            match self.fd.receive(into) {
                 Ok(0) => {
                     // A port's bytes may come before the word that its host has connected: they are
                     // the new client's, and must not be forgotten with the old one.
@@ -380,6 +419,33 @@ mod tests {
             clients.slots.iter().flatten().count(),
             CONNECTIONS_OF_ONE + 1
         );
+    }
+
+    #[test]
+    fn containers_leave_places_to_the_device() {
+        use std::os::unix::net::UnixStream;
+        let directory = tempfile::tempdir().unwrap();
+        let poller = Poller::new().unwrap();
+        let mut clients = Clients::default();
+        let mut connect = |by: u16, role| {
+            let path = directory.path().join(by.to_string());
+            let listener = Listener::bind(&path, role, 0o600).unwrap();
+            let streams = [(); CONNECTIONS_OF_ONE].map(|()| UnixStream::connect(&path).unwrap());
+            let before = clients.slots.iter().flatten().count();
+            clients.accept(by, &listener, &poller);
+            (clients.slots.iter().flatten().count() - before, streams)
+        };
+        let containers: Vec<_> = (1..=3).map(|by| connect(by, Role::Operate)).collect();
+        let taken: usize = containers.iter().map(|(taken, _)| taken).sum();
+        assert_eq!(taken, MAX_CONNECTIONS);
+        for (by, role) in [
+            (DEVICE, Role::Operate),
+            (AGENT, Role::Update),
+            (STICKS, Role::Stick),
+        ] {
+            let (taken, _streams) = connect(by, role);
+            assert_eq!(taken, CONNECTIONS_OF_ONE, "{role:?}");
+        }
     }
 
     #[test]

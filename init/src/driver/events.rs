@@ -22,6 +22,8 @@ use std::os::fd::AsFd;
 
 /// How often a pipe is read when its container has ended: three times 32 KiB are more than a pipe holds.
 const LAST_READS: usize = 3;
+/// Processes that are reaped in one turn.
+const MOST_REAPED: usize = 256;
 
 /// Performs what a ready descriptor asks for.
 pub(super) fn event(driver: &mut Driver, token: Token, ready: Ready) {
@@ -77,9 +79,13 @@ impl Driver {
     /// All of them here, though a pidfd tells of the watched ones, too: the kernel names the same child until
     /// that is reaped, and those behind it cannot wait. A container's process ends only once all that was born
     /// in its pid namespace is reaped; and one whose pidfd could not be watched is told by nothing else.
-    fn reap_ended(&mut self) {
+    pub(super) fn reap_ended(&mut self) {
         let mut last = None;
-        while let Ok(Some(pid)) = peek_ended() {
+        // Bounded: who ends without end takes turns with everyone else.
+        for _ in 0..MOST_REAPED {
+            let Ok(Some(pid)) = peek_ended() else {
+                return;
+            };
             if last.replace(pid) == Some(pid) {
                 // It was not reaped, for whatever reason; that must not hold the loop.
                 return;
@@ -101,6 +107,7 @@ impl Driver {
                 reap(pid).ok();
             }
         }
+        self.reap_at = Some(now_ms());
     }
 
     fn kernel_log(&mut self) {

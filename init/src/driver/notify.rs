@@ -4,10 +4,10 @@
 //! for another container. Messages are at most 4 KiB; unknown lines are passed over.
 
 use crate::error::Error;
+use kedge_sys::inbox::Inbox;
 use kedge_sys::rustix::io::Errno;
-use kedge_sys::rustix::net::{RecvFlags, recv};
 use kedge_sys::sock;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 /// One meaning of a message.
@@ -23,7 +23,7 @@ pub(crate) enum Notice {
 
 /// A container's notify socket.
 #[derive(Debug)]
-pub(crate) struct NotifySocket(OwnedFd);
+pub(crate) struct NotifySocket(Inbox);
 
 impl AsFd for NotifySocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -38,16 +38,17 @@ impl NotifySocket {
         std::fs::remove_file(path).ok();
         let socket = sock::bind(path, sock::Kind::Datagrams, 0o666)
             .map_err(|error| Error::file("bind", path)(error.errno))?;
-        Ok(Self(socket))
+        Ok(Self(Inbox::new(socket)))
     }
 
     /// Takes the next message; `None` when there is no more.
     pub(crate) fn read(&self) -> Option<Vec<Notice>> {
         let mut buffer = [0_u8; 4096];
         loop {
-            return match recv(&self.0, &mut buffer[..], RecvFlags::DONTWAIT) {
-                Ok((length, _)) => Some(parse(buffer.get(..length).unwrap_or_default())),
-                Err(Errno::INTR) => continue,
+            return match self.0.take(&mut buffer) {
+                // Descriptors that came along are nobody's here: PID 1 keeps none for a container (`FDSTORE=1`).
+                Ok(taken) => Some(parse(buffer.get(..taken.bytes).unwrap_or_default())),
+                Err(error) if error.errno == Errno::INTR => continue,
                 Err(_) => None,
             };
         }

@@ -14,7 +14,7 @@ use kedge_revision::container::Check;
 use kedge_sys::process::send_signal;
 use kedge_sys::rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, openat};
 use kedge_sys::rustix::io::pread;
-use kedge_sys::rustix::process::Signal;
+use kedge_sys::rustix::process::{Signal, kill_process_group};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -342,8 +342,12 @@ impl Driver {
         };
         if let Some(check) = unit.check.take_if(|check| check.token == token) {
             self.poller.forget(&check.process.pidfd);
-            // It may have ended meanwhile; the reaper of orphans takes it in either case.
-            send_signal(check.process.pidfd.as_fd(), Signal::KILL).ok();
+            // It may have ended meanwhile; the reaper of orphans takes it in either case. It is not reaped yet, so that its
+            // number is its own, and what it has started and waits for ends with it.
+            if kill_process_group(check.process.pid, Signal::KILL).is_err() {
+                // It leads no group yet.
+                send_signal(check.process.pidfd.as_fd(), Signal::KILL).ok();
+            }
         }
     }
 

@@ -21,6 +21,7 @@ mod error;
 pub mod exec;
 pub mod ext4;
 pub mod fsids;
+pub mod inbox;
 pub mod keyring;
 pub mod landlock;
 pub mod loopback;

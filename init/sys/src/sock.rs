@@ -7,10 +7,11 @@ use std::path::Path;
 
 use rustix::fs::Mode;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
+use crate::inbox::let_go;
 use crate::syscall::checked_int;
 use crate::{During, Errno, Error, Result};
 
@@ -143,7 +144,30 @@ pub fn receive_now<Fd: AsFd>(socket: Fd, buffer: &mut [u8]) -> Result<Received> 
 }
 
 fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Result<Received> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let (message, descriptors) = receive_all(socket, buffer, flags)?;
+    let is_cut = message
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    if is_cut || descriptors.len() > MAX_DESCRIPTORS {
+        let_go(descriptors);
+        return Err(Error::new("recvmsg", Errno::MSGSIZE));
+    }
+    Ok(Received {
+        bytes: message.bytes,
+        descriptors,
+    })
+}
+
+/// Most descriptors that the kernel lets one message have (`SCM_MAX_FD`).
+pub(crate) const MOST: usize = 253;
+
+/// Receives one message with every descriptor that came along: with room for all of them the kernel throws none away itself.
+pub(crate) fn receive_all(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: RecvFlags,
+) -> Result<(RecvMsg, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(buffer)];
     let flags = flags | RecvFlags::CMSG_CLOEXEC;
@@ -155,16 +179,7 @@ fn receive_with(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> 
             descriptors.extend(rights);
         }
     }
-    if message
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-    {
-        return Err(Error::new("recvmsg", Errno::MSGSIZE));
-    }
-    Ok(Received {
-        bytes: message.bytes,
-        descriptors,
-    })
+    Ok((message, descriptors))
 }
 
 /// Bytes of the message that is received next, which waits for one; 0: the other end is closed. For sockets of

@@ -1,6 +1,6 @@
 //! What is executed in a container that runs: such commands end by themselves, and by any signal.
 
-use crate::{exit_code, facts, loads, pause, say};
+use crate::{exit_code, facts, linger, loads, pause, say};
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -31,12 +31,20 @@ pub(crate) fn run(name: &str, number: u64) -> Option<ExitCode> {
             loads::write(&folder, number);
         }
         "bomb" => loads::bomb(number),
+        "give" => linger::give(),
+        "background" => background(),
         "multiply" => loads::multiply(number),
         "unbind" => std::env::args().skip(2).for_each(|path| unbind(&path)),
         "fill" => std::env::args().skip(2).for_each(|path| fill(&path)),
         _ => return None,
     }
     Some(ExitCode::SUCCESS)
+}
+
+/// Starts one that it waits for, and which waits for long.
+fn background() {
+    let waited = Command::new("/proc/self/exe").arg("end-slowly").status();
+    say(&format!("waited: {waited:?}"));
 }
 
 /// Where a command has its output that goes on beside others.

@@ -5,6 +5,7 @@
 
 mod executed;
 mod facts;
+mod linger;
 mod loads;
 mod modules;
 mod serve;

@@ -48,11 +48,13 @@ pub(super) fn begin_beside(guest: &Guest, container: &str, word: &str, seconds: 
 
 /// What it says at its end, which has this word.
 pub(super) fn end_beside(guest: &Guest, container: &str, wanted: &str) -> Result<String> {
-    guest.wait("a command's end", SOON, |guest| {
+    let mut last = String::new();
+    let end = guest.wait("a command's end", SOON, |guest| {
         let said = run(guest, &["exec", container, "/probe", "said"], b"")?;
-        let text = String::from_utf8_lossy(&said.stdout).into_owned();
-        Ok(text.contains(wanted).then_some(text))
-    })
+        last = String::from_utf8_lossy(&said.stdout).into_owned();
+        Ok(last.contains(wanted).then(|| last.clone()))
+    });
+    end.with_context(|| format!("it said {last:?}"))
 }
 
 fn expect(output: &Output, code: i32) -> Result<()> {

@@ -1,6 +1,6 @@
 //! A device's ordinary life: boot, what containers get and are refused, restarts, limits, control, reboot, power off.
 
-use crate::{exec, fresh_disk, limits, operator};
+use crate::{exec, fresh_disk, hostile, limits, operator};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::qemu::Ending;
@@ -103,7 +103,7 @@ fn vm_a_device_lives() -> Result<()> {
         ensure!(boots >= 2, "{boots} boots in the logs on disk");
         let said = text.matches("said READY=1").count();
         ensure!(
-            said == 2,
+            said == 3,
             "READY=1 was said {said} times, by the logs on disk"
         );
         Ok(())
@@ -122,6 +122,8 @@ fn by_command(checks: &mut Checks, guest: &mut Guest) {
     checks.run("limit of a disk", guest, limits::disk);
     checks.run("a limit by its file", guest, limits::unified);
     checks.run("a fork bomb", guest, limits::bomb);
+    checks.run("descriptors for PID 1", guest, hostile::given);
+    checks.run("what a check leaves", guest, hostile::checked);
     checks.run("commands in containers", guest, exec::commands);
     checks.run("commands are confined", guest, exec::confined);
     checks.run("a command's terminal", guest, exec::terminal);

@@ -13,6 +13,7 @@ mod first_stage;
 mod fleet;
 mod guides;
 mod hangs;
+mod hostile;
 mod life;
 mod limits;
 mod live;

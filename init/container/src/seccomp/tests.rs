@@ -116,6 +116,9 @@ fn arguments_are_judged() {
     let filter = Choice::Default;
     assert_eq!(answer(&filter, nr::__NR_clone, 0x1200_0000), REFUSE);
     assert_eq!(answer(&filter, nr::__NR_clone, 0x0120_0011), ANSWER_ALLOW);
+    // CLONE_PARENT
+    let parents_child = 0x8000;
+    assert_eq!(answer(&filter, nr::__NR_clone, parents_child), REFUSE);
     assert_eq!(answer(&filter, nr::__NR_socket, AF_VSOCK), REFUSE);
     assert_eq!(answer(&filter, nr::__NR_socket, 1), ANSWER_ALLOW);
     assert_eq!(answer(&filter, nr::__NR_personality, 0x40_0000), REFUSE);

@@ -1,0 +1,244 @@
+//! Unix sockets that strangers write to, and what they may send along.
+//!
+//! Whoever may send bytes over a unix socket may send descriptors, too (`unix(7)`, `SCM_RIGHTS`), and the last to close one
+//! waits for what its closing waits for. A TCP connection with `SO_LINGER` and data that nobody acknowledges has it wait
+//! for hours, in the kernel and past all signals that are blocked: whoever reads with `read(2)`, which throws descriptors
+//! away, waits there, and so does whoever closes a socket in which such a message lies unread.
+//!
+//! A process that ends lingers for nobody. So descriptors that came along are copied into a child, closed here, where they
+//! are never the last then, and the child is killed.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::sockopt::socket_type;
+use rustix::net::{RecvFlags, Shutdown, SocketType, shutdown};
+use rustix::process::Signal;
+
+use crate::clone::{Namespaces, spawn};
+use crate::process::send_signal;
+use crate::sock::{self, receive_all};
+use crate::{Errno, Result};
+
+/// So many are collected before they are let go together: a process of its own for each message were too many.
+const TOGETHER: usize = 4 * sock::MOST;
+
+/// A connection or a datagram socket. What it is dropped with is read first and let go.
+#[derive(Debug)]
+pub struct Inbox(OwnedFd);
+
+/// What came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Bytes in the buffer; 0 on a stream: the other end has closed. Of a datagram that is longer than the buffer the rest is
+    /// lost.
+    pub bytes: usize,
+    /// Whether descriptors came along, which are gone.
+    pub descriptors: bool,
+}
+
+impl Inbox {
+    /// Takes over a socket of which nothing has been read with `read(2)`.
+    #[must_use]
+    pub const fn new(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// Takes what is next, and does not wait.
+    ///
+    /// # Errors
+    /// `EAGAIN`, `EINTR`, `ECONNRESET`.
+    pub fn take(&self, buffer: &mut [u8]) -> Result<Taken> {
+        let (message, descriptors) = receive_all(self.as_fd(), buffer, RecvFlags::DONTWAIT)?;
+        let taken = Taken {
+            bytes: message.bytes,
+            descriptors: !descriptors.is_empty(),
+        };
+        let_go(descriptors);
+        Ok(taken)
+    }
+}
+
+impl AsFd for Inbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        // From here on nobody can send (EPIPE), so that what is read is all there is.
+        shutdown(&self.0, Shutdown::Read).ok();
+        // Datagrams may be empty: their end is an error. A stream's end is 0.
+        let streams = socket_type(&self.0).is_ok_and(|kind| kind == SocketType::STREAM);
+        let mut descriptors = Vec::new();
+        let mut buffer = [0_u8; 4096];
+        loop {
+            match receive_all(self.as_fd(), &mut buffer, RecvFlags::DONTWAIT) {
+                Ok((message, _)) if streams && message.bytes == 0 => break,
+                Ok((_, more)) => descriptors.extend(more),
+                Err(error) if error.errno == Errno::INTR => {}
+                Err(_) => break,
+            }
+            if descriptors.len() >= TOGETHER {
+                let_go(std::mem::take(&mut descriptors));
+            }
+        }
+        let_go(descriptors);
+    }
+}
+
+/// A listening socket. Connections that nobody has taken when it is dropped are let go like an [`Inbox`].
+#[derive(Debug)]
+pub struct Doorstep(OwnedFd);
+
+impl Doorstep {
+    /// Takes over a listening socket, which does not wait.
+    #[must_use]
+    pub const fn new(listener: OwnedFd) -> Self {
+        Self(listener)
+    }
+
+    /// The next connection, non-blocking and close-on-exec; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`sock::accept`].
+    pub fn accept(&self) -> Result<Option<Inbox>> {
+        Ok(sock::accept(&self.0)?.map(Inbox))
+    }
+}
+
+impl AsFd for Doorstep {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Doorstep {
+    fn drop(&mut self) {
+        // Who connects from now on is refused.
+        shutdown(&self.0, Shutdown::Read).ok();
+        while let Ok(Some(_)) = self.accept() {}
+    }
+}
+
+/// Closes descriptors of strangers without waiting for what their closing waits for. The child that closes them last is
+/// reaped by whoever reaps orphans.
+pub(crate) fn let_go(descriptors: Vec<OwnedFd>) {
+    if descriptors.is_empty() {
+        return;
+    }
+    let child = spawn(Namespaces::NONE, None, || {
+        loop {
+            // SAFETY: pause takes nothing and touches no memory.
+            unsafe { libc::pause() };
+        }
+    });
+    match child {
+        Ok(child) => {
+            drop(descriptors);
+            send_signal(child.pidfd.as_fd(), Signal::KILL).ok();
+        }
+        // Better kept than waited for.
+        Err(_) => std::mem::forget(descriptors),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt::set_socket_linger;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::{Duration, Instant};
+
+    /// How long the closing of what is sent takes.
+    const LINGER: Duration = Duration::from_secs(3);
+
+    /// A connection whose closing lingers: data lies in it that its peer, which is given, too, does not take.
+    fn lingering() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let mut stream = TcpStream::connect(address).expect("connect");
+        let (peer, _) = listener.accept().expect("accept");
+        stream.set_nonblocking(true).expect("fcntl");
+        while stream.write(&[0; 65536]).is_ok() {}
+        set_socket_linger(&stream, Some(LINGER)).expect("SO_LINGER");
+        (stream, peer)
+    }
+
+    fn sockets(kind: sock::Kind) -> (OwnedFd, OwnedFd) {
+        sock::pair(kind).expect("socketpair")
+    }
+
+    /// Sends such a connection; its peer is to be kept until it is closed.
+    fn send_lingering(to: &OwnedFd) -> TcpStream {
+        let (stream, peer) = lingering();
+        let sent = sock::send(to, b"x", &[stream.as_fd()]);
+        assert_eq!(sent, Ok(1));
+        peer
+    }
+
+    #[test]
+    fn reading_alone_waits_for_what_came_along() {
+        let (one, two) = sockets(sock::Kind::Stream);
+        let _peer = send_lingering(&one);
+        let begun = Instant::now();
+        assert_eq!(rustix::io::read(&two, &mut [0_u8; 8]), Ok(1));
+        assert!(begun.elapsed() >= LINGER / 2, "the others cannot fail");
+    }
+
+    #[test]
+    fn taking_does_not() {
+        for kind in [sock::Kind::Stream, sock::Kind::Datagrams] {
+            let (one, two) = sockets(kind);
+            let two = Inbox::new(two);
+            let _peer = send_lingering(&one);
+            let begun = Instant::now();
+            let mut buffer = [0; 8];
+            let taken = two.take(&mut buffer);
+            assert!(begun.elapsed() < LINGER / 2);
+            let wanted = Taken {
+                bytes: 1,
+                descriptors: true,
+            };
+            assert_eq!((taken, &buffer[..1]), (Ok(wanted), &b"x"[..]));
+            assert_eq!(sock::send(&one, b"yz", &[]), Ok(2));
+            let wanted = Taken {
+                bytes: 2,
+                descriptors: false,
+            };
+            assert_eq!(two.take(&mut buffer), Ok(wanted));
+            assert!(
+                two.take(&mut buffer)
+                    .is_err_and(|e| e.errno == Errno::AGAIN)
+            );
+        }
+    }
+
+    #[test]
+    fn nor_does_dropping_what_was_never_read() {
+        for kind in [sock::Kind::Stream, sock::Kind::Datagrams] {
+            let (one, two) = sockets(kind);
+            let two = Inbox::new(two);
+            let _peers = [send_lingering(&one), send_lingering(&one)];
+            let begun = Instant::now();
+            drop(two);
+            assert!(begun.elapsed() < LINGER / 2);
+        }
+    }
+
+    #[test]
+    fn nor_what_was_never_accepted() {
+        let name = format!("kedge-doorstep-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let listener = sock::bind(&path, sock::Kind::Stream, 0o600).expect("bind");
+        let listener = Doorstep::new(listener);
+        let client = sock::connect(&path, sock::Kind::Stream).expect("connect");
+        let _peer = send_lingering(&client);
+        let begun = Instant::now();
+        drop(listener);
+        assert!(begun.elapsed() < LINGER / 2);
+        assert!(sock::connect(&path, sock::Kind::Stream).is_err());
+        std::fs::remove_file(&path).expect("unlink");
+    }
+}
