@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Context, Result};
 use kedge_sys::clone::Namespaces;
 use kedge_sys::descriptors::close_all_but;
+use kedge_sys::mount::{MountPropagationFlags, mount_change};
 use kedge_sys::privilege::{set_group, set_groups, set_user};
 use kedge_sys::process::{set_dumpable, set_host_name, set_personality, unshare};
 use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
@@ -138,6 +139,8 @@ pub(crate) fn become_root() -> Result<()> {
 /// As with an initramfs, which cannot be exchanged: the new root is moved over the old one.
 fn move_root(root: &OwnedFd) -> Result<()> {
     kedge_sys::process::fchdir(root)?;
+    // What is moved onto a mount that is shared appears on its peers, the machine's root among them.
+    mount_change(c"/", MountPropagationFlags::DOWNSTREAM).context("how the old root spreads")?;
     kedge_sys::mount::mount_move(c".", c"/").context("move the root")?;
     kedge_sys::process::chroot(c".").context("change the root")?;
     Ok(kedge_sys::process::chdir(c"/")?)

@@ -6,6 +6,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use rustix::fs::{Mode, OFlags};
 pub use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags, MountPropagationFlags,
     MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_create_exclusive,
@@ -164,7 +165,7 @@ pub fn unmount_detach(target: &CStr) -> Result<()> {
 }
 
 /// `pivot_root(2)` with the old root put under the new one and then detached: afterwards the mount
-/// at the working directory is `/`, and the old root is gone from this mount namespace.
+/// at the working directory is `/`, and the old root is gone from this mount namespace, and from no other.
 ///
 /// The working directory must be a mount point (`fchdir` to it first), and must not be the initramfs
 /// itself.
@@ -173,9 +174,18 @@ pub fn unmount_detach(target: &CStr) -> Result<()> {
 /// `EINVAL` where the working directory is no mount, its parent is shared, or the root is the
 /// initramfs; `EPERM`.
 pub fn pivot_here() -> Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let old = rustix::fs::open(c"/", flags, Mode::empty()).during("open")?;
     // `.` over `.` stacks the old root on the new one, so that no directory is needed for it
-    // (pivot_root(2), "pivot_root(".", ".")"); the detach then takes the upper one, the old.
+    // (pivot_root(2), "pivot_root(".", ".")").
     rustix::process::pivot_root(c".", c".").during("pivot_root")?;
+    rustix::process::fchdir(&old).during("fchdir")?;
+    // Mounts that are shared with another namespace, the machine's say, would be unmounted there, too.
+    mount_change(
+        c".",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .during("mount")?;
     unmount(c".", UnmountFlags::DETACH).during("umount2")?;
     rustix::process::chdir(c"/").during("chdir")
 }

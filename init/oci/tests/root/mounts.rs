@@ -147,3 +147,44 @@ fn a_whole_file_system_is_not_needed_for_a_root() {
     std::fs::remove_dir(bundle.root().join("proc")).unwrap();
     assert_eq!(bundle.run(), "/proc/self/status\n/a/b/c\n");
 }
+
+#[test]
+fn a_root_that_is_shared_leaves_the_machines_mounts_where_they_are() {
+    for (words, propagation) in [
+        (&["run"][..], "rshared"),
+        (&["run"], "shared"),
+        (&["run", "--no-pivot"], "rshared"),
+    ] {
+        let bundle =
+            Bundle::new("echo up").set("linux/rootfsPropagation", serde_json::json!(propagation));
+        let id = bundle.id();
+        let words: Vec<_> = words.iter().copied().chain([id.as_str()]).collect();
+        let command = bundle.command(&words);
+        // The machine is a namespace of the test's, whose mounts are shared with nobody else's: nothing that goes wrong
+        // here reaches the real one. A mount below one that is shared; and a bundle on a mount that is not `/`.
+        let script = "set -e; mount --make-rshared /; mount --bind . .; cd \"$PWD\"; mkdir machine
+            mount -t tmpfs none machine; mkdir machine/below; mount -t tmpfs none machine/below
+            cat /proc/self/mountinfo > before; \"$@\"; cat /proc/self/mountinfo > after";
+        let output = std::process::Command::new("unshare")
+            .args([
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                script,
+                "sh",
+            ])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .current_dir(bundle.path(""))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        assert_eq!(output.stdout, b"up\n");
+        let read = |name: &str| std::fs::read_to_string(bundle.path(name)).unwrap();
+        let before = read("before");
+        assert!(before.contains("/machine/below "), "{before}");
+        assert_eq!(read("after"), before, "{propagation} {words:?}");
+    }
+}
