@@ -51,6 +51,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use arguments::{Command, Global};
+use kedge_sys::descriptors::is_open;
 
 /// The whole command: reads the command line, does what it says, tells what failed.
 #[must_use]
@@ -79,13 +80,29 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn perform(global: &Global, command: Command) -> anyhow::Result<u8> {
-    if matches!(
-        command,
-        Command::Create(_) | Command::Run { .. } | Command::Exec(_)
-    ) {
+    if let Command::Create(create::Options { preserve_fds, .. })
+    | Command::Run {
+        create: create::Options { preserve_fds, .. },
+        ..
+    }
+    | Command::Exec(exec::Options { preserve_fds, .. }) = &command
+    {
+        check_preserved(*preserve_fds)?;
         sealed::run_from_read_only_mount()?;
     }
     commands::perform(global, command)
+}
+
+/// Before anything is opened here: what is opened later would have the number of one that is missing, and the container get
+/// a descriptor of the machine's (CVE-2024-21626).
+fn check_preserved(kept: u32) -> anyhow::Result<()> {
+    let missing = (3..kept.saturating_add(3)).find(|number| !is_open(*number));
+    match missing {
+        None => Ok(()),
+        Some(number) => {
+            anyhow::bail!("--preserve-fds {kept}: there is no descriptor {number} to be kept")
+        }
+    }
 }
 
 /// Tells of what is no error: in the log, or on standard error where there is none.

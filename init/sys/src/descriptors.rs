@@ -63,6 +63,17 @@ fn close_range(first: c_uint, last: c_uint) -> Result<()> {
     checked("close_range", answer).map(drop)
 }
 
+/// Whether a descriptor of this number is open, whoever has it.
+#[must_use]
+pub fn is_open(number: u32) -> bool {
+    let Ok(number) = libc::c_int::try_from(number) else {
+        return false;
+    };
+    // SAFETY: this reads a flag of a descriptor, and answers -1 where there is none.
+    let answer = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    answer >= 0
+}
+
 const CLOSE_RANGE_CLOEXEC: c_uint = 4;
 
 /// Makes every descriptor from `first` on close at the next exec, whoever opened it: a second line
@@ -82,6 +93,14 @@ mod tests {
     use crate::clone::{Namespaces, spawn};
     use crate::process::{ExitStatus, wait_pidfd};
     use std::os::fd::AsFd;
+
+    #[test]
+    fn a_number_is_open_as_long_as_somebody_has_it() {
+        let file = std::fs::File::open("/dev/null").expect("/dev/null");
+        assert!(is_open(file.as_raw_fd().unsigned_abs()));
+        assert!(!is_open(1 << 30));
+        assert!(!is_open(u32::MAX));
+    }
 
     #[test]
     fn all_but_those_that_are_kept_are_closed() {

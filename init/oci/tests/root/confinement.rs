@@ -153,6 +153,27 @@ fn descriptors_that_are_preserved_arrive() {
 }
 
 #[test]
+fn descriptors_that_are_to_be_kept_must_be_there() {
+    // CVE-2024-21626 by a number that is too large: the container would get what this command opens itself.
+    let bundle = Bundle::new("ls -l /proc/self/fd >&2; exec sleep 1000");
+    let id = bundle.id();
+    let many = ["--preserve-fds", "100"];
+    for words in [&["run", "--detach"][..], &["create"]] {
+        let words: Vec<_> = words
+            .iter()
+            .chain(&many)
+            .chain([&id.as_str()])
+            .copied()
+            .collect();
+        let text = bundle.bad(&words);
+        assert!(text.contains("there is no descriptor"), "{text}");
+    }
+    bundle.start();
+    let text = bundle.bad(&["exec", "--preserve-fds", "100", &id, "true"]);
+    assert!(text.contains("there is no descriptor"), "{text}");
+}
+
+#[test]
 fn settings_are_those_of_its_own_namespaces() {
     let bundle = Bundle::new("cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shmmni").set(
         "linux/sysctl",
