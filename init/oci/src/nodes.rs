@@ -6,7 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use kedge_sys::Errno;
 use kedge_sys::mount::{OpenTreeFlags, open_tree};
 use kedge_sys::rustix::fs::{
@@ -34,11 +34,13 @@ const LINKS: [(&CStr, &CStr); 5] = [
     (c"ptmx", c"pts/ptmx"),
 ];
 
-/// Makes them in `root`, whose `/dev` is the container's own.
+/// Makes them in `root`, in whose `/dev` they are missing.
 ///
 /// # Errors
 /// The device.
 pub(crate) fn make(plan: &Plan, root: BorrowedFd<'_>) -> Result<()> {
+    // What the document mounts in the place of one counts, and so does what it says of one of the usual.
+    let mounted = |path: &CString| plan.mounts.iter().any(|mount| mount.target.path == *path);
     for (path, major, minor) in USUAL {
         let usual = DevicePlan {
             path: path.to_owned(),
@@ -47,13 +49,14 @@ pub(crate) fn make(plan: &Plan, root: BorrowedFd<'_>) -> Result<()> {
             mode: 0o666,
             owner: (0, 0),
         };
-        // What the document says of one of them counts.
-        if !plan.devices.iter().any(|device| device.path == usual.path) {
-            one(&usual, root).with_context(|| format!("device {}", path.to_string_lossy()))?;
+        let named = plan.devices.iter().any(|device| device.path == usual.path);
+        if !named && !mounted(&usual.path) {
+            one(&usual, root, false)
+                .with_context(|| format!("device {}", path.to_string_lossy()))?;
         }
     }
-    for device in &plan.devices {
-        one(device, root)
+    for device in plan.devices.iter().filter(|device| !mounted(&device.path)) {
+        one(device, root, true)
             .with_context(|| format!("linux.devices: {}", device.path.to_string_lossy()))?;
     }
     let folder = inside::find(root, c"/dev").context("/dev")?;
@@ -68,18 +71,40 @@ pub(crate) fn make(plan: &Plan, root: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-fn one(device: &DevicePlan, root: BorrowedFd<'_>) -> Result<()> {
-    let (folder, name) = split(&device.path)?;
-    let folder = inside::make(root, &folder, Want::Folder)?;
-    if inside::has(folder.as_fd(), &name) {
-        // A bind mount of the document is there already.
-        return Ok(());
+/// What is there already: the image's, or a bind mount of the document's a folder above. Specification, "Devices": that another
+/// thing is in the place of a device that is `named` is an error. An image's own null device is looked at where it is used.
+fn present(device: &DevicePlan, root: BorrowedFd<'_>, named: bool) -> Result<()> {
+    let found = inside::find(root, &device.path).and_then(inside::stat);
+    let (major, minor) = device.number;
+    match found.map(|found| (FileType::from_raw_mode(found.st_mode), found)) {
+        Ok((kind, found))
+            if kind == file_type(device.kind)
+                && (kind == FileType::Fifo || found.st_rdev == makedev(major, minor)) =>
+        {
+            Ok(())
+        }
+        // As `borrow` makes it, in an image on a disk: it is there still the next time.
+        Ok((FileType::RegularFile, found)) if found.st_size == 0 => borrow(device, root),
+        _ if named => bail!("something else is there already"),
+        _ => Ok(()),
     }
-    let kind = match device.kind {
+}
+
+fn file_type(kind: DeviceKind) -> FileType {
+    match kind {
         DeviceKind::Character => FileType::CharacterDevice,
         DeviceKind::Block => FileType::BlockDevice,
         DeviceKind::Pipe => FileType::Fifo,
-    };
+    }
+}
+
+fn one(device: &DevicePlan, root: BorrowedFd<'_>, named: bool) -> Result<()> {
+    let (folder, name) = split(&device.path)?;
+    let folder = inside::make(root, &folder, Want::Folder)?;
+    if inside::has(folder.as_fd(), &name) {
+        return present(device, root, named);
+    }
+    let kind = file_type(device.kind);
     let (major, minor) = device.number;
     let mode = Mode::from_raw_mode(device.mode);
     match mknodat(&folder, &name, kind, mode, makedev(major, minor)) {
@@ -109,7 +134,7 @@ fn borrow(device: &DevicePlan, root: BorrowedFd<'_>) -> Result<()> {
         open_tree(CWD, &device.path, flags).context("the machine has no such device to share")?;
     let found = inside::stat(&tree)?;
     let (major, minor) = device.number;
-    anyhow::ensure!(
+    ensure!(
         found.st_rdev == makedev(major, minor),
         "the machine has another device there"
     );
@@ -123,7 +148,7 @@ fn split(path: &CStr) -> Result<(CString, CString)> {
     let at = bytes.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
     let (folder, name) = bytes.split_at_checked(at).context("no path")?;
     let name = name.strip_prefix(b"/").unwrap_or(name);
-    anyhow::ensure!(!name.is_empty(), "it has no name");
+    ensure!(!name.is_empty(), "it has no name");
     let folder = if folder.is_empty() { b"/" } else { folder };
     Ok((CString::new(folder)?, CString::new(name)?))
 }

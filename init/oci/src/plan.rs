@@ -300,7 +300,7 @@ fn paths(what: &str, paths: &[String]) -> Result<Vec<CString>> {
     paths.iter().map(|path| inside(what, path)).collect()
 }
 
-/// An absolute path in the container, without `..`.
+/// An absolute path in the container, without `..`, and without what means nothing: `/dev/` is `/dev`.
 ///
 /// # Errors
 /// It is none.
@@ -309,7 +309,8 @@ pub(crate) fn inside(what: &str, path: &str) -> Result<CString> {
     ensure!(plain.is_absolute(), "{what}: {path:?} is not absolute");
     let up = plain.components().any(|part| part == Component::ParentDir);
     ensure!(!up, "{what}: {path:?} has .. in it");
-    text(what, path)
+    let plain: PathBuf = plain.components().collect();
+    text(what, plain.to_str().unwrap_or(path))
 }
 
 /// Text for the kernel.

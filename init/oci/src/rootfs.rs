@@ -44,16 +44,16 @@ pub(crate) fn build(plan: &Plan, link: &Link) -> Result<OwnedFd> {
     let place = open_tree(CWD, &path, OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
     inside::attach(root.as_fd(), place.as_fd()).context("root.path")?;
     let mut late = Vec::new();
-    let mut own_devices = false;
     for mount in &plan.mounts {
         let mounted = one(plan, mount, root.as_fd(), link);
         let mounted = mounted.with_context(|| format!("mount {}", mount.target.text))?;
-        if mount.target.path.as_c_str() == c"/dev" && !matches!(mount.source, Source::Bind { .. }) {
-            own_devices = true;
-        }
         late.extend(mounted);
     }
-    if own_devices {
+    // Whoever brings a /dev of his own is left with what is in it.
+    let brought = |mount: &MountPlan| {
+        mount.target.path.as_c_str() == c"/dev" && matches!(mount.source, Source::Bind { .. })
+    };
+    if !plan.mounts.iter().any(brought) {
         nodes::make(plan, root.as_fd())?;
     }
     for mount in late {

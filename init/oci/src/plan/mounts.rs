@@ -438,6 +438,15 @@ mod tests {
     }
 
     #[test]
+    fn a_place_has_one_name() {
+        for destination in ["/dev/", "//dev", "/./dev/.", "dev"] {
+            let json = format!(r#"{{"destination": "{destination}", "type": "tmpfs"}}"#);
+            let target = planned(&json).unwrap().target;
+            assert_eq!(target.path.as_c_str(), c"/dev", "{destination}");
+        }
+    }
+
+    #[test]
     fn binds_are_taken_from_the_bundle() {
         let mount = planned(
             r#"{"destination": "/data", "type": "none", "source": "data", "options": ["rbind", "rro", "rslave"]}"#,

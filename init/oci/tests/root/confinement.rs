@@ -234,6 +234,54 @@ fn devices_are_the_usual_and_those_that_are_named() {
 }
 
 #[test]
+fn devices_are_made_whatever_is_mounted_for_them() {
+    let device = json!({"path": "/dev/mine", "type": "c", "major": 1, "minor": 5});
+    let script =
+        "dd if=/dev/mine bs=1 count=2 2>/dev/null | cat -v; echo x > /dev/null && echo fine";
+    let proc = json!({"destination": "/proc", "type": "proc"});
+    let slash = json!({"destination": "/dev/", "type": "tmpfs"});
+    for users in [false, true] {
+        for mounts in [json!([proc]), json!([proc, slash])] {
+            let mut bundle = Bundle::new(script)
+                .set("mounts", mounts.clone())
+                .set("linux/devices", json!([device]));
+            if users {
+                bundle = bundle
+                    .set("linux/devices/0/path", json!("/dev/zero"))
+                    .set("process/args/2", json!(script.replace("mine", "zero")))
+                    .with_users(1_900_000_000);
+                let dev = bundle.root().join("dev");
+                std::os::unix::fs::chown(dev, Some(1_900_000_000), Some(1_900_000_000)).unwrap();
+            }
+            // Twice: what the first leaves in the image is not what the second is content with.
+            for _ in 0..2 {
+                assert_eq!(bundle.run(), "^@^@fine\n", "{mounts} {users}");
+            }
+        }
+    }
+    // Whoever brings a /dev is left with it.
+    let dev = json!({"destination": "/dev", "source": "/dev", "options": ["rbind"]});
+    let bundle = Bundle::new("[ ! -e /dev/mine ] && echo none")
+        .set("mounts", json!([proc, dev]))
+        .set("linux/devices", json!([device]));
+    assert_eq!(bundle.run(), "none\n");
+}
+
+#[test]
+fn a_device_whose_place_is_taken_is_refused() {
+    let device = json!({"path": "/dev/mine", "type": "c", "major": 1, "minor": 5});
+    let bundle = Bundle::new("true")
+        .set("mounts", json!([{"destination": "/proc", "type": "proc"}]))
+        .set("linux/devices", json!([device]));
+    std::fs::write(bundle.root().join("dev/mine"), "another").unwrap();
+    let text = bundle.bad(&["run", &bundle.id()]);
+    assert!(
+        text.contains("/dev/mine: something else is there already"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_device_that_is_not_allowed_cannot_be_opened() {
     // A node that the image brings, or that a process with the capability makes.
     let bundle = Bundle::new("cat /dev/kmsg > /dev/null")

@@ -48,7 +48,7 @@ fn an_image_cannot_hide_nothing_with_its_own_null_device() {
     // Without a /dev of the document's the image's own would be used.
     let bundle =
         Bundle::new("true").set("mounts", json!([{"destination": "/proc", "type": "proc"}]));
-    std::fs::write(bundle.root().join("dev/null"), "").unwrap();
+    std::fs::write(bundle.root().join("dev/null"), "mine").unwrap();
     let text = bundle.bad(&["run", &bundle.id()]);
     assert!(text.contains("/dev/null is not the null device"), "{text}");
 }
