@@ -226,6 +226,18 @@ impl Group {
         }
     }
 
+    /// Removes it with its processes: those that outlived the container's first one, in a pid namespace that they share with others.
+    ///
+    /// # Errors
+    /// A process does not end.
+    pub(crate) fn clear(&self) -> Result<()> {
+        if self.is_populated()? {
+            self.kill()?;
+        }
+        // It waits for their end.
+        self.remove()
+    }
+
     /// Removes it, and the groups below. Its processes must be ending.
     ///
     /// # Errors

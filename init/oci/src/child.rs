@@ -89,12 +89,21 @@ fn live(plan: &Plan, given: &Given<'_>, started: &mut Option<Link>) -> Result<In
     }
     set(plan)?;
     let root = rootfs::build(plan, link)?;
-    if !plan.hooks.prestart.is_empty() || !plan.hooks.create_runtime.is_empty() {
+    let hooks = &plan.hooks;
+    if [
+        &hooks.prestart,
+        &hooks.create_runtime,
+        &hooks.create_container,
+    ]
+    .iter()
+    .any(|hooks| !hooks.is_empty())
+    {
+        // The parent runs those before ours, and from now on also those that clean up after them.
         link.say(Word::Hooks)?;
         link.wait_for(Word::Go)?;
     }
     let told = saved.told(Status::Created);
-    hooks::run("createContainer", &plan.hooks.create_container, &told)?;
+    hooks::run("createContainer", &hooks.create_container, &told)?;
     if given.no_pivot {
         move_root(&root)?;
     } else {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use kedge_sys::process::{Signal, send_signal, send_signal_number};
@@ -343,23 +343,12 @@ fn end(folder: &Folder, saved: &Saved, force: bool) -> Result<()> {
     if let Some(path) = &saved.cgroup
         && let Ok(group) = crate::cgroup::Group::open(path.clone())
     {
-        // Processes that outlived the first one, in a pid namespace that they share with others.
-        if group.is_populated()? {
-            let start = Instant::now();
-            group.kill()?;
-            while group.is_populated()? && start.elapsed() < PATIENCE {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-        group.remove()?;
+        group.clear()?;
     }
     folder.remove()?;
     let hooks = spec.map(|spec| spec.hooks.poststop).unwrap_or_default();
-    for hook in hooks {
-        // The container is gone: what its hooks want is no reason to say that it is not (specification, "Lifecycle").
-        if let Err(error) = hooks::run("poststop", &[hook], &saved.told(Status::Stopped)) {
-            warn(&format!("{error:#}"))?;
-        }
+    for error in hooks::poststop(&hooks, &saved.told(Status::Stopped)) {
+        warn(&format!("{error:#}"))?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! A container is created: the parent's half.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -71,18 +72,31 @@ struct Undo<'a> {
     folder: &'a Folder,
     group: Option<&'a Group>,
     child: Option<&'a Child>,
+    plan: &'a Plan,
+    /// Whether hooks have begun: those that clean up after them are run then (specification, "Lifecycle").
+    hooked: &'a Cell<bool>,
 }
 
 impl Undo<'_> {
-    fn all(&self) {
+    /// Undoes all of it. Returns what has failed, with what could not be undone.
+    fn all(&self, error: anyhow::Error, saved: &Saved) -> anyhow::Error {
+        let mut left = Vec::new();
         if let Some(child) = self.child {
             send_signal(child.pidfd.as_fd(), Signal::KILL).ok();
             wait_pidfd(child.pidfd.as_fd()).ok();
         }
         if let Some(group) = self.group {
-            group.remove().ok();
+            // A hook may have left processes there, which are in nobody's pid namespace but the machine's.
+            left.extend(group.clear().err());
         }
-        self.folder.remove().ok();
+        left.extend(self.folder.remove().err());
+        if self.hooked.get() {
+            let told = saved.told(Status::Stopped);
+            left.extend(hooks::poststop(&self.plan.hooks.poststop, &told));
+        }
+        left.into_iter().fold(error, |error, left| {
+            anyhow::anyhow!("{error:#}; and then: {left:#}")
+        })
     }
 }
 
@@ -97,13 +111,14 @@ pub(crate) fn create(root: &Path, options: &Options, starter: Starter) -> Result
     let plan = Plan::new(&options.id, &spec, &bundle)?;
     let console = console(&plan.process, options.console_socket.as_deref(), starter)?;
     let folder = Folder::make(root, &options.id)?;
+    let hooked = Cell::new(false);
     let mut undo = Undo {
         folder: &folder,
         group: None,
         child: None,
+        plan: &plan,
+        hooked: &hooked,
     };
-    let group = group(&plan).inspect_err(|_| undo.all())?;
-    undo.group = group.as_ref();
     let mut saved = Saved {
         id: options.id.clone(),
         pid: 0,
@@ -112,9 +127,12 @@ pub(crate) fn create(root: &Path, options: &Options, starter: Starter) -> Result
         root: plan.root.clone(),
         created: state::rfc3339(SystemTime::now()),
         annotations: spec.annotations.clone(),
-        cgroup: group.as_ref().map(|group| group.path().to_owned()),
+        cgroup: None,
         no_new_keyring: options.no_new_keyring,
     };
+    let group = group(&plan).map_err(|error| undo.all(error, &saved))?;
+    undo.group = group.as_ref();
+    saved.cgroup = group.as_ref().map(|group| group.path().to_owned());
     let waits = Waits {
         plan: &plan,
         folder: &folder,
@@ -125,22 +143,22 @@ pub(crate) fn create(root: &Path, options: &Options, starter: Starter) -> Result
     let begun = folder
         .put("config.json", &bytes)
         .and_then(|()| begin(&waits, options, starter));
-    let (link, child) = begun.inspect_err(|_| undo.all())?;
+    let (link, child) = begun.map_err(|error| undo.all(error, &saved))?;
     undo.child = Some(&child);
     let raw = child.pid.as_raw_nonzero().get();
     saved.pid = raw;
-    let finish = || -> Result<(Saved, Option<OwnedFd>)> {
+    let finish = |saved: &mut Saved| -> Result<Option<OwnedFd>> {
         let (_, started) = state::stat(raw).context("the process ended")?;
         saved.started = started;
         // Before it may go on: whoever finds the folder later finds the process, too.
-        folder.save(&saved)?;
-        let terminal = furnish(&plan, &saved, &child, &link)?;
+        folder.save(saved)?;
+        let terminal = furnish(&plan, saved, &child, &link, &hooked)?;
         if let Some(path) = &options.pid_file {
             state::put(path, raw.to_string().as_bytes())?;
         }
-        Ok((saved, terminal))
+        Ok(terminal)
     };
-    let (saved, terminal) = finish().inspect_err(|_| undo.all())?;
+    let terminal = finish(&mut saved).map_err(|error| undo.all(error, &saved))?;
     Ok(Created {
         folder,
         saved,
@@ -293,7 +311,13 @@ pub(crate) fn namespace_file(kind: Namespaces) -> &'static str {
 }
 
 /// Gives the waiting process what only its parent can, runs the hooks of that moment, and waits until it is ready.
-fn furnish(plan: &Plan, saved: &Saved, child: &Child, link: &Link) -> Result<Option<OwnedFd>> {
+fn furnish(
+    plan: &Plan,
+    saved: &Saved,
+    child: &Child,
+    link: &Link,
+    hooked: &Cell<bool>,
+) -> Result<Option<OwnedFd>> {
     let raw = saved.pid;
     if let Some((users, groups)) = &plan.maps {
         write_maps(raw, users, groups)?;
@@ -309,6 +333,7 @@ fn furnish(plan: &Plan, saved: &Saved, child: &Child, link: &Link) -> Result<Opt
             Word::Ready => return Ok(terminal),
             Word::Terminal => terminal = message.descriptor,
             Word::Hooks => {
+                hooked.set(true);
                 let told = saved.told(Status::Created);
                 hooks::run("prestart", &plan.hooks.prestart, &told)?;
                 hooks::run("createRuntime", &plan.hooks.create_runtime, &told)?;

@@ -36,6 +36,14 @@ pub(crate) fn run(turn: &str, hooks: &[Hook], told: &Told<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Runs those that follow the end, all of them: the container is gone, and what its hooks want is no reason to say that it is
+/// not (specification, "Lifecycle"). Returns what went wrong.
+pub(crate) fn poststop(hooks: &[Hook], told: &Told<'_>) -> Vec<anyhow::Error> {
+    let all = hooks.iter();
+    all.filter_map(|hook| run("poststop", std::slice::from_ref(hook), told).err())
+        .collect()
+}
+
 fn one(hook: &Hook, state: &[u8]) -> Result<()> {
     ensure!(
         Path::new(&hook.path).is_absolute(),

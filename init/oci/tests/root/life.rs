@@ -281,6 +281,58 @@ fn a_hook_that_fails_or_hangs_ends_the_creation() {
 }
 
 #[test]
+fn what_hooks_have_begun_is_cleaned_up_when_the_creation_fails() {
+    let groups = || {
+        let all = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(std::path::Path::new);
+        all.map(|hierarchy| hierarchy.join("kedge-oci"))
+    };
+    // A process of a hook's in the container's group, which ends with nobody's pid namespace.
+    let leaves = "sleep 1000 > /dev/null 2>&1 & exit 4";
+    for (turn, script) in [
+        ("createRuntime", "exit 4"),
+        ("createContainer", leaves),
+        ("prestart", "true"),
+    ] {
+        let hook = |script: &str| json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}]);
+        let mut bundle = Bundle::new("true")
+            .set(
+                "linux/namespaces",
+                json!([{"type": "mount"}, {"type": "uts"}]),
+            )
+            .set("linux/readonlyPaths", json!([]))
+            .set("linux/maskedPaths", json!([]))
+            .set("mounts", json!([]))
+            .set(&format!("hooks/{turn}"), hook(script));
+        let said = bundle.path("said");
+        let tells = format!("read state; echo $state >> {}", said.display());
+        bundle = bundle.set("hooks/poststop", hook(&tells));
+        if turn == "prestart" {
+            // What fails is what comes after the hooks.
+            bundle = bundle.set("process/args", json!(["/nowhere"]));
+        }
+        let start = std::time::Instant::now();
+        bundle.bad(&["create", &bundle.id()]);
+        assert!(start.elapsed().as_secs() < 8, "{turn}: it waited");
+        let state: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&said).unwrap()).unwrap();
+        assert_eq!(state["status"], "stopped", "{turn}");
+        for group in groups() {
+            assert!(!group.join(bundle.id()).exists(), "{turn}: a group is left");
+        }
+    }
+    // Before any hook has run there is nothing for them to clean up.
+    let bundle = Bundle::new("true").set("root/path", json!("nowhere"));
+    let said = bundle.path("said");
+    let tells = format!("echo said > {}", said.display());
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", tells]}]);
+    let bundle = bundle
+        .set("hooks/poststop", hook.clone())
+        .set("hooks/prestart", hook);
+    bundle.bad(&["create", &bundle.id()]);
+    assert!(!said.exists());
+}
+
+#[test]
 fn a_hook_that_complains_at_length_is_heard_and_one_that_hangs_takes_its_children_along() {
     // More than a pipe holds.
     let long = "echo the first word >&2; head -c 300000 /dev/zero >&2; exit 4";
