@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -241,34 +242,61 @@ fn listen(folder: &Folder) -> Result<OwnedFd> {
     sock::bind(Path::new(&path), Kind::Messages, 0o600).context("the socket for start")
 }
 
-/// The process, in its namespaces. Those that are joined are joined here, for this moment: a process that is root of a new
-/// user namespace alone could not.
+/// The process, in its namespaces.
 fn spawn(plan: &Plan, group: Option<&Group>, run: impl FnOnce() -> i32) -> Result<Child> {
-    let mut new = plan.new;
     let mut back = Vec::new();
+    let child = enter(plan, &mut back)
+        .and_then(|new| clone::spawn(new, group.map(Group::directory), run).context("the process"));
+    // If it failed, too: hooks are run by this process.
+    for own in back {
+        enter_namespace(own.as_fd()).context("back into our own namespace")?;
+    }
+    child
+}
+
+/// Joins here, for this moment, those that are joined: a process that is root of a new user namespace alone could not. Returns
+/// what is left to be made with the process, and in `back` where this one must go back to.
+fn enter(plan: &Plan, back: &mut Vec<std::fs::File>) -> Result<Namespaces> {
+    let mut new = plan.new;
     for (kind, path) in &plan.joined {
+        let what = || format!("linux.namespaces: {}", path.display());
         let own = own_namespace(*kind)?;
-        let other = std::fs::File::open(path);
-        let other = other.with_context(|| format!("linux.namespaces: {}", path.display()))?;
-        enter_namespace(other.as_fd())
-            .with_context(|| format!("linux.namespaces: {}", path.display()))?;
+        let other = std::fs::File::open(path).with_context(what)?;
+        check_changed(plan, *kind, &other).with_context(what)?;
+        enter_namespace(other.as_fd()).with_context(what)?;
         back.push(own);
     }
     if let Some(offsets) = &plan.time_offsets {
         // The clocks of a namespace can be set as long as nobody is in it.
+        let own = own_namespace(Namespaces::TIME)?;
         unshare(Namespaces::TIME).context("a time namespace")?;
+        back.push(own);
         let mut options = std::fs::OpenOptions::new();
         let file = options.write(true).open("/proc/self/timens_offsets");
         std::io::Write::write_all(&mut file?, offsets.as_bytes()).context("linux.timeOffsets")?;
         new = without(new, Namespaces::TIME);
     }
     // The child makes its own when it is in its group.
-    new = without(new, Namespaces::CGROUP);
-    let child = clone::spawn(new, group.map(Group::directory), run);
-    for own in back {
-        enter_namespace(own.as_fd()).context("back into our own namespace")?;
+    Ok(without(new, Namespaces::CGROUP))
+}
+
+/// A namespace of a file may be that of the machine, which nothing of a document may change: our own, or that of process 1.
+fn check_changed(plan: &Plan, kind: Namespaces, other: &std::fs::File) -> Result<()> {
+    let Some((_, what)) = plan.changed.iter().find(|(changed, _)| *changed == kind) else {
+        return Ok(());
+    };
+    let other = other.metadata()?;
+    for process in ["self", "1"] {
+        let path = format!("/proc/{process}/ns/{}", namespace_file(kind));
+        // Not everybody may look at process 1.
+        if let Ok(machine) = std::fs::metadata(path) {
+            ensure!(
+                (machine.dev(), machine.ino()) != (other.dev(), other.ino()),
+                "{what} would change the machine, whose namespace this is"
+            );
+        }
     }
-    child.context("the process")
+    Ok(())
 }
 
 fn without(all: Namespaces, one: Namespaces) -> Namespaces {

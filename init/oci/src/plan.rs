@@ -49,6 +49,8 @@ pub struct Plan {
     pub domain_name: Option<String>,
     /// Paths below `/proc/sys`, and values.
     pub settings: Vec<(String, String)>,
+    /// Which namespaces are changed, and by what of the document: they must not be those of the machine.
+    pub changed: Vec<(Namespaces, String)>,
     /// Lines of `timens_offsets`.
     pub time_offsets: Option<String>,
     /// The execution domain.
@@ -135,6 +137,7 @@ impl Plan {
             host_name: spec.hostname.clone().filter(|name| !name.is_empty()),
             domain_name: spec.domainname.clone().filter(|name| !name.is_empty()),
             settings: settings(linux, new, &joined)?,
+            changed: changed(spec),
             time_offsets: time_offsets(linux, new)?,
             personality: personality(linux)?,
             cgroup: cgroup(id, linux)?,
@@ -148,6 +151,11 @@ impl Plan {
 }
 
 impl Plan {
+    /// Whether a namespace of this kind is joined.
+    pub(crate) fn joins(&self, kind: Namespaces) -> bool {
+        joins(&self.joined, kind)
+    }
+
     /// What the document names and nobody knows, in words: a filter goes on without it, as the specification's readers expect.
     pub(crate) fn passed_over(&self) -> impl Iterator<Item = String> {
         let unknown = self.filter.iter().flat_map(|filter| &filter.unknown);
@@ -334,19 +342,39 @@ const SETTINGS: [(&str, Namespaces); 9] = [
     ("user.", Namespaces::USER),
 ];
 
+fn kind_of(setting: &str) -> Option<Namespaces> {
+    let dotted = setting.replace('/', ".");
+    let found = SETTINGS
+        .iter()
+        .find(|(begins, _)| dotted.starts_with(begins));
+    found.map(|(_, kind)| *kind)
+}
+
+fn changed(spec: &Spec) -> Vec<(Namespaces, String)> {
+    let names = [
+        ("hostname", &spec.hostname),
+        ("domainname", &spec.domainname),
+    ];
+    let names = names.into_iter().filter(|(_, name)| {
+        let name = name.as_deref();
+        name.is_some_and(|name| !name.is_empty())
+    });
+    let names = names.map(|(what, _)| (Namespaces::UTS, what.to_owned()));
+    let settings = spec.linux.sysctl.keys();
+    let settings =
+        settings.filter_map(|name| Some((kind_of(name)?, format!("linux.sysctl: {name}"))));
+    names.chain(settings).collect()
+}
+
 /// A setting that belongs to no namespace of the container is one of the machine.
 fn settings(linux: &Linux, new: Namespaces, joined: &Joined) -> Result<Vec<(String, String)>> {
     let mut settings = Vec::new();
     for (name, value) in &linux.sysctl {
-        let dotted = name.replace('/', ".");
-        let kind = SETTINGS
-            .iter()
-            .find(|(begins, _)| dotted.starts_with(begins));
-        let Some((_, kind)) = kind else {
+        let Some(kind) = kind_of(name) else {
             bail!("linux.sysctl: {name} belongs to no namespace: it would change the machine");
         };
         ensure!(
-            new.contains(*kind) || joins(joined, *kind),
+            new.contains(kind) || joins(joined, kind),
             "linux.sysctl: {name} would change the machine: the container has not got a namespace of its own for it"
         );
         let path = if name.contains('/') {

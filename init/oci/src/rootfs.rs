@@ -285,7 +285,7 @@ fn cgroup(plan: &Plan, mount: &MountPlan) -> Result<Option<OwnedFd>> {
     let Some(hierarchy) = crate::cgroup::hierarchy() else {
         return Ok(None);
     };
-    let own = plan.new.contains(Namespaces::CGROUP);
+    let own = plan.new.contains(Namespaces::CGROUP) || plan.joins(Namespaces::CGROUP);
     if own {
         match file_system(c"cgroup2", None, &[], mount.own.set) {
             Ok(tree) => return Ok(Some(tree)),

@@ -211,6 +211,68 @@ fn clocks_of_a_time_namespace_are_ahead() {
 }
 
 #[test]
+fn a_namespace_of_a_file_that_is_the_machines_is_not_changed() {
+    // What is asked for is what is so already: were it written, nothing would be harmed.
+    let read = |path: &str| std::fs::read_to_string(path).unwrap().trim().to_owned();
+    let ttl = read("/proc/sys/net/ipv4/ip_default_ttl");
+    let name = read("/proc/sys/kernel/hostname");
+    for process in ["self".to_owned(), std::process::id().to_string()] {
+        let joined = |kind: &str, file: &str| json!([{"type": "mount"}, {"type": kind, "path": format!("/proc/{process}/ns/{file}")}]);
+        let bundle = Bundle::new("true")
+            .set("linux/namespaces", joined("network", "net"))
+            .set("hostname", json!(null))
+            .set("linux/sysctl", json!({"net.ipv4.ip_default_ttl": ttl}));
+        let text = bundle.bad(&["create", &bundle.id()]);
+        let why = "net.ipv4.ip_default_ttl would change the machine";
+        assert!(text.contains(why), "{text}");
+        for (member, other) in [("hostname", "domainname"), ("domainname", "hostname")] {
+            let bundle = Bundle::new("true")
+                .set("linux/namespaces", joined("uts", "uts"))
+                .set(other, json!(null))
+                .set(member, json!(name));
+            let text = bundle.bad(&["create", &bundle.id()]);
+            let why = format!("{member} would change the machine");
+            assert!(text.contains(&why), "{text}");
+        }
+    }
+    // Merely to be in it is fine.
+    let bundle = Bundle::new("echo in")
+        .set(
+            "linux/namespaces",
+            json!([{"type": "mount"}, {"type": "uts", "path": "/proc/self/ns/uts"}]),
+        )
+        .set("linux/readonlyPaths", json!([]))
+        .set("linux/maskedPaths", json!([]))
+        .set("hostname", json!(null))
+        .set("mounts", json!([]));
+    assert_eq!(bundle.run(), "in\n");
+}
+
+#[test]
+fn hooks_have_the_clocks_of_the_machine() {
+    let bundle = Bundle::new("true");
+    let said = bundle.path("said");
+    let tells = format!("readlink /proc/self/ns/time >> {}", said.display());
+    let hook =
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", tells], "env": ["PATH=/bin:/usr/bin"]}]);
+    let bundle = bundle
+        .add("linux/namespaces", json!({"type": "time"}))
+        .set(
+            "linux/timeOffsets",
+            json!({"boottime": {"secs": 1_000_000}}),
+        )
+        .set("hooks/prestart", hook.clone())
+        .set("hooks/createRuntime", hook.clone())
+        .set("hooks/poststart", hook.clone())
+        .set("hooks/poststop", hook);
+    bundle.run();
+    let machine = std::fs::read_link("/proc/self/ns/time").unwrap();
+    let text = std::fs::read_to_string(&said).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines, [machine.to_str().unwrap(); 4]);
+}
+
+#[test]
 fn devices_are_the_usual_and_those_that_are_named() {
     let device = json!({"path": "/dev/mine", "type": "c", "major": 1, "minor": 5, "fileMode": 0o640, "uid": 3, "gid": 4});
     let bundle = Bundle::new(

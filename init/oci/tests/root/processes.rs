@@ -195,13 +195,17 @@ fn containers_share_namespaces_by_their_files() {
     let first = sleeper();
     let files = format!("/proc/{}/ns", first.pid());
     let shared = |kind: &str, file: &str| json!({"type": kind, "path": format!("{files}/{file}")});
-    let second = Bundle::new("for n in net uts ipc; do readlink /proc/self/ns/$n; done; hostname; ps | grep -c '[s]leep 1000'").set(
+    let second = Bundle::new(
+        "for n in net uts ipc cgroup; do readlink /proc/self/ns/$n; done; hostname; ps | grep -c '[s]leep 1000'
+         cat /sys/fs/cgroup/cgroup.procs; grep ^0:: /proc/self/cgroup",
+    )
+    .set(
         "linux/namespaces",
-        json!([{"type": "mount"}, shared("network", "net"), shared("uts", "uts"), shared("ipc", "ipc"), shared("pid", "pid")]),
+        json!([{"type": "mount"}, shared("network", "net"), shared("uts", "uts"), shared("ipc", "ipc"), shared("pid", "pid"), shared("cgroup", "cgroup")]),
     );
     let second = second.set("hostname", json!(null));
     let mut expected = String::new();
-    for file in ["net", "uts", "ipc"] {
+    for file in ["net", "uts", "ipc", "cgroup"] {
         expected.push_str(&format!(
             "{}\n",
             std::fs::read_link(format!("{files}/{file}"))
@@ -210,10 +214,23 @@ fn containers_share_namespaces_by_their_files() {
         ));
     }
     let output = second.run();
-    // The first one's process is in sight.
-    assert_eq!(output, format!("{expected}kedge\n1\n"));
+    // The first one's process is in sight, and its control group, which is the namespace's root.
+    let group = format!("0::/../{}", second.id());
+    assert_eq!(output, format!("{expected}kedge\n1\n1\n{group}\n"));
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();
     assert!(!expected.contains(own.to_str().unwrap()));
+}
+
+#[test]
+fn namespaces_that_cannot_be_joined_are_refused_by_name() {
+    for (kind, file) in [("user", "user"), ("mount", "mnt")] {
+        let path = format!("/proc/self/ns/{file}");
+        let namespaces = json!([{"type": "uts"}, {"type": kind, "path": path}]);
+        let bundle = Bundle::new("true").set("linux/namespaces", namespaces);
+        let text = bundle.bad(&["create", &bundle.id()]);
+        let why = format!("a {kind} namespace that is there already ({path}) is not supported");
+        assert!(text.contains(&why), "{text}");
+    }
 }
 
 /// Takes the terminal that arrives at a socket.
