@@ -103,8 +103,18 @@ impl Group {
     /// Writes limits.
     ///
     /// # Errors
-    /// The file that is missing, or does not take its value.
+    /// More is used than the limits leave, if that is asked; the file that is missing, or does not take its value.
     pub(crate) fn limit(&self, limits: &Limits) -> Result<()> {
+        for (file, most) in &limits.room {
+            // Without the controller the limit is what fails.
+            let used = std::fs::read_to_string(self.path.join(file));
+            let used = used.ok().and_then(|used| used.trim().parse::<u64>().ok());
+            let used = used.unwrap_or_default();
+            ensure!(
+                used <= *most,
+                "resources.memory.checkBeforeUpdate: {file} is {used}, over the limit of {most}"
+            );
+        }
         for (file, value) in &limits.writes {
             match self.put(file, value) {
                 Ok(()) => {}
@@ -309,5 +319,32 @@ fn hand_on(folder: &Path, controllers: &BTreeSet<&str>) {
                 write(file, format!("+{controller}").as_bytes()).ok();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_below_what_is_used_is_not_written_if_that_is_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        for (name, text) in [("memory.current", "4096\n"), ("memory.max", "max\n")] {
+            let mut file = std::fs::File::create(file(name)).unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        }
+        let group = Group::open(folder.path().to_owned()).unwrap();
+        let limits = |most: u64| Limits {
+            writes: vec![("memory.max".to_owned(), most.to_string())],
+            room: vec![("memory.current", most), ("memory.swap.current", most)],
+            devices: None,
+        };
+        let error = group.limit(&limits(4095)).unwrap_err().to_string();
+        assert!(error.contains("memory.current is 4096"), "{error}");
+        let kept = || std::fs::read_to_string(file("memory.max")).unwrap();
+        assert_eq!(kept(), "max\n");
+        group.limit(&limits(4096)).unwrap();
+        assert_eq!(kept(), "4096");
     }
 }

@@ -11,7 +11,7 @@ use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 use kedge_sys::sock::{self, Kind};
 
 use crate::arguments::{Command, Global};
-use crate::config::{self, Resources};
+use crate::config::{self, Linux, Resources};
 use crate::create::{self, Created, Starter};
 use crate::exec;
 use crate::foreground::{Signals, serve};
@@ -453,8 +453,20 @@ fn update(root: &Path, id: &str, file: Option<&str>, words: &[(&str, String)]) -
             .with_context(|| format!("{group} is no object"))?
             .insert(name.to_owned(), value);
     }
-    let wanted: Resources = serde_json::from_value(document)?;
-    let limits = resources::limits(Some(&wanted), &[])?;
+    let mut wanted: Resources = serde_json::from_value(document)?;
+    let Linux {
+        devices, resources, ..
+    } = folder.spec()?.linux;
+    let created = resources.unwrap_or_default();
+    let check = &mut wanted.memory.check_before_update;
+    *check = check.or(created.memory.check_before_update);
+    let limits = resources::limits(Some(&wanted), &devices)?;
+    // Engines say again what the container was created with.
+    ensure!(
+        wanted.devices.is_empty()
+            || limits.devices == resources::limits(Some(&created), &devices)?.devices,
+        "resources.devices cannot be changed once a container is created"
+    );
     let group = saved
         .group()
         .context("it has no control group: this machine has none of version 2")??;

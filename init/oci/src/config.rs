@@ -1,7 +1,8 @@
 //! `config.json`: what a bundle asks for, as it was written. Nothing is decided here.
 //!
 //! Source: Open Container Initiative, runtime specification 1.2, `config.md` and `config-linux.md`. What a document has beyond
-//! the specification is ignored, as `config.md`, "Extensibility", demands.
+//! the specification is ignored, as `config.md`, "Extensibility", demands. A later 1.x adds members and changes none, and engines
+//! write the newest version into every document: so what 1.3 adds is known here to be refused by its name, and not the version.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -231,6 +232,10 @@ pub struct Linux {
     pub time_offsets: BTreeMap<String, TimeOffset>,
     /// Not supported.
     pub intel_rdt: Option<serde_json::Value>,
+    /// Refused: of version 1.3.
+    pub net_devices: BTreeMap<String, IgnoredAny>,
+    /// Refused: of version 1.3.
+    pub memory_policy: Option<IgnoredAny>,
 }
 
 /// A namespace.
@@ -368,6 +373,8 @@ pub struct Memory {
     pub swap: Option<i64>,
     /// Refused.
     pub swappiness: Option<u64>,
+    /// Whether a limit below what is used is refused.
+    pub check_before_update: Option<bool>,
     /// Refused if it is so.
     #[serde(rename = "disableOOMKiller")]
     pub disable_oom_killer: Option<bool>,

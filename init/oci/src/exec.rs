@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use kedge_sys::clone::{self, Namespaces};
 use kedge_sys::descriptors::close_all_but;
-use kedge_sys::process::{Signal, enter_namespaces_of, send_signal, set_dumpable, wait_pidfd};
+use kedge_sys::process::{
+    Signal, enter_namespaces_of, send_signal, set_dumpable, set_personality, wait_pidfd,
+};
 
 use crate::become_process::{confine, session};
 use crate::cgroup::Group;
@@ -17,7 +19,7 @@ use crate::config::{self, Process, Spec};
 use crate::create::{Starter, console, limits, namespace_file};
 use crate::filter::Filter;
 use crate::link::{Link, Word};
-use crate::plan::ProcessPlan;
+use crate::plan::{self, ProcessPlan};
 use crate::state::{self, Folder, Saved, Status};
 use crate::terminal;
 
@@ -95,6 +97,7 @@ pub(crate) fn exec(root: &Path, options: &Options) -> Result<Executed> {
         kept: options.preserve_fds,
         id: &saved.id,
         no_new_keyring: saved.no_new_keyring,
+        personality: plan::personality(&spec.linux)?,
     };
     let group = group.as_ref().map(Group::directory);
     let middle = clone::spawn(Namespaces::NONE, group, || middle(&joining, &inner));
@@ -159,6 +162,9 @@ fn describe(options: &Options, spec: &Spec) -> Result<Process> {
         let first = spec.process.clone().unwrap_or_default();
         process.capabilities = process.capabilities.or(first.capabilities);
         process.no_new_privileges = process.no_new_privileges.or(first.no_new_privileges);
+        if process.rlimits.is_empty() {
+            process.rlimits = first.rlimits;
+        }
         return Ok(process);
     }
     ensure!(!options.arguments.is_empty(), "no program is named");
@@ -237,6 +243,7 @@ struct Joining<'a> {
     kept: u32,
     id: &'a str,
     no_new_keyring: bool,
+    personality: Option<u32>,
 }
 
 /// Joins the container's namespaces, and makes the process there. It is never in the container's pid namespace itself: before it is
@@ -292,6 +299,9 @@ fn live(joining: &Joining<'_>, link: &Link) -> Result<Infallible> {
             Some(socket) => terminal::give(socket.as_fd(), terminal.master())?,
             None => link.send(Word::Terminal, "", &[terminal.master().as_fd()])?,
         }
+    }
+    if let Some(domain) = joining.personality {
+        set_personality(domain).context("linux.personality")?;
     }
     let ready = confine(joining.process, joining.filter, joining.kept)?;
     ready.execute(joining.filter)

@@ -52,12 +52,17 @@ fn one(hook: &Hook, state: &[u8]) -> Result<()> {
     // A file in memory and no pipe: nobody reads while the hook runs, and one that complains at length must not wait for that.
     let complaints = memfd_create(c"hook", MemfdFlags::CLOEXEC).context("a file for complaints")?;
     let mut complaints = File::from(complaints);
+    // So is its input: a pipe takes 64 KiB, and a hook that does not read would be waited for before its time begins.
+    let input = memfd_create(c"state", MemfdFlags::CLOEXEC).context("a file for the state")?;
+    let mut input = File::from(input);
+    input.write_all(state).context("the state")?;
+    input.rewind().context("the state")?;
     let mut command = Command::new(&hook.path);
     command
         .env_clear()
         // A group of its own: a hook that takes too long ends with the programs that it has started.
         .process_group(0)
-        .stdin(Stdio::piped())
+        .stdin(input)
         .stdout(Stdio::null())
         .stderr(complaints.try_clone()?);
     if let Some((name, arguments)) = hook.args.split_first() {
@@ -69,10 +74,6 @@ fn one(hook: &Hook, state: &[u8]) -> Result<()> {
         }
     }
     let mut child = command.spawn()?;
-    if let Some(mut input) = child.stdin.take() {
-        // A hook that does not want to know it has closed its end.
-        input.write_all(state).ok();
-    }
     let status = match hook.timeout {
         None => child.wait()?,
         Some(seconds) => wait(&mut child, Duration::from_secs(seconds))?,

@@ -166,7 +166,13 @@ impl Plan {
 }
 
 fn refuse_unsupported(linux: &Linux) -> Result<()> {
-    ensure!(linux.intel_rdt.is_none(), "linux.intelRdt is not supported");
+    for (name, is_asked) in [
+        ("intelRdt", linux.intel_rdt.is_some()),
+        ("netDevices", !linux.net_devices.is_empty()),
+        ("memoryPolicy", linux.memory_policy.is_some()),
+    ] {
+        ensure!(!is_asked, "linux.{name} is not supported");
+    }
     ensure!(
         linux.mount_label.as_deref().unwrap_or_default().is_empty(),
         "linux.mountLabel: SELinux is not supported"
@@ -411,7 +417,11 @@ fn time_offsets(linux: &Linux, new: Namespaces) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
-fn personality(linux: &Linux) -> Result<Option<u32>> {
+/// The execution domain of a document, as the kernel takes it.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn personality(linux: &Linux) -> Result<Option<u32>> {
     let Some(personality) = &linux.personality else {
         return Ok(None);
     };

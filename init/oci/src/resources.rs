@@ -12,6 +12,8 @@ use crate::config::{BlockIo, Cpu, Device, DeviceRule, Memory, Resources, Throttl
 pub struct Limits {
     /// Files and what is written to them, in this order.
     pub writes: Vec<(String, String)>,
+    /// Files of what is used, and the most that may be there for the limits to be written (`checkBeforeUpdate`).
+    pub room: Vec<(&'static str, u64)>,
     /// Which devices may be used; none: whatever the groups above allow.
     pub devices: Option<Vec<Rule>>,
 }
@@ -26,7 +28,20 @@ pub fn limits(resources: Option<&Resources>, devices: &[Device]) -> Result<Limit
     let resources = resources.unwrap_or(&nothing);
     refuse_unsupported(resources)?;
     let mut writes = Vec::new();
+    let mut room = Vec::new();
     memory(&resources.memory, &mut writes)?;
+    if resources.memory.check_before_update == Some(true) {
+        let files = [
+            ("memory.max", "memory.current"),
+            ("memory.swap.max", "memory.swap.current"),
+        ];
+        for (file, used) in files {
+            let written = writes.iter().find(|(name, _)| name == file);
+            // "max" is no number.
+            let most = written.and_then(|(_, value)| value.parse().ok());
+            room.extend(most.map(|most| (used, most)));
+        }
+    }
     cpu(&resources.cpu, &mut writes)?;
     if let Some(pids) = resources.pids {
         let most = if pids.limit > 0 {
@@ -56,7 +71,11 @@ pub fn limits(resources: Option<&Resources>, devices: &[Device]) -> Result<Limit
         writes.push((file.clone(), value.clone()));
     }
     let devices = Some(device_rules(&resources.devices, devices)?);
-    Ok(Limits { writes, devices })
+    Ok(Limits {
+        writes,
+        room,
+        devices,
+    })
 }
 
 /// What a document may ask for and is not kept: a limit that is left out is no limit.
@@ -322,6 +341,23 @@ mod tests {
         ]);
         assert_eq!(all.unwrap(), expected);
         assert_eq!(written("{}").unwrap(), []);
+    }
+
+    #[test]
+    fn room_is_looked_for_where_the_document_wants_that() {
+        let room = |json: &str| {
+            let resources: Resources = serde_json::from_str(json).unwrap();
+            limits(Some(&resources), &[]).unwrap().room
+        };
+        assert_eq!(room(r#"{"memory": {"limit": 10}}"#), []);
+        assert_eq!(
+            room(r#"{"memory": {"limit": 10, "swap": 15, "checkBeforeUpdate": true}}"#),
+            [("memory.current", 10), ("memory.swap.current", 5)]
+        );
+        assert_eq!(
+            room(r#"{"memory": {"limit": -1, "checkBeforeUpdate": true}}"#),
+            []
+        );
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl ProcessPlan {
             groups: user.additional_gids.clone(),
             umask: user.umask.unwrap_or(0o022) & 0o777,
             capabilities: sets(&process.capabilities.clone().unwrap_or_default())?,
-            limits: process.rlimits.iter().map(limit).collect::<Result<_>>()?,
+            limits: limits(&process.rlimits)?,
             no_new_privileges: process.no_new_privileges.unwrap_or(false),
             oom_score_adj: process.oom_score_adj,
             io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
@@ -242,6 +242,20 @@ const LIMITS: [(&str, Resource); 16] = [
     ("RLIMIT_SIGPENDING", Resource::Sigpending),
     ("RLIMIT_STACK", Resource::Stack),
 ];
+
+fn limits(all: &[config::Rlimit]) -> Result<Vec<Limit>> {
+    let mut limits: Vec<Limit> = Vec::new();
+    for one in all {
+        let one = limit(one)?;
+        ensure!(
+            limits.iter().all(|other| other.name != one.name),
+            "process.rlimits: {} stands there twice",
+            one.name
+        );
+        limits.push(one);
+    }
+    Ok(limits)
+}
 
 fn limit(limit: &config::Rlimit) -> Result<Limit> {
     let known = LIMITS.iter().find(|(name, _)| *name == limit.kind);

@@ -93,6 +93,14 @@ fn what_cannot_be_is_told_before_the_start() {
             json!(["CAP_FLY"]),
             "CAP_FLY",
         ),
+        (
+            "process/rlimits",
+            json!([
+                {"type": "RLIMIT_CORE", "hard": 0, "soft": 0}, {"type": "RLIMIT_NOFILE", "hard": 9, "soft": 9},
+                {"type": "RLIMIT_CORE", "hard": 1, "soft": 0},
+            ]),
+            "RLIMIT_CORE stands there twice",
+        ),
         ("process/apparmorProfile", json!("x"), "AppArmor"),
         ("root/path", json!("nowhere"), "root.path"),
         ("mounts/0/type", json!("nofs"), "/proc"),
@@ -166,6 +174,16 @@ fn a_limit_that_is_not_kept_is_refused_and_what_is_none_is_not() {
             "linux/resources/rdma",
             json!({"mlx5_1": {"hcaHandles": 3}}),
             "resources.rdma",
+        ),
+        (
+            "linux/netDevices",
+            json!({"eth0": {"name": "eth1"}}),
+            "linux.netDevices",
+        ),
+        (
+            "linux/memoryPolicy",
+            json!({"mode": "MPOL_BIND", "nodes": "0"}),
+            "linux.memoryPolicy",
         ),
         (
             "process/execCPUAffinity",
@@ -330,6 +348,21 @@ fn what_hooks_have_begun_is_cleaned_up_when_the_creation_fails() {
         .set("hooks/prestart", hook);
     bundle.bad(&["create", &bundle.id()]);
     assert!(!said.exists());
+}
+
+#[test]
+fn a_state_that_is_longer_than_a_pipe_is_whole_and_holds_nobody_up() {
+    let long = "x".repeat(300_000);
+    let bundle = |script: &str| {
+        let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 1, "env": ["PATH=/bin:/usr/bin"]}]);
+        Bundle::new("true")
+            .set("annotations", json!({"long": long}))
+            .set("hooks/createRuntime", hook)
+    };
+    bundle("test $(wc -c) -gt 300000").run();
+    let hangs = bundle("sleep 15");
+    let text = hangs.bad(&["create", &hangs.id()]);
+    assert!(text.contains("longer than 1 s"), "{text}");
 }
 
 #[test]

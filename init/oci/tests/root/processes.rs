@@ -109,6 +109,46 @@ fn a_described_process_has_no_more_than_the_containers() {
     ] {
         assert!(status.contains(line), "{line}: {status}");
     }
+    // 1024 is what the bundle's document has.
+    let process =
+        json!({"args": ["sh", "-c", "ulimit -n; ulimit -Hn"], "cwd": "/", "env": ["PATH=/bin"]});
+    std::fs::write(&described, process.to_string()).unwrap();
+    assert_eq!(bundle.good(&words), "1024\n1024\n");
+}
+
+#[test]
+fn a_process_that_is_executed_has_the_containers_personality() {
+    let bundle = Bundle::new("busybox uname -m; exec sleep 1000")
+        .set("linux/personality", json!({"domain": "LINUX32"}));
+    bundle.start();
+    eventually(|| bundle.output().ends_with('\n'));
+    let executed = bundle.good(&["exec", &bundle.id(), "busybox", "uname", "-m"]);
+    assert_eq!(executed, bundle.output());
+    let machine = kedge_sys::rustix::system::uname();
+    assert_ne!(executed.trim(), machine.machine().to_str().unwrap());
+}
+
+#[test]
+fn rules_for_devices_are_not_changed_without_a_word() {
+    let bundle = sleeper();
+    let file = bundle.path("resources.json");
+    let words = [
+        "update",
+        "--resources",
+        file.to_str().unwrap(),
+        &bundle.id(),
+    ];
+    // What the bundle's document has.
+    let same = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    std::fs::write(&file, same.to_string()).unwrap();
+    bundle.good(&words);
+    let more = json!({"devices": [{"allow": true, "type": "c", "major": 10, "minor": 200, "access": "rwm"}]});
+    std::fs::write(&file, more.to_string()).unwrap();
+    let text = bundle.bad(&words);
+    assert!(
+        text.contains("resources.devices cannot be changed"),
+        "{text}"
+    );
 }
 
 #[test]
