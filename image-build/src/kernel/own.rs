@@ -1,8 +1,9 @@
 //! Our own kernel: Debian's source, `allnoconfig`, and the fragments in `board-support/kernel`.
 //!
-//! A build is kept under a key of everything that its bytes depend on: source version, wanted symbols, compiler and
-//! linker. Time, user, host and build number are fixed, and the source is compiled by relative names, so that two
-//! builds of one key are the same bytes wherever the cache is. An interrupted build goes on where it stopped.
+//! A build is kept under a key of everything that its bytes depend on: source version, wanted symbols, compiler, linker and
+//! packer. Time, user, host and build number are fixed, nothing of the environment but the path of programs reaches it, and names of
+//! folders are cut off, so that two builds of one key are the same bytes wherever the cache is: a test builds two
+//! (`cargo xtask test host --long --filter kernel`). An interrupted build goes on where it stopped.
 
 use super::{Fragment, Kernel, Record, load};
 use crate::cache::{self, Cache};
@@ -17,7 +18,10 @@ use std::time::Duration;
 
 const SOURCE: &str = "linux-source-6.12";
 /// Changes when the way of building changes the bytes.
-const RECIPE: &str = "kedge-kernel 1";
+const RECIPE: &str = "kedge-kernel 2";
+/// The kernel's configuration, which is in the kernel, names the versions of programs that are found, and that nothing of ours is
+/// built with.
+const NO_PROGRAM: [&str; 2] = ["RUSTC=no-rustc", "PAHOLE=no-pahole"];
 /// What a build needs on the machine beside the compiler; measured on a bare Debian 12.
 const PACKAGES: [&str; 8] = [
     "make",
@@ -171,7 +175,6 @@ impl Plan {
         let archive = Archive::open(cache, &board.kernel.suite)?;
         let source = archive.package(SOURCE)?;
         let first_line = |program: &str| -> Result<String> {
-            let program = format!("{}{program}", names.prefix);
             let text = process::text(Command::new(program).arg("--version").env("LC_ALL", "C"))?;
             Ok(text.lines().next().unwrap_or_default().to_owned())
         };
@@ -179,8 +182,9 @@ impl Plan {
             RECIPE.to_owned(),
             source.version.clone(),
             names.architecture.to_owned(),
-            first_line("gcc")?,
-            first_line("ld")?,
+            first_line(&format!("{}gcc", names.prefix))?,
+            first_line(&format!("{}ld", names.prefix))?,
+            first_line("zstd")?,
             wanted.text(),
         ];
         let key = cache::key(parts);
@@ -289,41 +293,40 @@ impl Plan {
         })
     }
 
-    /// A niced make: the build takes minutes, and the machine is somebody's desk.
     fn make(&self, tree: &Path) -> Command {
-        let mut command = Command::new("nice");
-        command.args(["-n", "5", "make", "-C"]).arg(tree);
-        let mut out = OsString::from("O=");
-        out.push(self.work.join("out"));
-        command
-            .arg(out)
-            .arg(format!("ARCH={}", self.names.architecture));
-        for (variable, value) in [
-            ("KBUILD_BUILD_TIMESTAMP", STAMP),
-            ("KBUILD_BUILD_USER", "kedge"),
-            ("KBUILD_BUILD_HOST", "kedge"),
-            ("KBUILD_BUILD_VERSION", "1"),
-            ("LC_ALL", "C"),
-            ("TZ", "UTC"),
-        ] {
+        make(&self.names, tree, &self.work.join("out"))
+    }
+}
+
+/// A niced make: the build takes minutes, and the machine is somebody's desk.
+fn make(names: &Names, tree: &Path, out: &Path) -> Command {
+    let mut command = Command::new("nice");
+    command.args(["-n", "5", "make", "-C"]).arg(tree);
+    // Flags of an outer make or of the user's own kernels would change the bytes behind the key's back.
+    command.env_clear();
+    for variable in ["PATH", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(variable) {
             command.env(variable, value);
         }
-        // Flags of an outer make or of the user's own kernels would change the bytes behind the key's back.
-        for variable in [
-            "MAKEFLAGS",
-            "MFLAGS",
-            "KCFLAGS",
-            "KAFLAGS",
-            "LOCALVERSION",
-            "CROSS_COMPILE",
-            "LLVM",
-        ] {
-            command.env_remove(variable);
-        }
-        // On the command line, which wins over the environment.
-        command.arg(format!("CROSS_COMPILE={}", self.names.prefix));
-        command
     }
+    for (variable, value) in [
+        ("KBUILD_BUILD_TIMESTAMP", STAMP),
+        ("KBUILD_BUILD_USER", "kedge"),
+        ("KBUILD_BUILD_HOST", "kedge"),
+        ("KBUILD_BUILD_VERSION", "1"),
+        ("LC_ALL", "C"),
+        ("TZ", "UTC"),
+    ] {
+        command.env(variable, value);
+    }
+    let mut output = OsString::from("O=");
+    output.push(out);
+    command
+        .arg(output)
+        .arg(format!("ARCH={}", names.architecture))
+        .arg(format!("CROSS_COMPILE={}", names.prefix))
+        .args(NO_PROGRAM);
+    command
 }
 
 #[cfg(test)]
@@ -342,6 +345,33 @@ mod tests {
             error,
             "there is no fragment toaster.config in board-support/kernel"
         );
+    }
+
+    #[test]
+    fn nothing_of_the_environment_reaches_a_build() {
+        let names = names(Architecture::Arm64);
+        let made = make(&names, Path::new("/tree"), Path::new("/out"));
+        let known: Vec<_> = made.get_envs().map(|(name, _)| name).collect();
+        assert!(known.contains(&"KBUILD_BUILD_TIMESTAMP".as_ref()));
+        // What is taken away by name is listed, too: all of it is, so nothing need be.
+        for name in known {
+            let name = name.to_string_lossy();
+            assert!(
+                name.starts_with("KBUILD_BUILD_")
+                    || ["PATH", "TMPDIR", "LC_ALL", "TZ"].contains(&&*name),
+                "{name}"
+            );
+        }
+        let words: Vec<_> = made.get_args().collect();
+        for wanted in [
+            "ARCH=arm64",
+            "CROSS_COMPILE=aarch64-linux-gnu-",
+            "O=/out",
+            "RUSTC=no-rustc",
+            "PAHOLE=no-pahole",
+        ] {
+            assert!(words.contains(&wanted.as_ref()), "{wanted}");
+        }
     }
 
     /// PID 1 shows the state by it.
