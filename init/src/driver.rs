@@ -30,6 +30,7 @@ mod telling;
 mod trial;
 mod undo;
 mod unit;
+mod until_boot;
 mod update;
 mod upload;
 mod usage;
@@ -534,6 +535,7 @@ impl Driver {
             // Its place stays for a later container; what it listened on goes.
             if let Some(unit) = self.units.get_mut(id.index()) {
                 unit.forget(&self.poller);
+                until_boot::end(&unit.name, None);
             }
         }
         for (id, name) in started {
@@ -545,6 +547,7 @@ impl Driver {
             let Some(definition) = definition else {
                 continue;
             };
+            until_boot::end(&name, Some(definition));
             let unit = Unit::new(&name, definition, self.journal.source(name.as_str()));
             match self.units.get_mut(id.index()) {
                 Some(place) => {

@@ -7,6 +7,7 @@ use crate::driver::clients::Listener;
 use crate::driver::network::{hosts_file, write_hosts};
 use crate::driver::notify::NotifySocket;
 use crate::driver::poller::Poller;
+use crate::driver::until_boot;
 use crate::log::SourceId;
 use kedge_container::plan::IDS;
 use kedge_container::{Context, Plan, SpawnError, attach_layer, detach_layer};
@@ -50,8 +51,8 @@ impl Layers {
             return Ok(place.clone());
         }
         let place = PathBuf::from(format!("/run/kedge/l/{}", self.made));
-        self.made = self.made.saturating_add(1);
         attach_layer(&object_path(id), &place)?;
+        self.made = self.made.saturating_add(1);
         self.places.insert(id, place.clone());
         Ok(place)
     }
@@ -61,7 +62,7 @@ impl Layers {
         self.places.retain(|id, place| {
             let used = used(id);
             if !used {
-                // One that stays mounted costs its memory until the next boot, and nothing else.
+                // One that stays mounted costs its memory and its place until the next boot, and nothing else.
                 detach_layer(place).ok();
             }
             used
@@ -280,7 +281,7 @@ impl Unit {
         let overlay = match self.definition.root {
             RootWrites::Refused => None,
             RootWrites::Revision => Some(state.join("root")),
-            RootWrites::Boot => Some(boot_directory(&self.name).join("root")),
+            RootWrites::Boot => Some(until_boot::root(&self.name, &self.digest()?)),
         };
         let sockets = self.sockets()?;
         let id_base = IDS.saturating_mul(u32::from(index).saturating_add(1));
@@ -330,11 +331,14 @@ impl Unit {
         {
             return Ok(PathBuf::new());
         }
-        let digest = definition::digest(&self.definition).map_err(|error| error.to_string())?;
         Ok(Path::new(DATA)
             .join(STATE)
             .join(self.name.as_str())
-            .join(digest))
+            .join(self.digest()?))
+    }
+
+    fn digest(&self) -> Result<String, String> {
+        definition::digest(&self.definition).map_err(|error| error.to_string())
     }
 
     /// Where its volumes are.
@@ -358,14 +362,9 @@ impl Unit {
                 .join(self.name.as_str())
                 .join(name.as_str()),
             Lifetime::Revision => state.join("volumes").join(name.as_str()),
-            Lifetime::Boot => boot_directory(&self.name).join(name.as_str()),
+            Lifetime::Boot => until_boot::volume(&self.name, name),
         }
     }
-}
-
-/// Mount points of what lives in memory.
-fn boot_directory(container: &Name) -> PathBuf {
-    Path::new("/run/kedge/boot").join(container.as_str())
 }
 
 fn host_name<'a>(definition: &Container, name: &'a Name, device: &Device<'a>) -> &'a str {

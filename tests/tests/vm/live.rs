@@ -68,6 +68,9 @@ fn vm_trials_without_a_reboot() -> Result<()> {
     checks.run("volumes come back", &mut guest, |guest| {
         volumes(&project, guest)
     });
+    checks.run("memory ends with what had it", &mut guest, |guest| {
+        memory(&project, guest)
+    });
     checks.run("below the floor", &mut guest, |guest| {
         floor(&project, guest)
     });
@@ -320,6 +323,49 @@ fn volumes(project: &Project, guest: &mut Guest) -> Result<()> {
     let most = found.pointer("/volumes/0/bytes-max");
     ensure!(most == Some(&Value::from(2 << 20)), "{found}");
     project.set("data", "app", "started", &["volumes", "/keep"], keep)
+}
+
+/// What a program wrote into a root in memory would hide what an update brings, so it ends with the definition; a volume goes on.
+/// What ended is mounted nowhere.
+fn memory(project: &Project, guest: &mut Guest) -> Result<()> {
+    let mounts = |guest: &Guest| -> Result<Option<u64>> {
+        let usage = exec::ask(guest, "/v1/usage")?;
+        Ok(usage.pointer("/held/mounts").and_then(Value::as_u64))
+    };
+    let push = |guest: &mut Guest| {
+        let pushed = project.push(guest, &[])?;
+        ensure!(pushed.committed, "{}", pushed.said);
+        Ok(())
+    };
+    project.app("started", &["sleep", "before"], "")?;
+    push(guest)?;
+    let before = mounts(guest)?.context("nothing is said of mounts")?;
+    for run in 1..=2 {
+        let rest = format!(
+            "environment = [\"RUN={run}\"]\n[volumes.cache]\npath = \"/keep\"\nlifetime = \"boot\"\n"
+        );
+        project.app("started", &["volumes", "/", "/keep"], &rest)?;
+        project.add_line("app", "root = \"boot\"")?;
+        push(guest)?;
+        let wanted = ["volume / 1".to_owned(), format!("volume /keep {run}")];
+        guest.wait(&format!("app says {wanted:?}"), SOON, |guest| {
+            let lines = guest.logs("app")?;
+            let said = lines.iter().map(|line| &line.text);
+            let said: Vec<_> = said.filter(|text| text.starts_with("volume ")).collect();
+            let last = said.split_at(said.len().saturating_sub(2)).1;
+            Ok((last == wanted.each_ref()).then_some(()))
+        })?;
+        ensure!(
+            mounts(guest)? == Some(before + 2),
+            "{:?} mounts, {before} before: one for the root, one for the volume",
+            mounts(guest)?
+        );
+    }
+    project.app("started", &["sleep", "after"], "")?;
+    push(guest)?;
+    let after = mounts(guest)?;
+    ensure!(after == Some(before), "{before} mounts, then {after:?}");
+    Ok(())
 }
 
 fn floor(project: &Project, guest: &mut Guest) -> Result<()> {
