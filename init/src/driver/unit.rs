@@ -39,7 +39,7 @@ pub(crate) struct Running {
 #[derive(Debug, Default)]
 pub(crate) struct Layers {
     places: BTreeMap<ObjectId, PathBuf>,
-    /// Places are never used twice.
+    /// Places that held a layer are never used again in this boot.
     made: usize,
 }
 

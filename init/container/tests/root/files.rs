@@ -286,5 +286,27 @@ fn an_object_is_a_layer_without_a_loop_device() {
     assert_eq!(device.run_plan(&plan).output(), "from a layer\n0\n");
     kedge_container::detach_layer(place).unwrap();
     let error = kedge_container::detach_layer(place).unwrap_err();
-    assert_eq!((error.stage, error.errno), (Stage::Layer, Errno::INVAL));
+    assert_eq!((error.stage, error.errno), (Stage::Layer, Errno::NOENT));
+}
+
+/// Places are on a file system with few inodes: each update and each attempt to start would take one for ever.
+#[test]
+fn a_layer_leaves_no_place_behind() {
+    let device = Device::new();
+    let places = Path::new("/run/kedge/l");
+    let good = device.path("object");
+    fs::write(&good, include_bytes!("layer.erofs")).unwrap();
+    kedge_container::attach_layer(&good, &places.join("0")).unwrap();
+    let bad = device.path("bad");
+    fs::write(&bad, [0; 8192]).unwrap();
+    let error = kedge_container::attach_layer(&bad, &places.join("1")).unwrap_err();
+    assert_eq!(error.stage, Stage::Layer);
+    let names = || {
+        fs::read_dir(places)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+    };
+    assert_eq!(names().collect::<Vec<_>>(), ["0"]);
+    kedge_container::detach_layer(&places.join("0")).unwrap();
+    assert_eq!(names().count(), 0);
 }
