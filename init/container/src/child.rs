@@ -188,8 +188,19 @@ fn unless_missing(result: Result<(), Errno>) -> Result<(), Errno> {
 /// What is mounted in `/dev`: terminals, shared memory and message queues of the container's own.
 fn mount_devices() -> Placed<'static, ()> {
     // Group 5 is `tty` in nearly every image (OCI runtime specification, "Default Filesystems").
-    let terminals = [(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"gid", c"5")];
-    let memory = [(c"mode", c"1777"), (c"size", c"64m")];
+    let terminals = [
+        (c"ptmxmode", c"0666"),
+        (c"mode", c"0620"),
+        (c"gid", c"5"),
+        // All containers share what the kernel has, 3072 (`kernel.pty.max` less `kernel.pty.reserve`).
+        (c"max", c"256"),
+    ];
+    // As many files as a volume of that size may have.
+    let memory = [
+        (c"mode", c"1777"),
+        (c"size", c"64m"),
+        (c"nr_inodes", c"4096"),
+    ];
     let all: [(_, &[(&CStr, &CStr)], _, _); 3] = [
         (c"devpts", &terminals, NO_SUID, c"/dev/pts"),
         (c"tmpfs", &memory, NO_SUID | NO_DEV, c"/dev/shm"),

@@ -296,12 +296,14 @@ fn make_source(path: &CStr, medium: Medium, owner: (u16, u16)) -> Result<(), Err
         }
     }
     if let (Medium::Memory(bytes), false) = (medium, is_mounted) {
-        let size = CString::new(bytes.to_string()).map_err(|_| Errno::INVAL)?;
-        let tmpfs = filesystem(
-            c"tmpfs",
-            &[(c"size", &size), (c"mode", c"0755")],
-            NO_SUID | NO_DEV,
-        );
+        let number = |number: u64| CString::new(number.to_string()).map_err(|_| Errno::INVAL);
+        let (size, files) = (number(bytes)?, number(quota::files(bytes))?);
+        let options = [
+            (c"size", size.as_c_str()),
+            (c"nr_inodes", &files),
+            (c"mode", c"0755"),
+        ];
+        let tmpfs = filesystem(c"tmpfs", &options, NO_SUID | NO_DEV);
         if let Err(errno) = tmpfs.and_then(|mount| attach(&mount, path)) {
             // So that the next start does not take the bare directory for the volume.
             kedge_sys::rustix::fs::rmdir(path).ok();
@@ -319,12 +321,13 @@ fn resize(path: &CStr, medium: Medium) -> Result<(), Errno> {
     let Medium::Memory(bytes) = medium else {
         return Ok(());
     };
-    let now = statvfs(path)?;
-    if now.f_blocks == bytes.div_ceil(now.f_frsize.max(1)) {
+    let (now, files) = (statvfs(path)?, quota::files(bytes));
+    if now.f_blocks == bytes.div_ceil(now.f_frsize.max(1)) && now.f_files == files {
         return Ok(());
     }
-    let size = CString::new(format!("size={bytes}")).map_err(|_| Errno::INVAL)?;
-    match mount_remount(path, MountFlags::NOSUID | MountFlags::NODEV, &size) {
+    let options = format!("size={bytes},nr_inodes={files}");
+    let options = CString::new(options).map_err(|_| Errno::INVAL)?;
+    match mount_remount(path, MountFlags::NOSUID | MountFlags::NODEV, &options) {
         Err(Errno::INVAL) => Ok(()),
         other => other,
     }

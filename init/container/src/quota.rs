@@ -101,6 +101,11 @@ fn is_lacking(errno: Errno) -> bool {
     )
 }
 
+/// Files that may be in what may take so many bytes, on disk or in memory: empty ones cost the kernel memory, too.
+pub(crate) fn files(bytes: u64) -> u64 {
+    (bytes / BYTES_PER_FILE).max(LEAST_FILES)
+}
+
 /// Gives the directory at `path` its limit, and takes away one that it had and has no more. Where the limit cannot
 /// be held, that is an error; where there is none, it is not.
 ///
@@ -123,7 +128,7 @@ fn limit(path: &CStr, most: Option<u64>) -> Result<(), Errno> {
     };
     // More than a file system can have is no limit, and the kernel refuses it.
     let bytes = most.unwrap_or(0).min(MOST_BYTES).div_ceil(1024) * 1024;
-    let files = most.map_or(0, |most| (most / BYTES_PER_FILE).max(LEAST_FILES));
+    let files = most.map_or(0, files);
     // Each writing is one of the journal, which a start needs no more than once.
     let now = match ext4::quota(&directory, project) {
         Ok(now) => now,

@@ -134,6 +134,14 @@ fn devices_are_the_usual_six() {
     );
 }
 
+/// The kernel has a number of them for all containers together.
+#[test]
+fn terminals_have_a_bound() {
+    let device = Device::new();
+    let script = "grep -o ' devpts .*' /proc/mounts | grep -o 'max=[0-9]*'";
+    assert_eq!(device.run(script, &json!({})).output(), "max=256\n");
+}
+
 #[test]
 fn its_own_network_has_loopback_only() {
     let device = Device::new();

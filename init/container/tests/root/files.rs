@@ -47,6 +47,23 @@ fn an_overlay_in_memory_outlives_a_restart() {
     );
     let free = device.run("df -k / | tail -1 | tr -s ' ' | cut -d' ' -f2", &overlay);
     assert_eq!(free.output(), "65536\n");
+    let files = device.run("df -i / | tail -1 | tr -s ' ' | cut -d' ' -f2", &overlay);
+    assert_eq!(files.output(), "4096\n");
+}
+
+/// Empty files take no bytes of a volume, and memory of the kernel all the same.
+#[test]
+fn what_is_in_memory_has_a_bound_of_files() {
+    let device = Device::new();
+    let members = |size: u64| json!({"volumes": {"memory": {"path": "/opt", "lifetime": "boot", "size": size}}});
+    let script = "for d in /opt /dev/shm; do df -i $d | tail -1 | tr -s ' ' | cut -d' ' -f2; done";
+    let (small, large) = (members(1 << 20), members(64 << 20));
+    assert_eq!(device.run(script, &small).output(), "1024\n4096\n");
+    // Of one that is there already, too.
+    assert_eq!(device.run(script, &large).output(), "4096\n4096\n");
+    let fill = "i=0; while true > /opt/$i; do i=$((i + 1)); done 2>/dev/null; echo $i";
+    let made: u64 = device.run(fill, &small).output().trim().parse().unwrap();
+    assert!((1000..1024).contains(&made), "{made} files");
 }
 
 #[test]
