@@ -12,10 +12,14 @@ use std::os::fd::OwnedFd;
 use kedge_sys::Errno;
 use kedge_sys::clone::Namespaces;
 use kedge_sys::exec::ExecImage;
-use kedge_sys::mount::{Attributes, Depth, mount_bind, pivot_here, set_attributes};
+use kedge_sys::mount::{
+    Attributes, Depth, MoveMountFlags, mount_bind, move_mount, pivot_here, set_attributes,
+};
 use kedge_sys::privilege::{set_group, set_groups, set_user};
 use kedge_sys::process::{fchdir, set_host_name, unshare};
-use kedge_sys::rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use kedge_sys::rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat,
+};
 
 use crate::become_program::{Who, become_program, let_go};
 use crate::engine::Engine;
@@ -114,10 +118,14 @@ fn mount_all<'p>(engine: &'p Engine, plan: &'p Plan, arrived: &mut Arrived) -> P
     };
     pivot(&root, &engine.root_place).map_err(at(Stage::Root, &engine.root_place))?;
     // An image without these three (`FROM scratch`) gets them, if its root can be written to; a
-    // read-only root has them from its skeleton.
-    attach_making(&proc, c"/proc").map_err(at(Stage::Proc, c"/proc"))?;
-    attach_making(&sysfs, c"/sys").map_err(at(Stage::Sysfs, c"/sys"))?;
-    attach_making(&devices, c"/dev").map_err(at(Stage::Devices, c"/dev"))?;
+    // read-only root has them from its skeleton. None may be a link: what is masked below is masked by these paths.
+    for (mount, stage, place) in [
+        (&proc, Stage::Proc, c"/proc"),
+        (&sysfs, Stage::Sysfs, c"/sys"),
+        (&devices, Stage::Devices, c"/dev"),
+    ] {
+        attach_plain(mount, place).map_err(at(stage, place))?;
+    }
     mask()?;
     mount_devices()?;
     if engine.cgroup.is_some() {
@@ -167,21 +175,23 @@ fn mask() -> Placed<'static, ()> {
     let files = MASKED_FILES.iter().map(|path| (*path, c"/dev/null"));
     let directories = MASKED_DIRECTORIES.iter().map(|path| (*path, c"/dev/shm"));
     for (path, cover) in files.chain(directories) {
-        unless_missing(mount_bind(cover, path)).map_err(|errno| (Stage::Mask, errno, path))?;
+        unless_missing(mount_bind(cover, path), path)?;
     }
     let read_only = Attributes::new().set(READ_ONLY);
     for path in READ_ONLY_PATHS {
         let change = || set_attributes(CWD, path, Depth::One, &read_only);
         let changed = mount_bind(path, path).and_then(|()| change().map_err(|error| error.errno));
-        unless_missing(changed).map_err(|errno| (Stage::Mask, errno, path))?;
+        unless_missing(changed, path)?;
     }
     Ok(())
 }
 
-fn unless_missing(result: Result<(), Errno>) -> Result<(), Errno> {
+/// Passes over `path` only if it is what is missing, and not its cover.
+fn unless_missing(result: Result<(), Errno>, path: &'static CStr) -> Placed<'static, ()> {
+    let is_there = || statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok();
     match result {
-        Err(Errno::NOENT) => Ok(()),
-        other => other,
+        Err(Errno::NOENT) if !is_there() => Ok(()),
+        other => other.map_err(|errno| (Stage::Mask, errno, path)),
     }
 }
 
@@ -212,6 +222,21 @@ fn mount_devices() -> Placed<'static, ()> {
         placed.map_err(|errno| (Stage::Devices, errno, place))?;
     }
     Ok(())
+}
+
+/// Attaches a mount to a directory of the root that is no link, and makes it if the root can be written to.
+fn attach_plain(mount: &OwnedFd, target: &CStr) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let find = || openat2(CWD, target, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    let place = match find() {
+        Err(Errno::NOENT) => {
+            make_all(target.to_bytes())?;
+            find()?
+        }
+        other => other?,
+    };
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, c"", place, c"", flags)
 }
 
 /// Attaches a mount, and makes the directories on the way if the root can be written to.

@@ -180,16 +180,32 @@ fn a_link_of_the_image_to_an_open_folder_of_the_device_leads_nowhere() {
     drop(open);
 }
 
+/// A link to `/` put the kernel's files where no path of a mask led to: each mask was passed over as missing.
 #[test]
-fn an_image_whose_proc_is_a_link_starts_nothing_outside() {
+fn an_image_with_a_link_in_the_place_of_the_kernels_files_does_not_start() {
     let device = Device::new();
-    let image = device.path("image");
-    fs::create_dir_all(image.join("dev")).unwrap();
-    fs::create_dir_all(image.join("sys")).unwrap();
-    symlink("/etc", image.join("proc")).unwrap();
-    let plan = device.plan("links", &definition("true", &json!({})), &[&image]);
-    let ended = device.run_plan(&plan);
-    assert_eq!(ended.failure().stage, Stage::Proc);
+    for (place, stage) in [
+        ("proc", Stage::Proc),
+        ("sys", Stage::Sysfs),
+        ("dev", Stage::Devices),
+    ] {
+        for target in ["/", "/etc", "other", "/nowhere"] {
+            let image = device.path(&format!("{place}-{}", target.replace('/', "_")));
+            for name in ["proc", "sys", "dev", "etc", "other"] {
+                if name != place {
+                    fs::create_dir_all(image.join(name)).unwrap();
+                }
+            }
+            symlink(target, image.join(place)).unwrap();
+            for members in [json!({}), json!({"root": "boot"})] {
+                let plan = device.plan("links", &definition("true", &members), &[&image]);
+                let failure = device.run_plan(&plan).failure().clone();
+                let found = (failure.stage, failure.errno);
+                assert_eq!(found, (stage, Errno::LOOP), "/{place} -> {target}");
+                assert_eq!(failure.path, format!("/{place}"));
+            }
+        }
+    }
     assert!(!Path::new("/etc/self").exists());
 }
 
