@@ -389,7 +389,7 @@ fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
     }
     let room = u64::from(plan.board.partitions.data).saturating_mul(MIB);
     let needed = layers
-        .saturating_add(room / 20)
+        .saturating_add(room / 10)
         .saturating_add(ext4::OVERHEAD);
     if needed > room {
         bail!(

@@ -24,6 +24,12 @@ pub const LABEL: &str = "kedge-data";
 /// What the file system itself needs beside its files: journal, inode tables, documents.
 pub const OVERHEAD: u64 = 40 << 20;
 
+/// Percent of the file system that only the device itself may fill (root, and the agent by the mount option `resgid`):
+/// containers leave as much as updates, logs and records need, twice the reserve of `kedge_store::space`. A little over ten, since
+/// a kernel that grows the file system keeps whole percents, rounded down. The kernel holds it for writable roots, too:
+/// overlayfs writes without `CAP_SYS_RESOURCE` and with the ids that it was mounted with (Linux `fs/overlayfs/super.c`).
+const RESERVED: &str = "10.1";
+
 const BLOCK: u64 = 4096;
 /// Where the tree begins: a multiple of this, the largest page size, whatever the machine's is.
 const TREE_ALIGNMENT: u64 = 65536;
@@ -211,7 +217,7 @@ fn mke2fs(plan: &ImagePlan<'_>, root: &Path, image: &Path, size: u64) -> Result<
         "-I",
         "256",
         "-m",
-        "0",
+        RESERVED,
         "-e",
         "remount-ro",
         "-L",

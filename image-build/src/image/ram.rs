@@ -130,8 +130,8 @@ fn data_size(plan: &ImagePlan<'_>) -> Result<u32> {
     if needed > MOST {
         bail!("the layers take {needed} bytes, and a disk in memory has at most {MOST}");
     }
-    // A twentieth is the file system's own.
-    let size = needed.saturating_add(needed / 19).div_ceil(MIB);
+    // A tenth is kept for the system.
+    let size = needed.saturating_add(needed / 9).div_ceil(MIB);
     u32::try_from(size).context("the layers are too large")
 }
 

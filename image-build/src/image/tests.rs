@@ -322,6 +322,14 @@ fn an_image_is_whole_and_its_store_is_sealed() {
         sample.document
     );
     assert!(debugfs(&data, "stat /device").contains("Mode:  0700"));
+    let stats = debugfs(&data, "show_super_stats -h");
+    let number = |name: &str| -> u64 {
+        let found = stats.lines().find_map(|line| line.strip_prefix(name));
+        found.unwrap().trim().parse().unwrap()
+    };
+    let (kept, all) = (number("Reserved block count:"), number("Block count:"));
+    // A kernel that grows the file system keeps the whole percents.
+    assert_eq!(kept * 100 / all, 10, "{kept} blocks of {all}");
     assert!(
         report.allocated < 64 << 20,
         "{} bytes are no sparse image",

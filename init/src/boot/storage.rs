@@ -5,6 +5,7 @@
 
 use crate::boot::mounts::make_directory;
 use crate::error::Error;
+use crate::helpers::agent::USER as AGENT;
 use kedge_sys::rustix::mount::{MountFlags, mount};
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
@@ -31,6 +32,10 @@ const DIRECTORIES: [(&CStr, u32); 6] = [
 pub(crate) fn mount_data(device: &Path) -> Result<(), Error> {
     let source = CString::new(device.as_os_str().as_bytes())
         .map_err(|_| Error::file("mount", device)(kedge_sys::Errno::INVAL))?;
+    // Of what the file system keeps from containers, the agent may take what it must not forget, too.
+    let options = format!("errors=remount-ro,prjquota,resgid={AGENT}");
+    let options =
+        CString::new(options).map_err(|_| Error::file("mount", device)(kedge_sys::Errno::INVAL))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
     let target = c"/root/data";
     mount(
@@ -38,7 +43,7 @@ pub(crate) fn mount_data(device: &Path) -> Result<(), Error> {
         target,
         c"ext4",
         flags,
-        c"errors=remount-ro,prjquota",
+        options.as_c_str(),
     )
     .map_err(Error::file("mount", device))?;
     DIRECTORIES

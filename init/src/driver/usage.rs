@@ -118,7 +118,7 @@ impl Driver {
         let data = self.boot.mounted.then(|| Space::of(Path::new(DATA)).ok());
         let mut usage = Usage {
             uptime_ms: now_ms(),
-            data_free: data.flatten().map(|space| space.free),
+            data_free: data.flatten().map(|space| space.open),
             containers: running.map(|status| usage_of(status.name)).collect(),
             held: Some(held()),
         };

@@ -1,9 +1,10 @@
 //! Loads for limits: each says what it got of what it wanted, in relation to the kernel's own counts in its cgroup.
 
 use crate::say;
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,39 @@ pub(crate) fn write(folder: &str, mebibytes: u64) {
         Ok(bytes) => say(&format!("wrote {bytes} in {passed}")),
         Err(error) => say(&format!("wrote nothing: {error}")),
     }
+}
+
+/// Takes what there is of a folder's disk, and keeps it: `hog PATH BYTES refused ERRNO`. First room that is asked for, then
+/// what is written; the kernel gives out the two in different places.
+pub(crate) fn hog(folder: &str) {
+    let taken = |file: &mut File| -> io::Result<()> {
+        let mut end = 0;
+        while fallocate(&*file, FallocateFlags::empty(), end, 1 << 20).is_ok() {
+            end += 1 << 20;
+        }
+        file.seek(SeekFrom::End(0))?;
+        loop {
+            file.write_all(&[b'h'; 4096])?;
+        }
+    };
+    let (mut bytes, mut refused) = (0, 0);
+    for number in 0..3 {
+        let mut file = match File::create(format!("{folder}/hog-{number}")) {
+            Ok(file) => file,
+            Err(error) => {
+                refused = error.raw_os_error().unwrap_or(0);
+                break;
+            }
+        };
+        refused = taken(&mut file)
+            .err()
+            .and_then(|error| error.raw_os_error())
+            .unwrap_or(0);
+        // The kernel counts what was written but has no place yet more generously than what has one.
+        file.sync_all().ok();
+        bytes += file.metadata().map_or(0, |of| of.len());
+    }
+    say(&format!("hog {folder} {bytes} refused {refused}"));
 }
 
 /// Starts itself for so many seconds, and whatever it has started does the same: `bomb refused TIMES`.

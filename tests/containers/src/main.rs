@@ -71,6 +71,7 @@ fn main() -> ExitCode {
             .iter()
             .for_each(|(name, value)| say(&format!("fact {name} {value}"))),
         "volumes" => arguments.iter().skip(1).for_each(|path| count(path)),
+        "hog" => arguments.iter().skip(1).for_each(|path| loads::hog(path)),
         "reverse" => arguments.iter().skip(1).for_each(|path| reverse(path)),
         "reach" => {
             let patience = Duration::from_secs(number(&arguments, 1));

@@ -1,6 +1,6 @@
 //! Faults and attacks on a device's disk: the device lives, says what is wrong, and nothing else suffers.
 
-use crate::{built, fresh_disk};
+use crate::{built, built_fleet, exec, fresh_disk};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::keys::{KeyFile, Passphrase};
@@ -341,6 +341,63 @@ fn vm_a_full_data_partition_does_not_stop_the_device() -> Result<()> {
         guest.wait_for_control(BOOT).map(drop)
     });
     checks.finish(&mut guest)
+}
+
+/// What containers write without a limit ends before the system's room does, in a volume and in a root: the device enrols, takes
+/// an update with a new layer, and tells its hub.
+#[test]
+fn vm_containers_that_fill_the_disk_leave_room_for_an_update() -> Result<()> {
+    const FILLED: Duration = Duration::from_secs(120);
+    let (fleet, _) = built_fleet()?;
+    let project = &fleet.project;
+    let volume = "[volumes.hog]\npath = \"/keep\"\nlifetime = \"permanent\"\n";
+    project.app("started", &["hog", "/keep", "/"], volume)?;
+    project.add_line("app", "root = \"revision\"")?;
+    let disk = project.build()?;
+    let mut guest = fleet.start(&disk)?;
+    let mut checks = Checks::default();
+    checks.run("containers take all that they get", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        for folder in ["/keep", "/"] {
+            let said = guest.wait_for_log("app", &format!("hog {folder} "), FILLED)?;
+            ensure!(said.text.ends_with("refused 28"), "{}", said.text);
+        }
+        full(guest)
+    });
+    checks.run("the device enrols", &mut guest, |guest| {
+        fleet.wait_for_enrolment(guest)
+    });
+    checks.run("an update comes, and the hub knows", &mut guest, |guest| {
+        let folder = tempfile::tempdir()?;
+        let mut state = 1_u64;
+        let noise = std::iter::repeat_with(|| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            state.to_be_bytes()[0]
+        });
+        let noise: Vec<u8> = noise.take(4 << 20).collect();
+        files::write(&folder.path().join("noise"), noise)?;
+        project.lay("site", &project.layer_of(folder.path())?)?;
+        let revision = fleet.publish(&[])?;
+        project.kedge.ask(&["assign", "all", &revision])?;
+        fleet.wait_for_commit(guest, &revision)?;
+        full(guest)
+    });
+    checks.run("reboots in order", &mut guest, |guest| {
+        guest.post("/v1/reboot")?;
+        guest.wait_for_boot(2, Duration::from_secs(60))?;
+        guest.wait_for_state("site", "running", BOOT).map(drop)
+    });
+    checks.finish(&mut guest)
+}
+
+/// Nothing is left for containers.
+fn full(guest: &Guest) -> Result<()> {
+    let usage = exec::ask(guest, "/v1/usage")?;
+    let free = usage.get("data-free").and_then(Value::as_u64);
+    ensure!(free.is_some_and(|free| free < 1 << 20), "{usage}");
+    Ok(())
 }
 
 /// Three cuts at moments of their own: a boot never depends on how the last one ended.

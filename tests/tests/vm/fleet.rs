@@ -305,11 +305,14 @@ fn vm_a_card_that_was_flashed_and_provisioned() -> Result<()> {
             "{before} and then {after} bytes"
         );
         let stats = disk.debugfs("stats\n")?;
-        let blocks = stats
-            .lines()
-            .find_map(|line| line.strip_prefix("Block count:"));
-        let blocks: u64 = blocks.context("no count of blocks")?.trim().parse()?;
+        let count = |name: &str| -> Result<u64> {
+            let found = stats.lines().find_map(|line| line.strip_prefix(name));
+            Ok(found.context(name.to_owned())?.trim().parse()?)
+        };
+        let blocks = count("Block count:")?;
         ensure!(blocks * 4096 == after, "{blocks} blocks of {after} bytes");
+        let kept = count("Reserved block count:")?;
+        ensure!(kept * 10 >= blocks, "{kept} of {blocks} are the system's");
         // As after a cut in the middle of writing the table.
         let file = std::fs::File::options().write(true).open(disk.path())?;
         Ok(std::os::unix::fs::FileExt::write_all_at(

@@ -129,7 +129,7 @@ impl Objects {
         let missing: Vec<_> = self.store.missing(envelope).collect();
         let frames: u64 = missing.iter().map(|(_, object)| object.size).sum();
         let needed = self.store.needed(missing).saturating_add(frames);
-        Ok(Space::of(self.store.data())?.check(needed)?)
+        Ok(Space::of(self.store.data())?.of_others().check(needed)?)
     }
 
     pub(crate) fn has_all<'a>(

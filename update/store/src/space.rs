@@ -1,4 +1,6 @@
 //! Room on the data partition: the reserve, and whether a revision fits before a byte is fetched.
+//!
+//! The file system of a device keeps twice the reserve from containers, so that they leave room for an update.
 
 use crate::error::Error;
 use kedge_revision::verity::tree_size;
@@ -18,8 +20,10 @@ const PER_FILE: u64 = 2 * BLOCK;
 pub struct Space {
     /// Size of the file system, bytes.
     pub total: u64,
-    /// Free, bytes.
+    /// Free for the system, bytes.
     pub free: u64,
+    /// Free for everybody, bytes: without what the file system keeps for the system. Containers have no more.
+    pub open: u64,
 }
 
 impl Space {
@@ -32,8 +36,18 @@ impl Space {
             .map_err(|errno| Error::file("ask for the space of", path)(errno.into()))?;
         Ok(Self {
             total: stat.f_blocks.saturating_mul(stat.f_frsize),
-            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            free: stat.f_bfree.saturating_mul(stat.f_frsize),
+            open: stat.f_bavail.saturating_mul(stat.f_frsize),
         })
+    }
+
+    /// Room for a program to which nothing is open that the file system keeps for the system.
+    #[must_use]
+    pub fn of_others(self) -> Self {
+        Self {
+            free: self.open,
+            ..self
+        }
     }
 
     /// Bytes that belong to the system.
@@ -82,11 +96,13 @@ mod tests {
         let space = Space {
             total: 100 << 20,
             free: 10 << 20,
+            open: 0,
         };
         assert_eq!(space.reserve(), 5 << 20);
         space.check(5 << 20).unwrap();
         let error = space.check((5 << 20) + 7).unwrap_err();
         assert_eq!(error.missing_bytes(), Some(7));
+        assert_eq!(space.of_others().usable(), 0);
     }
 
     #[test]
@@ -94,6 +110,7 @@ mod tests {
         let space = Space {
             total: 8 << 20,
             free: 3 << 20,
+            open: 3 << 20,
         };
         assert_eq!(space.usable(), 0);
         assert_eq!(space.check(1).unwrap_err().missing_bytes(), Some(1));
