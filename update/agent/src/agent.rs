@@ -4,7 +4,7 @@
 //! has another one, for as long as it takes. What fails is said, and tried again after a pause that grows.
 
 use crate::asking::Asking;
-use crate::decide::{Device, Step, Target, View, decide};
+use crate::decide::{Device, HELD_BACK, Step, Target, View, count_trials, decide};
 use crate::error::{Error, Peer};
 use crate::frames::{Configure, Level, MAX_CONFIGURE, Order, Report};
 use crate::hub::{Address, Connection};
@@ -84,6 +84,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) taken: Option<Target>,
     /// It was said that a restart waits.
     pub(crate) restart_waits: bool,
+    /// Since when the next of the trials that hubs ordered is being forgotten, seconds since the start.
+    trials_since: u64,
     /// A root that PID 1 would not take, until when it is not brought again.
     pub(crate) refused_root: Option<(u32, u64)>,
     pub(crate) logging: Logging,
@@ -140,6 +142,7 @@ impl<'a> Agent<'a> {
             refused: None,
             taken: None,
             restart_waits: false,
+            trials_since: 0,
             refused_root: None,
             logging: Logging::default(),
             kept,
@@ -424,12 +427,14 @@ impl<'a> Agent<'a> {
         // Bounded: each kind of step leads on, and a hub that changes its mind is asked again in the next turn.
         for _ in 0..16 {
             self.look()?;
+            self.forget_trials()?;
             let step = self.decide();
             match step {
                 Step::Rest(phase, until) => {
                     let keeps = phase == Phase::Idle && self.phase == Phase::Committed;
-                    if !keeps {
+                    if !keeps && self.phase != phase {
                         self.phase = phase;
+                        self.say_held_back()?;
                     }
                     self.note(false)?;
                     return Ok(until.map(|seconds| seconds.saturating_mul(1000)));
@@ -441,6 +446,24 @@ impl<'a> Agent<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// Trials of a while ago count no longer. Kept, so that a device that restarts later does not count them again.
+    fn forget_trials(&mut self) -> Result<(), Error> {
+        let before = self.memory.trials;
+        (self.memory.trials, self.trials_since) =
+            count_trials(before, self.trials_since, self.seconds());
+        if self.memory.trials == before {
+            return Ok(());
+        }
+        self.kept.put("memory", &self.memory)
+    }
+
+    fn say_held_back(&self) -> Result<(), Error> {
+        if matches!(&self.phase, Phase::Refused { reason } if reason == HELD_BACK) {
+            self.say(Level::Warning, HELD_BACK)?;
+        }
+        Ok(())
     }
 
     fn decide(&mut self) -> Step {
@@ -471,6 +494,7 @@ impl<'a> Agent<'a> {
                 .as_ref()
                 .map(|(target, reason, _)| (*target, reason.as_str())),
             memory: &self.memory,
+            trials_since: self.trials_since,
             window: (opens, closes),
             now,
         })

@@ -17,6 +17,15 @@ use crate::kept::{Failed, Memory};
 use kedge_api::device::{Desired, Phase, Wait};
 use kedge_revision::ObjectId;
 
+/// Trials that are begun as soon as a hub orders them. Each may restart every container, or write a slot and restart the
+/// device: whoever has a hub's key must not keep its fleet from working, nor wear its flash out.
+pub const TRIALS: u32 = 6;
+/// One of them counts no longer after the agent ran for so long, seconds: further ones are at most four an hour.
+pub const TRIAL_S: u64 = 900;
+/// What a hub is told of a trial that has to wait. As a refusal, which hubs of every version can read.
+pub const HELD_BACK: &str =
+    "hubs ordered too many trials in a short time: it is tried later, without a new order";
+
 /// A revision with the counter of its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
@@ -58,6 +67,8 @@ pub struct View<'a> {
     pub refused: Option<(Target, &'a str)>,
     /// What is remembered.
     pub memory: &'a Memory,
+    /// Since when the next of [`Memory::trials`] is being forgotten, on the clock of `now`.
+    pub trials_since: u64,
     /// When the window opens and closes, on the clock of `now`.
     pub window: (Option<u64>, Option<u64>),
     /// Seconds, of any clock that goes on.
@@ -140,7 +151,25 @@ pub fn decide(view: &View<'_>) -> Step {
     }
     match waits(view, desired) {
         Some((for_what, until)) => Step::Rest(Phase::Waiting { for_what }, until),
+        None if view.memory.trials >= TRIALS => {
+            let reason = HELD_BACK.to_owned();
+            let until = view.trials_since.saturating_add(TRIAL_S);
+            Step::Rest(Phase::Refused { reason }, Some(until))
+        }
         None => Step::Apply(target),
+    }
+}
+
+/// How many of the trials that hubs ordered count now, and since when the next one is being forgotten. It goes by the time
+/// that the agent runs, which no hub tells: a wall clock would be the hub's word.
+#[must_use]
+pub fn count_trials(trials: u32, since: u64, now: u64) -> (u32, u64) {
+    let past = now.saturating_sub(since) / TRIAL_S;
+    let left = trials.saturating_sub(u32::try_from(past).unwrap_or(u32::MAX));
+    if left == 0 {
+        (0, now)
+    } else {
+        (left, since.saturating_add(past.saturating_mul(TRIAL_S)))
     }
 }
 

@@ -78,9 +78,12 @@ pub struct Memory {
     /// Restarts that hubs asked for since the device was last up for long.
     #[serde(default, skip_serializing_if = "is_none")]
     pub restarts: u32,
+    /// Trials that hubs ordered, as far as they still count ([`crate::decide::count_trials`]).
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub trials: u32,
 }
 
-/// See [`Memory::restarts`].
+/// See [`Memory::restarts`] and [`Memory::trials`].
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 const fn is_none(count: &u32) -> bool {
     *count == 0

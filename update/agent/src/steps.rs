@@ -66,6 +66,8 @@ impl Agent<'_> {
             parameters: target.parameters,
             retry: self.desired_retry(),
         });
+        // Before it begins: a restart must not make it uncounted.
+        self.memory.trials = self.memory.trials.saturating_add(1);
         self.kept.put("memory", &self.memory)?;
         let Target {
             revision,
@@ -77,6 +79,7 @@ impl Agent<'_> {
         let applied = self.local.post("let PID 1 try the revision", &place);
         if let Err(error @ Error::Refused { .. }) = applied {
             self.memory.trying = None;
+            self.memory.trials = self.memory.trials.saturating_sub(1);
             self.kept.put("memory", &self.memory)?;
             if error.status() == Some(423) {
                 // A container was quicker with its lock: the status tells of it.

@@ -2,6 +2,7 @@
 
 use super::{Bench, HUB};
 use anyhow::{Result, ensure};
+use kedge_agent::decide::{HELD_BACK, TRIALS};
 use kedge_api::device::Phase;
 use kedge_tests::agent::Device;
 use kedge_tests::proxy::{Answer, Fault};
@@ -49,6 +50,43 @@ fn host_restarts_without_end_are_not_granted() -> Result<()> {
         bench.device.state()
     );
     bench.audit(&[&release])
+}
+
+#[test]
+fn host_trials_without_end_are_not_granted() -> Result<()> {
+    let fleet = Fleet::start(HUB)?;
+    let mut bench = Bench::new(&fleet)?;
+    bench.enrol()?;
+    // Two revisions in turn: both are signed, and each is good.
+    let releases = [2, 3].map(|counter| fleet.publish(&Plan::new(counter, 9000)));
+    let [one, other] = releases;
+    let (one, other) = (one?, other?);
+    for round in 0..TRIALS {
+        let release = if round % 2 == 0 { &one } else { &other };
+        bench.update(&fleet, release)?;
+    }
+    bench.assign(&fleet, &one)?;
+    let id = bench.device.id()?;
+    let told = |_: &Device| {
+        let shown = fleet.device(id).ok();
+        shown.is_some_and(|shown| match shown.phase {
+            Some(Phase::Refused { reason }) => reason == HELD_BACK,
+            Some(_) | None => false,
+        })
+    };
+    bench.device.until("the report of it", told)?;
+    // A restart, as far as the agent can tell: it knows how many there were.
+    bench.device.kill();
+    bench.device.state().said.clear();
+    bench.device.start()?;
+    let holds = |device: &Device| device.has_said(HELD_BACK);
+    bench.device.until("the trial that is held back", holds)?;
+    ensure!(
+        bench.device.state().trials == TRIALS,
+        "{:?}",
+        bench.device.state()
+    );
+    bench.device.audit(&[&one, &other])
 }
 
 #[test]

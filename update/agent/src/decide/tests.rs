@@ -36,6 +36,7 @@ struct World {
     staged: Option<Target>,
     refused: Option<Target>,
     memory: Memory,
+    trials_since: u64,
     window: (Option<u64>, Option<u64>),
     now: u64,
 }
@@ -60,6 +61,7 @@ impl World {
             staged: self.staged,
             refused: self.refused.map(|target| (target, "below-floor")),
             memory: &self.memory,
+            trials_since: self.trials_since,
             window: self.window,
             now: self.now,
         })
@@ -67,6 +69,8 @@ impl World {
 
     /// Does what was decided, as the agent does.
     fn act(&mut self) -> Step {
+        (self.memory.trials, self.trials_since) =
+            count_trials(self.memory.trials, self.trials_since, self.now);
         let step = self.step();
         match &step {
             Step::Rest(..) => {}
@@ -83,6 +87,7 @@ impl World {
                     parameters: target.parameters,
                     retry: self.desired.as_ref().map_or(0, |desired| desired.retry),
                 });
+                self.memory.trials += 1;
                 self.device.trial = Some(true);
             }
             Step::Settle(_, failed) => {
@@ -115,6 +120,9 @@ impl World {
         self.confirmed = None;
         self.staged = None;
         self.refused = None;
+        // Its clock begins anew.
+        self.now = 0;
+        self.trials_since = 0;
     }
 }
 
@@ -262,6 +270,68 @@ fn nothing_desired_or_what_runs_is_rest() {
         }
         assert_eq!(world.step() == Step::Rest(Phase::Idle, None), rests);
     }
+}
+
+/// What a stolen hub key could order: a retry as soon as a trial failed, or another revision as soon as one was good, and
+/// restarts of the device in between. How many trials begin in `seconds`.
+fn trials_in(seconds: u64, good: bool, restart_after: Option<u64>) -> u32 {
+    let mut world = World::new();
+    let mut began = 0;
+    for second in 0..seconds {
+        world.now += 1;
+        if restart_after.is_some_and(|after| second % after == after - 1) {
+            world.kill();
+        }
+        for _ in 0..6 {
+            began += u32::from(matches!(world.act(), Step::Apply(_)));
+            if world.device.trial.is_some() {
+                world.judge(good);
+            }
+        }
+        let wanted = world.desired.as_mut().unwrap();
+        if good && world.device.committed.map(|target| target.revision) == Some(wanted.revision) {
+            *wanted = desired(if wanted.revision == id(2) { 3 } else { 2 });
+            world.confirmed = None;
+        } else if !good {
+            wanted.retry += 1;
+        }
+    }
+    began
+}
+
+#[test]
+fn trials_without_end_are_not_begun() {
+    for good in [false, true] {
+        let hours = 5;
+        let most = TRIALS + u32::try_from(hours * 3600 / TRIAL_S).unwrap();
+        let began = trials_in(hours * 3600, good, None);
+        assert!((most - 1..=most).contains(&began), "{began} of {most}");
+        // A restart makes nothing forgotten: it takes longer until a trial counts no longer.
+        for after in [60, 899, 1000] {
+            assert!(trials_in(hours * 3600, good, Some(after)) <= began);
+        }
+        assert_eq!(trials_in(hours * 3600, good, Some(600)), TRIALS);
+    }
+}
+
+#[test]
+fn a_trial_that_is_held_back_is_told_and_begins_later() {
+    let mut world = World::new();
+    world.memory.trials = TRIALS;
+    world.act();
+    world.act();
+    let reason = HELD_BACK.to_owned();
+    assert_eq!(
+        world.act(),
+        Step::Rest(Phase::Refused { reason }, Some(TRIAL_S))
+    );
+    world.now = TRIAL_S;
+    assert_eq!(world.act(), Step::Apply(target(2)));
+    assert_eq!((world.memory.trials, world.trials_since), (TRIALS, TRIAL_S));
+    // A time with no trial is not saved up.
+    assert_eq!(count_trials(0, 0, 99), (0, 99));
+    assert_eq!(count_trials(2, 0, 10 * TRIAL_S), (0, 10 * TRIAL_S));
+    assert_eq!(count_trials(3, 10, 20 + 2 * TRIAL_S), (1, 10 + 2 * TRIAL_S));
 }
 
 #[derive(Debug, Clone, Copy)]
