@@ -214,7 +214,10 @@ pub(super) fn phase_words(phase: &Phase) -> String {
         Phase::Judging => "judging".to_owned(),
         Phase::Committed => "committed".to_owned(),
         Phase::RolledBack { reason } => format!("rolled back: {}", clean(reason)),
-        Phase::Repair => "waiting for repair".to_owned(),
+        Phase::Repair { reason: None } => "waiting for repair".to_owned(),
+        Phase::Repair {
+            reason: Some(reason),
+        } => format!("waiting for repair: {}", clean(reason)),
         Phase::Unknown => "unknown to this kedge".to_owned(),
     }
 }
@@ -294,6 +297,13 @@ mod tests {
             reason: "exit(web)\u{1b}[2J".to_owned(),
         };
         assert_eq!(phase_words(&phase), "rolled back: exit(web)\u{fffd}[2J");
+        let phase = Phase::Repair {
+            reason: Some("trust: no\u{1b}root".to_owned()),
+        };
+        assert_eq!(
+            phase_words(&phase),
+            "waiting for repair: trust: no\u{fffd}root"
+        );
         assert_eq!(tail("t", "a\rb"), "\nt:\n  | a\u{fffd}b");
     }
 

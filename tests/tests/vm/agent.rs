@@ -521,8 +521,15 @@ fn vm_a_device_in_repair_mode_is_mended_by_its_hub() -> Result<()> {
             let status = guest.wait_for_control(BOOT)?;
             ensure!(text(&status, "phase").starts_with("repair"), "{status}");
             fleet.wait(guest, "repair mode is told", |device| {
-                (text(device.get("phase")?, "name") == "repair").then_some(())
-            })
+                let phase = device.get("phase")?;
+                let why = text(phase, "reason").contains("did not hold their goals");
+                (text(phase, "name") == "repair" && why).then_some(())
+            })?;
+            // With the end of the console, which lists leave out.
+            let id = text(&fleet.device()?, "id").to_owned();
+            let shown = fleet.project.kedge.ask(&["device", "show", &id])?;
+            ensure!(!text(&shown, "console").is_empty(), "{shown}");
+            Ok(())
         },
     );
     checks.run("an update mends it", &mut guest, |guest| {

@@ -432,11 +432,14 @@ impl<'a> Agent<'a> {
             match step {
                 Step::Rest(phase, until) => {
                     let keeps = phase == Phase::Idle && self.phase == Phase::Committed;
+                    let mut failure = false;
                     if !keeps && self.phase != phase {
+                        let in_repair = |phase: &Phase| matches!(phase, Phase::Repair { .. });
+                        failure = in_repair(&phase) && !in_repair(&self.phase);
                         self.phase = phase;
                         self.say_held_back()?;
                     }
-                    self.note(false)?;
+                    self.note(failure)?;
                     return Ok(until.map(|seconds| seconds.saturating_mul(1000)));
                 }
                 Step::Confirm => self.confirm(hub, root)?,

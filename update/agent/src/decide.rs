@@ -44,8 +44,8 @@ pub struct Device {
     pub trial: Option<bool>,
     /// The last trial that failed, and why.
     pub failed: Option<(Target, String)>,
-    /// Nothing of a revision runs.
-    pub repair: bool,
+    /// Nothing of a revision runs, and why; empty: that is not told.
+    pub repair: Option<String>,
     /// Something else keeps PID 1 busy: an upload or copies.
     pub busy: bool,
     /// A container holds the update lock.
@@ -109,10 +109,11 @@ pub fn decide(view: &View<'_>) -> Step {
         }
         return settle(device, tried);
     }
-    let idle = if device.repair {
-        Phase::Repair
-    } else {
-        Phase::Idle
+    let idle = match &device.repair {
+        Some(reason) => Phase::Repair {
+            reason: Some(reason.clone()).filter(|reason| !reason.is_empty()),
+        },
+        None => Phase::Idle,
     };
     let Some(desired) = view.desired else {
         return Step::Rest(idle, None);

@@ -20,6 +20,8 @@ const MAX_STATUS: u64 = 256 * 1024;
 const MAX_USAGE: u64 = 64 * 1024;
 /// Largest answer to an offer, bytes.
 const MAX_OFFER: u64 = 64 * 1024;
+/// Longest reason that a hub is told, bytes; it cuts there itself.
+const MAX_REASON: usize = 1024;
 /// Most of a log that is read for its end, bytes.
 const MAX_LOG: u64 = 256 * 1024;
 
@@ -122,12 +124,20 @@ impl Status {
                 };
                 Some((target, failed.reason.clone()))
             }),
-            repair: self.phase.starts_with("repair"),
+            repair: self.repair(),
             busy: staging.is_some_and(|staging| {
                 !staging.phase.is_empty() && !staging.phase.starts_with("receiving")
             }),
             locked: update.is_some_and(|update| !update.locks.is_empty()),
         }
+    }
+
+    /// Why nothing of a revision runs: PID 1 writes `repair`, and behind it everything that went wrong.
+    fn repair(&self) -> Option<String> {
+        let why = self.phase.strip_prefix("repair")?;
+        let why = why.trim_start_matches(';').trim();
+        let end = why.floor_char_boundary(MAX_REASON);
+        why.get(..end).map(str::to_owned)
     }
 
     /// What a hub is told of it; number, phase and tails are the caller's.
@@ -440,6 +450,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn why_a_device_is_in_repair_mode_is_read_from_the_phase() {
+        let reason = |phase: &str| {
+            let phase = phase.to_owned();
+            let status = Status {
+                phase,
+                ..Status::default()
+            };
+            status.device().repair
+        };
+        assert_eq!(reason("running"), None);
+        assert_eq!(reason("running; clock: no clock"), None);
+        assert_eq!(reason("repair"), Some(String::new()));
+        let why = "boot-record: the committed slot does not load; trust: no root";
+        assert_eq!(reason(&format!("repair; {why}")).as_deref(), Some(why));
+        let long = reason(&format!("repair; {}", "ß".repeat(5000))).unwrap();
+        assert_eq!(long.len(), MAX_REASON);
+    }
+
+    #[test]
     fn a_status_is_read_as_pid_1_writes_it() {
         let one = "11".repeat(32);
         let two = "22".repeat(32);
@@ -459,7 +488,7 @@ mod tests {
         assert!(device.locked);
         assert_eq!(
             (device.trial, device.repair, device.busy),
-            (Some(true), false, false)
+            (Some(true), None, false)
         );
         assert_eq!(device.failed.unwrap().1, "operator");
         let report = status.report();

@@ -281,7 +281,11 @@ pub enum Phase {
         reason: String,
     },
     /// PID 1 and its helpers alone run: the device waits to be mended.
-    Repair,
+    Repair {
+        /// Why; absent: the device does not tell it. An older reader passes over it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// Something that a newer device knows.
     #[serde(other)]
     Unknown,
@@ -398,4 +402,34 @@ pub struct Pressure {
     pub memory: u32,
     /// For disks.
     pub io: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [`Phase`] as it was before repair mode had a reason.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "kebab-case", tag = "name")]
+    enum Older {
+        Repair,
+        #[serde(other)]
+        Unknown,
+    }
+
+    #[test]
+    fn older_hubs_and_devices_understand_repair_mode() {
+        let told = Phase::Repair {
+            reason: Some("trust: no root".to_owned()),
+        };
+        let json = serde_json::to_string(&told).unwrap();
+        assert_eq!(json, r#"{"name":"repair","reason":"trust: no root"}"#);
+        assert_eq!(serde_json::from_str::<Phase>(&json).unwrap(), told);
+        assert_eq!(serde_json::from_str::<Older>(&json).unwrap(), Older::Repair);
+        let older = serde_json::to_string(&Older::Repair).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Phase>(&older).unwrap(),
+            Phase::Repair { reason: None }
+        );
+    }
 }

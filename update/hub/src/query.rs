@@ -200,7 +200,7 @@ pub(crate) const fn phase(phase: &Phase) -> &'static str {
         Phase::Judging => "judging",
         Phase::Committed => "committed",
         Phase::RolledBack { .. } => "rolled-back",
-        Phase::Repair => "repair",
+        Phase::Repair { .. } => "repair",
         Phase::Unknown => "unknown",
     }
 }

@@ -107,7 +107,12 @@ fn news(before: Option<&Summary>, report: &Report) -> Vec<(&'static str, String)
             news.push(("rolled-back", text));
         }
         Phase::Refused { reason } => news.push(("refused", reason.clone())),
-        Phase::Repair => news.push(("repair", "waits to be mended".to_owned())),
+        Phase::Repair { reason: None } => {
+            news.push(("repair", "waits to be mended".to_owned()));
+        }
+        Phase::Repair {
+            reason: Some(reason),
+        } => news.push(("repair", format!("waits to be mended: {reason}"))),
         // A trial is told once, whichever of its phases is reported first, and whatever runs in them.
         Phase::Trying | Phase::Judging if !on_trial => {
             news.push(("trying", "tries what it was assigned".to_owned()));
@@ -137,7 +142,11 @@ fn bounded(mut report: Report) -> Report {
         cut(&mut target.slot, 8);
     }
     match &mut report.phase {
-        Phase::Refused { reason } | Phase::RolledBack { reason } => cut(reason, SENTENCE),
+        Phase::Refused { reason }
+        | Phase::RolledBack { reason }
+        | Phase::Repair {
+            reason: Some(reason),
+        } => cut(reason, SENTENCE),
         Phase::Idle
         | Phase::Checking
         | Phase::Downloading { .. }
@@ -146,7 +155,7 @@ fn bounded(mut report: Report) -> Report {
         | Phase::Trying
         | Phase::Judging
         | Phase::Committed
-        | Phase::Repair
+        | Phase::Repair { reason: None }
         | Phase::Unknown => {}
     }
     if let Some(failed) = &mut report.failed {
@@ -274,5 +283,11 @@ mod tests {
         let console = cut.console.unwrap();
         assert!(console.len() <= Report::TAIL && console.ends_with("ßend"));
         assert_eq!(cut.container_log.unwrap().text.len(), Report::TAIL);
+        let long = report(Phase::Repair {
+            reason: Some("x".repeat(5000)),
+        });
+        let (what, text) = news(None, &bounded(long)).remove(0);
+        let most = "waits to be mended: ".len() + SENTENCE;
+        assert_eq!((what, text.len()), ("repair", most));
     }
 }

@@ -87,7 +87,15 @@ fn trial(phase: &Phase) -> Result<String, String> {
     if matches!(phase, Phase::Trying | Phase::Judging) {
         return Err("it is trying it right now".to_owned());
     }
+    if let Phase::Repair { reason } = phase {
+        return Err(repair(reason.as_deref()));
+    }
     Ok("it runs what it should".to_owned())
+}
+
+fn repair(reason: Option<&str>) -> String {
+    let what = "it is in repair mode and waits to be mended";
+    reason.map_or_else(|| what.to_owned(), |reason| format!("{what}: {reason}"))
 }
 
 fn phase(phase: &Phase, wanted: &Wanted, now: u64) -> String {
@@ -119,6 +127,22 @@ fn phase(phase: &Phase, wanted: &Wanted, now: u64) -> String {
         Phase::Trying => "it begins the trial".to_owned(),
         Phase::Judging => "it is being judged".to_owned(),
         Phase::RolledBack { reason } => format!("it went back: {reason}"),
-        Phase::Repair => "it is in repair mode and waits to be mended".to_owned(),
+        Phase::Repair { reason } => repair(reason.as_deref()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_in_repair_mode_is_not_well_and_says_why() {
+        assert!(trial(&Phase::Idle).is_ok());
+        let why = |reason: Option<&str>| {
+            let reason = reason.map(str::to_owned);
+            trial(&Phase::Repair { reason }).unwrap_err()
+        };
+        assert!(why(None).ends_with("waits to be mended"));
+        assert!(why(Some("trust: no root")).ends_with("mended: trust: no root"));
     }
 }

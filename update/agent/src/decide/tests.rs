@@ -258,9 +258,14 @@ fn nothing_desired_or_what_runs_is_rest() {
     let mut world = World::new();
     world.desired = None;
     assert_eq!(world.step(), Step::Rest(Phase::Idle, None));
-    world.device.repair = true;
-    assert_eq!(world.step(), Step::Rest(Phase::Repair, None));
-    world.device.repair = false;
+    for (text, reason) in [
+        ("", None),
+        ("trust: no root", Some("trust: no root".to_owned())),
+    ] {
+        world.device.repair = Some(text.to_owned());
+        assert_eq!(world.step(), Step::Rest(Phase::Repair { reason }, None));
+    }
+    world.device.repair = None;
     world.desired = Some(desired(1));
     assert_eq!(world.step(), Step::Rest(Phase::Idle, None));
     // Without values of the hub's the device's own stay; with others it is another target.
