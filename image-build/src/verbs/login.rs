@@ -45,7 +45,8 @@ pub(super) struct Login {
     default: bool,
 }
 
-/// Forget a hub and the token for it. The token itself holds on: the hub's administrator ends it.
+/// Forget a hub and the token for it. The token itself holds on until `kedge-hub token delete` ends it, on the hub's
+/// machine.
 #[derive(Debug, Args)]
 pub(super) struct Logout {
     /// The hub, by its address or host; the default one if absent.

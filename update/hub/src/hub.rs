@@ -13,7 +13,7 @@ use crate::objects::Objects;
 use crate::rows::{self, signed};
 use crate::tokens::{self, Tokens};
 use crate::writer::{Step, Writer};
-use crate::{backup, clock, events, publish};
+use crate::{backup, events, publish};
 use kedge_api::operator::NewToken;
 use kedge_revision::product::Mode;
 use kedge_revision::{KeyId, Name};
@@ -201,27 +201,4 @@ impl Hub {
             self.identity.public()
         )
     }
-}
-
-/// Makes a new operator's token on the machine itself, while the hub runs or not: for whoever has lost theirs.
-///
-/// # Errors
-/// There is no hub in `data`, or its database refuses.
-pub fn new_token(data: &Path, name: &str) -> Result<String, Error> {
-    if !database::path(data).is_file() {
-        return Err(Error::Spoilt {
-            path: data.to_path_buf(),
-            why: "holds no hub: `kedge-hub serve` makes one",
-        });
-    }
-    let database = database::open(data)?;
-    let made = tokens::make()?;
-    let new = NewToken {
-        name: name.to_owned(),
-        lasts_s: None,
-    };
-    tokens::insert(&database, &made, &new)?;
-    let text = format!("a token for {name} was made on the hub's machine");
-    events::insert_at(&database, clock::now(), None, "token", &text)?;
-    Ok(made.token)
 }

@@ -38,6 +38,7 @@ mod hub;
 mod identity;
 mod limits;
 mod logs;
+mod machine;
 mod metrics;
 mod objects;
 mod openapi;
@@ -56,5 +57,5 @@ mod writer;
 
 pub use backup::{Contents, backup, restore};
 pub use error::Error;
-pub use hub::new_token;
+pub use machine::{end_token, list_tokens, new_token};
 pub use serve::{Ready, Settings, run};

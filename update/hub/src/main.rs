@@ -65,13 +65,30 @@ struct Token {
 
 #[derive(Debug, Subcommand)]
 enum TokenVerb {
-    /// Make a token and print it: for whoever has lost theirs. The hub may run meanwhile.
+    /// Make a token and print it: for a new operator, or for whoever has lost theirs. The hub may run meanwhile.
     New {
         /// The hub's directory.
         #[arg(long, value_name = "DIR")]
         data: PathBuf,
+        /// How long it lasts, as in 12h or 30d; until it is deleted if absent.
+        #[arg(long = "for", value_name = "SPAN", value_parser = span)]
+        lasts_s: Option<u32>,
         /// Whose it is.
         name: String,
+    },
+    /// List the tokens: id, end and owner. Their secrets nobody knows.
+    List {
+        /// The hub's directory.
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+    },
+    /// End a token: who has it is refused from now on, also by a hub that runs.
+    Delete {
+        /// The hub's directory.
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// Which, by its id, as `list` shows it.
+        id: String,
     },
 }
 
@@ -161,10 +178,52 @@ fn main() -> Result<()> {
             )?)
         }
         Verb::Restore(arguments) => Ok(kedge_hub::restore(&arguments.file, &arguments.data)?),
-        Verb::Token(Token {
-            verb: TokenVerb::New { data, name },
-        }) => say(&format!("{}\n", kedge_hub::new_token(&data, &name)?)),
+        Verb::Token(Token { verb }) => token(verb),
     }
+}
+
+fn token(verb: TokenVerb) -> Result<()> {
+    match verb {
+        TokenVerb::New {
+            data,
+            lasts_s,
+            name,
+        } => say(&format!(
+            "{}\n",
+            kedge_hub::new_token(&data, &name, lasts_s)?
+        )),
+        TokenVerb::List { data } => {
+            let mut lines = String::new();
+            for token in kedge_hub::list_tokens(&data)? {
+                let until = token.until.map(|until| until.to_string());
+                let until = until.unwrap_or_else(|| "until it is deleted".to_owned());
+                // A name may hold anything that was typed.
+                let name = token.name.escape_debug();
+                lines.push_str(&format!("{}  {until:<20}  {name}\n", token.id));
+            }
+            say(&lines)
+        }
+        TokenVerb::Delete { data, id } => match kedge_hub::end_token(&data, &id)? {
+            Some(name) => say(&format!("ended token {id} of {}\n", name.escape_debug())),
+            None => anyhow::bail!("there is no token {id}: `kedge-hub token list` shows them"),
+        },
+    }
+}
+
+/// `12h`: at least a minute.
+fn span(text: &str) -> Result<u32, String> {
+    let wrong = || "write a number with m, h or d, as in 90m, 12h, 30d".to_owned();
+    let at = text.len().saturating_sub(1);
+    let (number, unit) = text.split_at_checked(at).ok_or_else(wrong)?;
+    let unit: u32 = match unit {
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(unit).filter(|seconds| *seconds > 0);
+    seconds.ok_or_else(wrong)
 }
 
 fn serve(arguments: Serve) -> Result<()> {

@@ -110,6 +110,22 @@ pub(crate) fn list(database: &Connection) -> Result<Vec<Token>, Error> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// Ends a token; tells whose it was, if there was one.
+pub(crate) fn end(database: &Connection, id: &str) -> Result<Option<String>, Error> {
+    let ended = database.query_row(
+        "DELETE FROM tokens WHERE id = ?1 RETURNING name",
+        [id],
+        |row| row.get(0),
+    );
+    Ok(ended.optional()?)
+}
+
+/// Whether a token is still there: it may have been ended by another program, on the hub's machine.
+pub(crate) fn is_there(database: &Connection, id: &str) -> Result<bool, Error> {
+    let mut statement = database.prepare_cached("SELECT 1 FROM tokens WHERE id = ?1")?;
+    Ok(statement.exists([id])?)
+}
+
 /// Who an operator is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Operator {

@@ -142,7 +142,7 @@ impl FromRequestParts<Arc<Hub>> for Operator {
             ));
         };
         let judged = match hub.tokens.look(id, secret, clock::unix()) {
-            Look::Good(operator) => return Ok(operator),
+            Look::Good(operator) => still_there(hub, operator).await?,
             Look::Bad => None,
             Look::Unknown => {
                 limited(hub, peer, WRONG)?;
@@ -158,6 +158,20 @@ impl FromRequestParts<Arc<Hub>> for Operator {
             )
         })
     }
+}
+
+/// A token that is known to be good may have been ended since, by `kedge-hub token delete`: the database knows. Operators ask
+/// rarely enough for that.
+async fn still_there(hub: &Hub, operator: Operator) -> Result<Option<Operator>, Refusal> {
+    let id = operator.id.clone();
+    let there = hub
+        .readers
+        .read(move |database| tokens::is_there(database, &id));
+    if there.await? {
+        return Ok(Some(operator));
+    }
+    hub.tokens.forget(&operator.id);
+    Ok(None)
 }
 
 /// Judges a token that was not used since the start: the slow way, one at a time.

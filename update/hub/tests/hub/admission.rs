@@ -294,3 +294,57 @@ fn an_enrolment_that_is_sent_again_changes_nothing_back() {
         .post("/v1/claims", &json!({"code": claim}))
         .refused(409, "enrolment-repeated");
 }
+
+/// What `kedge-hub token …` prints, and whether it succeeded.
+fn token(data: &std::path::Path, words: &[&str]) -> (bool, String) {
+    let output = Command::new(HUB)
+        .arg("token")
+        .args(words)
+        .arg("--data")
+        .arg(data)
+        .output()
+        .unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    (output.status.success(), text.trim_end().to_owned())
+}
+
+#[test]
+fn a_token_is_made_listed_and_ended_on_the_machine_while_the_hub_runs() {
+    let world = World::new();
+    let data = world.directory.path();
+    let (made, whole) = token(data, &["new", "anna"]);
+    assert!(made, "{whole}");
+    let (made, short) = token(data, &["new", "bert", "--for", "30d"]);
+    assert!(made, "{short}");
+    let id = |token: &str| token.split_once('.').unwrap().0.to_owned();
+    let (anna, bert) = (world.server.operator(&whole), world.server.operator(&short));
+    anna.get("/v1/devices").is(200);
+    bert.get("/v1/devices").is(200);
+    let (_, listed) = token(data, &["list"]);
+    let line = |id: &str| listed.lines().find(|line| line.starts_with(id)).unwrap();
+    assert!(
+        line(&id(&whole)).ends_with("until it is deleted   anna"),
+        "{listed}"
+    );
+    assert!(line(&id(&short)).ends_with("Z  bert"), "{listed}");
+    for secret in [&whole, &short] {
+        assert!(!listed.contains(secret.split_once('.').unwrap().1));
+    }
+    // The hub knows it by now, and has to learn that it is no more.
+    let (ended, said) = token(data, &["delete", &id(&whole)]);
+    assert!(ended && said.ends_with("of anna"), "{said}");
+    anna.get("/v1/devices").refused(401, "token-refused");
+    anna.get("/v1/devices").refused(401, "token-refused");
+    bert.get("/v1/devices").is(200);
+    let (again, said) = token(data, &["delete", &id(&whole)]);
+    assert!(!again && said.contains("no token"), "{said}");
+    let events = world.operator.get("/v1/events").is(200);
+    let text = String::from_utf8_lossy(&events.body).into_owned();
+    assert!(
+        text.contains("of anna was ended on the hub's machine"),
+        "{text}"
+    );
+    for wrong in ["0d", "30", "1y", "99999999d"] {
+        assert!(!token(data, &["new", "carl", "--for", wrong]).0, "{wrong}");
+    }
+}
