@@ -1,6 +1,6 @@
 //! Questions to a person on the terminal, wherever standard input and output lead.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -31,6 +31,19 @@ pub fn confirm(question: &str) -> Result<bool> {
     let mut terminal = open()?;
     write(&mut terminal, &format!("{question} [yes/no] "))?;
     Ok(matches!(line(&terminal)?.trim(), "yes" | "y"))
+}
+
+/// Asks whether something is meant that cannot be undone, unless `yes` says so already.
+///
+/// # Errors
+/// It is not meant, or nobody can be asked.
+pub fn sure(yes: bool, question: &str) -> Result<()> {
+    if yes {
+        return Ok(());
+    }
+    let answer = confirm(question).context("nobody can be asked whether it is meant: use --yes")?;
+    ensure!(answer, "nothing was done");
+    Ok(())
 }
 
 fn open() -> Result<File> {

@@ -108,6 +108,21 @@ impl Kedge {
         ))
     }
 
+    /// As [`Kedge::refuse`], where there is no terminal on which somebody could be asked.
+    ///
+    /// # Errors
+    /// It succeeds, or cannot be started.
+    pub fn refuse_alone(&self, words: &[&str]) -> Result<String> {
+        let mut command = Command::new("setsid");
+        command.arg("--wait").arg(&self.program);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        let done = run(command.arg("--project").arg(&self.folder).args(words))?;
+        if done.status.success() {
+            bail!("`kedge {}` was not refused", words.join(" "));
+        }
+        Ok(String::from_utf8_lossy(&done.stderr).into_owned())
+    }
+
     /// Runs a verb that ends with status 1, and returns its one JSON object.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use super::Scene;
 use super::hub::{HubArgument, span};
 use crate::hub::Client;
 use crate::project::units::Size;
+use crate::terminal;
 use anyhow::{Result, bail};
 use clap::Args;
 use kedge_api::operator::{Assign, Assigned, Revision, Window};
@@ -37,6 +38,9 @@ pub(super) struct AssignVerb {
     /// Tell which devices it would be, and assign nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Assign to `all` without asking whether all are meant.
+    #[arg(long, short)]
+    yes: bool,
     /// Only revisions of this product; the project's if absent, where there is one.
     #[arg(long, value_name = "NAME")]
     product: Option<Name>,
@@ -55,6 +59,16 @@ impl AssignVerb {
             window: self.window,
             rate: self.rate,
         };
+        if request.query.trim() == "all" && !request.dry_run && !self.yes {
+            let dry = Assign {
+                dry_run: true,
+                ..request.clone()
+            };
+            let would: Assigned = client.send("POST", "/v1/assignments", &dry)?;
+            let count = would.devices.len();
+            let question = format!("Assign it to all devices of the hub that it is for, {count}?");
+            terminal::sure(false, &question)?;
+        }
         let assigned: Assigned = client.send("POST", "/v1/assignments", &request)?;
         scene.output.result(words(&assigned, &request), &assigned);
         Ok(())

@@ -7,6 +7,7 @@ use super::devices::seen;
 use super::hub::{HubArgument, clean, table};
 use crate::hub::{Client, escaped};
 use crate::project::units::human;
+use crate::terminal;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use kedge_api::device::{Phase, Target, Wait};
@@ -52,10 +53,20 @@ enum Action {
     FallBack(One),
     /// Apply what it was to download only, or what waits for its window.
     Apply(One),
-    /// End its certificate: the hub does not talk to it any more. It cannot be undone; the device would have to enrol anew.
-    Revoke(One),
+    /// End its certificate for good: the hub neither talks to it nor lets it enrol again, whatever token it has. Only `remove`
+    /// ends that: the device may then enrol anew, as another device.
+    Revoke(Final),
     /// Remove it with its data, logs and values from the hub, which does not know its certificate then. Its events stay.
-    Remove(One),
+    Remove(Final),
+}
+
+#[derive(Debug, Args)]
+struct Final {
+    #[command(flatten)]
+    one: One,
+    /// Ask nothing.
+    #[arg(long, short)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -93,13 +104,23 @@ impl DeviceVerb {
             Action::Retry(one) => ask(one, OperatorAction::Retry),
             Action::FallBack(one) => ask(one, OperatorAction::FallBack),
             Action::Apply(one) => ask(one, OperatorAction::Apply),
-            Action::Revoke(one) => {
+            Action::Revoke(Final { one, yes }) => {
+                let question = format!(
+                    "Shut {} out for good? Only `kedge device remove` lets it come back, as another device.",
+                    named(&client, &one.device)?
+                );
+                terminal::sure(*yes, &question)?;
                 client.command("POST", &format!("{}/revoke", path(&one.device)))?;
                 let text = format!("The hub does not talk to {} any more.", clean(&one.device));
                 scene.output.result(text, &json!({ "revoked": one.device }));
                 Ok(())
             }
-            Action::Remove(one) => {
+            Action::Remove(Final { one, yes }) => {
+                let question = format!(
+                    "Remove {} with its tags, values and logs? It is told nothing from then on.",
+                    named(&client, &one.device)?
+                );
+                terminal::sure(*yes, &question)?;
                 client.command("DELETE", &path(&one.device))?;
                 let text = format!("The hub knows no device {} any more.", clean(&one.device));
                 scene.output.result(text, &json!({ "removed": one.device }));
@@ -107,6 +128,13 @@ impl DeviceVerb {
             }
         }
     }
+}
+
+/// What a device is called, and its id: who is asked whether it is meant must see which one it is.
+fn named(client: &Client, device: &str) -> Result<String> {
+    let device: Device = client.get(&path(device))?;
+    let id = short(&device.id.to_string());
+    Ok(format!("{} ({id}, {})", clean(&device.name), seen(&device)))
 }
 
 /// A device's place at the hub, by id or name.

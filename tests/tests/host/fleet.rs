@@ -199,7 +199,20 @@ fn assignments(kedge: &Kedge, revision: &str) -> Result<()> {
     // Which of them a revision declares is for when one is assigned; others are kept for the next.
     let set = kedge.ask(&["parameters", "hall-1", "colour=blue"])?;
     ensure!(number(&set, "counter")? == 1, "{set}");
-    kedge.ask(&["device", "revoke", "hall-2"])?;
+    for words in [
+        &["device", "revoke", "hall-2"][..],
+        &["device", "remove", "hall-2"],
+        &["assign", "all", "latest"],
+    ] {
+        let said = kedge.refuse_alone(words)?;
+        ensure!(said.contains("--yes"), "{said}");
+    }
+    let shown = kedge.ask(&["device", "show", "hall-2"])?;
+    ensure!(
+        shown.get("desired").is_none() && shown.get("revoked") != Some(&json!(true)),
+        "{shown}"
+    );
+    kedge.ask(&["device", "revoke", "hall-2", "--yes"])?;
     let (said, _) = kedge.refuse(&["device", "show", "hall-9"])?;
     ensure!(said.contains("404"), "{said}");
     Ok(())
@@ -224,7 +237,7 @@ fn removals(kedge: &Kedge, revision: &str) -> Result<()> {
     ensure!(did == would, "{did} is not {would}");
     let left = kedge.ask(&["revisions"])?;
     ensure!(text(&left, "/revisions/0/id")? == revision, "{left}");
-    kedge.ask(&["device", "remove", "hall-2"])?;
+    kedge.ask(&["device", "remove", "hall-2", "--yes"])?;
     let (said, _) = kedge.refuse(&["device", "show", "hall-2"])?;
     ensure!(said.contains("404"), "{said}");
     Ok(())

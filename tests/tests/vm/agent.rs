@@ -56,7 +56,10 @@ pub(crate) fn confined_agent(fleet: &Fleet, mut guest: Guest) -> Result<()> {
                 (device.get("report")?.as_u64()? > 0).then_some(())
             })?;
             // It may have enrolled after all were assigned.
-            fleet.project.kedge.ask(&["assign", "all", &revision])?;
+            fleet
+                .project
+                .kedge
+                .ask(&["assign", "all", &revision, "--yes"])?;
             fleet.wait_for_commit(guest, &revision)?;
             let refused: Vec<String> = guest
                 .logs("kedge")?
@@ -156,7 +159,10 @@ fn vm_a_clock_that_is_wrong_is_set_and_keeps_nobody_out() -> Result<()> {
             fleet.project.app("started", &["sleep", word], "")?;
             let revision = fleet.publish(&[])?;
             fleet.wait_for_enrolment(guest)?;
-            fleet.project.kedge.ask(&["assign", "all", &revision])?;
+            fleet
+                .project
+                .kedge
+                .ask(&["assign", "all", &revision, "--yes"])?;
             fleet.wait_for_commit(guest, &revision)?;
             let failed = failure(guest)?;
             ensure!(failed.is_empty(), "{failed}");
@@ -197,7 +203,7 @@ fn vm_frames_travel_and_a_cut_costs_one_of_them() -> Result<()> {
         let layer = fleet.project.layer_of(folder.path())?;
         fleet.project.lay("app", &layer)?;
         revision = fleet.publish(&[])?;
-        let words = ["assign", "all", &revision, "--rate", "150KiB"];
+        let words = ["assign", "all", &revision, "--rate", "150KiB", "--yes"];
         fleet.project.kedge.ask(&words)?;
         guest.wait("half of it is here", PULLED, |guest| {
             let received = update(guest)?.pointer("/staging/received").cloned();

@@ -38,7 +38,7 @@ pub(crate) async fn enrol(hub: &Hub, request: Signed, from: IpAddr) -> Result<En
     if let Some(device) = hub.fleet.device(id) {
         let row = device.row();
         if row.revoked {
-            return Err(revoked());
+            return Err(revoked(&row));
         }
         if row.product != request.product || row.board != request.board {
             let (product, board, nonce) = (request.product, request.board, request.nonce);
@@ -148,8 +148,16 @@ pub(crate) fn served(hub: &Hub, product: &Name) -> Result<(), Refusal> {
     ))
 }
 
-pub(crate) fn revoked() -> Refusal {
-    Refusal::forbidden("revoked", "the device's certificate was revoked")
+/// Whoever reads it stands before the device, or before its log: it says which device, and the one way back.
+pub(crate) fn revoked(row: &Row) -> Refusal {
+    Refusal::forbidden(
+        "revoked",
+        format!(
+            "the device {} was revoked, and is not taken in again: an operator's `kedge device remove {}` lets it enrol \
+             anew, as another device",
+            row.id, row.id
+        ),
+    )
 }
 
 fn take_in(
@@ -212,7 +220,7 @@ pub(crate) async fn claim(hub: &Hub, claim: Claim) -> Result<KeyId, Refusal> {
 /// A device that knows its certificate has it renewed, unless it was revoked.
 pub(crate) fn renew(hub: &Hub, row: &Row) -> Result<Enrolled, Refusal> {
     if row.revoked {
-        return Err(revoked());
+        return Err(revoked(row));
     }
     accepted(hub, &row.key)
 }

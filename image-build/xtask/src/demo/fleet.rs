@@ -108,7 +108,7 @@ impl Scene<'_> {
         let revision = text(&published, "revision")?;
         self.built
             .kedge
-            .ask(&["assign", "all", &revision, "--rate", SLOW])?;
+            .ask(&["assign", "all", &revision, "--rate", SLOW, "--yes"])?;
         let half = device.until("half of version 4 is there", JUDGED, |device| {
             let received = received(&device.status()?);
             ensure!(received > Edition::LARGE / 2, "{received} bytes");

@@ -85,8 +85,9 @@ fn known(parts: &Parts, hub: &Hub) -> Result<(Certificate, Arc<Device>), Refusal
     })?;
     let device = certificate.device().and_then(|id| hub.fleet.device(id));
     let device = device.ok_or_else(unknown)?;
-    if device.row().revoked {
-        return Err(revoked());
+    let row = device.row();
+    if row.revoked {
+        return Err(revoked(&row));
     }
     device.hear(clock::unix());
     Ok((certificate, device))

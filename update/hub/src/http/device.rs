@@ -93,7 +93,7 @@ pub(super) async fn state(
             return Err(access::unknown());
         }
         if row.revoked {
-            return Err(enrol::revoked());
+            return Err(enrol::revoked(&row));
         }
         let (root, now) = (hub.fleet.newest_root(&row.product), clock::unix());
         let logs = device.is_watched();

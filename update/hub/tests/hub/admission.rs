@@ -92,11 +92,11 @@ fn a_revoked_device_is_shut_out_at_once_and_for_good() {
         let renewal = device.client.post("/v1/device/certificate", &json!({}));
         renewal.refused(403, "revoked");
         let again = request(1, "gateway", Some(&world.join_token(1)));
-        world
-            .server
-            .client()
-            .post("/v1/enroll", &again)
-            .refused(403, "revoked");
+        let stranger = world.server.client();
+        let problem = stranger.post("/v1/enroll", &again).refused(403, "revoked");
+        // Which device it is, and what helps.
+        let remedy = format!("kedge device remove {}", device.id);
+        assert!(problem.detail.contains(&remedy), "{problem:?}");
     };
     shut_out(&world, &device);
     let world = world.restarted(|server| assert!(server.stop()));
