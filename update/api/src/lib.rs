@@ -46,7 +46,7 @@
 //! | `POST /v1/revisions/HEX/objects/HEX?offset=N` (tree, then bytes from N) | [`operator::Done`] |
 //! | `GET /v1/revisions` | [`operator::Page`] of [`operator::Revision`] |
 //! | `POST /v1/collect` [`operator::Collect`] | [`operator::Collected`]: revisions that no device needs |
-//! | `GET /v1/events?since=N&follow=1` | server-sent events of [`operator::Event`] |
+//! | `GET /v1/events?since=N&last=N&device=D&follow=1` | server-sent events of [`operator::Event`] |
 //! | `POST /v1/backup` | a `tar` of the database |
 //! | `GET /healthz`, `/metrics`, `/openapi.json` | |
 //!

@@ -11,10 +11,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Each brings the schema from its index to the next version. One that was released is never changed.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("database/1.sql"),
     include_str!("database/2.sql"),
     include_str!("database/3.sql"),
+    include_str!("database/4.sql"),
 ];
 
 /// The file in the data directory.
@@ -149,8 +150,21 @@ mod tests {
                 [[3_u8; 32]],
             )
             .unwrap();
+        for what in ["booted", "assigned"] {
+            older
+                .execute(
+                    "INSERT INTO events (time, what, text) VALUES (7, ?1, '')",
+                    [what],
+                )
+                .unwrap();
+        }
         drop(older);
         let connection = open(data.path()).unwrap();
+        let by_device = "SELECT group_concat(what) FROM events WHERE by_device = 1";
+        let by_device: String = connection
+            .query_row(by_device, [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(by_device, "booted");
         let mut found = Vec::new();
         crate::rows::each_device(&connection, |row, _| found.push(row)).unwrap();
         assert_eq!(found.len(), 1);

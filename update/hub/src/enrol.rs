@@ -11,6 +11,7 @@
 
 use crate::claims::ASK_AGAIN_S;
 use crate::error::{Error, Refusal};
+use crate::events::By;
 use crate::fleet::{Change, Row};
 use crate::hub::Hub;
 use crate::rows::signed;
@@ -79,7 +80,8 @@ pub(crate) async fn enrol(hub: &Hub, request: Signed, from: IpAddr) -> Result<En
             }
             once(step, id, nonce)?;
             let tags = tokens::spend(step, &token, &product)?;
-            take_in(step, Row::new(key, product, board, clock::now()), tags)
+            let row = Row::new(key, product, board, clock::now());
+            take_in(step, By::Device, row, tags)
         })
         .await?;
     hub.claims.remove(id);
@@ -162,13 +164,14 @@ pub(crate) fn revoked(row: &Row) -> Refusal {
 
 fn take_in(
     step: &mut Step<'_>,
+    by: By,
     mut row: Row,
     tags: BTreeMap<String, String>,
 ) -> Result<(), Refusal> {
     row.tags = tags;
     rows::save(step.database, &row)?;
     let text = format!("a device of product {} on {}", row.product, row.board);
-    events::add(step, Some(row.id), "enrolled", text)?;
+    events::add_by(step, by, Some(row.id), "enrolled", text)?;
     step.change(Change::Device(Box::new(row)));
     Ok(())
 }
@@ -210,7 +213,7 @@ pub(crate) async fn claim(hub: &Hub, claim: Claim) -> Result<KeyId, Refusal> {
                 candidate.board,
                 clock::now(),
             );
-            take_in(step, row, claim.tags)
+            take_in(step, By::People, row, claim.tags)
         })
         .await?;
     hub.claims.remove(id);

@@ -32,7 +32,13 @@ pub fn new_token(data: &Path, name: &str, lasts_s: Option<u32>) -> Result<String
     let change = database.transaction()?;
     tokens::insert(&change, &made, &new)?;
     let text = format!("token {} for {name} was made on the hub's machine", made.id);
-    events::insert_at(&change, clock::now(), None, "token", &text)?;
+    events::insert_at(
+        &change,
+        (clock::now(), events::By::People),
+        None,
+        "token",
+        &text,
+    )?;
     change.commit()?;
     Ok(made.token)
 }
@@ -56,7 +62,13 @@ pub fn end_token(data: &Path, id: &str) -> Result<Option<String>, Error> {
         return Ok(None);
     };
     let text = format!("token {id} of {name} was ended on the hub's machine");
-    events::insert_at(&change, clock::now(), None, "token", &text)?;
+    events::insert_at(
+        &change,
+        (clock::now(), events::By::People),
+        None,
+        "token",
+        &text,
+    )?;
     change.commit()?;
     Ok(Some(name))
 }

@@ -189,7 +189,7 @@ mod tests {
         drop(writer);
         thread.join().unwrap();
         let connection = database::open(data.path()).unwrap();
-        let events = crate::events::after(&connection, 0, 10).unwrap();
+        let events = crate::events::after(&connection, 0, 10, None).unwrap();
         let texts: Vec<_> = events.iter().map(|event| event.text.as_str()).collect();
         assert_eq!(texts, ["good"]);
     }
@@ -215,7 +215,7 @@ mod tests {
         drop(writer);
         thread.join().unwrap();
         let connection = database::open(data.path()).unwrap();
-        let events = crate::events::after(&connection, 0, 1000).unwrap();
+        let events = crate::events::after(&connection, 0, 1000, None).unwrap();
         assert!(events.is_sorted_by_key(|event| event.seq) && events.len() == 500);
     }
 }

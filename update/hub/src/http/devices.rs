@@ -25,6 +25,8 @@ use std::sync::Arc;
 
 type Answer = Result<Response, Refusal>;
 
+/// Most of a change of tags that an event tells, bytes.
+const TAGS_TOLD: usize = 1024;
 /// Actions that may wait for a device.
 const ACTIONS: usize = 32;
 /// Most tags of a device, and the longest name and value, bytes.
@@ -258,7 +260,7 @@ pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Refusal>
 
 /// `PUT /v1/devices/ID/tags`
 pub(super) async fn tags(
-    _: Operator,
+    operator: Operator,
     State(hub): State<Arc<Hub>>,
     Path(device): Path<String>,
     body: Body,
@@ -266,12 +268,36 @@ pub(super) async fn tags(
     let tags: BTreeMap<String, String> = body::strict(body).await?;
     check_tags(&tags)?;
     let device = find(&hub, &device)?;
-    hub.change_device(device.id(), move |_, row| {
+    hub.change_device(device.id(), move |step, row| {
+        if row.tags != tags {
+            let text = format!(
+                "{} changed tags: {}",
+                operator.name,
+                differing(&row.tags, &tags)
+            );
+            events::add(step, Some(row.id), "tags", text)?;
+        }
         row.tags = tags;
         Ok(())
     })
     .await?;
     Ok(answer::none(StatusCode::NO_CONTENT))
+}
+
+/// What a change of tags changes, as far as a line holds it: `site=berlin, without ring`.
+fn differing(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> String {
+    let set = after
+        .iter()
+        .filter(|(name, value)| before.get(*name) != Some(*value));
+    let set = set.map(|(name, value)| format!("{name}={value}"));
+    let gone = before.keys().filter(|name| !after.contains_key(*name));
+    let gone = gone.map(|name| format!("without {name}"));
+    let mut text = set.chain(gone).collect::<Vec<_>>().join(", ");
+    if text.len() > TAGS_TOLD {
+        text.truncate(text.floor_char_boundary(TAGS_TOLD));
+        text.push('…');
+    }
+    text
 }
 
 /// `POST /v1/devices/ID/revoke`

@@ -1,6 +1,7 @@
 //! Events as they happen: server-sent (WHATWG HTML, section 9.2).
 
 use super::device::parameter;
+use super::devices::find;
 use crate::error::Refusal;
 use crate::events;
 use crate::hub::{Hub, stopped};
@@ -11,6 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use http_body::Frame;
 use kedge_api::operator::Event;
+use kedge_revision::KeyId;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ const QUEUE: usize = 4;
 /// A silent connection is told that it lives, so that proxies keep it.
 const ALIVE: Duration = Duration::from_secs(20);
 
-/// `GET /v1/events?since=N&follow=1`
+/// `GET /v1/events?since=N&last=N&device=D&follow=1`
 pub(super) async fn events(
     _: Operator,
     State(hub): State<Arc<Hub>>,
@@ -40,16 +42,31 @@ pub(super) async fn events(
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
     let since = seen.or_else(|| parameter(query, "since"));
-    let since = match since {
+    let mut since = match since {
         None => 0,
         Some(text) => text
             .parse()
             .map_err(|_| Refusal::bad("since", "since is the number of an event"))?,
     };
+    let of = match parameter(query, "device") {
+        None => None,
+        // Events of a device stay when it goes: its whole id needs no row.
+        Some(text) => Some(match text.parse::<KeyId>() {
+            Ok(id) => id,
+            Err(_) => find(&hub, &text)?.id(),
+        }),
+    };
+    if let Some(text) = parameter(query, "last") {
+        let last: u32 = text
+            .parse()
+            .map_err(|_| Refusal::bad("last", "last is a number of events"))?;
+        let read = move |database: &_| events::before_last(database, last, of);
+        since = since.max(hub.readers.read(read).await?);
+    }
     let (pages, queue) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         // It ends when its reader is gone, when the hub stops, or with what is there.
-        drop(tell(&hub, since, follow, &pages).await);
+        drop(tell(&hub, (since, of), follow, &pages).await);
     });
     let kind = HeaderValue::from_static("text/event-stream");
     let body = Body::new(Pages(queue));
@@ -61,7 +78,7 @@ struct Gone;
 
 async fn tell(
     hub: &Hub,
-    mut since: u64,
+    (mut since, of): (u64, Option<KeyId>),
     follow: bool,
     pages: &mpsc::Sender<Bytes>,
 ) -> Result<(), Gone> {
@@ -70,7 +87,8 @@ async fn tell(
     let mut news = hub.fleet.follow();
     loop {
         loop {
-            let read = move |database: &rusqlite::Connection| events::after(database, since, PAGE);
+            let read =
+                move |database: &rusqlite::Connection| events::after(database, since, PAGE, of);
             let page = hub.readers.read(read).await.map_err(|_| Gone)?;
             let Some(last) = page.last() else { break };
             since = last.seq;

@@ -112,6 +112,8 @@ const OFFSET: Parameter = query(
     "where the bytes begin that follow the tree",
 );
 const SINCE: Parameter = query("since", NUMBER, "those after the one of this number");
+const LAST: Parameter = query("last", NUMBER, "only so many, the newest");
+const OF_DEVICE: Parameter = query("device", STRING, "of this device, by its id or name");
 const IF_NONE_MATCH: Parameter =
     header("If-None-Match", STRING, "the tag of the answer that it has");
 const PREFER: Parameter = header(
@@ -172,6 +174,6 @@ pub(crate) const ROWS: &[Row] = &[
     row("post", "/v1/revisions", O, "Offer a revision: the head of a bundle", &[], BYTES, (200, Json("Offer"))),
     row("post", "/v1/revisions/{revision}/objects/{object}", O, "Upload an object: its tree, then its bytes from ?offset=N on", &[OFFSET], BYTES, (200, Json("Done"))),
     row("post", "/v1/collect", O, "Remove revisions that no device needs, and their objects", &[], Json("Collect"), (200, Json("Collected"))),
-    row("get", "/v1/events", O, "Events as server-sent events", &[SINCE, FOLLOW], Nothing, (200, As("text/event-stream"))),
+    row("get", "/v1/events", O, "Events as server-sent events", &[SINCE, LAST, OF_DEVICE, FOLLOW], Nothing, (200, As("text/event-stream"))),
     row("post", "/v1/backup", O, "A tar of the database, without the hub's keys", &[], Nothing, (200, As("application/x-tar"))),
 ];

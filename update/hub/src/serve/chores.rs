@@ -2,6 +2,7 @@
 
 use crate::collect::Scope;
 use crate::error::{Chain, Refusal};
+use crate::events::By;
 use crate::fleet::Presence;
 use crate::hub::Hub;
 use crate::identity::SERVER_RENEWED;
@@ -114,11 +115,11 @@ async fn tell(
         .run(move |step| {
             if devices.len() >= CROWD {
                 let text = format!("{} devices at once: each {text}", devices.len());
-                return events::add(step, None, what, text);
+                return events::add_by(step, By::Device, None, what, text);
             }
-            devices
-                .into_iter()
-                .try_for_each(|device| events::add(step, Some(device), what, text))
+            devices.into_iter().try_for_each(|device| {
+                events::add_by(step, By::Device, Some(device), what, text.to_owned())
+            })
         })
         .await
 }

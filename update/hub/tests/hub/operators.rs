@@ -350,6 +350,40 @@ fn events_are_followed_as_they_happen() {
     until("event: enrolled\n");
     let seen = operator.get("/v1/events?since=2").is(200).text();
     assert!(!seen.contains("id: 2\n") && seen.contains("id: 3\n"));
+    let count = |query: &str| {
+        let told = operator.get(&format!("/v1/events?{query}")).is(200).text();
+        told.matches("event: ").count()
+    };
+    assert_eq!((count("last=2"), count("last=0")), (2, 0));
+    assert_eq!(count(&format!("last=1&since={}", u32::MAX)), 0);
+    let device = world.device(2);
+    operator
+        .put(
+            &path(&device, "/tags"),
+            &json!({"name": "hall-2", "ring": "canary"}),
+        )
+        .is(204);
+    operator
+        .put(&path(&device, "/tags"), &json!({"name": "hall-2"}))
+        .is(204);
+    operator
+        .put(&path(&device, "/tags"), &json!({"name": "hall-2"}))
+        .is(204);
+    // That it enrolled, and two changes: the third changed nothing.
+    assert_eq!(count("device=hall-2"), 3);
+    assert_eq!(count("device=hall-2&last=2"), 2);
+    let told = operator
+        .get("/v1/events?device=hall-2&last=2")
+        .is(200)
+        .text();
+    assert!(
+        told.contains("changed tags: name=hall-2, ring=canary")
+            && told.contains("changed tags: without ring"),
+        "{told}"
+    );
+    operator
+        .get("/v1/events?device=hall-9")
+        .refused(404, "not-found");
 }
 
 #[test]
