@@ -1,5 +1,6 @@
 //! `kedge device`: one device as a hub knows it, and what it is asked to do.
 
+mod logs;
 mod usage;
 
 use super::Scene;
@@ -39,7 +40,8 @@ enum Action {
     Show(One),
     /// Why it does not run what it should.
     Why(One),
-    /// What its containers, kernel and system said, as far as the hub was sent it. With --json, one object a line.
+    /// What its containers, kernel and system said, as far as the hub was sent it, with the time and the boot. With --json, one
+    /// object a line.
     Logs(Logs),
     /// Shut down in order and boot again.
     Reboot(One),
@@ -170,32 +172,21 @@ fn logs(scene: &Scene, client: &Client, verb: &Logs) -> Result<()> {
             .map(|name| format!("container={name}")),
     );
     let target = format!("{}/logs?{}", path(&verb.one.device), query.join("&"));
+    let mut told = logs::Logs::default();
     client.lines(&target, verb.follow, &mut |line| {
         if line.is_empty() {
             return Ok(());
         }
         match serde_json::from_slice::<Value>(line) {
-            Ok(entry) => scene.output.result(log_line(&entry), &entry),
+            Ok(entry) => {
+                if let Some((text, entry)) = told.take(entry) {
+                    scene.output.result(text, &entry);
+                }
+            }
             Err(_) => scene.output.say(clean(&String::from_utf8_lossy(line))),
         }
         Ok(())
     })
-}
-
-fn log_line(entry: &Value) -> String {
-    let word = |name: &str| {
-        let word = entry.get(name).and_then(Value::as_str);
-        clean(word.unwrap_or_default())
-    };
-    let time = entry.get("time-ms").and_then(Value::as_u64);
-    let time = time.unwrap_or_default();
-    format!(
-        "{:>7}.{:03} {:<12} {}",
-        time / 1000,
-        time % 1000,
-        word("source"),
-        word("text")
-    )
 }
 
 /// The first digits of an id: enough to name it.

@@ -346,7 +346,7 @@ impl<'a> Agent<'a> {
             stale: self
                 .fresh
                 .is_some_and(|(at, holds)| now > at.saturating_add(holds)),
-            time: self.clock.now().filter(|unix| *unix > 1_000_000_000),
+            time: self.time(),
             failure,
         };
         self.reporter.note(
@@ -356,6 +356,11 @@ impl<'a> Agent<'a> {
             &self.status,
             &telling,
         )
+    }
+
+    /// The time, if a hub has told it.
+    pub(crate) fn time(&self) -> Option<u64> {
+        self.clock.now().filter(|unix| *unix > 1_000_000_000)
     }
 
     pub(crate) const fn status(&self) -> &Status {

@@ -5,12 +5,17 @@ use crate::error::Error;
 use crate::frames::Level;
 use crate::hub::{Address, Connection, MAX_LOG};
 use crate::tls::Stream;
+use kedge_api::device::LogHead;
+use kedge_revision::Timestamp;
+use kedge_sys::timer;
 use serde::Deserialize;
 
 /// Between two looks while somebody looks on, milliseconds.
 const PAUSE_MS: u64 = 2000;
 /// Most parts of [`MAX_LOG`] in which everything is sent: several times what PID 1 keeps in memory.
 const PARTS: u32 = 16;
+/// Most bytes of lines in a part: the head stands before them.
+const MOST: usize = MAX_LOG - 256;
 /// Lines of the past for whoever begins to look on.
 const PAST: u32 = 200;
 
@@ -62,7 +67,7 @@ impl Agent<'_> {
 
     /// Sends one part of what was not sent, or of its last lines; whether there may be more.
     fn send_lines(&mut self, hub: &Address, last: Option<u32>) -> Result<bool, Error> {
-        let (lines, whole) = self.local.lines(self.logging.next, last, MAX_LOG)?;
+        let (lines, whole) = self.local.lines(self.logging.next, last, MOST)?;
         let Some(next) = after(&lines) else {
             return Ok(false);
         };
@@ -71,6 +76,12 @@ impl Agent<'_> {
             Some(connection) => connection,
             None => self.connect(hub)?,
         };
+        let head = LogHead {
+            boot_id: self.status().boot_id.clone(),
+            uptime_ms: u64::try_from(timer::now().as_millis()).unwrap_or(u64::MAX),
+            time: self.time().map(Timestamp::from_unix),
+        };
+        let lines = headed(&head, &lines);
         // Lines that the hub does not take are passed over: a full disk there must cost neither the poll nor updates.
         match connection.logs(&lines) {
             Ok(()) => self.logging.connection = Some(connection),
@@ -80,6 +91,14 @@ impl Agent<'_> {
         self.logging.next = Some(next);
         Ok(!whole)
     }
+}
+
+/// What is sent: whose lines they are, and then the lines.
+fn headed(head: &LogHead, lines: &[u8]) -> Vec<u8> {
+    let mut all = kedge_revision::json::bytes(head);
+    all.push(b'\n');
+    all.extend_from_slice(lines);
+    all
 }
 
 /// The number after the last line's.
@@ -97,6 +116,24 @@ fn after(lines: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_begin_with_whose_they_are() {
+        let head = LogHead {
+            boot_id: "b".to_owned(),
+            uptime_ms: 7,
+            time: None,
+        };
+        let longest = LogHead {
+            boot_id: "b".repeat(36),
+            uptime_ms: u64::MAX,
+            time: Some(Timestamp::from_unix(u64::MAX)),
+        };
+        assert!(headed(&longest, &[0; MOST]).len() <= MAX_LOG);
+        let sent = headed(&head, b"{\"seq\":3}\n");
+        let expected = "{\"boot-id\":\"b\",\"uptime-ms\":7}\n{\"seq\":3}\n";
+        assert_eq!(String::from_utf8(sent).unwrap(), expected);
+    }
 
     #[test]
     fn the_next_line_is_after_the_last() {

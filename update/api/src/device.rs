@@ -348,6 +348,21 @@ pub struct ContainerLog {
     pub text: String,
 }
 
+/// The first line of each `POST /v1/device/logs`: lines tell the time since their boot alone, and their numbers begin anew
+/// with each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct LogHead {
+    /// Random for each boot.
+    pub boot_id: String,
+    /// Milliseconds since that boot, when this was sent.
+    pub uptime_ms: u64,
+    /// The same moment by the device's clock, once it was set by a hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
+}
+
 /// What containers use and what is left of the device, in the words of its own `GET /v1/usage`. It is no part of a
 /// [`Report`]: it is worth nothing later, so it is not kept until a hub has it, and only the last one counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,7 +21,7 @@
 //! | `GET /v1/objects/HEX`, `Range` | mutual | its bytes |
 //! | `GET /v1/objects/HEX/frames` (`Range`), `…/index` | mutual | the same in zstd frames of 1 MiB, and where each begins |
 //! | `PUT /v1/device/report` [`device::Reports`] | mutual | [`device::Acknowledged`] |
-//! | `POST /v1/device/logs` | mutual | 204; zstd of JSON lines |
+//! | `POST /v1/device/logs` | mutual | 204; zstd of JSON lines, the first of which is a [`device::LogHead`] |
 //!
 //! An operator asks with a bearer token ([`operator`]). Lists take `?cursor=` and `?limit=`, and `?query=` where they
 //! list devices; changing requests take `Idempotency-Key`.

@@ -256,17 +256,27 @@ fn is_object(line: &[u8]) -> bool {
         && serde_json::from_slice::<IgnoredAny>(line).is_ok()
 }
 
-/// Only the lines of a source: a container, `kernel`, `kedge`.
+/// Only the lines of a source: a container, `kernel`, `kedge`; and before them the head of what they were sent with
+/// ([`kedge_api::device::LogHead`]).
 pub(crate) fn of_source(lines: &[u8], source: &str) -> Vec<u8> {
     #[derive(Deserialize)]
+    #[serde(rename_all = "kebab-case")]
     struct Line {
         #[serde(default)]
         source: String,
+        boot_id: Option<IgnoredAny>,
     }
     let mut kept = Vec::new();
+    let mut head: &[u8] = &[];
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
-        if serde_json::from_slice::<Line>(line).is_ok_and(|line| line.source == source) {
+        let Ok(told) = serde_json::from_slice::<Line>(line) else {
+            continue;
+        };
+        if told.source == source {
+            kept.extend_from_slice(core::mem::take(&mut head));
             kept.extend_from_slice(line);
+        } else if told.boot_id.is_some() {
+            head = line;
         }
     }
     kept
@@ -275,6 +285,25 @@ pub(crate) fn of_source(lines: &[u8], source: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sources_lines_keep_the_head_that_they_came_with() {
+        let head = |boot: u8| format!("{{\"boot-id\":\"{boot}\",\"uptime-ms\":9}}\n");
+        let line = |source: &str| format!("{{\"seq\":1,\"source\":\"{source}\"}}\n");
+        let (web, db) = (line("web"), line("db"));
+        let lines = [
+            head(1),
+            db.clone(),
+            head(2),
+            web.clone(),
+            db,
+            web.clone(),
+            head(3),
+        ]
+        .concat();
+        let kept = of_source(lines.as_bytes(), "web");
+        assert_eq!(String::from_utf8(kept).unwrap(), head(2) + &web + &web);
+    }
 
     fn sent(lines: &str) -> Vec<u8> {
         zstd::bulk::compress(lines.as_bytes(), 3).unwrap()
