@@ -148,10 +148,7 @@ pub fn container(new: &NewContainer) -> String {
         "root = {:<16} # writes to the root go: refused, revision (kept with it), boot (memory)",
         word(&new.root)
     ));
-    line(format_args!(
-        "network = {:<13} # none, host (the device's own), or {{ pool = \"NAME\" }}: docs/network.md",
-        word(&new.network)
-    ));
+    network(&mut line, &new.network);
     line(format_args!(
         "# Inside the container's own user namespace; what ordinary images need. Delete what yours does not."
     ));
@@ -230,6 +227,28 @@ fn process(text: &mut String, new: &NewContainer) {
         "stop-grace = \"{}\"         # then its whole cgroup is killed",
         Span::ms(process.stop_grace_ms)
     ));
+}
+
+fn network(line: &mut dyn FnMut(std::fmt::Arguments<'_>), network: &Network) {
+    let text = match network {
+        Network::Pool(place) => format!("{{ pool = \"{}\" }}", place.name),
+        Network::None | Network::Host => word(network),
+    };
+    line(format_args!(
+        "network = {text:<13} # none, host (the device's own), or {{ pool = \"NAME\" }}: docs/network.md"
+    ));
+    let ports = network.place().map(|place| place.ports.iter());
+    let ports: Vec<String> = ports
+        .into_iter()
+        .flatten()
+        .map(ToString::to_string)
+        .collect();
+    if !ports.is_empty() {
+        line(format_args!(
+            "ports = {:<15} # of the device, behind which it listens: PORT-OF-DEVICE:PORT-OF-CONTAINER",
+            list(&ports)
+        ));
+    }
 }
 
 fn volumes(text: &mut String, volumes: &[(Name, String)]) {

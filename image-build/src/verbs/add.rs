@@ -1,5 +1,7 @@
 //! `kedge add`: an OCI image becomes layers and a container's file.
 
+mod network;
+
 use super::Scene;
 use super::registry::{self, RegistryArguments};
 use crate::layers::{self, Imported, Named};
@@ -13,7 +15,8 @@ use crate::{compose, files};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use kedge_revision::container::{Goal, Network, Process, RootWrites};
+use kedge_revision::container::{Goal, Process, RootWrites};
+use kedge_revision::pool::Published;
 use kedge_revision::{Name, ObjectId};
 use kedge_rootfs::{Healthcheck, ImageProcess, ImportOptions, Progress};
 use serde::Serialize;
@@ -33,6 +36,7 @@ use std::path::PathBuf;
   kedge add ../web.tar --name web
   kedge add docker://registry.example/shop/web:1.2 --name web --health-http 8080/health
   kedge add docker://registry.example/shop/web:1.3 --name web --update
+  kedge add ../web.tar --name web --pool front --publish 8080:80
   kedge add docker://10.0.0.2:5000/web:1 --name web --username ci --password-file ~/ci.password --ca-file ca.pem")]
 pub(super) struct Add {
     /// The image.
@@ -49,6 +53,12 @@ pub(super) struct Add {
     /// The network it sees; host if the image exposes ports, else none.
     #[arg(long, value_parser = PossibleValuesParser::new(["none", "host"]))]
     network: Option<String>,
+    /// A network of its own, with an address in this pool of kedge.toml.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["network", "update"])]
+    pool: Option<Name>,
+    /// A port of the device behind which it listens: [ADDRESS:]PORT:PORT-OF-CONTAINER, or with /udp. May be given again.
+    #[arg(long, value_name = "PORT:PORT", requires = "pool")]
+    publish: Vec<Published>,
     /// Where writes to its root file system go.
     #[arg(long, default_value = "revision", value_parser = PossibleValuesParser::new(["refused", "revision", "boot"]))]
     root: String,
@@ -225,17 +235,7 @@ impl Add {
         let user = compose::resolve_user(&user, &places)
             .map_err(|why| anyhow::anyhow!("{why}\nhelp: name the user by number with --user"))?;
         let health = self.health(process, notes)?;
-        let network = match &self.network {
-            Some(word) => parse_word(word)?,
-            None if process.exposed_ports.is_empty() => Network::None,
-            None => {
-                notes.push(format!(
-                    "it exposes {}: network = \"host\"",
-                    process.exposed_ports.join(", ")
-                ));
-                Network::Host
-            }
-        };
+        let network = self.network(project, process, notes)?;
         let goal = match &self.goal {
             Some(word) => parse_word(word)?,
             None if health.is_empty() => Goal::Started,
@@ -438,7 +438,8 @@ fn judge(project: &Project, name: &Name, text: &str) -> Result<()> {
         .map_err(|wrong| anyhow::anyhow!(wrong.message))?;
     container
         .check(&format!("containers.{name}"))
-        .context("the image cannot become a container as it is")
+        .context("the image cannot become a container as it is")?;
+    network::goes_with_others(project, name, &container)
 }
 
 /// A definition with the layers of a new image.

@@ -209,6 +209,57 @@ fn host_mistakes_are_refused_with_place_and_remedy() -> Result<()> {
 }
 
 #[test]
+fn host_a_container_is_added_to_a_pool_with_its_ports() -> Result<()> {
+    let folder = workshop()?;
+    let platform = platform(folder.path())?;
+    let kedge = project(folder.path())?;
+    let web = format!("dir:{}", folder.path().join("web").display());
+    let add = |name: &'static str, more: &[&'static str]| {
+        let words = ["add", &web, "--name", name].map(str::to_owned);
+        let all = words.iter().map(String::as_str).chain(more.iter().copied());
+        let all = all.chain(["--command", "/server"]);
+        all.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let refuse = |words: Vec<String>, why: &str| -> Result<()> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let (said, _) = kedge.refuse(&words)?;
+        ensure!(said.contains(why), "{words:?}: {said}");
+        Ok(())
+    };
+    let front = ["--pool", "front", "--publish", "8080:80"];
+    refuse(add("api", &front), "[configuration.networks.front]")?;
+    let manifest = kedge.folder().join("kedge.toml");
+    let mut text = files::read_text(&manifest)?;
+    text.push_str("\n[configuration.networks.front]\nprefix = \"10.88.0.0/24\"\n");
+    files::write(&manifest, text)?;
+    refuse(add("api", &["--pool", "back"]), "it has: front")?;
+    refuse(add("api", &["--publish", "8080:80"]), "--pool")?;
+    refuse(
+        add("api", &["--pool", "front", "--publish", "8080"]),
+        "--publish",
+    )?;
+    refuse(
+        add("api", &["--pool", "front", "--network", "host"]),
+        "--network",
+    )?;
+    let words = add("api", &[&front[..], &["--publish", "53:53/udp"]].concat());
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    kedge.ask(&words)?;
+    let written = files::read_text(&kedge.folder().join("containers/api.toml"))?;
+    ensure!(
+        written.contains("network = { pool = \"front\" }")
+            && written.contains("ports = [\"8080:80\", \"53:53/udp\"]"),
+        "{written}"
+    );
+    // As a build would say it, and before anything is written.
+    refuse(add("other", &front), "does not go with")?;
+    ensure!(!kedge.folder().join("containers/other.toml").exists());
+    let platform = platform.display().to_string();
+    kedge.ask(&["build", "--platform", &platform, "--revision-only"])?;
+    Ok(())
+}
+
+#[test]
 fn host_an_image_of_another_architecture_is_refused() -> Result<()> {
     let folder = workshop()?;
     let kedge = project(folder.path())?;
