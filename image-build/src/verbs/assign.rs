@@ -59,7 +59,7 @@ impl AssignVerb {
             window: self.window,
             rate: self.rate,
         };
-        if request.query.trim() == "all" && !request.dry_run && !self.yes {
+        if is_all(&request.query) && !request.dry_run && !self.yes {
             let dry = Assign {
                 dry_run: true,
                 ..request.clone()
@@ -149,6 +149,11 @@ fn order(text: &str) -> Vec<u64> {
     parts.map(|part| part.parse().unwrap_or(0)).collect()
 }
 
+/// Whether a query is the one that means every device.
+pub(super) fn is_all(query: &str) -> bool {
+    query.trim() == "all"
+}
+
 pub(super) fn words(assigned: &Assigned, request: &Assign) -> String {
     let devices = match assigned.devices.len() {
         1 => "1 device".to_owned(),
@@ -172,7 +177,7 @@ pub(super) fn words(assigned: &Assigned, request: &Assign) -> String {
 }
 
 /// `02:00+2h`.
-fn window(text: &str) -> Result<Window, String> {
+pub(super) fn window(text: &str) -> Result<Window, String> {
     let wrong = || "write HH:MM+SPAN in UTC, as in 02:00+2h".to_owned();
     let (opens, lasts) = text.split_once('+').ok_or_else(wrong)?;
     let (hour, minute) = opens.split_once(':').ok_or_else(wrong)?;
@@ -188,7 +193,7 @@ fn window(text: &str) -> Result<Window, String> {
     Ok(Window { opens_s, lasts_s })
 }
 
-fn rate(text: &str) -> Result<u64, String> {
+pub(super) fn rate(text: &str) -> Result<u64, String> {
     let size: Result<Size, _> = text.parse();
     size.map(|size| size.bytes)
         .map_err(|_| "write bytes a second, as in 200KiB".to_owned())

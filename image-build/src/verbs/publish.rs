@@ -10,12 +10,13 @@ use crate::payload::Payload;
 use crate::progress;
 use crate::project::units::human;
 use crate::project::{Project, TrustRoot};
+use crate::terminal;
 use anyhow::{Context, Result};
 use clap::Args;
 use indicatif::ProgressBar;
 use kedge_api::Signed;
-use kedge_api::operator::{Assign, Assigned};
-use kedge_revision::SignatureSet;
+use kedge_api::operator::{Assign, Assigned, Window};
+use kedge_revision::{ObjectId, SignatureSet};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -28,7 +29,8 @@ use std::time::Instant;
 #[command(after_help = "Examples:
   kedge publish
   kedge publish --assign all
-  kedge publish --assign 'tag:ring=canary'")]
+  kedge publish --assign 'tag:ring=canary'
+  kedge publish --assign 'tag:site=berlin' --window 02:00+2h --rate 200KiB")]
 pub(super) struct Publish {
     /// A bundle made with `kedge bundle`; the project itself if absent.
     #[arg(conflicts_with_all = ["platform", "kernel"])]
@@ -36,6 +38,21 @@ pub(super) struct Publish {
     /// Assign it to the devices of a query, as `all` or `tag:site=berlin`.
     #[arg(long, value_name = "QUERY")]
     assign: Option<String>,
+    /// Let those devices fetch it and wait; `kedge device apply` or another assignment lets them run it.
+    #[arg(long, requires = "assign")]
+    download_only: bool,
+    /// Let them apply it only within a daily window in UTC, as in 02:00+2h.
+    #[arg(long, value_name = "HH:MM+SPAN", value_parser = assign::window, requires = "assign")]
+    window: Option<Window>,
+    /// Most bytes a second for each of them, as in 200KiB.
+    #[arg(long, value_name = "SIZE", value_parser = assign::rate, requires = "assign")]
+    rate: Option<u64>,
+    /// Publish it, tell which devices it would be assigned to, and assign nothing.
+    #[arg(long, requires = "assign")]
+    dry_run: bool,
+    /// Assign to `all` without asking whether all are meant.
+    #[arg(long, short, requires = "assign")]
+    yes: bool,
     #[command(flatten)]
     hub: HubArgument,
     #[command(flatten)]
@@ -54,6 +71,10 @@ impl Publish {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
         // Before minutes go into composing.
         let client = self.hub.client()?;
+        if self.assign.as_deref().is_some_and(assign::is_all) && !self.dry_run {
+            let question = "Assign it to all devices of the hub that it is for?";
+            terminal::sure(self.yes, question)?;
+        }
         let (payload, roots) = self.payload(scene)?;
         let start = Instant::now();
         let mut screen = Screen {
@@ -66,14 +87,7 @@ impl Publish {
         let mut text = words(&outcome, start);
         let mut assigned = None;
         if let Some(query) = &self.assign {
-            let request = Assign {
-                query: query.clone(),
-                revision: outcome.revision,
-                download_only: false,
-                dry_run: false,
-                window: None,
-                rate: None,
-            };
+            let request = self.request(query, outcome.revision);
             let answer: Assigned = client
                 .send("POST", "/v1/assignments", &request)
                 .context("it is published, but not assigned")?;
@@ -85,6 +99,17 @@ impl Publish {
         }
         scene.output.result(text, &Published { outcome, assigned });
         Ok(())
+    }
+
+    fn request(&self, query: &str, revision: ObjectId) -> Assign {
+        Assign {
+            query: query.to_owned(),
+            revision,
+            download_only: self.download_only,
+            dry_run: self.dry_run,
+            window: self.window,
+            rate: self.rate,
+        }
     }
 
     /// What is published, and the product's roots as far as they are at hand.
@@ -183,4 +208,28 @@ fn words(outcome: &Outcome, start: Instant) -> String {
         outcome.objects_sent,
         progress::seconds(start.elapsed())
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        verb: Publish,
+    }
+
+    #[test]
+    fn what_is_assigned_at_once_is_assigned_as_it_was_said() {
+        let words = "publish --assign all --download-only --window 02:00+2h --rate 200KiB --yes";
+        let Line { verb } = Line::try_parse_from(words.split(' ')).unwrap();
+        let request = verb.request("all", ObjectId::from_digest([7; 32]));
+        let window = request.window.unwrap();
+        assert_eq!((window.opens_s, window.lasts_s), (7200, 7200));
+        assert_eq!(request.rate, Some(200 * 1024));
+        assert!(request.download_only && !request.dry_run && verb.yes);
+        Line::try_parse_from(["publish", "--rate", "200KiB"]).unwrap_err();
+    }
 }

@@ -123,6 +123,7 @@ fn host_an_operator_brings_a_revision_to_devices_through_a_hub() -> Result<()> {
     let authority = unhex(&authority).context("no authority")?;
     let stranger = Client::judged(hub.url().parse()?, &authority, None)?;
     devices(&kedge, &stranger, folder.path())?;
+    published_and_assigned(&kedge, folder.path())?;
     assignments(&kedge, &revision)?;
     removals(&kedge, &revision)?;
     let (events, _) = kedge.try_ask(&["events"])?;
@@ -166,6 +167,25 @@ fn devices(kedge: &Kedge, stranger: &Client, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What was published is published again, and would be assigned as `kedge assign` does it.
+fn published_and_assigned(kedge: &Kedge, folder: &Path) -> Result<()> {
+    let platform = platform(folder)?.display().to_string();
+    let publish = ["publish", "--platform", &platform, "--assign"];
+    let how = ["--window", "02:00+2h", "--rate", "200KiB"];
+    let dry = [&publish[..], &["all", "--dry-run"], &how].concat();
+    let dry = kedge.ask(&dry)?;
+    let meant = dry.pointer("/assigned/devices");
+    ensure!(
+        meant.and_then(Value::as_array).map(Vec::len) == Some(2),
+        "{dry}"
+    );
+    let shown = kedge.ask(&["device", "show", "hall-1"])?;
+    ensure!(shown.get("desired").is_none(), "{shown}");
+    let (said, _) = kedge.refuse(&["publish", "--window", "02:00+2h"])?;
+    ensure!(said.contains("--assign"), "{said}");
+    Ok(())
+}
+
 fn assignments(kedge: &Kedge, revision: &str) -> Result<()> {
     let dry = kedge.ask(&["assign", "all", "latest", "--dry-run"])?;
     let count = |value: &Value| {
@@ -203,6 +223,7 @@ fn assignments(kedge: &Kedge, revision: &str) -> Result<()> {
         &["device", "revoke", "hall-2"][..],
         &["device", "remove", "hall-2"],
         &["assign", "all", "latest"],
+        &["publish", "--assign", "all"],
     ] {
         let said = kedge.refuse_alone(words)?;
         ensure!(said.contains("--yes"), "{said}");

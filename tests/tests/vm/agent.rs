@@ -51,7 +51,7 @@ pub(crate) fn confined_agent(fleet: &Fleet, mut guest: Guest) -> Result<()> {
         &mut guest,
         |guest| {
             fleet.project.app("started", &["sleep", "second"], "")?;
-            let revision = fleet.publish(&["--assign", "all"])?;
+            let revision = fleet.publish(&["--assign", "all", "--yes"])?;
             fleet.wait(guest, "the device has enrolled", |device| {
                 (device.get("report")?.as_u64()? > 0).then_some(())
             })?;
@@ -91,7 +91,7 @@ pub(crate) fn other_slots(fleet: &Fleet, disk: &Disk) -> Result<()> {
         guest.wait_for_control(BOOT)?;
         fleet.wait_for_enrolment(guest)?;
         fleet.project.kernel_arguments("tests.kedge=hub")?;
-        good = fleet.publish(&["--assign", "all"])?;
+        good = fleet.publish(&["--assign", "all", "--yes"])?;
         fleet.wait_for_commit(guest, &good)?;
         ensure!(guest.boots() == 2, "{} boots", guest.boots());
         runs(guest, &good)
@@ -103,7 +103,7 @@ pub(crate) fn other_slots(fleet: &Fleet, disk: &Disk) -> Result<()> {
             // What crashes in silence is tried three times over.
             fleet.project.tries(1)?;
         }
-        bad = fleet.publish(&["--assign", "all"])?;
+        bad = fleet.publish(&["--assign", "all", "--yes"])?;
         let heard = "the hub hears of the failure";
         let reason = fleet.wait_within(crate::slots::EXHAUSTED, guest, heard, |device| {
             let failed = device.get("failed")?;
@@ -257,7 +257,7 @@ fn vm_a_container_holds_updates_back() -> Result<()> {
         &mut guest,
         |guest| {
             project.app("started", &["sleep", "second"], "")?;
-            fleet.publish(&["--assign", "all"])?;
+            fleet.publish(&["--assign", "all", "--yes"])?;
             wait_for_lock(&fleet, guest)?;
             let device = fleet.device()?;
             let why = project.kedge.ask(&["device", "why", text(&device, "id")])?;
@@ -280,7 +280,7 @@ fn vm_a_container_holds_updates_back() -> Result<()> {
     });
     checks.run("the next one waits until it ends", &mut guest, |guest| {
         project.set("press", "app", "started", &["sleep"], "")?;
-        let revision = fleet.publish(&["--assign", "all"])?;
+        let revision = fleet.publish(&["--assign", "all", "--yes"])?;
         wait_for_lock(&fleet, guest)?;
         guest.post("/v1/containers/press/stop")?;
         fleet.wait_for_commit(guest, &revision)?;
@@ -320,7 +320,7 @@ fn vm_a_secret_reaches_its_container_and_nobody_else() -> Result<()> {
             project.edit("\n[parameters.site]", declared)?;
             let read = ["reverse", "/dev/kedge/secrets/password"];
             project.app("started", &read, "secrets = [\"password\"]\n")?;
-            let revision = fleet.publish(&["--assign", "all"])?;
+            let revision = fleet.publish(&["--assign", "all", "--yes"])?;
             arrives(guest, "correct-horse")?;
             fleet.wait_for_commit(guest, &revision)
         },
@@ -412,7 +412,7 @@ fn vm_a_device_remembers_who_took_it_in() -> Result<()> {
             guest.wait_for_control(BOOT)?;
             guest.wait_for_log("site", "env-SITE hall-7", BOOT)?;
             fleet.project.app("started", &["sleep", "again"], "")?;
-            let revision = fleet.publish(&["--assign", "all"])?;
+            let revision = fleet.publish(&["--assign", "all", "--yes"])?;
             fleet.wait_for_commit(guest, &revision)
         },
     );
@@ -449,7 +449,7 @@ fn vm_a_device_follows_its_product_to_the_next_root() -> Result<()> {
             let trusted =
                 kedge.ask(&["key", "trust-hub", other.url(), "--device-hub", &devices])?;
             ensure!(trusted.get("root") == Some(&2.into()), "{trusted}");
-            revision = fleet.publish(&["--assign", "all"])?;
+            revision = fleet.publish(&["--assign", "all", "--yes"])?;
             guest.wait_for_log("kedge", "root 2 is trusted", PULLED)?;
             fleet.wait_for_commit(guest, &revision)
         },
@@ -489,7 +489,7 @@ fn vm_a_revision_that_loses_the_hub_is_rolled_back() -> Result<()> {
             "[configuration.network.interfaces.eth0]\naddresses = [\"10.9.9.15/24\"]\ngateways = [\"10.9.9.2\"]\n\n\
              [configuration.network]\n",
         )?;
-        let revision = fleet.publish(&["--assign", "all"])?;
+        let revision = fleet.publish(&["--assign", "all", "--yes"])?;
         let reason = guest.wait("the trial has failed", PULLED, |guest| {
             let reason = failure(guest)?;
             Ok((!reason.is_empty()).then_some(reason))
@@ -540,7 +540,7 @@ fn vm_a_device_in_repair_mode_is_mended_by_its_hub() -> Result<()> {
     );
     checks.run("an update mends it", &mut guest, |guest| {
         fleet.project.app("started", &["sleep", "mended"], "")?;
-        let revision = fleet.publish(&["--assign", "all"])?;
+        let revision = fleet.publish(&["--assign", "all", "--yes"])?;
         fleet.wait_for_commit(guest, &revision)?;
         guest.wait_for_state("app", "running", BOOT)?;
         ensure!(text(&guest.status()?, "phase") == "running");

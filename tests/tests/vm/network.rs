@@ -243,7 +243,7 @@ fn vm_two_ports_of_which_one_is_enough() -> Result<()> {
         checks.run(&format!("the {word} cable is out"), &mut guest, |guest| {
             link(guest, cut, false)?;
             project.app("started", &["sleep", word], "")?;
-            let revision = fleet.publish(&["--assign", "all"])?;
+            let revision = fleet.publish(&["--assign", "all", "--yes"])?;
             fleet.wait_for_commit(guest, &revision)?;
             link(guest, cut, true)?;
             bound(guest).map(drop)

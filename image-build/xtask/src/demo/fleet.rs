@@ -36,7 +36,7 @@ impl Scene<'_> {
     /// A revision of the web server's image, published and assigned to all.
     fn release(&self, edition: Edition) -> Result<Value> {
         self.prepare(edition)?;
-        self.publish(&["--assign", "all"])
+        self.publish(&["--assign", "all", "--yes"])
     }
 
     fn publish(&self, more: &[&str]) -> Result<Value> {

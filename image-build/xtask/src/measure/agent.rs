@@ -134,7 +134,7 @@ fn update(hub: &Hub, built: &Built, device: &mut Device, folder: &Path) -> Resul
     let image = format!("dir:{}", root.display());
     let words = ["add", &image, "--name", "noise", "--command", "/program"];
     built.kedge.ask(&words)?;
-    let revision = publish(built, &["--assign", "all"])?;
+    let revision = publish(built, &["--assign", "all", "--yes"])?;
     let mut peak = Sample::default();
     look_on(device, &mut peak, |status| {
         let committed = status.pointer("/update/committed/revision");
