@@ -1,8 +1,8 @@
 //! One suite of Debian's archive, seen through a configuration of its own.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Lock};
 use crate::{files, process, progress};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -29,6 +29,9 @@ const SUITES: [&str; 12] = [
 /// Lists are fetched again after a week: long enough to build kernels once, not daily; a mirror keeps
 /// superseded packages about as long.
 const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What lists lack is looked for in new ones, unless they are of the last minutes: a wrong name is to cost one update, not one
+/// a try.
+const NEW: Duration = Duration::from_secs(10 * 60);
 
 /// What apt is to believe installed when it resolves dependencies.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +74,8 @@ pub struct Archive {
     architecture: String,
     component: String,
     folder: PathBuf,
+    /// What is read in place of this machine's mirror, as in sources.list(5).
+    source: Option<String>,
 }
 
 impl Archive {
@@ -113,20 +118,55 @@ impl Archive {
             architecture: architecture.to_owned(),
             component: component.to_owned(),
             folder,
+            source: None,
         };
-        let _lock = cache.lock(&format!("apt-{name}"))?;
-        match archive.age() {
-            Some(age) if age < FRESH => {}
-            Some(_) => {
-                if let Err(error) = archive.update() {
-                    progress::say(format_args!(
-                        "! working with old lists of {suite}: {error:#}"
-                    ));
-                }
-            }
-            None => archive.update()?,
-        }
+        archive.refresh()?;
         Ok(archive)
+    }
+
+    /// An archive of tests, in place of this machine's mirror.
+    #[cfg(test)]
+    pub(crate) fn open_source(cache: &Cache, source: &str) -> Result<Self> {
+        let archive = Self {
+            cache: cache.clone(),
+            suite: "trixie".to_owned(),
+            architecture: HOST.to_owned(),
+            component: "main".to_owned(),
+            folder: cache.folder("apt/test")?,
+            source: Some(source.to_owned()),
+        };
+        archive.refresh()?;
+        Ok(archive)
+    }
+
+    fn lock(&self) -> Result<Lock> {
+        let name = self.folder.file_name().unwrap_or_default();
+        self.cache.lock(&format!("apt-{}", name.display()))
+    }
+
+    /// Fetches lists where there are none, and new ones where they are old.
+    fn refresh(&self) -> Result<()> {
+        let _lock = self.lock()?;
+        match self.age() {
+            Some(age) if age < FRESH => Ok(()),
+            Some(_) => {
+                self.try_update();
+                Ok(())
+            }
+            None => self.update(),
+        }
+    }
+
+    /// New lists, if they can be had: then true. Else the old ones are worked with, and that is said.
+    fn try_update(&self) -> bool {
+        let updated = self.update();
+        if let Err(error) = &updated {
+            progress::say(format_args!(
+                "! working with old lists of {}: {error:#}",
+                self.suite
+            ));
+        }
+        updated.is_ok()
     }
 
     /// The suite's name.
@@ -184,23 +224,52 @@ impl Archive {
         Ok(found)
     }
 
-    /// The one package of that name, without its dependencies.
+    /// The one package of that name, without its dependencies. Where the lists lack it, new ones are asked.
     ///
     /// # Errors
-    /// The suite has no such package.
+    /// The suite has no such package, nor by new lists if they can be had.
     pub fn package(&self, name: &str) -> Result<Package> {
+        let first = self.show(name);
+        if first.is_ok() {
+            return first;
+        }
+        let _lock = self.lock()?;
+        let is_new = self.age().is_some_and(|age| age < NEW);
+        if !is_new && self.try_update() {
+            self.show(name)
+        } else {
+            first
+        }
+    }
+
+    /// [`Archive::package`] by the lists that there are.
+    fn show(&self, name: &str) -> Result<Package> {
+        let suite = &self.suite;
         let text = process::text(self.apt("apt-cache", Status::Empty)?.args([
             "show",
             "--no-all-versions",
             name,
         ]))
-        .with_context(|| format!("Debian {} has no package {name}", self.suite))?;
+        .map_err(|error| {
+            // Anything else that goes wrong says nothing about the package.
+            let what = if error.to_string().contains("No packages found") {
+                format!("Debian {suite} has no package {name}")
+            } else {
+                format!("cannot look for the package {name} in Debian {suite}")
+            };
+            error.context(what)
+        })?;
+        // apt ends well when it knows the name, if only from what other packages say.
+        ensure!(
+            !text.is_empty(),
+            "Debian {suite} has no package {name}: it is a name for others, which provide it or depend on it\nhelp: name one of those, as `apt-cache showpkg {name}` lists them"
+        );
         let field = |key: &str| {
             let line = text
                 .lines()
                 .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
             line.map(str::to_owned)
-                .with_context(|| format!("package {name}: apt shows no {key}"))
+                .with_context(|| format!("package {name} of Debian {suite}: apt shows no {key}"))
         };
         Ok(Package {
             name: name.to_owned(),
@@ -239,13 +308,7 @@ impl Archive {
                 summary(&wanted),
                 self.suite
             ),
-            || {
-                self.fetch(&wanted, &new).or_else(|_| {
-                    // The mirror has moved on since the lists were fetched.
-                    self.update()?;
-                    self.fetch(&wanted, &new)
-                })
-            },
+            || self.fetch_or_explain(&wanted, &new),
         )?;
         for path in files::list(&new)? {
             files::publish(&path, &folder.join(path.file_name().unwrap_or_default()))?;
@@ -266,6 +329,49 @@ impl Archive {
             process::run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(folder))?;
         }
         Ok(())
+    }
+
+    /// Once more with new lists where it fails: the mirror may have moved on since they were fetched. These versions or none:
+    /// what is made of them is kept under a name made from them.
+    fn fetch_or_explain(&self, packages: &[&Package], folder: &Path) -> Result<()> {
+        let cannot = || {
+            let (what, suite) = (summary(packages), &self.suite);
+            format!("cannot download {what} from Debian {suite}")
+        };
+        let Err(first) = self.fetch(packages, folder) else {
+            return Ok(());
+        };
+        let is_updated = {
+            let _lock = self.lock()?;
+            self.try_update()
+        };
+        if !is_updated {
+            return Err(first).with_context(cannot);
+        }
+        self.fetch(packages, folder).map_err(|error| {
+            let gone = packages.iter().find_map(|package| self.moved(package));
+            let error = error.context(cannot());
+            match gone {
+                Some(gone) => error.context(gone),
+                None => error,
+            }
+        })
+    }
+
+    /// What became of a package of which the lists have this version no more.
+    fn moved(&self, package: &Package) -> Option<String> {
+        let Package { name, version, .. } = package;
+        let suite = &self.suite;
+        match self.show(name) {
+            Ok(now) if now.version == *version => None,
+            Ok(now) => Some(format!(
+                "Debian {suite} has moved on: {name} {version} is gone, and {} is there\nhelp: the lists are new by now; run it again",
+                now.version
+            )),
+            Err(error) => Some(format!(
+                "Debian {suite} has moved on: {name} {version} is gone ({error})"
+            )),
+        }
     }
 
     fn fetch(&self, packages: &[&Package], folder: &Path) -> Result<()> {
@@ -290,12 +396,16 @@ impl Archive {
     }
 
     fn update(&self) -> Result<()> {
-        let mirror = mirror()?;
+        let source = match &self.source {
+            Some(source) => format!("{source}\n"),
+            None => {
+                let (mirror, suite, component) = (mirror()?, &self.suite, &self.component);
+                format!("deb [signed-by={KEYRING}] {mirror} {suite} {component}\n")
+            }
+        };
         for folder in ["lists/partial", "archives/partial"] {
             files::make_folder(&self.folder.join(folder))?;
         }
-        let (suite, component) = (&self.suite, &self.component);
-        let source = format!("deb [signed-by={KEYRING}] {mirror} {suite} {component}\n");
         files::write(&self.folder.join("sources.list"), source)?;
         progress::step(
             format_args!("fetching the lists of Debian {}", self.suite),
@@ -425,36 +535,4 @@ fn summary(packages: &[&Package]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mirror_is_that_of_the_main_suite() {
-        let targets = "http://other/packages nodistro\nhttp://m/debian-security/ bookworm-security\nhttp://m/debian/ bookworm\n";
-        assert_eq!(debian_uri(targets).as_deref(), Some("http://m/debian/"));
-        assert_eq!(debian_uri(""), None);
-    }
-
-    #[test]
-    fn a_simulated_installation_is_read() {
-        let text = "Reading package lists...\nInst zlib1g (1:1.3.dfsg-1 Debian:13.1/stable [amd64])\n\
-                    Inst libc6 (2.41-12 Debian:13.1/stable [amd64]) []\nConf libc6 (2.41-12 Debian:13.1/stable [amd64])\n";
-        let names: Vec<String> = simulated(text).iter().map(Package::file_name).collect();
-        assert_eq!(
-            names,
-            ["zlib1g_1%3a1.3.dfsg-1_amd64.deb", "libc6_2.41-12_amd64.deb"]
-        );
-    }
-
-    #[test]
-    fn a_package_without_candidate_has_no_version() {
-        assert_eq!(
-            candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"),
-            None
-        );
-        assert_eq!(
-            candidate("x:\n  Installed: (none)\n  Candidate: 1.8.6-1\n").as_deref(),
-            Some("1.8.6-1")
-        );
-    }
-}
+mod tests;
