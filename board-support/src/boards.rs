@@ -412,7 +412,7 @@ pub fn parse(file: &str, text: &str) -> Result<Board, Error> {
         });
     }
     let board: Board = toml::from_str(text).map_err(|source| Error::syntax(file, text, &source))?;
-    check::check(&board).map_err(|(key, problem)| Error::value(file, text, key, &problem))?;
+    check::check(&board).map_err(|problem| Error::value(file, text, problem))?;
     Ok(board)
 }
 

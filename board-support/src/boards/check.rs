@@ -6,14 +6,36 @@ use crate::led::LedName;
 use kedge_revision::revision::LOADERS_WORDS;
 use std::borrow::Cow;
 
-/// A key, and what is wrong with its value.
-pub(super) type Problem = (&'static str, Cow<'static, str>);
+/// What is wrong, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// The key with its table.
+    pub(super) key: &'static str,
+    /// The table's number, from 0, where there are several of one name.
+    pub(super) nth: usize,
+    /// What is wrong with the value.
+    pub(super) what: Cow<'static, str>,
+}
+
+impl Problem {
+    pub(super) fn new(key: &'static str, what: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            key,
+            nth: 0,
+            what: what.into(),
+        }
+    }
+
+    pub(super) fn of(self, nth: usize) -> Self {
+        Self { nth, ..self }
+    }
+}
 
 pub(super) fn demand(holds: bool, key: &'static str, problem: &'static str) -> Result<(), Problem> {
     if holds {
         Ok(())
     } else {
-        Err((key, problem.into()))
+        Err(Problem::new(key, problem))
     }
 }
 

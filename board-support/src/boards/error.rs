@@ -1,6 +1,8 @@
 //! What is wrong with a board file, and where.
 
+use super::check::Problem;
 use core::fmt;
+use toml::de::DeTable;
 
 /// Why a board is not usable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,50 +45,49 @@ pub enum Error {
 
 impl Error {
     pub(super) fn syntax(file: &str, text: &str, source: &toml::de::Error) -> Self {
-        let end = source.span().map_or(0, |span| span.start);
-        let line = text
-            .get(..end)
-            .unwrap_or_default()
-            .matches('\n')
-            .count()
-            .saturating_add(1);
         Self::Syntax {
             file: file.to_owned(),
-            line,
+            line: line(text, source.span().map_or(0, |span| span.start)),
             problem: source.message().trim().to_owned(),
         }
     }
 
-    /// Finds the line of a key that the parser has already accepted: in its table, `key =` begins a line.
-    pub(super) fn value(file: &str, text: &str, key: &'static str, problem: &str) -> Self {
-        let (table, last) = key.rsplit_once('.').unwrap_or(("", key));
-        let mut here = "";
-        let mut line = 1;
-        for (number, content) in text.lines().enumerate() {
-            let content = content.trim();
-            if let Some(name) = content
-                .strip_prefix('[')
-                .and_then(|rest| rest.strip_suffix(']'))
-            {
-                // A table of several has two brackets.
-                here = name.trim_matches(['[', ']', ' ']);
-            }
-            let found = content
-                .split_once('=')
-                .is_some_and(|(name, _)| name.trim() == last);
-            if here == table && found {
-                line = number.saturating_add(1);
-                // A later line that begins alike belongs to a text of several lines.
-                break;
-            }
-        }
+    pub(super) fn value(file: &str, text: &str, problem: Problem) -> Self {
         Self::Value {
             file: file.to_owned(),
-            line,
-            key,
-            problem: problem.to_owned(),
+            line: line(text, place(text, &problem).unwrap_or(0)),
+            key: problem.key,
+            problem: problem.what.into_owned(),
         }
     }
+}
+
+/// The line, from 1, that this byte is in.
+fn line(text: &str, at: usize) -> usize {
+    let before = text.get(..at).unwrap_or_default();
+    before.matches('\n').count().saturating_add(1)
+}
+
+/// The byte at which a key begins, in a text that was parsed before; that of its table where the key is not there.
+fn place(text: &str, problem: &Problem) -> Option<usize> {
+    let root = DeTable::parse(text).ok()?;
+    let mut table = root.get_ref();
+    let mut at = None;
+    for part in problem.key.split('.') {
+        let Some((name, value)) = table.iter().find(|(name, _)| name.get_ref() == part) else {
+            break;
+        };
+        at = Some(name.span().start);
+        let value = value.get_ref();
+        let one = value
+            .as_array()
+            .and_then(|several| several.get(problem.nth));
+        let inner = one.map_or(value, |one| one.get_ref()).as_table();
+        let Some(inner) = inner else { break };
+        at = one.map(|one| one.span().start).or(at);
+        table = inner;
+    }
+    at
 }
 
 impl fmt::Display for Error {

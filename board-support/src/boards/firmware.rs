@@ -199,9 +199,10 @@ pub(super) fn check(board: &Board) -> Result<(), Problem> {
         "firmware",
         "has more than 32 pieces",
     )?;
-    for piece in &board.firmware {
-        source(board, &piece.source)?;
-        place(board, &piece.place)?;
+    for (nth, piece) in board.firmware.iter().enumerate() {
+        source(board, &piece.source)
+            .and_then(|()| place(board, &piece.place))
+            .map_err(|problem| problem.of(nth))?;
     }
     names(board)
 }
@@ -298,13 +299,13 @@ fn place(board: &Board, place: &Place) -> Result<(), Problem> {
             if *offset < TABLE_END {
                 let problem =
                     format!("of {offset} lies in the partition table, which ends at {TABLE_END}");
-                return Err(("firmware.offset", problem.into()));
+                return Err(Problem::new("firmware.offset", problem));
             }
             if *offset >= first {
                 let problem = format!(
                     "of {offset} lies in the partitions, which begin at {first}: raise partitions.first"
                 );
-                return Err(("firmware.offset", problem.into()));
+                return Err(Problem::new("firmware.offset", problem));
             }
             Ok(())
         }
@@ -345,7 +346,7 @@ fn names(board: &Board) -> Result<(), Problem> {
             "has two of one name",
         )?;
     }
-    for piece in &board.firmware {
+    for (nth, piece) in board.firmware.iter().enumerate() {
         let (taken, key, name) = match &piece.place {
             Place::Offset(_) => continue,
             Place::Partition(one) => (&mut partitions, "firmware.partition", one.name.to_string()),
@@ -353,7 +354,7 @@ fn names(board: &Board) -> Result<(), Problem> {
             Place::Slot(name) => (&mut slot, "firmware.slot", name.to_string()),
         };
         if !taken.insert(name.clone()) {
-            return Err((key, format!("{name} is there twice").into()));
+            return Err(Problem::new(key, format!("{name} is there twice")).of(nth));
         }
     }
     demand(

@@ -9,11 +9,14 @@ const SUNXI: &str =
     "[[firmware]]\npackage = \"u-boot-sunxi\"\nsuite = \"trixie\"\nfile = \"usr/lib/u-boot.bin\"\n";
 
 /// A board that U-Boot starts, without QEMU, with this at its end.
-fn board(more: &str) -> Result<Board, Error> {
-    let text = U_BOOT;
-    let (head, rest) = text.split_once("[qemu]").unwrap();
+fn text(more: &str) -> String {
+    let (head, rest) = U_BOOT.split_once("[qemu]").unwrap();
     let (_, tail) = rest.split_once("# What must not be exceeded").unwrap();
-    parse("my.toml", &format!("{head}# What{tail}\n{more}"))
+    format!("{head}# What{tail}\n{more}")
+}
+
+fn board(more: &str) -> Result<Board, Error> {
+    parse("my.toml", &text(more))
 }
 
 fn refused(more: &str) -> String {
@@ -118,6 +121,43 @@ fn what_cannot_work_is_refused_by_key_and_offset() {
     ] {
         let error = refused(&more);
         assert!(error.contains(says), "{more}: {error}");
+    }
+}
+
+#[test]
+fn the_piece_that_is_wrong_is_the_one_whose_line_is_told() {
+    const SLOT: &str = "[[firmware]] # one\ntext = \"\"\nslot = \"a\"\n";
+    let good = format!("{SUNXI}offset = 131_072\n");
+    for (second, key, says) in [
+        (
+            format!("{SUNXI}offset = 20_001\n"),
+            "offset",
+            "firmware.offset is not a multiple of 512",
+        ),
+        (
+            format!("{SUNXI}offset = 8192 # low\n"),
+            "offset",
+            "firmware.offset of 8192 lies",
+        ),
+        (
+            good.replace("u-boot-sunxi", "-o"),
+            "package",
+            "firmware.package is no package's name",
+        ),
+        (SLOT.repeat(2), "slot", "firmware.slot a is there twice"),
+        (format!("{good}where = 1\n"), "where", "where"),
+        (format!("{SUNXI}offset = \"a\"\n"), "offset", "invalid type"),
+    ] {
+        let text = text(&format!("{good}{second}"));
+        let lines: Vec<&str> = text.lines().collect();
+        // The last one: those of the good piece are before it.
+        let line = lines.iter().rposition(|line| line.starts_with(key));
+        let start = format!("my.toml:{}: ", line.unwrap() + 1);
+        let error = parse("my.toml", &text).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&start) && error.contains(says),
+            "{start}{says}: {error}"
+        );
     }
 }
 
