@@ -333,6 +333,41 @@ fn make(names: &Names, tree: &Path, out: &Path) -> Command {
 mod tests {
     use super::*;
 
+    /// Kconfig drops what cannot be had without a word.
+    #[test]
+    fn a_symbol_that_kconfig_drops_is_told_with_the_kernels_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let (tree, work) = (path.join("tree"), path.join("work"));
+        for folder in [&tree, &work, &path.join("mirror")] {
+            files::make_folder(folder).unwrap();
+        }
+        let makefile = "allnoconfig:\n\tmkdir -p $(O)\n\tgrep -v CONFIG_B= $(KCONFIG_ALLCONFIG) >$(O)/.config\n";
+        files::write(&tree.join("Makefile"), makefile).unwrap();
+        files::write(&path.join("mirror/Packages"), "").unwrap();
+        let source = format!("deb [trusted=yes] file:{}/mirror ./", path.display());
+        let plan = |wanted: &str| Plan {
+            names: names(Architecture::X86_64),
+            archive: Archive::open_source(&Cache::at(&path.join("cache")).unwrap(), &source)
+                .unwrap(),
+            source: Package {
+                name: SOURCE.to_owned(),
+                version: "6.12.7-1".to_owned(),
+                architecture: "all".to_owned(),
+            },
+            wanted: Fragment::parse("my.config", wanted).unwrap(),
+            key: String::new(),
+            work: work.clone(),
+        };
+        let granted = plan("CONFIG_A=y\n# CONFIG_C is not set\n");
+        granted.configure(&tree).unwrap();
+        let dropped = plan("CONFIG_A=y\nCONFIG_B=y\n");
+        let said = dropped.configure(&tree).unwrap_err().to_string();
+        let expected = "Linux 6.12.7-1 for x86_64 does not grant what board-support/kernel asks for:\n  CONFIG_B: wanted y, got not set\n";
+        assert!(said.starts_with(expected), "{said}");
+        assert!(!said.contains("CONFIG_A"), "{said}");
+    }
+
     #[test]
     fn the_fragments_are_well_formed() {
         for (name, _) in FRAGMENTS {
