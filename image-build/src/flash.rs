@@ -106,9 +106,7 @@ impl Target {
     /// gives back other bytes: with the offset. What was written before that is no whole image.
     pub fn flash(&self, image: &Image, progress: &mut dyn FnMut(Stage, u64)) -> Result<Flashed> {
         let own = self.path.display();
-        if let Some(size) = image.size() {
-            self.check_room(image, size)?;
-        }
+        self.check(image)?;
         let mut flashed = Flashed {
             size: 0,
             data: 0,
@@ -118,7 +116,13 @@ impl Target {
         let written = image.read(&mut |offset, piece| {
             let length = piece.length();
             let end = offset.saturating_add(length);
-            self.check_room(image, end)?;
+            // One that says no size, or a wrong one: what comes behind this is not known.
+            ensure!(
+                end <= self.size,
+                "{} takes {end} bytes or more, and {own} has {}",
+                image.path().display(),
+                self.size
+            );
             match piece {
                 Piece::Bytes(bytes) => self.put(bytes, offset),
                 Piece::Zeros(length) => self.zero(length, offset),
@@ -152,11 +156,15 @@ impl Target {
         Ok(flashed)
     }
 
-    /// Whether the image's bytes up to `end` fit.
-    fn check_room(&self, image: &Image, end: u64) -> Result<()> {
+    /// Whether an image that says its size fits. Of one that does not say it, [`Target::flash`] finds out as it goes.
+    ///
+    /// # Errors
+    /// It does not, with both sizes.
+    pub fn check(&self, image: &Image) -> Result<()> {
+        let size = image.size().unwrap_or_default();
         ensure!(
-            end <= self.size,
-            "{} takes {end} bytes, and {} has {}",
+            size <= self.size,
+            "{} takes {size} bytes, and {} has {}",
             image.path().display(),
             self.path.display(),
             self.size

@@ -141,18 +141,23 @@ impl Image {
     /// # Errors
     /// As [`Image::read`], it has more, or the file cannot be written.
     pub fn unpack(&self, to: &File, most: u64) -> Result<()> {
+        let own = self.path.display();
+        let size = self.size().unwrap_or_default();
+        ensure!(
+            size <= most,
+            "{own} takes {size} bytes, and the disk has {most}"
+        );
         self.read(&mut |offset, piece| {
+            let end = offset.saturating_add(piece.length());
             ensure!(
-                offset.saturating_add(piece.length()) <= most,
-                "{} takes more than the {most} bytes of the disk",
-                self.path.display()
+                end <= most,
+                "{own} takes {end} bytes or more, and the disk has {most}"
             );
             if let Piece::Bytes(bytes) = piece {
                 to.write_all_at(bytes, offset)
                     .with_context(|| format!("cannot write the copy at byte {offset}"))?;
             }
-            to.set_len(offset.saturating_add(piece.length()))
-                .context("cannot size the copy")
+            to.set_len(end).context("cannot size the copy")
         })
     }
 

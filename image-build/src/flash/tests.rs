@@ -126,3 +126,31 @@ fn what_was_begun_is_called_incomplete() {
     assert!(said.contains("has a part of the image"), "{said}");
     assert!(said.contains("cannot be unpacked at byte"), "{said}");
 }
+
+#[test]
+fn what_says_no_size_and_does_not_fit_is_told_with_what_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let packed = folder.path().join("image.zst");
+    // A stream says no size: whoever packs it does not know it yet.
+    let mut encoder = zstd::Encoder::new(File::create(&packed).unwrap(), 1).unwrap();
+    for _ in 0..20 {
+        std::io::Write::write_all(&mut encoder, &[7; 1 << 20]).unwrap();
+    }
+    encoder.finish().unwrap();
+    let image = open(&packed);
+    assert_eq!(image.size(), None);
+    let card = used(folder.path(), 19 * MIB);
+    let target = Target::open(&card).unwrap();
+    target.check(&image).unwrap();
+    let said = format!("{:#}", target.flash(&image, &mut |_, _| {}).unwrap_err());
+    let expected = format!(
+        "{} takes 20971520 bytes or more, and {} has 19922944",
+        packed.display(),
+        card.display()
+    );
+    assert!(said.contains(&expected), "{said}");
+    assert!(said.contains("its first 16777216 bytes at most"), "{said}");
+    let copy = tempfile::tempfile().unwrap();
+    let said = image.unpack(&copy, 19 * MIB).unwrap_err().to_string();
+    assert!(said.contains("20971520 bytes or more"), "{said}");
+}

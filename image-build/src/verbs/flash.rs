@@ -84,6 +84,9 @@ impl Flash {
         ensure!(source.is_disk()?, "{} is no disk image", image.display());
         let provision = self.provision.as_deref().map(provision).transpose()?;
         let what = self.judge(target)?;
+        // Held from here on: what the question is about is what is written.
+        let open = Target::open(target)?;
+        open.check(&source)?;
         if !self.yes {
             let size = source.size().map_or("an image".to_owned(), human);
             let question = format!("Write {size} over what is on {what}? All of it is lost.");
@@ -94,11 +97,11 @@ impl Flash {
         let start = Instant::now();
         let copy = provision
             .as_deref()
-            .map(|bytes| provisioned(&source, target, bytes));
+            .map(|bytes| provisioned(&source, open.size(), bytes));
         let copy = copy.transpose()?;
         let copied = copy.as_ref().map(|copy| Image::open(copy.path()));
         let copied = copied.transpose()?;
-        let flashed = write(scene, target, copied.as_ref().unwrap_or(&source))?;
+        let flashed = write(scene, &open, copied.as_ref().unwrap_or(&source))?;
         let took = progress::seconds(start.elapsed());
         let text = words(&flashed, target, &took, provision.is_some());
         let done = Done {
@@ -146,11 +149,10 @@ impl Flash {
     }
 }
 
-fn write(scene: &Scene, target: &Path, image: &Image) -> Result<Flashed> {
-    let open = Target::open(target)?;
+fn write(scene: &Scene, target: &Target, image: &Image) -> Result<Flashed> {
     let size = image.size().unwrap_or_default();
     let mut now: Option<(Stage, ProgressBar)> = None;
-    let flashed = open.flash(image, &mut |stage, bytes| {
+    let flashed = target.flash(image, &mut |stage, bytes| {
         if now.as_ref().is_none_or(|(before, _)| *before != stage) {
             if let Some((_, bar)) = now.take() {
                 bar.finish_and_clear();
@@ -215,8 +217,8 @@ fn provision(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// A copy of the image with the provisioning where the device looks for it at its first start; for its owner's eyes alone,
-/// and gone with the value. On the disk itself it would not be compared, and a desktop might have mounted it by then.
-fn provisioned(image: &Image, target: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
+/// and gone with the value; of at most so many bytes, if it has to be unpacked. On the disk itself it would not be compared, and a desktop might have mounted it by then.
+fn provisioned(image: &Image, most: u64, bytes: &[u8]) -> Result<NamedTempFile> {
     let folder = image.path().parent().unwrap_or(Path::new("."));
     let cannot = || format!("cannot make a copy of {}", image.path().display());
     let copy = tempfile::Builder::new()
@@ -224,7 +226,6 @@ fn provisioned(image: &Image, target: &Path, bytes: &[u8]) -> Result<NamedTempFi
         .tempfile_in(folder)
         .with_context(cannot)?;
     if image.is_packed() {
-        let most = Target::open(target)?.size();
         image.unpack(copy.as_file(), most).with_context(cannot)?;
     } else {
         process::run(

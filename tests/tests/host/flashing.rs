@@ -57,10 +57,10 @@ fn host_a_packed_image_is_flashed_by_its_map() -> Result<()> {
     let (said, _) = kedge.refuse(&words)?;
     ensure!(said.contains("is no block map that can be used"), "{said}");
 
-    // Too small is told before anything is written.
+    // Too small is told before anything is written, and before anybody is asked.
     File::create(&card)?.set_len(size - 1)?;
     std::fs::remove_file(&map)?;
-    let (said, _) = kedge.refuse(&words)?;
+    let (said, _) = kedge.refuse(&["flash", &card, "--image", &from])?;
     ensure!(said.contains(&format!("takes {size} bytes")), "{said}");
     let first = files::read(Path::new(&card))?;
     ensure!(first.iter().all(|byte| *byte == 0), "it was written");

@@ -175,7 +175,11 @@ fn the_size_is_known_before_it_is_unpacked() {
     assert_eq!(image.size(), Some(65_536));
     let to = tempfile::tempfile().unwrap();
     let said = format!("{:#}", image.unpack(&to, 65_535).unwrap_err());
-    assert!(said.contains("more than the 65535 bytes"), "{said}");
+    assert!(
+        said.contains("disk.img.zst takes 65536 bytes, and the disk has 65535"),
+        "{said}"
+    );
+    assert_eq!(to.metadata().unwrap().len(), 0, "it was begun");
     let to = tempfile::tempfile().unwrap();
     image.unpack(&to, 65_536).unwrap();
     let mut back = vec![9; sample.bytes.len()];
