@@ -300,14 +300,16 @@ fn header(
 /// Reads the partitions of a disk by the first copy of its table that is whole, as every loader does.
 ///
 /// # Errors
-/// It has no table, or one whose checksums are wrong: that of the first copy is told.
+/// It has no table, or one whose checksums are wrong: that of the first copy is told. The one that is whole has partitions
+/// that lie over each other: the other copy is not looked at then, since a loader would not.
 pub fn read(disk: &File) -> Result<Vec<Partition>> {
-    read_copy(disk, 1).or_else(|error| {
+    let found = copy(disk, 1).or_else(|error| {
         let mut end = disk;
         let size = end.seek(SeekFrom::End(0)).unwrap_or_default();
         let last = (size / SECTOR).saturating_sub(1);
-        read_copy(disk, last).map_err(|_| error)
-    })
+        copy(disk, last).map_err(|_| error)
+    })?;
+    apart(found)
 }
 
 /// Reads the partitions by the copy whose header is in the sector `here`: 1, or the disk's last.
@@ -315,6 +317,32 @@ pub fn read(disk: &File) -> Result<Vec<Partition>> {
 /// # Errors
 /// As [`read`], of this copy alone.
 pub fn read_copy(disk: &File, here: u64) -> Result<Vec<Partition>> {
+    copy(disk, here).and_then(apart)
+}
+
+/// Refuses partitions that lie over each other: a checksum is no word on what it is of, and what is written to the one would be
+/// read from the other.
+fn apart(partitions: Vec<Partition>) -> Result<Vec<Partition>> {
+    let mut sorted: Vec<&Partition> = partitions.iter().collect();
+    sorted.sort_by_key(|partition| partition.offset);
+    let end = |partition: &Partition| partition.offset.saturating_add(partition.size);
+    for (before, after) in sorted.iter().zip(sorted.iter().skip(1)) {
+        if end(before) > after.offset {
+            bail!(
+                "the partitions {:?} (bytes {} to {}) and {:?} (bytes {} to {}) lie over each other",
+                before.name,
+                before.offset,
+                end(before),
+                after.name,
+                after.offset,
+                end(after)
+            );
+        }
+    }
+    Ok(partitions)
+}
+
+fn copy(disk: &File, here: u64) -> Result<Vec<Partition>> {
     let mut header = [0; 512];
     disk.read_exact_at(&mut header, here.saturating_mul(SECTOR))
         .context("cannot read the partition table")?;
@@ -442,5 +470,42 @@ mod tests {
             assert_eq!(read(&file).unwrap(), written, "{second}");
             flip(second);
         }
+    }
+
+    /// Another tool's table: its checksums are good, and the second copy is as it was.
+    #[test]
+    fn partitions_over_each_other_are_refused_with_both_names() {
+        let file = tempfile::tempfile().unwrap();
+        let wanted = |name, guid| Wanted {
+            name,
+            kind: Kind::Linux,
+            guid: [guid; 16],
+            size: 3 * MIB,
+        };
+        let layout = Layout {
+            guid: [1; 16],
+            first: MIB,
+            hybrid: vec![],
+            partitions: vec![wanted("slot-a", 2), wanted("data", 3)],
+        };
+        let written = write(&file, &layout).unwrap();
+        let last = file.metadata().unwrap().len() / SECTOR - 1;
+        let mut entries = vec![0; 128 * 128];
+        file.read_exact_at(&mut entries, 2 * SECTOR).unwrap();
+        let mut begin = |first: u64| {
+            entries[128 + 32..128 + 40].copy_from_slice(&first.to_le_bytes());
+            let header = header([1; 16], 1, last, 2, last - 33, crc32(&entries));
+            file.write_all_at(&header, SECTOR).unwrap();
+            file.write_all_at(&entries, 2 * SECTOR).unwrap();
+        };
+        // From 4 MiB on, behind the first, and one sector into it.
+        begin(8192);
+        assert_eq!(read(&file).unwrap(), written);
+        begin(8191);
+        let said = "the partitions \"slot-a\" (bytes 1048576 to 4194304) and \"data\" (bytes 4193792 to 7340032) lie over each other";
+        for refused in [read(&file), read_copy(&file, 1)] {
+            assert_eq!(refused.unwrap_err().to_string(), said);
+        }
+        assert_eq!(read_copy(&file, last).unwrap(), written);
     }
 }
