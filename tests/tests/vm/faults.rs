@@ -380,7 +380,7 @@ fn vm_containers_that_fill_the_disk_leave_room_for_an_update() -> Result<()> {
         files::write(&folder.path().join("noise"), noise)?;
         project.lay("site", &project.layer_of(folder.path())?)?;
         let revision = fleet.publish(&[])?;
-        project.kedge.ask(&["assign", "all", &revision])?;
+        project.kedge.ask(&["assign", "all", &revision, "--yes"])?;
         fleet.wait_for_commit(guest, &revision)?;
         full(guest)
     });
