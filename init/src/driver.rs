@@ -552,6 +552,11 @@ impl Driver {
             match self.units.get_mut(id.index()) {
                 Some(place) => {
                     place.forget(&self.poller);
+                    // One that is no more may have had this place.
+                    let content = self.boot.content.as_ref();
+                    if content.is_none_or(|c| !c.containers.contains_key(&place.name)) {
+                        until_boot::end(&place.name, None);
+                    }
                     *place = unit;
                 }
                 None => self.units.push(unit),

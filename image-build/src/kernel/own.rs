@@ -141,9 +141,12 @@ pub fn own(cache: &Cache, board: &Board) -> Result<Kernel> {
 /// # Errors
 /// The lists of the suite cannot be read, or the cache entry is damaged.
 pub fn own_if_cached(cache: &Cache, board: &Board) -> Result<Option<Kernel>> {
-    let compiler = format!("{}gcc", names(board.architecture).prefix);
+    let prefix = names(board.architecture).prefix;
+    let programs = [format!("{prefix}gcc"), format!("{prefix}ld"), "zstd".into()];
     if board.kernel.fragments.is_empty()
-        || process::find(&compiler).is_none()
+        || programs
+            .iter()
+            .any(|program| process::find(program).is_none())
         || !cache.root().join("kernels").exists()
     {
         return Ok(None);

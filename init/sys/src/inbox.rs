@@ -10,7 +10,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::sockopt::socket_type;
+use rustix::net::sockopt::{set_socket_oobinline, socket_type};
 use rustix::net::{RecvFlags, Shutdown, SocketType, shutdown};
 use rustix::process::Signal;
 
@@ -37,9 +37,12 @@ pub struct Taken {
 }
 
 impl Inbox {
-    /// Takes over a socket of which nothing has been read with `read(2)`.
+    /// Takes over a socket of which nothing has been read.
     #[must_use]
-    pub const fn new(socket: OwnedFd) -> Self {
+    pub fn new(socket: OwnedFd) -> Self {
+        // A byte out of band (`MSG_OOB`) would be thrown away in the midst of reading, with what came along with it. Sockets for
+        // datagrams have none.
+        set_socket_oobinline(&socket, true).ok();
         Self(socket)
     }
 
@@ -103,7 +106,7 @@ impl Doorstep {
     /// # Errors
     /// As [`sock::accept`].
     pub fn accept(&self) -> Result<Option<Inbox>> {
-        Ok(sock::accept(&self.0)?.map(Inbox))
+        Ok(sock::accept(&self.0)?.map(Inbox::new))
     }
 }
 
@@ -147,6 +150,7 @@ pub(crate) fn let_go(descriptors: Vec<OwnedFd>) {
 mod tests {
     use super::*;
     use rustix::net::sockopt::set_socket_linger;
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
     use std::time::{Duration, Instant};
@@ -213,6 +217,31 @@ mod tests {
                     .is_err_and(|e| e.errno == Errno::AGAIN)
             );
         }
+    }
+
+    /// The same with a byte out of band.
+    fn send_out_of_band(to: &OwnedFd) -> TcpStream {
+        let (stream, peer) = lingering();
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [stream.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        let parts = [std::io::IoSlice::new(b"x")];
+        let sent = rustix::net::sendmsg(to, &parts, &mut control, SendFlags::OOB);
+        assert_eq!(sent, Ok(1));
+        peer
+    }
+
+    #[test]
+    fn nor_does_a_byte_out_of_band() {
+        let (one, two) = sockets(sock::Kind::Stream);
+        let two = Inbox::new(two);
+        let _peers = [send_out_of_band(&one), send_out_of_band(&one)];
+        let begun = Instant::now();
+        let taken = two.take(&mut [0; 8]);
+        assert!(taken.is_ok_and(|taken| taken.descriptors), "{taken:?}");
+        drop(two);
+        assert!(begun.elapsed() < LINGER / 2);
     }
 
     #[test]

@@ -365,6 +365,26 @@ fn memory(project: &Project, guest: &mut Guest) -> Result<()> {
     push(guest)?;
     let after = mounts(guest)?;
     ensure!(after == Some(before), "{before} mounts, then {after:?}");
+    // One that comes as another goes has its place, and nothing that was its.
+    let containers = project.kedge.folder().join("containers");
+    for (name, goes) in [("one", None), ("other", Some("one"))] {
+        let rest = "[volumes.cache]\npath = \"/keep\"\nlifetime = \"boot\"\n";
+        project.set(name, "app", "started", &["sleep"], rest)?;
+        project.add_line(name, "root = \"boot\"")?;
+        if let Some(goes) = goes {
+            std::fs::remove_file(containers.join(format!("{goes}.toml")))?;
+        }
+        push(guest)?;
+        let now = mounts(guest)?;
+        ensure!(
+            now == Some(before + 2),
+            "{before} mounts before {name}, then {now:?}"
+        );
+    }
+    std::fs::remove_file(containers.join("other.toml"))?;
+    push(guest)?;
+    let end = mounts(guest)?;
+    ensure!(end == Some(before), "{before} mounts, at the end {end:?}");
     Ok(())
 }
 

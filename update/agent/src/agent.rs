@@ -4,7 +4,7 @@
 //! has another one, for as long as it takes. What fails is said, and tried again after a pause that grows.
 
 use crate::asking::Asking;
-use crate::decide::{Device, HELD_BACK, Step, Target, View, count_trials, decide};
+use crate::decide::{Device, HELD_BACK, Step, TRIAL_S, Target, View, count_trials, decide};
 use crate::error::{Error, Peer};
 use crate::frames::{Configure, Level, MAX_CONFIGURE, Order, Report};
 use crate::hub::{Address, Connection};
@@ -84,8 +84,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) taken: Option<Target>,
     /// It was said that a restart waits.
     pub(crate) restart_waits: bool,
-    /// Since when the next of the trials that hubs ordered is being forgotten, seconds since the start.
-    trials_since: u64,
+    /// [`Memory::ran`] when it began.
+    ran_before: u64,
     /// A root that PID 1 would not take, until when it is not brought again.
     pub(crate) refused_root: Option<(u32, u64)>,
     pub(crate) logging: Logging,
@@ -142,7 +142,7 @@ impl<'a> Agent<'a> {
             refused: None,
             taken: None,
             restart_waits: false,
-            trials_since: 0,
+            ran_before: 0,
             refused_root: None,
             logging: Logging::default(),
             kept,
@@ -156,6 +156,7 @@ impl<'a> Agent<'a> {
             )?;
         }
         agent.memory = memory.unwrap_or_default();
+        agent.ran_before = agent.memory.ran;
         agent.known = Known::kept(&agent)?;
         Ok(agent)
     }
@@ -456,15 +457,18 @@ impl<'a> Agent<'a> {
         Ok(None)
     }
 
-    /// Trials of a while ago count no longer. Kept, so that a device that restarts later does not count them again.
+    /// Trials of a while ago count no longer.
     fn forget_trials(&mut self) -> Result<(), Error> {
-        let before = self.memory.trials;
-        (self.memory.trials, self.trials_since) =
-            count_trials(before, self.trials_since, self.seconds());
-        if self.memory.trials == before {
-            return Ok(());
+        let ran = self.ran();
+        if count_trials(&mut self.memory, ran) {
+            self.kept.put("memory", &self.memory)?;
         }
-        self.kept.put("memory", &self.memory)
+        Ok(())
+    }
+
+    /// For how long agents have run on this device, seconds.
+    pub(crate) fn ran(&self) -> u64 {
+        self.ran_before.saturating_add(self.seconds())
     }
 
     fn say_held_back(&self) -> Result<(), Error> {
@@ -502,7 +506,9 @@ impl<'a> Agent<'a> {
                 .as_ref()
                 .map(|(target, reason, _)| (*target, reason.as_str())),
             memory: &self.memory,
-            trials_since: self.trials_since,
+            trials_until: (self.memory.trials_since)
+                .saturating_add(TRIAL_S)
+                .saturating_sub(self.ran_before),
             window: (opens, closes),
             now,
         })

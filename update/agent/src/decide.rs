@@ -22,6 +22,8 @@ use kedge_revision::ObjectId;
 pub const TRIALS: u32 = 6;
 /// One of them counts no longer after the agent ran for so long, seconds: further ones are at most four an hour.
 pub const TRIAL_S: u64 = 900;
+/// How often the time that the agent runs is kept while trials count: less than that is forgotten at its end.
+const KEEP_S: u64 = 120;
 /// What a hub is told of a trial that has to wait. As a refusal, which hubs of every version can read.
 pub const HELD_BACK: &str =
     "hubs ordered too many trials in a short time: it is tried later, without a new order";
@@ -67,8 +69,8 @@ pub struct View<'a> {
     pub refused: Option<(Target, &'a str)>,
     /// What is remembered.
     pub memory: &'a Memory,
-    /// Since when the next of [`Memory::trials`] is being forgotten, on the clock of `now`.
-    pub trials_since: u64,
+    /// When the next of [`Memory::trials`] is forgotten, on the clock of `now`.
+    pub trials_until: u64,
     /// When the window opens and closes, on the clock of `now`.
     pub window: (Option<u64>, Option<u64>),
     /// Seconds, of any clock that goes on.
@@ -154,24 +156,32 @@ pub fn decide(view: &View<'_>) -> Step {
         Some((for_what, until)) => Step::Rest(Phase::Waiting { for_what }, until),
         None if view.memory.trials >= TRIALS => {
             let reason = HELD_BACK.to_owned();
-            let until = view.trials_since.saturating_add(TRIAL_S);
-            Step::Rest(Phase::Refused { reason }, Some(until))
+            Step::Rest(Phase::Refused { reason }, Some(view.trials_until))
         }
         None => Step::Apply(target),
     }
 }
 
-/// How many of the trials that hubs ordered count now, and since when the next one is being forgotten. It goes by the time
-/// that the agent runs, which no hub tells: a wall clock would be the hub's word.
-#[must_use]
-pub fn count_trials(trials: u32, since: u64, now: u64) -> (u32, u64) {
-    let past = now.saturating_sub(since) / TRIAL_S;
-    let left = trials.saturating_sub(u32::try_from(past).unwrap_or(u32::MAX));
-    if left == 0 {
-        (0, now)
+/// Counts the trials that hubs ordered, of which one is forgotten in each [`TRIAL_S`]; true: it must be kept. `ran` is for how
+/// long the agent has run in all, seconds, which no hub tells: a wall clock would be the hub's word.
+pub fn count_trials(memory: &mut Memory, ran: u64) -> bool {
+    let past = ran.saturating_sub(memory.trials_since) / TRIAL_S;
+    let left = memory
+        .trials
+        .saturating_sub(u32::try_from(past).unwrap_or(u32::MAX));
+    memory.trials_since = if left == 0 {
+        ran
     } else {
-        (left, since.saturating_add(past.saturating_mul(TRIAL_S)))
+        let forgotten = past.saturating_mul(TRIAL_S);
+        memory.trials_since.saturating_add(forgotten)
+    };
+    let is_older = left > 0 && ran.saturating_sub(memory.ran) >= KEEP_S;
+    let must_be_kept = left != memory.trials || is_older;
+    memory.trials = left;
+    if must_be_kept {
+        memory.ran = ran;
     }
+    must_be_kept
 }
 
 /// Whether it is what the device returns to. Without values of the hub's the device keeps those that it has.

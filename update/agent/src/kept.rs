@@ -81,6 +81,12 @@ pub struct Memory {
     /// Trials that hubs ordered, as far as they still count ([`crate::decide::count_trials`]).
     #[serde(default, skip_serializing_if = "is_none")]
     pub trials: u32,
+    /// Since when the next of these is being forgotten, of the time that the agent runs, seconds.
+    #[serde(default)]
+    pub trials_since: u64,
+    /// For how long it has run in all its lives, as far as that was kept, seconds.
+    #[serde(default)]
+    pub ran: u64,
 }
 
 /// See [`Memory::restarts`] and [`Memory::trials`].

@@ -68,6 +68,7 @@ impl Agent<'_> {
         });
         // Before it begins: a restart must not make it uncounted.
         self.memory.trials = self.memory.trials.saturating_add(1);
+        self.memory.ran = self.ran();
         self.kept.put("memory", &self.memory)?;
         let Target {
             revision,

@@ -76,10 +76,10 @@ pub(crate) fn told(
     add_by(step, By::Device, Some(device), NOISY, text)
 }
 
-/// When a device's event happened, and what it was; 0 is the newest.
+/// When a device told something, and what it was; 0 is the newest.
 fn nth(database: &Connection, device: KeyId, number: u32) -> Result<Option<(u64, String)>, Error> {
     let mut statement = database.prepare_cached(
-        "SELECT time, what FROM events WHERE device = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2",
+        "SELECT time, what FROM events WHERE device = ?1 AND by_device = 1 ORDER BY seq DESC LIMIT 1 OFFSET ?2",
     )?;
     let row = statement.query_row(params![device.digest(), number], |row| {
         Ok((unsigned(row.get(0)?), row.get(1)?))
