@@ -140,14 +140,12 @@ fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
         if tier == Tier::Vm && std::env::var_os("RUST_TEST_THREADS").is_none() {
             command.env("RUST_TEST_THREADS", machines.to_string());
         }
-        if arguments.long {
-            command.env("KEDGE_LONG", "1");
-        }
         if arguments.all_boards && tier == Tier::Vm {
             command.args(["--features", "all-boards"]);
         }
-        if let Some(filter) = &arguments.filter {
-            command.args(["--", filter]);
+        command.arg("--").args(&arguments.filter);
+        if arguments.long {
+            command.env("KEDGE_LONG", "1").arg("--include-ignored");
         }
         process::run_visibly(&mut command)?;
     }

@@ -15,9 +15,10 @@ use kedge_sys::exec::ExecImage;
 use kedge_sys::mount::{
     Attributes, Depth, MoveMountFlags, mount_bind, move_mount, pivot_here, set_attributes,
 };
+use kedge_sys::open::open_how;
 use kedge_sys::privilege::{set_group, set_groups, set_user};
 use kedge_sys::process::{fchdir, set_host_name, unshare};
-use kedge_sys::rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, mkdirat, openat, statat};
+use kedge_sys::rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, statat};
 
 use crate::become_program::{Who, become_program, let_go};
 use crate::engine::Engine;
@@ -222,18 +223,12 @@ fn mount_devices() -> Placed<'static, ()> {
     Ok(())
 }
 
-/// Attaches a mount to a directory right below the root that is no link (`ELOOP`), and makes it if the root can be written to.
-/// Without `openat2(2)`, which rustix calls by a number that is none on MIPS.
+/// Attaches a mount to a directory of the root that is no link, and makes it if the root can be written to.
 fn attach_plain(mount: &OwnedFd, target: &CStr) -> Result<(), Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let find = || match openat(CWD, target, flags, Mode::empty()) {
-        // What a link is with these flags.
-        Err(Errno::NOTDIR) => {
-            let found = statat(CWD, target, AtFlags::SYMLINK_NOFOLLOW)?;
-            let is_link = FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
-            Err(if is_link { Errno::LOOP } else { Errno::NOTDIR })
-        }
-        other => other,
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let find = || {
+        let found = open_how(CWD, target, flags, ResolveFlags::NO_SYMLINKS);
+        found.map_err(|error| error.errno)
     };
     let place = match find() {
         Err(Errno::NOENT) => {

@@ -6,8 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
 use libc::c_char;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, OFlags, ResolveFlags};
 
+use crate::open::open_how;
 use crate::{Errno, Error};
 
 /// A program's arguments and environment as the kernel takes them, built before the fork.
@@ -74,9 +75,8 @@ impl ExecImage {
     /// exec: that nobody inside may write to that program does not depend on this.
     pub fn exec_within(&self) -> Error {
         self.exec_each(|path| {
-            let flags = OFlags::PATH | OFlags::CLOEXEC;
-            match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
-                Err(Errno::LOOP) => Errno::LOOP,
+            match open_how(CWD, path, OFlags::PATH, ResolveFlags::NO_MAGICLINKS) {
+                Err(error) if error.errno == Errno::LOOP => Errno::LOOP,
                 // What else is wrong with it, the exec says.
                 _ => self.exec_path(path),
             }

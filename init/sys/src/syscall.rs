@@ -22,6 +22,8 @@ pub(crate) const PIDFD_SEND_SIGNAL: c_long = UNIFIED + 424;
 pub(crate) const CLONE3: c_long = UNIFIED + 435;
 /// `close_range(2)`.
 pub(crate) const CLOSE_RANGE: c_long = UNIFIED + 436;
+/// `openat2(2)`.
+pub(crate) const OPENAT2: c_long = UNIFIED + 437;
 /// `mount_setattr(2)`.
 pub(crate) const MOUNT_SETATTR: c_long = UNIFIED + 442;
 /// `quotactl_fd(2)`.

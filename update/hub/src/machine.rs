@@ -32,13 +32,7 @@ pub fn new_token(data: &Path, name: &str, lasts_s: Option<u32>) -> Result<String
     let change = database.transaction()?;
     tokens::insert(&change, &made, &new)?;
     let text = format!("token {} for {name} was made on the hub's machine", made.id);
-    events::insert_at(
-        &change,
-        (clock::now(), events::By::People),
-        None,
-        "token",
-        &text,
-    )?;
+    tell(&change, &text)?;
     change.commit()?;
     Ok(made.token)
 }
@@ -62,13 +56,13 @@ pub fn end_token(data: &Path, id: &str) -> Result<Option<String>, Error> {
         return Ok(None);
     };
     let text = format!("token {id} of {name} was ended on the hub's machine");
-    events::insert_at(
-        &change,
-        (clock::now(), events::By::People),
-        None,
-        "token",
-        &text,
-    )?;
+    tell(&change, &text)?;
     change.commit()?;
     Ok(Some(name))
+}
+
+/// Writes down what people did to tokens.
+fn tell(change: &Connection, text: &str) -> Result<(), Error> {
+    let people = (clock::now(), events::By::People);
+    events::insert_at(change, people, None, "token", text).map(drop)
 }

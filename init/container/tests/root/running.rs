@@ -134,6 +134,9 @@ fn a_command_has_a_terminal_of_its_container() {
     kedge_sys::terminal::set_size(&terminal, 50, 132).unwrap();
     kedge_sys::rustix::io::write(&terminal, b"go on\n").unwrap();
     until("50 132\r\n");
+    // Once the terminal has echoed it and `cat` has, too: a shell that is about to become that program loses a signal.
+    kedge_sys::rustix::io::write(&terminal, b"there\n").unwrap();
+    until("there\r\nthere\r\n");
     // Control-C.
     kedge_sys::rustix::io::write(&terminal, &[3]).unwrap();
     let status = wait_pidfd(spawned.pidfd.as_fd()).unwrap();
