@@ -143,9 +143,14 @@ fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
         if arguments.all_boards && tier == Tier::Vm {
             command.args(["--features", "all-boards"]);
         }
-        command.arg("--").args(&arguments.filter);
         if arguments.long {
-            command.env("KEDGE_LONG", "1").arg("--include-ignored");
+            command.env("KEDGE_LONG", "1");
+            if tier == Tier::Host && selection.contains(&"kedge-tests") {
+                command.args(["--features", "long"]);
+            }
+        }
+        if let Some(filter) = &arguments.filter {
+            command.args(["--", filter]);
         }
         process::run_visibly(&mut command)?;
     }

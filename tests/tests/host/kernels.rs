@@ -7,7 +7,6 @@ use kedge_image_build::{files, kernel};
 use std::os::unix::fs::symlink;
 
 #[test]
-#[ignore = "builds for a quarter of an hour: cargo xtask test host --long"]
 fn host_kernels_are_the_same_bytes_wherever_they_are_built() -> Result<()> {
     let real = Cache::open()?;
     let board = boards::find("qemu-x86-64")?;

@@ -6,6 +6,7 @@ mod flashing;
 mod fleet;
 mod hostile;
 mod importing;
+#[cfg(feature = "long")]
 mod kernels;
 mod keys;
 mod layers;
