@@ -22,6 +22,7 @@ mod mounts;
 mod objects;
 mod partitions;
 mod provision;
+mod requires;
 mod side;
 mod storage;
 mod trust;
@@ -46,6 +47,7 @@ use kedge_sys::{During, timer};
 pub(crate) use provision::{
     ON_DISK as PROVISION_ON_DISK, given as provision, values_of as provisioned_values,
 };
+pub use requires::requires;
 pub use side::{Side, check_object, slot_device, snapshot_of, snapshot_volumes};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -378,7 +380,16 @@ fn revision(boot: &mut Boot) -> Result<(), Error> {
     let read = boot
         .read_judged(target.revision, judges)
         .and_then(|verified| boot.read_side(verified, target));
-    match read {
+    // What is committed has run on this kernel before: it is told, and containers say themselves what they cannot have.
+    let judged = read.and_then(|side| match requires(&side.content) {
+        Err(lacks) if boot.is_try() => Err(lacks),
+        Err(lacks) => {
+            boot.problems.push(("revision", lacks));
+            Ok(side)
+        }
+        Ok(()) => Ok(side),
+    });
+    match judged {
         Ok(side) => {
             boot.revision = Some(side.revision);
             boot.content = Some(side.content);

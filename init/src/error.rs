@@ -71,6 +71,13 @@ pub enum Error {
         /// Why.
         why: &'static str,
     },
+    /// The kernel lacks what the revision requires.
+    Lacks {
+        /// The word of `requires`.
+        word: &'static str,
+        /// What it stands for.
+        what: &'static str,
+    },
     /// A document of parameters is another one's.
     Parameters {
         /// The counter that was asked for.
@@ -150,6 +157,12 @@ impl fmt::Display for Error {
             Self::BootRecord { which } => write!(f, "both copies of the {which} are damaged"),
             Self::Record { source } => source.fmt(f),
             Self::Repair { why } => f.write_str(why),
+            Self::Lacks { word, what } => {
+                write!(
+                    f,
+                    "the revision requires {word}, and this kernel has no {what}"
+                )
+            }
             Self::Parameters { wanted, found } => {
                 write!(f, "parameters {wanted} are those of counter {found}")
             }
@@ -186,6 +199,7 @@ impl std::error::Error for Error {
             Self::Sys(source) => Some(source),
             Self::Record { source } => Some(source),
             Self::Repair { .. }
+            | Self::Lacks { .. }
             | Self::Parameters { .. }
             | Self::File { .. }
             | Self::MissingPartition { .. }

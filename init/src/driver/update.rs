@@ -265,8 +265,7 @@ impl Driver {
         let verified = self.boot.read_document(revision)?;
         let order = verified.envelope().order();
         if let Some(running) = &self.boot.revision {
-            let same = running.envelope().order() == order;
-            if same && running.id() != revision {
+            if running.envelope().order() == order && running.id() != revision {
                 return Err(Refused(format!(
                     "another revision with counter {order} runs: a counter names one revision"
                 )));
@@ -286,6 +285,7 @@ impl Driver {
             return Ok(offer);
         }
         let side = self.boot.read_side(verified, target)?;
+        boot::requires(&side.content)?;
         offer.cost = match (&self.boot.revision, &self.boot.content) {
             (Some(running), Some(content)) => change(
                 &Running {

@@ -104,6 +104,11 @@ pub(crate) fn trials_of_a_slot(board: &str) -> Result<()> {
         |guest| hangs(board, &project, guest, &before),
     );
     project.use_platform(&platform);
+    checks.run(
+        "a kernel without what the revision requires",
+        &mut guest,
+        |guest| lacks(&project, guest, &before),
+    );
     checks.run("a container that never gets ready", &mut guest, |guest| {
         never_ready(&project, guest, &before)
     });
@@ -260,6 +265,22 @@ fn hangs(board: &str, project: &Project, guest: &mut Guest, before: &str) -> Res
         Trace::NONE
     };
     crashes(project, guest, before, &trace)
+}
+
+/// Refused by PID 1 itself, in the first try, and not by containers that do not start.
+fn lacks(project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
+    let boots = guest.boots();
+    project.kernel_arguments("sysctl.user.max_user_namespaces=0")?;
+    let tried = push(project, guest)?;
+    back(guest, &tried, before, "b", "refused")?;
+    let more = guest.boots() - boots;
+    ensure!(more == 2, "{more} boots more");
+    let says = |line: &String| line.contains("and this kernel has no user namespaces");
+    ensure!(
+        guest.before_boot(boots + 2).iter().any(says),
+        "the trial does not say what is missing"
+    );
+    Ok(())
 }
 
 fn never_ready(project: &Project, guest: &mut Guest, before: &str) -> Result<()> {
