@@ -326,6 +326,37 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_and_a_device_binary_are_held_to_their_budgets() {
+        let folder = tempfile::tempdir().unwrap();
+        let sized = |name: &str, size: u64| {
+            let path = folder.path().join(name);
+            let file = std::fs::File::create(&path).unwrap();
+            file.set_len(size).unwrap();
+            path
+        };
+        let board = boards::find("qemu-x86-64").unwrap();
+        let own = board.budgets.own.unwrap().kernel;
+        let kernel = Kernel {
+            version: "6.12-x".into(),
+            image: sized("bzImage", own + 1),
+            modules: Vec::new(),
+            pool_modules: Vec::new(),
+        };
+        let most = sized("init", board.budgets.device_binary);
+        let more = sized("more", board.budgets.device_binary + 1);
+        // Ours is to be smaller than Debian's.
+        assert!(budgets(&board, KernelSource::Debian, &kernel, &most).is_ok());
+        let said = budgets(&board, KernelSource::Own, &kernel, &most).unwrap_err();
+        assert!(said.to_string().starts_with("the kernel has "), "{said}");
+        let said = budgets(&board, KernelSource::Debian, &kernel, &more).unwrap_err();
+        let beginning = format!(
+            "the device binary has {} bytes",
+            board.budgets.device_binary + 1
+        );
+        assert!(said.to_string().starts_with(&beginning), "{said}");
+    }
+
+    #[test]
     fn a_missing_platform_says_how_to_make_it() {
         let error = Platform::load(Path::new("/nonexistent"))
             .unwrap_err()

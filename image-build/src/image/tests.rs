@@ -4,8 +4,8 @@ use super::*;
 use crate::{process, tools};
 use ed25519_dalek::SigningKey;
 use kedge_board_support::boards;
-use kedge_board_support::boards::Firmware;
 use kedge_board_support::boards::firmware::{Source, tree_name};
+use kedge_board_support::boards::{Budgets, Firmware};
 use kedge_revision::content::{Change, Commit, Group, HubGoal};
 use kedge_revision::revision::{Boot, Draft, Object};
 use kedge_revision::root::Roles;
@@ -549,14 +549,36 @@ fn an_object_that_was_changed_is_refused_and_nothing_is_left() {
 }
 
 #[test]
+fn what_exceeds_a_budget_is_refused_by_its_name_and_leaves_nothing() {
+    type Lower = fn(&mut Budgets);
+    let cases: [(Lower, &str, u64); 3] = [
+        (
+            |budgets| budgets.kernel = 69_999,
+            "the kernel has 70000 bytes",
+            69_999,
+        ),
+        (|budgets| budgets.initramfs = 999, "the initramfs has ", 999),
+        (
+            |budgets| budgets.image = 300_000,
+            "the image on disk has ",
+            300_000,
+        ),
+    ];
+    for (lower, beginning, most) in cases {
+        let mut sample = Sample::new();
+        let before = files::list(sample.folder.path()).unwrap();
+        lower(&mut sample.board.budgets);
+        let error = sample.build("disk").unwrap_err().to_string();
+        assert!(error.starts_with(beginning), "{error}");
+        let over = format!(" bytes, over the board's budget of {most}\nhelp: ");
+        assert!(error.contains(&over), "{error}");
+        assert_eq!(files::list(sample.folder.path()).unwrap(), before);
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused_before_anything_is_written() {
     let mut sample = Sample::new();
-    sample.board.budgets.kernel = 69_999;
-    let error = sample.build("disk").unwrap_err().to_string();
-    assert!(
-        error.starts_with("the kernel has 70000 bytes, over the board's budget of 69999"),
-        "{error}"
-    );
     sample.board = boards::find("qemu-x86-64").unwrap();
     sample.board.partitions.data = 40;
     let error = sample.build("disk").unwrap_err().to_string();
