@@ -1,7 +1,7 @@
 //! Debian's kernel, taken out of its package with the modules that a board names.
 //!
 //! The device loads modules by name in a fixed order and knows nothing of dependencies, so the order is made here,
-//! from the kernel's own `modules.dep`. What the kernel has built in is left out.
+//! from the kernel's own `modules.dep` and what `modules.softdep` wants loaded before. What the kernel has built in is left out.
 //!
 //! Debian's signatures are taken off the modules: they stand in the initramfs, which the revision names by its hash,
 //! and to verify them again costs the kernel a hundred million instructions each. The kernel says once that it is
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Changes when what is taken from the package changes.
-const RECIPE: [&str; 2] = ["3, unsigned", "3, signed"];
+const RECIPE: [&str; 2] = ["4, unsigned", "4, signed"];
 /// The same for device trees.
 const TREES: &str = "1";
 /// What ends a signed module; before it stand a signature and its description (Linux
@@ -147,10 +147,12 @@ fn take(tree: &Path, folder: &Path, wanted: &[impl AsRef<str>], signed: bool) ->
             .arg(tree.join("usr"))
             .arg(&version),
     )?;
-    let dependencies = files::read_text(&modules.join("modules.dep"))?;
-    let builtin = files::read_text(&modules.join("modules.builtin"))?;
-    let order = load_order(wanted, &dependencies, &builtin)?;
-    let mut pools = load_order(&POOL_MODULES, &dependencies, &builtin)?;
+    let [dependencies, builtin, soft] = ["dep", "builtin", "softdep"]
+        .map(|name| files::read_text(&modules.join(format!("modules.{name}"))));
+    let (dependencies, builtin, soft) = (dependencies?, builtin?, soft?);
+    let index = Index::new(&dependencies, &builtin, &soft);
+    let order = index.load_order(wanted)?;
+    let mut pools = index.load_order(&POOL_MODULES)?;
     pools.retain(|path| !order.contains(path));
     let take = |path: &String| {
         let file = path.rsplit('/').next().unwrap_or_default();
@@ -213,38 +215,75 @@ pub fn without_signature(mut module: Vec<u8>) -> Vec<u8> {
     module
 }
 
-/// Paths of the wanted modules and of all they need, dependencies first, each once.
-///
-/// `dependencies` is `modules.dep`: `path: path path`, where a module's own dependencies stand right to left in the
-/// order in which they must be loaded (depmod(8)).
-fn load_order(
-    wanted: &[impl AsRef<str>],
-    dependencies: &str,
-    builtin: &str,
-) -> Result<Vec<String>> {
-    let builtin: BTreeSet<String> = builtin.lines().map(module_name).collect();
-    let mut lines = BTreeMap::new();
-    for line in dependencies.lines() {
-        if let Some((path, needs)) = line.split_once(':') {
-            lines.insert(module_name(path), (path, needs));
+/// What depmod(8) says of a kernel's modules.
+struct Index<'a> {
+    builtin: BTreeSet<String>,
+    /// By name: its path, and the paths that it needs.
+    modules: BTreeMap<String, (&'a str, &'a str)>,
+    /// By name: the names that are to be loaded before it, if they are there.
+    before: BTreeMap<String, Vec<String>>,
+}
+
+impl<'a> Index<'a> {
+    /// `dependencies` is `modules.dep`: `path: path path`, where a module's own dependencies stand right to left in the
+    /// order in which they must be loaded. `soft` is `modules.softdep`: `softdep name pre: name name post: name`
+    /// (modprobe.d(5)).
+    fn new(dependencies: &'a str, builtin: &str, soft: &str) -> Self {
+        let needs = dependencies.lines().filter_map(|line| {
+            let (path, needs) = line.split_once(':')?;
+            Some((module_name(path), (path, needs)))
+        });
+        let before = soft.lines().filter_map(|line| {
+            let (name, rest) = line.strip_prefix("softdep ")?.split_once(" pre:")?;
+            let names = rest.split("post:").next().unwrap_or_default();
+            let names = names.split_whitespace().map(module_name).collect();
+            Some((module_name(name), names))
+        });
+        Self {
+            builtin: builtin.lines().map(module_name).collect(),
+            modules: needs.collect(),
+            before: before.collect(),
         }
     }
-    let mut order: Vec<String> = Vec::new();
-    for name in wanted {
-        let name = name.as_ref().replace('-', "_");
-        if builtin.contains(&name) {
-            continue;
-        }
-        let (path, needs) = lines
-            .get(&name)
-            .with_context(|| format!("the kernel has no module {name}"))?;
-        for path in needs.split_whitespace().rev().chain([*path]) {
-            if !order.iter().any(|listed| listed == path) {
-                order.push(path.to_owned());
+
+    /// Paths of the wanted modules and of all they need, in the order of loading, each once.
+    fn load_order(&self, wanted: &[impl AsRef<str>]) -> Result<Vec<String>> {
+        let mut order = Vec::new();
+        for name in wanted {
+            let name = name.as_ref().replace('-', "_");
+            if self.builtin.contains(&name) {
+                continue;
             }
+            let (path, _) = self
+                .modules
+                .get(&name)
+                .with_context(|| format!("the kernel has no module {name}"))?;
+            self.load(path, &mut order, &mut Vec::new());
         }
+        Ok(order)
     }
-    Ok(order)
+
+    /// Nothing here loads for a module what it asks for only once it runs: r8169 has no network without realtek, and names it
+    /// in no other place than among what is to be loaded before. Such a name may be an alias or built in: it is passed over.
+    ///
+    /// `open` is what is being looked at: two that want each other before them (modprobe(8) warns of such) end there.
+    fn load(&self, path: &'a str, order: &mut Vec<String>, open: &mut Vec<&'a str>) {
+        if open.contains(&path) || order.iter().any(|listed| listed == path) {
+            return;
+        }
+        open.push(path);
+        let name = module_name(path);
+        let soft = self.before.get(&name).into_iter().flatten();
+        for (path, _) in soft.filter_map(|name| self.modules.get(name)) {
+            self.load(path, order, open);
+        }
+        let needs = self.modules.get(&name).map_or("", |(_, needs)| needs);
+        for path in needs.split_whitespace().rev() {
+            self.load(path, order, open);
+        }
+        open.pop();
+        order.push(path.to_owned());
+    }
 }
 
 /// `kernel/drivers/char/hw_random/virtio-rng.ko.xz` is the module `virtio_rng`.
@@ -263,16 +302,30 @@ mod tests {
 
     #[test]
     fn dependencies_come_first_and_once() {
-        let order = load_order(
-            &["virtio_net", "net_failover", "virtio_rng"],
-            DEPENDENCIES,
-            "",
-        )
-        .unwrap();
-        let names: Vec<String> = order.iter().map(|path| module_name(path)).collect();
+        let index = Index::new(DEPENDENCIES, "", "");
         assert_eq!(
-            names,
+            names(&index, &["virtio_net", "net_failover", "virtio_rng"]),
             ["failover", "net_failover", "virtio_net", "virtio_rng"]
+        );
+    }
+
+    fn names(index: &Index<'_>, wanted: &[&str]) -> Vec<String> {
+        let order = index.load_order(wanted).unwrap();
+        order.iter().map(|path| module_name(path)).collect()
+    }
+
+    #[test]
+    fn what_is_to_be_loaded_before_is_and_rings_end() {
+        const SOFT: &str = "# Soft dependencies.\nsoftdep virtio_net pre: virtio-rng crypto-crc32c post: failover\n\
+                            softdep virtio_rng pre: net_failover\nsoftdep net_failover pre: virtio_rng\n";
+        let index = Index::new(DEPENDENCIES, "", SOFT);
+        assert_eq!(
+            names(&index, &["virtio_net"]),
+            ["failover", "net_failover", "virtio_rng", "virtio_net"]
+        );
+        assert_eq!(
+            names(&index, &["net_failover"]),
+            ["virtio_rng", "failover", "net_failover"]
         );
     }
 
@@ -302,14 +355,9 @@ mod tests {
 
     #[test]
     fn what_is_built_in_is_left_out_and_what_is_unknown_is_named() {
-        assert!(
-            load_order(&["virtio-pci"], "", "kernel/drivers/virtio/virtio_pci.ko\n")
-                .unwrap()
-                .is_empty()
-        );
-        let error = load_order(&["nothing"], DEPENDENCIES, "")
-            .unwrap_err()
-            .to_string();
+        let index = Index::new(DEPENDENCIES, "kernel/drivers/virtio/virtio_pci.ko\n", "");
+        assert!(names(&index, &["virtio-pci"]).is_empty());
+        let error = index.load_order(&["nothing"]).unwrap_err().to_string();
         assert_eq!(error, "the kernel has no module nothing");
     }
 }
