@@ -5,6 +5,10 @@
 //! after all goals are met, with one container and with five; containers' own processes are not counted, nor is what the
 //! kernel keeps for itself. What the agent adds, [`super::agent`] measures.
 //!
+//! `memory.pid1-100` is PID 1 after its container was started a hundred times more. `memory.machine-per-container` is by how
+//! much less the whole machine has (`MemAvailable`) for each of 32 further containers that do nothing: what the kernel
+//! keeps for processes, namespaces, mounts and control groups is in it, and the containers' own process, which is a page or two.
+//!
 //! `memory.smallest-m` is QEMU's smallest `-m` with which one container reaches its goal in the first boot and a pushed
 //! revision, whose kernel arguments are new, is written into the other slot, tried and committed.
 //! `memory.smallest-m-bare` is the control: with which the same kernel starts a program that does nothing. In both the
@@ -29,6 +33,10 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 const VERDICT: Duration = Duration::from_secs(60);
 /// Helpers end their first work meanwhile: growing the file system, writing logs.
 pub(super) const SETTLE: Duration = Duration::from_secs(10);
+/// Starts of a container, for what PID 1 keeps of them.
+const STARTS: u32 = 100;
+/// Containers by which the machine's memory is divided: many, for the kernel counts it in batches.
+const MANY: u32 = 33;
 /// Least and most MiB that are tried: the kernel alone needs more than the first.
 const LEAST: u32 = 12;
 const MOST: u32 = 128;
@@ -39,12 +47,21 @@ pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
     project::edit(&one, "window", "\"5s\"")?;
     let one = project::build(project::board(platform)?, one, platform)?;
     let five = subject::build(folder.path(), platform, 5)?;
+    let many = subject::build(folder.path(), platform, MANY)?;
     let with_one = progress::step("memory with one container", || {
-        resident(&one, folder.path())
+        resident(&one, folder.path(), 0)
     })?;
+    let after = progress::step(
+        format_args!("memory after {STARTS} starts of a container"),
+        || resident(&one, folder.path(), STARTS),
+    )?;
     let with_five = progress::step("memory with five containers", || {
-        resident(&five, folder.path()).with_context(|| subject::console(folder.path()))
+        resident(&five, folder.path(), 0).with_context(|| subject::console(folder.path()))
     })?;
+    let with_many = progress::step(format_args!("memory with {MANY} containers"), || {
+        resident(&many, folder.path(), 0).with_context(|| subject::console(folder.path()))
+    })?;
+    let machine = with_one.available.saturating_sub(with_many.available) / u64::from(MANY - 1);
     let smallest = smallest("one container and an update", |memory| {
         lives(&one, folder.path(), memory)
     })?;
@@ -57,6 +74,8 @@ pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
         Figure::bytes("memory.system-1", with_one.system, Some(1_500_000)),
         Figure::bytes("memory.system-5", with_five.system, Some(1_660_000)),
         Figure::bytes("memory.per-container", further, Some(40_000)),
+        Figure::bytes("memory.machine-per-container", machine, None),
+        Figure::bytes("memory.pid1-100", after.pid1, None),
         Figure::mebibytes("memory.smallest-m", smallest, Some(32)),
         Figure::mebibytes("memory.smallest-m-bare", bare, None),
     ];
@@ -75,13 +94,20 @@ pub(super) struct Resident {
     pub(super) system: u64,
     /// Each process by its name.
     pub(super) each: Vec<(String, u64)>,
+    /// What the machine could still give, bytes.
+    available: u64,
 }
 
-fn resident(built: &Built, folder: &Path) -> Result<Resident> {
+/// After so many further starts of the first container.
+fn resident(built: &Built, folder: &Path, starts: u32) -> Result<Resident> {
     let disk = folder.join("disk");
     copy_disk(&built.image, &disk)?;
     let mut device = Device::start(&built.kedge, built.machine_with(&disk), false)?;
     device.until_goals(PATIENCE)?;
+    for _ in 0..starts {
+        device.ctl(&["restart", "tiny-1"])?;
+        device.until_goals(PATIENCE)?;
+    }
     device.listen(SETTLE);
     let status = device.status()?;
     let resident = read(&status)?;
@@ -110,6 +136,10 @@ pub(super) fn read(status: &Value) -> Result<Resident> {
         pid1,
         system: each.iter().map(|(_, size)| size).sum(),
         each,
+        available: status
+            .pointer("/memory/available")
+            .and_then(Value::as_u64)
+            .context("the device does not tell the memory of its machine")?,
     })
 }
 
@@ -198,13 +228,14 @@ mod tests {
 
     #[test]
     fn the_system_is_pid_1_and_its_helpers() {
-        let status = json!({"processes": [
+        let status = json!({"memory": {"total": 9_000_000, "available": 5_000_000}, "processes": [
             {"name": "init", "pid": 1, "pss": 300_000},
             {"name": "disk", "pid": 30, "pss": 100_000},
             {"name": "net", "pid": 31, "pss": 90_000},
         ]});
         let resident = read(&status).unwrap();
         assert_eq!((resident.pid1, resident.system), (300_000, 490_000));
+        assert_eq!(resident.available, 5_000_000);
         read(&json!({})).unwrap_err();
     }
 }
