@@ -1,5 +1,7 @@
 //! Starts containers one after the other, with the engine in this process and with commands, in turns, and prints what each
-//! took: `SUBJECT NANOSECONDS`, a line a start. `cargo xtask measure containers` makes figures of it.
+//! took: `SUBJECT NANOSECONDS`, a line a start. `cargo xtask measure containers` makes figures of it. `SUBJECT-at-once` is from the
+//! first of many starts to the moment in which all run, `SUBJECT-ends` what their ends took after that. `engine-with-host-network` starts
+//! without a network namespace: what one costs is the difference.
 //!
 //! ```text
 //! starts ROOTFS BUNDLE ROUNDS COUNT NAME=COMMAND…
@@ -16,7 +18,7 @@ use std::error::Error;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kedge_container::{Config, Context, Engine, Plan, Report, Spawned};
 use kedge_revision::{Container, Name};
@@ -53,17 +55,20 @@ fn main() -> Done {
         cgroup: Some(Path::new("/sys/fs/cgroup/kedge-measure")),
     };
     let engine = Engine::new(&config)?;
-    let sequential = plan("measured", &root, "/bin/true")?;
+    let sequential = plan("measured", &root, "/bin/true", "none")?;
+    let with_host = plan("measured", &root, "/bin/true", "host")?;
     for _ in 0..rounds {
         timed(count, "bare", |_| bare(&root))?;
         timed(count, "engine", |_| one(&engine, "measured", &sequential))?;
+        timed(count, "engine-with-host-network", |_| {
+            one(&engine, "measured", &with_host)
+        })?;
         for runtime in &runtimes {
             timed(count, &runtime.name, |at| runtime.run(&bundle, at))?;
         }
-        timed(1, "engine-at-once", |_| at_once(&engine, &root))?;
+        many("engine", at_once(&engine, &root)?);
         for runtime in &runtimes {
-            let name = format!("{}-at-once", runtime.name);
-            timed(1, &name, |_| runtime.at_once(&bundle))?;
+            many(&runtime.name, runtime.at_once(&bundle)?);
         }
     }
     std::fs::remove_dir("/sys/fs/cgroup/kedge-measure")?;
@@ -98,8 +103,14 @@ fn timed(count: usize, name: &str, mut start: impl FnMut(usize) -> Done) -> Done
     Ok(())
 }
 
+/// How long many took until all ran, and then until all had ended.
+fn many(name: &str, (started, ended): (Duration, Duration)) {
+    println!("{name}-at-once {}", started.as_nanos());
+    println!("{name}-ends {}", ended.as_nanos());
+}
+
 /// A definition as PID 1 has it, confined by its defaults: user namespace, no capability, filter, read-only root.
-fn plan(name: &str, root: &Path, program: &str) -> Done<Plan> {
+fn plan(name: &str, root: &Path, program: &str, network: &str) -> Done<Plan> {
     let definition: Container = serde_json::from_value(serde_json::json!({
         "group": "app",
         "layers": [format!("v1:{}", "0a".repeat(32))],
@@ -112,6 +123,7 @@ fn plan(name: &str, root: &Path, program: &str) -> Done<Plan> {
             "stop-grace-ms": 1000,
         },
         "goal": "started",
+        "network": network,
         "restart": {"policy": "no", "delay-ms": 1, "max-delay-ms": 1, "reset-after-ms": 1, "then": "leave"},
     }))?;
     let context = Context {
@@ -164,23 +176,25 @@ fn executed(report: &OwnedFd) -> Done {
     }
 }
 
-/// Many that go on, up to the moment in which all were executed. They are ended after that, in the same figure: by one write each.
-fn at_once(engine: &Engine, root: &Path) -> Done {
+/// Many that go on, up to the moment in which all were executed; then their ends, by one write each.
+fn at_once(engine: &Engine, root: &Path) -> Done<(Duration, Duration)> {
+    let begin = Instant::now();
     let mut all: Vec<(Name, Spawned)> = Vec::new();
     for at in 0..AT_ONCE {
         let name = format!("measured-{at}");
-        let plan = plan(&name, root, "/bin/sleep")?;
+        let plan = plan(&name, root, "/bin/sleep", "none")?;
         all.push((name.parse()?, engine.spawn(&plan)?));
     }
     for (_, spawned) in &all {
         executed(&spawned.report)?;
     }
+    let started = begin.elapsed();
     for (name, spawned) in &all {
         engine.kill(name)?;
         wait_pidfd(spawned.pidfd.as_fd())?;
         engine.remove(name)?;
     }
-    Ok(())
+    Ok((started, begin.elapsed().saturating_sub(started)))
 }
 
 impl Runtime {
@@ -198,23 +212,25 @@ impl Runtime {
         quiet(&mut self.command(bundle, &["run", &format!("measured-{at}")]))
     }
 
-    /// As a script would: all commands at once, then one by one to their end.
-    fn at_once(&self, bundle: &Path) -> Done {
+    /// As a script would: all commands at once, up to the end of the last; then the containers are deleted one by one.
+    fn at_once(&self, bundle: &Path) -> Done<(Duration, Duration)> {
         let bundle = bundle.join("sleeper");
         let ids: Vec<_> = (0..AT_ONCE).map(|at| format!("measured-{at}")).collect();
         let start = |id: &String| {
             let mut command = self.command(&bundle, &["run", "--detach", id]);
             command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()
         };
+        let begin = Instant::now();
         let started: Result<Vec<_>, _> = ids.iter().map(start).collect();
         for mut child in started? {
             if !child.wait()?.success() {
                 return Err(format!("{} did not start all", self.name).into());
             }
         }
+        let started = begin.elapsed();
         for id in &ids {
             quiet(&mut self.command(&bundle, &["delete", "--force", id]))?;
         }
-        Ok(())
+        Ok((started, begin.elapsed().saturating_sub(started)))
     }
 }
