@@ -6,13 +6,44 @@
 //! panic's text outlives its reset is part of `trials_of_a_slot`.
 
 use crate::uboot;
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use kedge_board_support::boards;
+use kedge_image_build::qemu::VmConfig;
+use kedge_tests::guest::{BOOT, Checks, Guest, text};
 
 const BOARD: &str = "qemu-mipsel";
 
 #[test]
 fn vm_mipsel_smoke() -> Result<()> {
     uboot::vm_uboot_smoke(BOARD)
+}
+
+/// The least machine that README promises, and what it is for: containers run, and another slot is tried and committed.
+#[test]
+fn vm_mipsel_smoke_in_32_mib() -> Result<()> {
+    let (project, disk) = crate::built_trials_for(BOARD)?;
+    let board = boards::find(BOARD)?;
+    let mut config = VmConfig::new(board, disk.path(), &disk.folder().join("vm"));
+    config.memory = Some(32);
+    let mut guest = Guest::with(config)?;
+    let mut checks = Checks::default();
+    checks.run("containers run", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        for name in ["keeper", "data", "base", "app"] {
+            guest.wait_for_state(name, "running", BOOT)?;
+        }
+        Ok(())
+    });
+    checks.run("an update of the other slot", &mut guest, |guest| {
+        project.kernel_arguments("tests.kedge=1")?;
+        let pushed = project.push(guest, &[])?;
+        ensure!(pushed.committed, "{}", pushed.said);
+        let status = guest.status()?;
+        ensure!(text(&status, "slot") == "b", "{status}");
+        ensure!(guest.boots() == 2, "{} boots", guest.boots());
+        Ok(())
+    });
+    checks.finish(&mut guest)
 }
 
 #[test]
