@@ -123,6 +123,23 @@ impl Device {
     /// # Errors
     /// It does not start.
     pub fn start(&mut self) -> Result<()> {
+        self.start_silently()?;
+        self.configure();
+        Ok(())
+    }
+
+    /// Tells the agent what it is configured with.
+    pub fn configure(&self) {
+        let configure = self.init.configure.lock();
+        let configure = configure.unwrap_or_else(PoisonError::into_inner).clone();
+        self.init.order(&Order::Configure(Box::new(configure)));
+    }
+
+    /// Starts the agent, and tells it nothing yet.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_silently(&mut self) -> Result<()> {
         self.kill();
         let (own, other) = sock::pair(sock::Kind::Messages)?;
         let child = Command::new(&self.program)
@@ -149,9 +166,6 @@ impl Device {
             link,
             reader,
         });
-        let configure = self.init.configure.lock();
-        let configure = configure.unwrap_or_else(PoisonError::into_inner).clone();
-        self.init.order(&Order::Configure(Box::new(configure)));
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 use crate::asking::Asking;
 use crate::decide::{Device, HELD_BACK, Step, TRIAL_S, Target, View, count_trials, decide};
 use crate::error::{Error, Peer};
+use crate::floor::Rising;
 use crate::frames::{Configure, Level, MAX_CONFIGURE, Order, Report};
 use crate::hub::{Address, Connection};
 use crate::kept::{Kept, Memory, random};
@@ -70,8 +71,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) phase: Phase,
     pub(crate) asking: Asking,
     pub(crate) confirmed: Option<Target>,
-    /// Where the floor of time stood when this agent began, once it is raised.
-    pub(crate) risen_from: Option<u64>,
+    /// How far the floor of time may rise, once it is raised.
+    pub(crate) rising: Option<Rising>,
     /// When the last fresh answer came, seconds since the start, and for how long it holds.
     pub(crate) fresh: Option<(u64, u64)>,
     pub(crate) staged: Option<Target>,
@@ -134,7 +135,7 @@ impl<'a> Agent<'a> {
             phase: Phase::Idle,
             asking: Asking::default(),
             confirmed: None,
-            risen_from: None,
+            rising: None,
             fresh: None,
             staged: None,
             wire: 0,

@@ -9,6 +9,7 @@
 //! | [`decide`] | what to do next; pure |
 //! | [`schedule`] | when to ask again; pure |
 //! | `agent`, `asking`, `steps` | the loop that does it |
+//! | `floor` | how the floor of time rises; pure |
 //! | `ready` | from an address to a hub that is known and knows the device |
 //! | `roots` | a root on its way |
 //! | `fetch` | a revision on its way |
@@ -31,6 +32,8 @@ pub mod decide;
 mod error;
 #[cfg(feature = "client")]
 mod fetch;
+#[cfg(feature = "client")]
+mod floor;
 pub mod frames;
 #[cfg(feature = "client")]
 pub mod http;

@@ -7,6 +7,7 @@
 
 use crate::agent::Agent;
 use crate::error::{Error, Peer};
+use crate::floor::Rising;
 use crate::frames::{Level, Report};
 use crate::hub::{Address, judge_authority};
 use crate::kept::{Certificate, random};
@@ -22,12 +23,8 @@ use rustls::client::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
 
-/// How many times as fast as time passes the floor of time rises at most: a hub whose clock ran wild, or that is hostile,
-/// must not lock a device out of its own future, however often the agent or the device is started again. A floor that
-/// lags is a floor too.
-const MOST_AHEAD: u64 = 2;
 /// The floor is written when it has risen by so much, seconds.
-const WORTH_WRITING: u64 = 3600;
+pub(crate) const WORTH_WRITING: u64 = 3600;
 
 /// What a device says of itself.
 #[derive(Debug)]
@@ -167,7 +164,7 @@ impl Agent<'_> {
 
     /// Learns the time and the authority.
     fn believe(&mut self, hub: &Address, root: &Root) -> Result<(), Error> {
-        let mut unjudged = hub.connect(&tls::unjudged(&self.clock)?)?.unjudged();
+        let mut unjudged = hub.connect(&tls::unjudged()?)?.unjudged();
         let fresh = match unjudged.time(self.device, root) {
             Err(unknown @ Error::Document { .. }) => {
                 // The hub may have a key that only the next root names. If it has none, it is not the hub.
@@ -219,11 +216,11 @@ impl Agent<'_> {
     /// Remembers that it is later than the time of a fresh answer, which came from a hub whose certificate holds at that
     /// time.
     pub(crate) fn raise_floor(&mut self, fresh: &Fresh) -> Result<(), Error> {
-        let floor = self.time_floor();
-        let from = *self.risen_from.get_or_insert(floor);
-        let most = from.saturating_add(self.seconds().saturating_mul(MOST_AHEAD));
-        let risen = fresh.time.unix().min(most);
+        let (floor, now) = (self.time_floor(), self.seconds());
+        let rising = self.rising.get_or_insert(Rising::new(floor));
+        let risen = rising.reaches(fresh.time.unix(), now);
         if risen >= self.memory.time_floor.saturating_add(WORTH_WRITING) {
+            rising.risen(risen, now);
             self.memory.time_floor = risen;
             self.kept.put("memory", &self.memory)?;
         }

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::frames::Level;
 use crate::hub::Address;
 use crate::kept::Failed;
+use crate::ready::WORTH_WRITING;
 use kedge_api::device::{ActionKind, Phase};
 use kedge_revision::Root;
 
@@ -25,8 +26,12 @@ impl Agent<'_> {
         let mut connection = self.connect(hub)?;
         let fresh = connection.assignment(self.device, root)?;
         self.answered()?;
+        let judged_at = self.clock.now().unwrap_or(0);
         self.take_time(&fresh)?;
-        self.raise_floor(&fresh)?;
+        // A leap was told over a connection that was judged before it: the next one is judged after it, and counts.
+        if fresh.time.unix() <= judged_at.saturating_add(WORTH_WRITING) {
+            self.raise_floor(&fresh)?;
+        }
         self.fresh = Some((self.seconds(), u64::from(fresh.holds_s)));
         let assigned = fresh.assignment.map(|assignment| Target {
             revision: assignment.revision,

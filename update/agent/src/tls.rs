@@ -70,6 +70,16 @@ impl TimeProvider for Clock {
     }
 }
 
+/// Any time, where nothing is judged by it. Without one rustls ends every handshake, also those that ask for none.
+#[derive(Debug)]
+struct AnyTime;
+
+impl TimeProvider for AnyTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::ZERO))
+    }
+}
+
 /// Random numbers are the kernel's, as everywhere on the device.
 #[derive(Debug)]
 struct Random;
@@ -198,12 +208,8 @@ impl ServerCertVerifier for Unjudged {
 ///
 /// # Errors
 /// [`Error::Tls`].
-pub fn unjudged(clock: &Arc<Clock>) -> Result<Arc<ClientConfig>, Error> {
-    // Any time will do: nothing is judged by it.
-    if clock.now().is_none() {
-        clock.set(1);
-    }
-    let config = builder(clock)?
+pub fn unjudged() -> Result<Arc<ClientConfig>, Error> {
+    let config = builder(Arc::new(AnyTime))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Unjudged))
         .with_no_client_auth();
@@ -224,6 +230,7 @@ pub fn judged(
         let certificate = CertificateDer::from(certificate.clone());
         roots.add(certificate).map_err(Error::Tls)?;
     }
+    let clock: Arc<dyn TimeProvider> = Arc::<Clock>::clone(clock);
     let builder = builder(clock)?.with_root_certificates(roots);
     Ok(Arc::new(match own {
         None => builder.with_no_client_auth(),
@@ -236,9 +243,8 @@ pub fn judged(
 }
 
 fn builder(
-    clock: &Arc<Clock>,
+    clock: Arc<dyn TimeProvider>,
 ) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, Error> {
-    let clock: Arc<dyn TimeProvider> = Arc::<Clock>::clone(clock);
     ClientConfig::builder_with_details(provider(), clock)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(Error::Tls)
@@ -254,4 +260,20 @@ pub fn connect(config: &Arc<ClientConfig>, host: &str, socket: TcpStream) -> Res
     })?;
     let connection = ClientConnection::new(Arc::clone(config), name).map_err(Error::Tls)?;
     Ok(StreamOwned::new(connection, Paced::new(socket)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn before_anybody_told_the_time_a_hub_can_be_asked_however_long_the_agent_runs() {
+        let config = unjudged().unwrap();
+        assert!(config.time_provider.current_time().is_some());
+        // What nobody told is nothing to judge by.
+        let clock = Clock::default();
+        assert_eq!(clock.now(), None);
+        clock.set(1_800_000_000);
+        assert!(clock.now().is_some_and(|unix| unix >= 1_800_000_000));
+    }
 }

@@ -3,8 +3,9 @@
 use super::{Bench, HUB};
 use anyhow::{Context, Result, ensure};
 use kedge_api::device::{ContainerUsage, Pressure};
-use kedge_tests::agent::PLAYED_MEMORY;
+use kedge_tests::agent::{Device, PLAYED_MEMORY};
 use kedge_tests::releases::{Fleet, Plan};
+use std::time::Duration;
 
 #[test]
 fn host_an_honest_network_brings_an_update_with_few_questions() -> Result<()> {
@@ -39,4 +40,17 @@ fn host_an_honest_network_brings_an_update_with_few_questions() -> Result<()> {
     said.retain(|line| !line.contains("came as"));
     ensure!(said == ["a hub has taken this device in"], "{said:?}");
     Ok(())
+}
+
+#[test]
+fn host_a_hub_that_is_told_late_is_asked_all_the_same() -> Result<()> {
+    let fleet = Fleet::start(HUB)?;
+    let bench = &mut Bench::new(&fleet)?;
+    // As on a device that gets its network, or its provisioning, when it has run for a while.
+    bench.device.start_silently()?;
+    std::thread::sleep(Duration::from_millis(1500));
+    bench.device.configure();
+    let answers = |device: &Device| device.state().hub;
+    bench.device.until("the hub's answer", answers)?;
+    bench.audit(&[])
 }
