@@ -20,7 +20,7 @@ use kedge_revision::{
     Timestamp,
 };
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// When all revisions were made: before whatever time the machine has.
@@ -49,23 +49,30 @@ fn public(key: &SigningKey) -> PublicKey {
     PublicKey::from_bytes(key.verifying_key().to_bytes())
 }
 
+/// Their ids, as a root lists them.
+fn ids(keys: &[PublicKey]) -> Vec<KeyId> {
+    let ids: BTreeSet<KeyId> = keys.iter().map(PublicKey::id).collect();
+    ids.into_iter().collect()
+}
+
 impl Keys {
-    /// The first root: of these keys and a hub's.
+    /// The first root: of these keys and hubs'.
     ///
     /// # Errors
     /// None that is known.
-    pub fn root(&self, hub: PublicKey) -> Result<(Root, Signed)> {
-        let role = |key: PublicKey| Role {
-            keys: vec![key.id()],
+    pub fn root(&self, hubs: &[PublicKey]) -> Result<(Root, Signed)> {
+        let role = |keys: &[PublicKey]| Role {
+            keys: ids(keys),
             threshold: 1,
         };
         let (root, release) = (public(&self.root), public(&self.release));
         let roles = Roles {
-            root: role(root),
-            release: role(release),
-            hub: role(hub),
+            root: role(&[root]),
+            release: role(&[release]),
+            hub: role(hubs),
         };
-        let document = Root::new(1, Mode::Development, &[root, release, hub], roles)?;
+        let all = [&[root, release], hubs].concat();
+        let document = Root::new(1, Mode::Development, &all, roles)?;
         let bytes = document.encode()?;
         let mut signatures = SignatureSet::default();
         signatures.sign(Kind::Root, &bytes, &self.root);
@@ -234,23 +241,43 @@ impl Fleet {
     /// # Errors
     /// It does not start.
     pub fn start(program: &str) -> Result<Self> {
-        let folder = tempfile::tempdir().context("no folder")?;
-        let hub = Hub::start(program, folder.path())?;
-        let told = Client::unjudged(hub.url().parse()?)?.hub()?;
-        let authority = unhex(&told.authority).context("no authority")?;
-        let operator = operator(&hub, &authority)?;
+        let [fleet] = Self::start_all(program)?;
+        Ok(fleet)
+    }
+
+    /// Hubs that one root names, each with an authority of its own.
+    ///
+    /// # Errors
+    /// One does not start.
+    pub fn start_all<const N: usize>(program: &str) -> Result<[Self; N]> {
+        let started = (0..N).map(|_| {
+            let folder = tempfile::tempdir().context("no folder")?;
+            let hub = Hub::start(program, folder.path())?;
+            let told = Client::unjudged(hub.url().parse()?)?.hub()?;
+            Ok((folder, hub, told))
+        });
+        let started: Vec<_> = started.collect::<Result<_>>()?;
+        let names: Vec<PublicKey> = started.iter().map(|(_, _, told)| told.key).collect();
         let keys = Keys::default();
-        let (root, signed) = keys.root(told.key)?;
-        operator.tell("POST", "/v1/products?product=gateway", &signed)?;
-        Ok(Self {
-            program: program.to_owned(),
-            folder,
-            hub: Some(hub),
-            authority,
-            operator,
-            keys,
-            root,
-        })
+        let (root, signed) = keys.root(&names)?;
+        let fleets = started.into_iter().map(|(folder, hub, told)| {
+            let authority = unhex(&told.authority).context("no authority")?;
+            let operator = operator(&hub, &authority)?;
+            operator.tell("POST", "/v1/products?product=gateway", &signed)?;
+            Ok(Self {
+                program: program.to_owned(),
+                folder,
+                hub: Some(hub),
+                authority,
+                operator,
+                keys: keys.clone(),
+                root: root.clone(),
+            })
+        });
+        let fleets: Vec<_> = fleets.collect::<Result<_>>()?;
+        fleets
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("not as many hubs"))
     }
 
     /// Kills the hub as a power cut would, and starts it again on what is on its disk.

@@ -15,6 +15,7 @@
 //! | `poison` | answers of a hub that would last: time, certificates, numbers, pauses |
 //! | `drip` | a hub that sends a byte now and then, before another one |
 //! | `kills` | the agent and the hub killed at any moment |
+//! | `twice` | two hubs, of which one is away for a while |
 //! | `bad` | what is old, foreign, out of order or out of place |
 //!
 //! Covered elsewhere, and not again here: join tokens spent, too late and of another product, claims, certificates that have
@@ -31,6 +32,7 @@ mod inside;
 mod kills;
 mod poison;
 mod restless;
+mod twice;
 
 use anyhow::{Context, Result, ensure};
 use kedge_tests::agent::Device;

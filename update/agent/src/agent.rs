@@ -5,7 +5,7 @@
 
 use crate::asking::Asking;
 use crate::decide::{Device, HELD_BACK, Step, TRIAL_S, Target, View, count_trials, decide};
-use crate::error::{Error, Peer};
+use crate::error::Error;
 use crate::floor::Rising;
 use crate::frames::{Configure, Level, MAX_CONFIGURE, Order, Report};
 use crate::hub::{Address, Connection};
@@ -34,13 +34,6 @@ pub struct Paths {
     pub control: PathBuf,
 }
 
-/// Without an answer of a hub for so long, seconds, there is none.
-const LOST_S: u64 = 3600;
-/// What a hub gets that is not to be asked for a while: it has refused the device, seconds.
-const REFUSED_DEVICE_S: u32 = 600;
-/// The same, where it has refused to take the device in.
-const REFUSED_ENROLMENT_S: u32 = 60;
-
 /// See the module.
 pub(crate) struct Agent<'a> {
     socket: BorrowedFd<'a>,
@@ -52,20 +45,20 @@ pub(crate) struct Agent<'a> {
     pub(crate) configure: Option<Box<Configure>>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) known: Known,
-    /// The claim that was shown.
-    pub(crate) claim: Option<String>,
+    /// The claims that were shown, of each hub its own.
+    pub(crate) claims: Vec<String>,
     reporter: Reporter,
     start: Instant,
     /// Which of the hubs is asked.
-    hub: usize,
-    backoff: Backoff,
+    pub(crate) hub: usize,
+    pub(crate) backoff: Backoff,
     /// No hub is asked before, milliseconds since the start.
-    paused_until: u64,
+    pub(crate) paused_until: u64,
     /// What was said last of failures, so that the log is not filled with it.
-    said: String,
+    pub(crate) said: String,
     /// When a hub has answered last, and whether PID 1 knows it.
-    answered_at: Option<u64>,
-    told_answered: Option<bool>,
+    pub(crate) answered_at: Option<u64>,
+    pub(crate) told_answered: Option<bool>,
     changed: bool,
     status: Status,
     pub(crate) phase: Phase,
@@ -121,7 +114,7 @@ impl<'a> Agent<'a> {
             configure: None,
             clock: Arc::new(Clock::default()),
             known: Known::default(),
-            claim: None,
+            claims: Vec::new(),
             reporter,
             start: Instant::now(),
             hub: 0,
@@ -258,65 +251,13 @@ impl<'a> Agent<'a> {
             return Ok(Some(self.paused_until));
         }
         match self.work() {
-            Ok(until) => {
-                self.backoff.reset();
-                self.said.clear();
-                Ok(until)
-            }
+            Ok(until) => Ok(until),
             Err(error @ Error::Socket(_)) => Err(error),
             Err(error) => {
                 self.failed(&error)?;
                 Ok(Some(self.paused_until))
             }
         }
-    }
-
-    /// Something failed: it is said, and tried again after a pause, with the next hub if this one was not reached.
-    fn failed(&mut self, error: &Error) -> Result<(), Error> {
-        let text = error.to_string();
-        if text != self.said {
-            self.say(Level::Warning, &text)?;
-            self.said = text;
-        }
-        self.asking.connection = None;
-        self.asking.until = None;
-        let refused = error.is_answer() && matches!(error.status(), Some(401 | 403));
-        if error.is_answer() {
-            if self.known.tls.is_some() {
-                self.answered()?;
-            }
-        } else {
-            self.hub = self.hub.saturating_add(1);
-        }
-        let enrolled = self.known.tls.is_some();
-        self.known.doubt();
-        if let Error::Refused {
-            by: Peer::Hub,
-            kind,
-            ..
-        } = error
-        {
-            self.refused_by_hub(kind)?;
-        }
-        let asked = error.retry_after();
-        // Whoever is not taken in may be in a minute: a person is at work on it.
-        let asked = if refused && enrolled {
-            Some(asked.unwrap_or(0).max(REFUSED_DEVICE_S))
-        } else if refused {
-            Some(asked.unwrap_or(0).max(REFUSED_ENROLMENT_S))
-        } else {
-            asked
-        };
-        let pause = self.backoff.fail(chance()?, asked);
-        self.paused_until = self.now_ms().saturating_add(pause);
-        let lost = self
-            .answered_at
-            .is_none_or(|at| self.seconds().saturating_sub(at) > LOST_S);
-        if lost && self.told_answered == Some(true) {
-            self.told_answered = Some(false);
-            self.tell(&Report::Hub { answered: false })?;
-        }
-        Ok(())
     }
 
     /// A hub has given an authenticated answer.
@@ -412,6 +353,9 @@ impl<'a> Agent<'a> {
             self.paused_until = self
                 .now_ms()
                 .saturating_add(u64::from(again).saturating_mul(1000));
+            self.went_well();
+            // Another hub may know it, above all the one that it was taken in by.
+            self.next_hub();
             return Ok(Some(self.paused_until));
         }
         self.hear()?;
@@ -431,6 +375,9 @@ impl<'a> Agent<'a> {
 
     /// Does what is decided until nothing is left to do.
     fn follow(&mut self, hub: &Address, root: &Root) -> Result<Option<u64>, Error> {
+        if self.asking.outdated {
+            return Ok(None);
+        }
         // Bounded: each kind of step leads on, and a hub that changes its mind is asked again in the next turn.
         for _ in 0..16 {
             self.look()?;
@@ -450,7 +397,12 @@ impl<'a> Agent<'a> {
                     return Ok(until.map(|seconds| seconds.saturating_mul(1000)));
                 }
                 Step::Confirm => self.confirm(hub, root)?,
-                Step::Fetch(target) => self.fetch(hub, target)?,
+                Step::Fetch(target) => {
+                    self.bring(hub, target)?;
+                    if self.asking.outdated {
+                        return Ok(None);
+                    }
+                }
                 Step::Apply(target) => self.apply(target)?,
                 Step::Settle(phase, failed) => self.settle(phase, failed)?,
             }

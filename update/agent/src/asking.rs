@@ -1,6 +1,7 @@
 //! The question what to run: asked when it is time, held open by the hub, and answered in its own time.
 
 use crate::agent::{Agent, chance, milliseconds};
+use crate::decide::Target;
 use crate::error::Error;
 use crate::frames::Level;
 use crate::hub::{Address, Connection};
@@ -11,6 +12,8 @@ use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
 
 /// The margin after which a held question counts as lost, seconds.
 const HELD_MARGIN_S: u64 = 30;
+/// A revision that comes for longer, seconds, may have been taken back meanwhile.
+const LONG_S: u64 = 10;
 /// Before the hub has said anything.
 const FIRST_POLL: Poll = Poll {
     interval_s: 30,
@@ -28,11 +31,38 @@ pub(crate) struct Asking {
     next: u64,
     pub(crate) etag: Option<String>,
     pub(crate) state: Option<State>,
+    /// How the hub wants to be asked.
+    poll: Option<Poll>,
+    /// The state is from a while ago: nothing comes of it before another one.
+    pub(crate) outdated: bool,
     /// When the state came, seconds since the start.
     pub(crate) at: u64,
 }
 
+impl Asking {
+    /// What is desired is asked anew, and answered at once.
+    fn outdate(&mut self) {
+        self.connection = None;
+        self.until = None;
+        self.etag = None;
+        self.next = 0;
+        self.outdated = true;
+    }
+}
+
 impl Agent<'_> {
+    /// Brings a revision. While that takes a while nobody hears what the hub wants: it is asked again before the revision
+    /// is tried, since it may have been taken back.
+    pub(crate) fn bring(&mut self, hub: &Address, target: Target) -> Result<(), Error> {
+        let began = self.seconds();
+        self.fetch(hub, target)?;
+        if self.seconds().saturating_sub(began) >= LONG_S {
+            self.confirmed = None;
+            self.asking.outdate();
+        }
+        Ok(())
+    }
+
     /// Asks what to run, if it is time and the question is not out; when to look again.
     pub(crate) fn ask(&mut self, hub: &Address) -> Result<u64, Error> {
         let now = self.now_ms();
@@ -65,10 +95,7 @@ impl Agent<'_> {
     }
 
     fn poll_settings(&self) -> Poll {
-        self.asking
-            .state
-            .as_ref()
-            .map_or(FIRST_POLL, |state| bounded(state.poll))
+        self.asking.poll.unwrap_or(FIRST_POLL)
     }
 
     /// Takes the answer to the question, if it is here.
@@ -86,18 +113,23 @@ impl Agent<'_> {
         }
         let answer = connection.state()?;
         self.asking.until = None;
+        self.asking.outdated = false;
         self.answered()?;
+        self.went_well();
         let now = self.now_ms();
         let held = now.saturating_sub(asked) >= 1000;
-        let news = answer.is_some();
+        let mut news = false;
         if let Some((state, etag)) = answer {
+            // Also of what is not understood: without it, the hub would answer the next question at once.
+            self.asking.etag = etag;
+            self.asking.poll = Some(bounded(state.poll));
             let known = ["assignment", "actions"];
             if let Some(word) = state.requires.iter().find(|w| !known.contains(&w.as_str())) {
                 let text = format!("the hub asks for {word}, which this agent does not know");
                 self.say(Level::Error, &text)?;
             } else {
+                news = true;
                 self.asking.state = Some(state);
-                self.asking.etag = etag;
                 self.asking.at = self.seconds();
             }
         }

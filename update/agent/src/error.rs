@@ -134,6 +134,18 @@ impl Error {
         matches!(self, Self::Refused { by: Peer::Hub, .. })
     }
 
+    /// Whether it is trouble of the device's own, which no other hub would mend.
+    #[must_use]
+    pub const fn is_local(&self) -> bool {
+        matches!(
+            self,
+            Self::Control { .. }
+                | Self::Kept { .. }
+                | Self::Store(_)
+                | Self::Refused { by: Peer::Init, .. }
+        )
+    }
+
     /// The status of a refusal.
     #[must_use]
     pub const fn status(&self) -> Option<u16> {

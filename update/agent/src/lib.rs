@@ -8,7 +8,7 @@
 //! | [`frames`] | what it and PID 1 tell each other, beside the control interface |
 //! | [`decide`] | what to do next; pure |
 //! | [`schedule`] | when to ask again; pure |
-//! | `agent`, `asking`, `steps` | the loop that does it |
+//! | `agent`, `asking`, `steps`, `failing` | the loop that does it |
 //! | `floor` | how the floor of time rises; pure |
 //! | `ready` | from an address to a hub that is known and knows the device |
 //! | `roots` | a root on its way |
@@ -30,6 +30,8 @@ mod asking;
 pub mod decide;
 #[cfg(feature = "client")]
 mod error;
+#[cfg(feature = "client")]
+mod failing;
 #[cfg(feature = "client")]
 mod fetch;
 #[cfg(feature = "client")]

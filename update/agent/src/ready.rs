@@ -6,6 +6,7 @@
 //! Each step believes only what the one before has made sure of; none believes the device's own clock.
 
 use crate::agent::Agent;
+use crate::asking::Asking;
 use crate::error::{Error, Peer};
 use crate::floor::Rising;
 use crate::frames::{Level, Report};
@@ -25,6 +26,9 @@ use std::sync::Arc;
 
 /// The floor is written when it has risen by so much, seconds.
 pub(crate) const WORTH_WRITING: u64 = 3600;
+
+/// Claims that are not shown again: those of as many hubs.
+const MOST_CLAIMS: usize = 8;
 
 /// What a device says of itself.
 #[derive(Debug)]
@@ -153,7 +157,8 @@ impl Agent<'_> {
                     kept.renew_after = kedge_revision::Timestamp::from_unix(0);
                 }
             }
-            "device-unknown" => {
+            // Where it has one: whoever does not take it in says nothing of what others gave it.
+            "device-unknown" if self.known.certificate.is_some() => {
                 self.kept.forget("certificate")?;
                 self.known.certificate = None;
             }
@@ -177,26 +182,50 @@ impl Agent<'_> {
         };
         self.take_time(&fresh)?;
         let (_, signed) = unjudged.authority(root)?;
-        let before = self.known.authority.as_ref();
-        if before != Some(&signed) {
-            // A certificate that another authority issued is none here. That of several hubs may be one, under the
-            // signature of each.
-            let same = before.is_some_and(|before| before.document == signed.document);
-            self.kept.put("authority", &signed)?;
-            if !same {
-                self.kept.forget("certificate")?;
-                self.known.certificate = None;
-                self.kept.forget("hub")?;
-                self.known.hub = None;
-                // Numbers of actions are a hub's own; the next one begins with its own.
-                self.memory.action = 0;
-                self.kept.put("memory", &self.memory)?;
-            }
-            self.known.authority = Some(signed);
-        }
+        self.meet(signed)?;
         self.known.tls = None;
         self.known.timed = true;
         Ok(())
+    }
+
+    /// Meets a hub of this authority. A certificate that another one issued is none here, and is kept all the same: until
+    /// this hub has taken the device in, it belongs to the other. That of several hubs may be one, under the signature
+    /// of each.
+    fn meet(&mut self, signed: Signed) -> Result<(), Error> {
+        if self.known.authority.as_ref() == Some(&signed) {
+            return Ok(());
+        }
+        let kept: Option<Signed> = self.kept.get("authority", &mut |_| {})?;
+        if !is_same(self.known.authority.as_ref(), &signed) {
+            self.known.certificate = None;
+            if is_same(kept.as_ref(), &signed) {
+                let ours = |kept: &Certificate| self.identity.is_certified_by(&kept.certificate);
+                let certificate = self.kept.get("certificate", &mut |_| {})?;
+                self.known.certificate = certificate.filter(ours);
+            }
+        }
+        self.known.authority = Some(signed);
+        Ok(())
+    }
+
+    /// The hub that is asked has taken the device in: it is the one from now on.
+    fn move_in(&mut self) -> Result<(), Error> {
+        let Some(authority) = &self.known.authority else {
+            return Ok(());
+        };
+        let kept: Option<Signed> = self.kept.get("authority", &mut |_| {})?;
+        if is_same(kept.as_ref(), authority) {
+            return Ok(());
+        }
+        // Never with the authority of another.
+        self.kept.forget("certificate")?;
+        self.kept.put("authority", authority)?;
+        self.kept.forget("hub")?;
+        self.known.hub = None;
+        // Numbers of actions are a hub's own; this one begins with its own.
+        self.asking = Asking::default();
+        self.memory.action = 0;
+        self.kept.put("memory", &self.memory)
     }
 
     /// Takes the time of a fresh answer, unless it is before what is known to have passed.
@@ -259,6 +288,7 @@ impl Agent<'_> {
         let enrolled = hub.connect(&config)?.enrol(&request, false)?;
         match enrolled {
             Enrolled::Accepted { .. } => {
+                self.move_in()?;
                 self.known.certificate = self.keep_certificate("enrol", &enrolled)?;
                 self.say(Level::Notice, "a hub has taken this device in")?;
                 Ok(None)
@@ -273,12 +303,13 @@ impl Agent<'_> {
                     .filter(|c| c.is_ascii_lowercase() || *c == '-')
                     .take(64)
                     .collect();
-                if self.claim.as_deref() != Some(clean.as_str()) {
+                if !self.claims.contains(&clean) {
                     self.say(
                         Level::Notice,
                         &format!("to take this device in: kedge claim {clean}"),
                     )?;
-                    self.claim = Some(clean);
+                    self.claims.truncate(MOST_CLAIMS - 1);
+                    self.claims.insert(0, clean);
                 }
                 Ok(Some(retry_after_s.clamp(2, 600)))
             }
@@ -324,6 +355,10 @@ impl Agent<'_> {
         }
         Ok(())
     }
+}
+
+fn is_same(authority: Option<&Signed>, other: &Signed) -> bool {
+    authority.is_some_and(|authority| authority.document == other.document)
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

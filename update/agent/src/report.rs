@@ -106,7 +106,7 @@ impl Reporter {
         if self.last.as_ref() == Some(&report) {
             return Ok(());
         }
-        self.last = Some(report.clone());
+        let told = report.clone();
         report.uptime_ms = status.uptime_ms;
         report.time = telling.time.map(Timestamp::from_unix);
         if telling.failure {
@@ -119,6 +119,8 @@ impl Reporter {
         let newest = self.waiting.last().copied().unwrap_or(0);
         report.seq = newest.max(memory.report).saturating_add(1);
         kept.keep_report(&report)?;
+        // Not before it is kept: what could not be written is tried again.
+        self.last = Some(told);
         self.waiting = kept.reports()?;
         Ok(())
     }
@@ -218,6 +220,28 @@ mod tests {
         }
         // A clock that goes back says nothing.
         assert!(!usage_is_due(Some(5000), 100, true));
+    }
+
+    #[test]
+    fn a_report_that_could_not_be_written_is_written_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let kept = Kept::new(&state);
+        let (memory, local) = (Memory::default(), Local::new(&state));
+        let mut reporter = Reporter::default();
+        let telling = Telling {
+            phase: &Phase::Committed,
+            stale: false,
+            time: None,
+            failure: false,
+        };
+        let mut note = || reporter.note(&kept, &memory, &local, &Status::default(), &telling);
+        // As on a disk without room.
+        note().unwrap_err();
+        std::fs::create_dir(&state).unwrap();
+        note().unwrap();
+        note().unwrap();
+        assert_eq!(kept.reports().unwrap(), [1]);
     }
 
     #[test]

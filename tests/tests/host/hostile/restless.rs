@@ -1,12 +1,15 @@
 //! A hub, or a device's own trouble, that would keep a device from ever coming to rest.
 
 use super::{Bench, HUB};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use kedge_agent::decide::{HELD_BACK, TRIALS};
 use kedge_api::device::Phase;
+use kedge_api::operator::{Assign, Assigned};
 use kedge_tests::agent::Device;
 use kedge_tests::proxy::{Answer, Fault};
 use kedge_tests::releases::{Fleet, Plan};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 #[test]
 fn host_restarts_without_end_are_not_granted() -> Result<()> {
@@ -50,6 +53,66 @@ fn host_restarts_without_end_are_not_granted() -> Result<()> {
         bench.device.state()
     );
     bench.audit(&[&release])
+}
+
+#[test]
+fn host_questions_that_fail_are_asked_again_after_pauses_that_grow() -> Result<()> {
+    let fleet = Fleet::start(HUB)?;
+    let mut bench = Bench::new(&fleet)?;
+    bench.enrol()?;
+    // Everything goes well but the answer itself.
+    let broken = Fault::Instead(Answer::refusal(500, "", "broken"));
+    let asked = |since| bench.proxy.count("/v1/device/state", since);
+    let first = bench.start;
+    bench
+        .device
+        .until("the first question", |_| asked(first) > 0)?;
+    bench.device.kill();
+    bench.proxy.plays("/v1/device/state", 99, broken);
+    let start = Instant::now();
+    bench.device.start()?;
+    bench.device.until("six questions", |_| asked(start) >= 6)?;
+    // Half a second, then twice as long each time, at the least.
+    let least = Duration::from_millis(500 * (1 + 2 + 4 + 8 + 16));
+    let took = start.elapsed();
+    ensure!(took >= least, "{} questions in {took:?}", asked(start));
+    bench.proxy.honest();
+    let release = fleet.publish(&Plan::new(2, 9000))?;
+    bench.update(&fleet, &release)?;
+    bench.audit(&[&release])
+}
+
+#[test]
+fn host_a_hub_that_asks_for_what_is_not_known_is_not_asked_all_the_time() -> Result<()> {
+    let fleet = Fleet::start(HUB)?;
+    let mut bench = Bench::new(&fleet)?;
+    bench.enrol()?;
+    let newer = |answer: Answer| -> Result<Answer> {
+        let mut state: Value = serde_json::from_slice(&answer.body)?;
+        state["requires"] = json!(["teleport"]);
+        state["poll"]["interval-s"] = json!(1);
+        state["poll"]["jitter-s"] = json!(0);
+        let head = String::from_utf8(answer.head)?;
+        let tag = head
+            .lines()
+            .find(|line| line.to_ascii_lowercase().starts_with("etag:"));
+        let tag = tag.map_or_else(String::new, |tag| format!("{tag}\r\n"));
+        Ok(Answer::json(200, &tag, &state.to_string()))
+    };
+    let fault = Fault::changed(move |answer| newer(answer).unwrap_or_default());
+    bench.proxy.plays("/v1/device/state", 99, fault);
+    let start = Instant::now();
+    bench.device.start()?;
+    let said = |device: &Device| device.has_said("asks for teleport");
+    bench.device.until("the complaint", said)?;
+    std::thread::sleep(Duration::from_secs(9));
+    // The hub holds the second one: nothing has changed.
+    let asked = bench.proxy.count("/v1/device/state", start);
+    ensure!((1..=3).contains(&asked), "{asked} questions in 9 s");
+    let said = bench.device.state().said.clone();
+    let complaints = said.iter().filter(|line| line.contains("teleport"));
+    ensure!(complaints.count() == 1, "{said:?}");
+    Ok(())
 }
 
 #[test]
@@ -122,4 +185,33 @@ fn host_a_trial_that_cannot_begin_is_not_asked_for_again_and_again() -> Result<(
         bench.device.state()
     );
     bench.audit(&[&release])
+}
+
+#[test]
+fn host_what_is_taken_back_while_it_comes_is_not_tried() -> Result<()> {
+    let fleet = Fleet::start(HUB)?;
+    let mut bench = Bench::new(&fleet)?;
+    bench.enrol()?;
+    let bad = fleet.publish(&Plan::noise(2, 300_000))?;
+    let good = fleet.publish(&Plan::new(3, 9000))?;
+    let id = bench.device.id()?;
+    let slowly = Assign {
+        query: format!("id={id}"),
+        revision: bad.id,
+        download_only: false,
+        dry_run: false,
+        window: None,
+        rate: Some(16 * 1024),
+    };
+    let assigned: Assigned = fleet.operator.send("POST", "/v1/assignments", &slowly)?;
+    ensure!(assigned.devices.len() == 1, "{assigned:?}");
+    let comes = |_: &Device| bench.proxy.count("/v1/objects/", bench.start) > 2;
+    bench.device.until("the download", comes)?;
+    bench.assign(&fleet, &good)?;
+    bench.device.until_committed(good.id)?;
+    let trials = bench.device.state().trials;
+    ensure!(trials == 1, "what was taken back was tried, too");
+    let shown = fleet.device(id)?.desired.context("nothing is desired")?;
+    ensure!(shown.revision == good.id);
+    bench.audit(&[&bad, &good])
 }
