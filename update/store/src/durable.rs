@@ -65,6 +65,18 @@ pub fn sync(file: &File, path: &Path) -> Result<(), Error> {
     file.sync_all().map_err(Error::file("sync", path))
 }
 
+/// Writes a file's contents and size to the disk, or removes it: after a failed sync, what is read of it comes from memory,
+/// and says nothing of the disk.
+///
+/// # Errors
+/// [`Error::File`]; the file is gone.
+pub fn sync_or_drop(file: &File, path: &Path) -> Result<(), Error> {
+    sync(file, path).inspect_err(|_| {
+        // The error that counts is the first one.
+        drop(std::fs::remove_file(path));
+    })
+}
+
 /// Makes a directory with its parents, each of them synced into its own parent.
 ///
 /// # Errors
@@ -179,6 +191,20 @@ mod tests {
         std::fs::create_dir(temporary(&path)).unwrap();
         write(&path, b"new").unwrap_err();
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    }
+
+    #[test]
+    fn what_could_not_be_synced_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("part");
+        let file = File::create(&path).unwrap();
+        sync_or_drop(&file, &path).unwrap();
+        assert!(path.exists());
+        // A pipe cannot be synced (fsync(2), EINVAL), as a disk that fails cannot.
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let fails = File::from(std::os::fd::OwnedFd::from(writer));
+        sync_or_drop(&fails, &path).unwrap_err();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Staging {
         self.pending.clear();
         if number % SYNC_BLOCKS == SYNC_BLOCKS - 1 {
             // With a new file, its name goes to the disk too (ext4's journal holds both).
-            durable::sync(&self.part, &self.path)?;
+            durable::sync_or_drop(&self.part, &self.path)?;
         }
         Ok(())
     }
@@ -208,7 +208,8 @@ impl Staging {
     /// Seals the complete object and gives it its name.
     ///
     /// # Errors
-    /// [`Error::Incomplete`]; [`Error::Seal`] and [`Error::File`], after which it can be tried again.
+    /// [`Error::Incomplete`]; [`Error::Seal`] and [`Error::File`], after which it can be tried again: from the beginning if
+    /// it was the disk that failed.
     pub fn finish(self) -> Result<PathBuf, Error> {
         if self.done != self.object.size {
             return Err(Error::Incomplete {
@@ -216,7 +217,7 @@ impl Staging {
                 missing: self.object.size.saturating_sub(self.done),
             });
         }
-        durable::sync(&self.part, &self.path)?;
+        durable::sync_or_drop(&self.part, &self.path)?;
         // Sealing wants nobody to have the file open for writing (FS_IOC_ENABLE_VERITY, ETXTBSY).
         drop(self.part);
         let file = File::open(&self.path).map_err(Error::file("open", &self.path))?;
@@ -237,7 +238,7 @@ impl Staging {
 
 /// Gives a sealed object its name.
 fn name(store: &Store, id: ObjectId, file: &File, path: &Path) -> Result<PathBuf, Error> {
-    durable::sync(file, path)?;
+    durable::sync_or_drop(file, path)?;
     let target = store.object_path(id);
     if let Some(parent) = target.parent() {
         durable::make_directory(parent)?;
