@@ -198,22 +198,33 @@ fn offered(
 
 /// Makes roots known, the oldest first; those that the hub has already it passes over.
 ///
-/// Roots from before the first one that names the hub are refused, and not missed: what counts is the newest.
+/// What counts is the newest. Roots from before the first one that names the hub are refused, and taken once that one is
+/// there, the newest of them first: devices of that time follow them to it.
 ///
 /// # Errors
 /// The hub refuses the newest, for instance since it does not name the hub's key: with the refusal that began it.
 pub fn register(client: &Client, product: &Name, roots: &[Signed]) -> Result<()> {
-    let mut refused = None;
+    let target = format!("/v1/products?product={product}");
+    let tell = |root: &Signed| match client.tell("POST", &target, root) {
+        Ok(()) => Ok(None),
+        Err(error) if error.downcast_ref::<Refused>().is_some() => Ok(Some(error)),
+        Err(error) => Err(error),
+    };
+    let (mut refused, mut left) = (None, Vec::new());
     for root in roots {
-        match client.tell("POST", &format!("/v1/products?product={product}"), root) {
-            Ok(()) => refused = None,
-            Err(error) if error.downcast_ref::<Refused>().is_some() => {
+        match tell(root)? {
+            None => refused = None,
+            Some(error) => {
                 refused = refused.or(Some(error));
+                left.push(root);
             }
-            Err(error) => return Err(error),
         }
     }
     let Some(error) = refused else {
+        for root in left.into_iter().rev() {
+            // One that still does not fit was none of this chain: the hub says nothing else of it than before.
+            tell(root)?;
+        }
         return Ok(());
     };
     Err(error.context(format!(

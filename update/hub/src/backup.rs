@@ -5,8 +5,9 @@
 //! goes into an empty directory, takes nothing but these names, judges every object by its name, and refuses the database
 //! of a newer hub.
 
-use crate::database;
 use crate::error::Error;
+use crate::rows::signed;
+use crate::{clock, database};
 use kedge_revision::ObjectId;
 use kedge_store::{Store, durable, staging};
 use rusqlite::{Connection, OpenFlags};
@@ -17,6 +18,9 @@ use std::path::{Component, Path, PathBuf};
 
 /// Files of the directory `keys`.
 const KEYS: [&str; 3] = ["hub.key", "authority.key", "authority.der"];
+
+/// Is there while a restore is under way.
+const HALF: &str = "restoring";
 
 /// What a backup holds beside the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,13 +99,21 @@ fn write(data: &Path, path: &Path, contents: Contents) -> Result<(), Error> {
 fn snapshot(data: &Path) -> Result<PathBuf, Error> {
     let digits = crate::random::digits::<8>()?;
     let path = data.join(format!("backup-{digits}.db"));
+    copy(data, &path).inspect_err(|_| {
+        // Of a disk that is full, say, it would hold the rest; the error that counts is the first one.
+        drop(std::fs::remove_file(&path));
+    })?;
+    Ok(path)
+}
+
+fn copy(data: &Path, path: &Path) -> Result<(), Error> {
     // For the owner alone from its first byte on; SQLite takes an empty file for none.
-    durable::write(&path, b"")?;
+    durable::write(path, b"")?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
     let database = Connection::open_with_flags(database::path(data), flags)?;
     database.busy_timeout(std::time::Duration::from_secs(30))?;
     database.execute("VACUUM INTO ?1", [path.to_string_lossy()])?;
-    Ok(path)
+    Ok(())
 }
 
 /// Removes snapshots that a crash left; those of the last hour may be somebody's who is at it.
@@ -136,16 +148,38 @@ pub fn restore(file: &Path, data: &Path) -> Result<(), Error> {
     }
     durable::make_directory(data)?;
     let _lock = crate::hub::lock(data)?;
-    let unpacked = unpack(file, data);
+    durable::write(&data.join(HALF), b"")?;
+    let unpacked = unpack(file, data).and_then(|()| restored(data));
     if unpacked.is_err() {
-        // Half a hub would start as a new one, with other keys.
-        for name in ["hub.db", "hub.db.new", "keys", "objects"] {
+        let all = ["hub.db", "hub.db.new", "hub.db-wal", "hub.db-shm"];
+        for name in all.into_iter().chain(["keys", "objects"]) {
             let path = data.join(name);
             drop(std::fs::remove_file(&path));
             drop(durable::remove_tree(&path));
         }
     }
+    durable::remove(&data.join(HALF))?;
     unpacked
+}
+
+/// Refuses what a restore that was broken off has left: it would start as a new hub, with other keys.
+pub(crate) fn refuse_half(data: &Path) -> Result<(), Error> {
+    if data.join(HALF).exists() {
+        return Err(Error::Spoilt {
+            path: data.to_path_buf(),
+            why: "holds half a hub, whose restore was broken off: remove it, and restore again",
+        });
+    }
+    Ok(())
+}
+
+/// Devices know numbers that were given after the backup was made: those that are given from now on are above them. No hub
+/// gives one a second for long.
+fn restored(data: &Path) -> Result<(), Error> {
+    let database = database::open(data)?;
+    let now = signed(clock::unix());
+    database.execute("INSERT INTO restored (time) VALUES (?1)", [now])?;
+    Ok(())
 }
 
 fn unpack(file: &Path, data: &Path) -> Result<(), Error> {
@@ -232,6 +266,24 @@ fn place(from: &mut impl Read, target: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backup_that_fails_leaves_no_copy_behind() {
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("backup.tar");
+        // There is nothing to copy, as on a disk without room there is no place for it.
+        backup(data.path(), &file, Contents::DatabaseAlone).unwrap_err();
+        assert!(kedge_store::names(data.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn half_a_hub_is_not_opened() {
+        let data = tempfile::tempdir().unwrap();
+        durable::write(&data.path().join(HALF), b"").unwrap();
+        let opened = crate::hub::Hub::open(data.path(), kedge_revision::Mode::Development);
+        assert!(matches!(opened, Err(Error::Spoilt { .. })));
+        assert!(!data.path().join("keys").exists());
+    }
 
     #[test]
     fn nothing_is_unpacked_but_what_a_backup_holds() {

@@ -11,11 +11,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Each brings the schema from its index to the next version. One that was released is never changed.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("database/1.sql"),
     include_str!("database/2.sql"),
     include_str!("database/3.sql"),
     include_str!("database/4.sql"),
+    include_str!("database/5.sql"),
 ];
 
 /// The file in the data directory.
@@ -43,6 +44,23 @@ pub(crate) fn open(data: &Path) -> Result<Connection, Error> {
     connection.pragma_update(None, "foreign_keys", true)?;
     migrate(&mut connection)?;
     connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Opens the database of a hub that is there, and leaves its schema as it is: that hub may run.
+pub(crate) fn open_as_it_is(data: &Path) -> Result<Connection, Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let connection = Connection::open_with_flags(path(data), flags)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    let found = refuse_newer(&connection)?;
+    if found < newest() {
+        return Err(Error::OlderDatabase {
+            found,
+            known: newest(),
+        });
+    }
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
     Ok(connection)
 }
 

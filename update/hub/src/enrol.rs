@@ -141,7 +141,7 @@ fn judged(signed: &Signed) -> Result<Enrolment, Refusal> {
 
 /// Refuses a product of which the hub has no root.
 pub(crate) fn served(hub: &Hub, product: &Name) -> Result<(), Refusal> {
-    if hub.fleet.newest_root(product) > 0 {
+    if hub.fleet.serving_root(product) > 0 {
         return Ok(());
     }
     Err(Refusal::forbidden(

@@ -39,6 +39,13 @@ pub enum Error {
         /// Newest that this hub knows.
         known: u32,
     },
+    /// The database was written by an older hub, which may run.
+    OlderDatabase {
+        /// Version of its schema.
+        found: u32,
+        /// The one that this program knows.
+        known: u32,
+    },
     /// A certificate could not be made.
     Certificate(rcgen::Error),
     /// TLS could not be set up.
@@ -95,6 +102,7 @@ impl Error {
             | Self::Spoilt { .. }
             | Self::InUse { .. }
             | Self::NewerDatabase { .. }
+            | Self::OlderDatabase { .. }
             | Self::Certificate(_)
             | Self::Tls(_)
             | Self::Document(_)
@@ -129,6 +137,11 @@ impl fmt::Display for Error {
                 "the database has version {found}, and this hub knows versions up to {known}: it was written by a \
                  newer hub; run that one, or restore a backup that this one wrote"
             ),
+            Self::OlderDatabase { found, known } => write!(
+                f,
+                "the database has version {found}, and this program works on version {known}: use the `kedge-hub` that \
+                 serves it, or let this one serve it first"
+            ),
             Self::Certificate(_) => f.write_str("cannot make a certificate"),
             Self::Tls(_) => f.write_str("cannot set up TLS"),
             Self::Document(error) => error.fmt(f),
@@ -159,6 +172,7 @@ impl std::error::Error for Error {
             | Self::Spoilt { .. }
             | Self::InUse { .. }
             | Self::NewerDatabase { .. }
+            | Self::OlderDatabase { .. }
             | Self::FirstToken { .. }
             | Self::Stopping => None,
         }

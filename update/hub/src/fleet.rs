@@ -7,7 +7,7 @@ mod device;
 mod product;
 
 pub(crate) use device::{Device, Presence, Row, Summary, Wanted};
-pub(crate) use product::{Known, Product, Revision};
+pub(crate) use product::{Known, Product, Revision, serves};
 
 use kedge_api::operator::Event;
 use kedge_revision::{KeyId, Name, ObjectId};
@@ -158,10 +158,10 @@ impl Fleet {
         products.get(name).map(look)
     }
 
-    /// Version of a product's newest root; 0 if it is not served.
-    pub(crate) fn newest_root(&self, product: &Name) -> u32 {
+    /// Version of the root by which a product is served; 0 if it is not.
+    pub(crate) fn serving_root(&self, product: &Name) -> u32 {
         self.product(product, |product| {
-            product.newest().map_or(0, |root| root.version)
+            product.serving().map_or(0, |root| root.version)
         })
         .unwrap_or(0)
     }

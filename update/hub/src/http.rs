@@ -17,7 +17,7 @@ mod publishing;
 mod removal;
 mod service;
 
-pub(crate) use access::Peer;
+pub(crate) use access::{Peer, holds};
 pub(crate) use body::drain;
 
 use crate::error::Refusal;

@@ -88,12 +88,13 @@ impl Hub {
         let owners = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(data, owners).map_err(Error::file("close to others", data))?;
         let lock = lock(data)?;
+        backup::refuse_half(data)?;
         backup::sweep(data)?;
         let database = database::open(data)?;
         let identity = Identity::open(data)?;
         let objects = Objects::open(data)?;
         let fleet = Arc::new(Fleet::default());
-        publish::load(&database, &fleet, &objects)?;
+        publish::load(&database, &fleet, &objects, identity.public().id())?;
         rows::each_device(&database, |row, seen| fleet.load(row, seen))?;
         let logs = Logs::new(data);
         logs.sweep(|id| fleet.device(id).is_some())?;
@@ -196,8 +197,8 @@ impl Hub {
     /// What is wrong with a root that does not name this hub; an operator must be able to mend it from this text.
     pub(crate) fn key_advice(&self, product: &Name) -> String {
         format!(
-            "the root of product {product} does not name this hub: add its key {} to the root's hub role and sign the \
-             root again with its root keys, then register that version",
+            "the root of product {product} does not name this hub, which does not serve the product by it: add its key {} to \
+             the root's hub role and sign the root again with its root keys, then register that version",
             self.identity.public()
         )
     }

@@ -46,6 +46,7 @@ mod publish;
 mod query;
 mod random;
 mod reports;
+mod roots;
 mod rows;
 mod serve;
 mod state;

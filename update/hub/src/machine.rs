@@ -2,9 +2,9 @@
 //! may do this. A hub that runs asks its database whether a token is still there each time that it is shown.
 
 use crate::error::Error;
-use crate::{clock, database, events, tokens};
+use crate::{backup, clock, database, events, tokens};
 use kedge_api::operator::{NewToken, Token};
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 use std::path::Path;
 
 /// The database of a hub that is there.
@@ -15,7 +15,8 @@ fn open(data: &Path) -> Result<Connection, Error> {
             why: "holds no hub: `kedge-hub serve` makes one",
         });
     }
-    database::open(data)
+    backup::refuse_half(data)?;
+    database::open_as_it_is(data)
 }
 
 /// Makes a new token that lasts so many seconds, or until it is ended.
@@ -29,7 +30,7 @@ pub fn new_token(data: &Path, name: &str, lasts_s: Option<u32>) -> Result<String
         name: name.to_owned(),
         lasts_s,
     };
-    let change = database.transaction()?;
+    let change = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
     tokens::insert(&change, &made, &new)?;
     let text = format!("token {} for {name} was made on the hub's machine", made.id);
     tell(&change, &text)?;
@@ -51,7 +52,7 @@ pub fn list_tokens(data: &Path) -> Result<Vec<Token>, Error> {
 /// As [`new_token`].
 pub fn end_token(data: &Path, id: &str) -> Result<Option<String>, Error> {
     let mut database = open(data)?;
-    let change = database.transaction()?;
+    let change = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let Some(name) = tokens::end(&change, id)? else {
         return Ok(None);
     };
@@ -65,4 +66,24 @@ pub fn end_token(data: &Path, id: &str) -> Result<Option<String>, Error> {
 fn tell(change: &Connection, text: &str) -> Result<(), Error> {
     let people = (clock::now(), events::By::People);
     events::insert_at(change, people, None, "token", text).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_at_tokens_leaves_the_database_of_an_older_hub_as_it_is() {
+        let data = tempfile::tempdir().unwrap();
+        let older = database::newest() - 1;
+        let connection = database::open(data.path()).unwrap();
+        new_token(data.path(), "anna", None).unwrap();
+        assert_eq!(list_tokens(data.path()).unwrap().len(), 1);
+        connection
+            .pragma_update(None, "user_version", older)
+            .unwrap();
+        let refused = list_tokens(data.path());
+        assert!(matches!(refused, Err(Error::OlderDatabase { .. })));
+        assert_eq!(database::refuse_newer(&connection).unwrap(), older);
+    }
 }

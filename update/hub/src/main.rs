@@ -177,10 +177,20 @@ fn main() -> Result<()> {
                 contents,
             )?)
         }
-        Verb::Restore(arguments) => Ok(kedge_hub::restore(&arguments.file, &arguments.data)?),
+        Verb::Restore(arguments) => {
+            kedge_hub::restore(&arguments.file, &arguments.data)?;
+            say(RESTORED)
+        }
         Verb::Token(Token { verb }) => token(verb),
     }
 }
+
+/// What comes back with a backup, and is not what whoever restores it wants.
+const RESTORED: &str = "restored; all is as it was when the backup was made:\n  \
+    devices are told the revisions and values of then: assign again what came later, before they connect if you can\n  \
+    devices that were revoked or removed later are good again: `kedge device revoke`, `remove`\n  \
+    tokens of operators that were ended later are good again: `kedge-hub token list`, `token delete`\n  \
+    join tokens that were spent or deleted later are good again: `kedge join-token list`, `delete`\n";
 
 fn token(verb: TokenVerb) -> Result<()> {
     match verb {

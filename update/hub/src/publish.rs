@@ -1,7 +1,7 @@
-//! Products and revisions: what is registered, and how it is judged.
+//! Revisions: what is published, and how it is judged.
 
 use crate::error::{Error, Refusal};
-use crate::fleet::{Change, Fleet, Known, Product, Revision};
+use crate::fleet::{Change, Fleet, Known, Revision, serves};
 use crate::hub::Hub;
 use crate::objects::Objects;
 use crate::rows::{signed, text, unsigned};
@@ -9,17 +9,21 @@ use crate::{clock, events};
 use axum::http::StatusCode;
 use kedge_api::{Signed, operator};
 use kedge_revision::bundle::Head;
-use kedge_revision::product::Mode;
 use kedge_revision::revision::Policy;
 use kedge_revision::{
-    Envelope, Floor, Name, ObjectId, Root, SignatureSet, Timestamp, Verified, json,
+    Envelope, Floor, KeyId, ObjectId, Root, SignatureSet, Timestamp, Verified, json,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::Arc;
 
 /// Takes roots and revisions into memory, at the start. They were judged before they were written. A revision whose
 /// objects are gone, as after a backup without them was restored, is not complete any more.
-pub(crate) fn load(database: &Connection, fleet: &Fleet, objects: &Objects) -> Result<(), Error> {
+pub(crate) fn load(
+    database: &Connection,
+    fleet: &Fleet,
+    objects: &Objects,
+    hub: KeyId,
+) -> Result<(), Error> {
     let mut changes = Vec::new();
     let mut statement = database
         .prepare("SELECT product, document, signatures FROM roots ORDER BY product, version")?;
@@ -29,7 +33,13 @@ pub(crate) fn load(database: &Connection, fleet: &Fleet, objects: &Objects) -> R
         let root = Root::parse(&document)?;
         let signatures = SignatureSet::parse(&signatures)?;
         if let Some(signed) = Signed::new(&document, &signatures) {
-            changes.push(Change::Root(text(row, 0)?, Known { root, signed }));
+            let serves = serves(&root, hub);
+            let known = Known {
+                root,
+                signed,
+                serves,
+            };
+            changes.push(Change::Root(text(row, 0)?, known));
         }
     }
     let mut statement =
@@ -77,99 +87,7 @@ pub(crate) fn shown(all: &Objects, revision: &Revision) -> operator::Revision {
     }
 }
 
-/// Registers a product's root: the first one on an operator's word, the following ones by the rules of rotation.
-pub(crate) async fn register(hub: &Hub, product: Name, document: Signed) -> Result<u32, Refusal> {
-    let refused = |error: kedge_revision::Error| Refusal::bad("root", error.to_string());
-    let signatures = document.signatures().map_err(refused)?;
-    let bytes = document.document.as_bytes();
-    let known = hub.fleet.product(&product, |known| known.newest().cloned());
-    let root = match known.flatten() {
-        None => first_root(bytes, &signatures).map_err(refused)?,
-        Some(newest) => {
-            let same = hub
-                .fleet
-                .product(&product, |known| is_known(known, &document))
-                .unwrap_or(false);
-            if same {
-                return Ok(newest.version);
-            }
-            newest.replace(bytes, &signatures).map_err(refused)?
-        }
-    };
-    if hub.mode == Mode::Production && root.mode == Mode::Development {
-        return Err(Refusal::forbidden(
-            "development-root",
-            "this is a production hub, and the root is a development one: make the product's keys for production, or \
-             run a hub with --mode development",
-        ));
-    }
-    if !root.roles.hub.keys.contains(&hub.identity.public().id()) {
-        return Err(Refusal::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "hub-not-named",
-            hub.key_advice(&product),
-        ));
-    }
-    if root.roles.hub.threshold != 1 {
-        return Err(Refusal::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "hub-threshold",
-            "the root's hub role needs more than one signature, and a hub has one key: set its threshold to 1",
-        ));
-    }
-    keep_root(hub, product, root, document).await
-}
-
-/// Whether exactly this document is one of the product's roots.
-fn is_known(product: &Product, document: &Signed) -> bool {
-    Root::parse(document.document.as_bytes()).is_ok_and(|root| {
-        let known = product.root(root.version);
-        known.is_some_and(|known| known.signed.document == document.document)
-    })
-}
-
-fn first_root(bytes: &[u8], signatures: &SignatureSet) -> Result<Root, kedge_revision::Error> {
-    let root = Root::parse(bytes)?;
-    root.verify_self(bytes, signatures)?;
-    Ok(root)
-}
-
-async fn keep_root(hub: &Hub, product: Name, root: Root, document: Signed) -> Result<u32, Refusal> {
-    let version = root.version;
-    hub.writer
-        .run(move |step| {
-            // Judged against what memory had; another one may have come in between.
-            let newest: Option<u32> = step.database.query_row(
-                "SELECT max(version) FROM roots WHERE product = ?1",
-                [product.as_str()],
-                |row| row.get(0),
-            )?;
-            if newest.is_some_and(|newest| newest + 1 != version) {
-                return Err(Refusal::conflict("root-version", "another root came first"));
-            }
-            step.database.execute(
-                "INSERT INTO roots (product, version, document, signatures, added) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![
-                    product.as_str(),
-                    version,
-                    document.document.as_bytes(),
-                    document.signatures.as_bytes(),
-                    signed(clock::unix())
-                ],
-            )?;
-            let words = format!("root {version} of product {product}");
-            events::add(step, None, "root", words)?;
-            let known = Known {
-                root,
-                signed: document,
-            };
-            step.change(Change::Root(product, known));
-            Ok(version)
-        })
-        .await
-}
-
-/// Judges the head of a bundle as a device would, by the product's newest root.
+/// Judges the head of a bundle as a device would, by the root that the product is served by.
 pub(crate) fn judge(hub: &Hub, bytes: &[u8]) -> Result<(Verified, Head), Refusal> {
     let refused = |error: kedge_revision::Error| Refusal::bad("revision", error.to_string());
     let mut head = Head::parse(bytes).map_err(refused)?;
@@ -181,7 +99,7 @@ pub(crate) fn judge(hub: &Hub, bytes: &[u8]) -> Result<(Verified, Head), Refusal
     let claimed: Envelope = json::parse("revision", cap, &head.revision).map_err(refused)?;
     let root = hub
         .fleet
-        .product(&claimed.product, |product| product.newest().cloned())
+        .product(&claimed.product, |product| product.serving().cloned())
         .flatten();
     let Some(root) = root else {
         return Err(Refusal::new(

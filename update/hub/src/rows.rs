@@ -158,6 +158,13 @@ pub(crate) fn remove(database: &Connection, device: KeyId) -> Result<(), Error> 
     Ok(())
 }
 
+/// Numbers that devices are given are at least this one: see `database/5.sql`.
+pub(crate) fn least_number(database: &Connection) -> Result<u64, Error> {
+    let mut statement = database.prepare_cached("SELECT max(time) FROM restored")?;
+    let time: Option<i64> = statement.query_row([], |row| row.get(0))?;
+    Ok(time.map_or(0, unsigned))
+}
+
 /// The values that a device has now.
 pub(crate) fn values(
     database: &Connection,

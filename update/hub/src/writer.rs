@@ -9,7 +9,7 @@
 
 use crate::error::{Error, Refusal};
 use crate::fleet::{Change, Fleet};
-use rusqlite::{Connection, Transaction};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
@@ -142,7 +142,8 @@ fn commit(
     batch: &mut Vec<Job>,
     answers: &mut Vec<Answer>,
 ) -> Result<Vec<Change>, Refusal> {
-    let transaction = connection.transaction()?;
+    // Its first statement may be one that reads; a writer that comes in behind that one is an error, and is waited for here.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut step = Step {
         database: &transaction,
         changes: Vec::new(),
@@ -192,6 +193,45 @@ mod tests {
         let events = crate::events::after(&connection, 0, 10, None).unwrap();
         let texts: Vec<_> = events.iter().map(|event| event.text.as_str()).collect();
         assert_eq!(texts, ["good"]);
+    }
+
+    #[tokio::test]
+    async fn who_writes_at_the_same_time_is_waited_for() {
+        let data = tempfile::tempdir().unwrap();
+        let connection = database::open(data.path()).unwrap();
+        let mut other = database::open(data.path()).unwrap();
+        let (writer, thread) = Writer::start(connection, Arc::default()).unwrap();
+        // As `kedge-hub token new` does, while a job has read already and is about to write.
+        let (has_read, reads) = std::sync::mpsc::channel();
+        let (goes_on, waits) = std::sync::mpsc::channel::<()>();
+        let writing = std::thread::spawn(move || {
+            let change = other
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .unwrap();
+            goes_on.send(()).unwrap();
+            // Until the job has read, or for as long as it is kept from that.
+            reads
+                .recv_timeout(std::time::Duration::from_millis(500))
+                .ok();
+            let people = (crate::clock::now(), crate::events::By::People);
+            crate::events::insert_at(&change, people, None, "test", "other").unwrap();
+            change.commit().unwrap();
+        });
+        tokio::task::spawn_blocking(move || waits.recv().unwrap())
+            .await
+            .unwrap();
+        let job = writer.run(move |step| {
+            let _count: u32 =
+                step.database
+                    .query_row("SELECT count(*) FROM events", [], |row| row.get(0))?;
+            // Nobody waits for it where the job had to wait.
+            has_read.send(()).ok();
+            crate::events::add(step, None, "test", "job")
+        });
+        job.await.unwrap();
+        writing.join().unwrap();
+        drop(writer);
+        thread.join().unwrap();
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use kedge_api::Signed;
 use kedge_revision::bundle::Head;
 use kedge_revision::parameters::Parameter;
 use kedge_revision::revision::Object;
-use kedge_revision::{Floor, Name, ObjectId, Order, Root, Timestamp};
+use kedge_revision::{Floor, KeyId, Name, ObjectId, Order, Root, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct Known {
     pub(crate) root: Root,
     pub(crate) signed: Signed,
+    /// Whether this hub may serve its product by it: it names the hub, and asks for no other one beside it.
+    pub(crate) serves: bool,
+}
+
+/// Whether a hub of this key may serve a product by its root.
+pub(crate) fn serves(root: &Root, hub: KeyId) -> bool {
+    root.roles.hub.keys.contains(&hub) && root.roles.hub.threshold == 1
 }
 
 /// A product's roots by version, without a gap.
@@ -26,8 +33,21 @@ impl Product {
         self.roots.insert(known.root.version, known);
     }
 
+    /// What the next one has to follow.
     pub(crate) fn newest(&self) -> Option<&Root> {
         self.roots.values().next_back().map(|known| &known.root)
+    }
+
+    /// What an earlier one has to be followed by.
+    pub(crate) fn oldest(&self) -> Option<&Known> {
+        self.roots.values().next()
+    }
+
+    /// By which the product is served: the newest that names this hub. Those behind it are for devices that follow the
+    /// chain, to another hub or back to this one.
+    pub(crate) fn serving(&self) -> Option<&Root> {
+        let mut newest = self.roots.values().rev();
+        newest.find(|known| known.serves).map(|known| &known.root)
     }
 
     pub(crate) fn root(&self, version: u32) -> Option<&Known> {

@@ -51,6 +51,13 @@ fn limited(hub: &Hub, peer: Peer, cost: f64) -> Result<(), Refusal> {
     }
 }
 
+/// Whether a certificate is that of a device of the fleet, in time and not revoked: whatever else the authority has ever
+/// issued says no more of who asks than none.
+pub(crate) fn holds(hub: &Hub, certificate: &Certificate) -> bool {
+    let device = certificate.device().and_then(|id| hub.fleet.device(id));
+    device.is_some_and(|device| !device.row().revoked) && clock::unix() <= certificate.not_after
+}
+
 /// Anybody, as often as one address may ask; and which one that is.
 #[derive(Debug)]
 pub(super) struct Anybody(pub(super) IpAddr);
@@ -60,8 +67,8 @@ impl FromRequestParts<Arc<Hub>> for Anybody {
 
     async fn from_request_parts(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Self, Refusal> {
         let peer = peer(parts)?;
-        // A device with a certificate is known, and not a stranger.
-        if peer.certificate.is_none() {
+        // A device of the fleet is no stranger.
+        if !peer.certificate.is_some_and(|shown| holds(hub, &shown)) {
             limited(hub, peer, 1.0)?;
         }
         Ok(Self(peer.address))

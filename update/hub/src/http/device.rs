@@ -95,7 +95,7 @@ pub(super) async fn state(
         if row.revoked {
             return Err(enrol::revoked(&row));
         }
-        let (root, now) = (hub.fleet.newest_root(&row.product), clock::unix());
+        let (root, now) = (hub.fleet.serving_root(&row.product), clock::unix());
         let logs = device.is_watched();
         let etag = state::etag(&row, &tag, root, now, logs);
         let unchanged = has.as_deref() == Some(etag.as_str());

@@ -180,7 +180,7 @@ fn queue(step: &Step<'_>, row: &mut Row, what: ActionKind) -> Result<(), Refusal
             "32 actions wait for this device already",
         ));
     }
-    row.action += 1;
+    row.action = rows::least_number(step.database)?.max(row.action + 1);
     let action = Action {
         id: row.action,
         what,
@@ -341,7 +341,7 @@ pub(super) async fn parameters(
             if let Some(revision) = revision.as_deref() {
                 assign::fitting(revision, &kept).map_err(|why| Refusal::bad("parameters", why))?;
             }
-            row.parameters = next_counter(row);
+            row.parameters = next_counter(row).max(rows::least_number(step.database)?);
             keep_values(step, row, &kept)?;
             // Names of parameters are no secrets; values may be.
             let text = format!("{} set parameters {}", operator.name, row.parameters);

@@ -5,8 +5,8 @@ use super::{answer, body, lists};
 use crate::error::{Error, Refusal};
 use crate::hub::{Hub, stopped};
 use crate::objects::Upload;
-use crate::publish;
 use crate::tokens::Operator;
+use crate::{publish, roots};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
@@ -45,7 +45,7 @@ pub(super) async fn product(
     if document.document.len() > Root::CAP {
         return Err(Refusal::too_large(Root::CAP));
     }
-    publish::register(&hub, name, document).await?;
+    roots::register(&hub, name, document).await?;
     Ok(answer::none(StatusCode::CREATED))
 }
 

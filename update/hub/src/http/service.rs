@@ -6,6 +6,7 @@ use super::body::FileBody;
 use crate::backup::{self, Contents};
 use crate::error::{Error, Refusal};
 use crate::hub::Hub;
+use crate::rows::signed;
 use crate::tokens::Operator;
 use crate::{clock, events, openapi, random, usage};
 use axum::body::Body;
@@ -33,7 +34,16 @@ pub(super) async fn hub(_: Anybody, State(hub): State<Arc<Hub>>) -> Answer {
 
 /// `GET /healthz`: good as long as writes are answered.
 pub(super) async fn health(_: Anybody, State(hub): State<Arc<Hub>>) -> Answer {
-    hub.writer.run(|_| Ok(())).await?;
+    let time = signed(clock::unix());
+    hub.writer
+        .run(move |step| {
+            step.database.execute(
+                "INSERT INTO health (id, time) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET time = ?1",
+                [time],
+            )?;
+            Ok(())
+        })
+        .await?;
     Ok(answer::text("ok\n".to_owned()))
 }
 

@@ -6,7 +6,7 @@ use crate::events::By;
 use crate::fleet::Presence;
 use crate::hub::Hub;
 use crate::identity::SERVER_RENEWED;
-use crate::{clock, collect, events, tls};
+use crate::{backup, clock, collect, events, tls};
 use kedge_revision::KeyId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +50,9 @@ pub(super) async fn run(hub: Arc<Hub>, current: Arc<tls::Current>, names: Vec<St
         if collected.elapsed() >= COLLECT {
             collected = Instant::now();
             collect(&hub).await;
+            if let Err(error) = backup::sweep(&hub.data) {
+                log::warn!("{}", Chain(&error));
+            }
         }
         if renewed.elapsed() >= SERVER_RENEWED {
             let made = hub.identity.server(&names);

@@ -3,7 +3,7 @@
 use super::lent::Lent;
 use super::watched::{Activity, LOOK, Watched};
 use crate::certificate::Certificate;
-use crate::http::{Peer, drain};
+use crate::http::{Peer, drain, holds};
 use crate::hub::{Hub, stopped};
 use crate::limits::{OfDevice, Place};
 use axum::Router;
@@ -138,7 +138,8 @@ pub(super) async fn serve(
         address: address.ip(),
         certificate: certificate(&stream),
     };
-    let whose = match peer.certificate.and_then(|shown| shown.device()) {
+    let shown = peer.certificate.filter(|shown| holds(hub, shown));
+    let whose = match shown.and_then(|shown| shown.device()) {
         Some(device) => Whose::Device(hub.limits.device(device)),
         None => match hub.limits.guest(peer.address) {
             Some(guest) => Whose::Guest(guest),

@@ -141,3 +141,28 @@ fn a_key_of_a_repeated_request_is_for_those_who_are_known() {
     // The answer holds a token: who has none any more does not get it again.
     ask(&short).refused(401, "token-refused");
 }
+
+#[test]
+fn a_certificate_that_was_taken_back_is_a_strangers() {
+    let world = World::new();
+    let mut devices = [world.device(1), world.device(2)];
+    let [_, revoked] = &devices;
+    let path = format!("/v1/devices/{}/revoke", revoked.id);
+    world.operator.ask("POST", &path, &[], &[]).unwrap().is(204);
+    for device in &mut devices {
+        device.reconnect(&world.server);
+    }
+    // Above what an address may ask at once.
+    let refused = |device: &Device| {
+        let client = &device.client;
+        let mut stream = client.connect().unwrap();
+        (0..900).any(|_| {
+            let sent = client.send(stream.get_mut(), "GET", "/v1/authority", &[], &[]);
+            sent.unwrap();
+            receive(&mut stream).unwrap().status == 429
+        })
+    };
+    let [good, revoked] = &devices;
+    assert!(refused(revoked), "a revoked device may ask without end");
+    assert!(!refused(good), "a device of the fleet is no stranger");
+}

@@ -3,7 +3,9 @@
 use crate::client::Answer;
 use crate::world::{Keys, Plan, Server, World, sample, upload_path};
 use ed25519_dalek::SigningKey;
+use kedge_api::device::State;
 use kedge_api::operator::{Done, Offer, Page, Revision};
+use kedge_revision::PublicKey;
 use kedge_revision::bundle::Head;
 use kedge_revision::product::Mode;
 
@@ -39,6 +41,68 @@ fn a_root_must_be_this_hubs_and_of_its_mode() {
     operator
         .post(path, &keys.root(2, Mode::Production, server.key))
         .is(201);
+}
+
+fn named_by_nobody_here() -> PublicKey {
+    PublicKey::from_bytes(SigningKey::from_bytes(&[7; 32]).verifying_key().to_bytes())
+}
+
+#[test]
+fn a_product_that_went_to_another_hub_comes_back_without_a_gap() {
+    let world = World::new();
+    let device = world.device(1);
+    let path = "/v1/products?product=gateway";
+    let root = |version, hub| world.keys.root(version, Mode::Development, hub);
+    let newest = || -> u32 {
+        let state: State = device.client.get("/v1/device/state").is(200).json();
+        state.root
+    };
+    let (own, other) = (world.server.key, named_by_nobody_here());
+    for _ in 0..2 {
+        let away = world.operator.post(path, &root(2, other));
+        away.refused(422, "hub-not-named");
+    }
+    // Served by what names this hub; whoever follows the chain finds the next one.
+    assert_eq!(newest(), 1);
+    let found = world.server.client().get("/v1/roots/2?product=gateway");
+    found.is(200);
+    world.publish(&Plan::default());
+    world.operator.post(path, &root(3, own)).is(201);
+    assert_eq!(newest(), 3);
+    let world = world.restarted(Server::kill);
+    for version in 1..=3 {
+        let path = format!("/v1/roots/{version}?product=gateway");
+        world.server.client().get(&path).is(200);
+    }
+}
+
+#[test]
+fn a_hub_that_is_named_late_takes_earlier_roots_afterwards() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let operator = server.operator(server.token.as_ref().unwrap());
+    let keys = Keys::default();
+    let path = "/v1/products?product=gateway";
+    let root = |version, hub| keys.root(version, Mode::Development, hub);
+    let other = named_by_nobody_here();
+    operator
+        .post(path, &root(1, other))
+        .refused(422, "hub-not-named");
+    operator.post(path, &root(3, server.key)).is(201);
+    // Only the one right before: that it is followed is what vouches for it.
+    operator.post(path, &root(1, other)).refused(400, "root");
+    let strangers = Keys {
+        root: SigningKey::from_bytes(&[1; 32]),
+        release: SigningKey::from_bytes(&[2; 32]),
+    };
+    let foreign = strangers.root(2, Mode::Development, other);
+    operator.post(path, &foreign).refused(400, "root");
+    operator.post(path, &root(2, other)).is(201);
+    operator.post(path, &root(1, other)).is(201);
+    for version in 1..=3 {
+        let path = format!("/v1/roots/{version}?product=gateway");
+        server.client().get(&path).is(200);
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use crate::client::{Client, Credentials};
 use crate::world::{
     Device, HUB, Made, Plan, Server, World, device_key, report, request, sample, unhex,
 };
-use kedge_api::device::{Phase, Reports};
-use kedge_api::operator::{Device as Shown, Done, Offer, Page, Revision};
+use kedge_api::device::{Phase, Reports, State};
+use kedge_api::operator::{Device as Shown, Done, Offer, Page, ParametersSet, Revision};
 use kedge_revision::{KeyId, PublicKey};
 use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair, date_time_ymd};
 use serde_json::json;
@@ -371,15 +371,15 @@ fn a_backup_of_a_running_hub_comes_back_as_the_same_hub() {
     let key = world.server.key;
     let new = place.path().join("new");
     assert!(!hub(&["restore", "--data", data, name]).status.success());
-    assert!(
-        hub(&["restore", "--data", new.to_str().unwrap(), name])
-            .status
-            .success()
-    );
+    let restored = hub(&["restore", "--data", new.to_str().unwrap(), name]);
+    assert!(restored.status.success());
+    let said = String::from_utf8(restored.stdout).unwrap();
+    assert!(said.contains("assign again"), "{said}");
     std::fs::File::create(new.join("token-taken")).unwrap();
     let server = Server::start(&new);
     assert_eq!(server.key, key);
     device.reconnect(&server);
+    numbers_are_new(&server.operator(&world.token), &device);
     for id in made.objects.keys() {
         let path = format!("/v1/objects/{}/tree", id.hex());
         device.client.get(&path).is(200);
@@ -398,6 +398,38 @@ fn a_backup_of_a_running_hub_comes_back_as_the_same_hub() {
     let operator = server.operator(&world.token);
     let listed: Page<Revision> = operator.get("/v1/revisions").is(200).json();
     assert!(!listed.items[0].complete);
+}
+
+/// What a restored hub counts is above all that the lost one may have told the device since the backup.
+fn numbers_are_new(operator: &Client, device: &Device) {
+    let path = format!("/v1/devices/{}", device.id);
+    let values = json!({"values": {"site": "berlin"}}).to_string();
+    let parameters = format!("{path}/parameters");
+    let set = operator.ask("PUT", &parameters, &[], values.as_bytes());
+    let set: ParametersSet = set.unwrap().is(200).json();
+    let action = json!({"what": "identify"});
+    operator.post(&format!("{path}/actions"), &action).is(202);
+    let state: State = device.client.get("/v1/device/state").is(200).json();
+    let action = state.actions.first().unwrap().id;
+    let restored = 1_700_000_000;
+    assert!(
+        set.counter > restored && action > restored,
+        "{set:?}, {action}"
+    );
+}
+
+#[test]
+fn a_question_after_health_writes() {
+    let world = World::new();
+    world.server.client().get("/healthz").is(200);
+    let database = rusqlite::Connection::open(world.directory.path().join("hub.db")).unwrap();
+    let count = |table: &str| -> u32 {
+        let count = format!("SELECT count(*) FROM {table}");
+        database.query_row(&count, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(count("health"), 1);
+    world.server.client().get("/healthz").is(200);
+    assert_eq!(count("health"), 1);
 }
 
 #[test]
