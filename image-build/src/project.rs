@@ -182,8 +182,19 @@ impl Project {
             let hidden = path
                 .file_name()
                 .is_some_and(|name| name.to_string_lossy().starts_with('.'));
-            if hidden || path.extension().is_none_or(|extension| extension != "toml") {
+            let end = path.extension().map(|end| end.to_string_lossy());
+            if hidden
+                || end
+                    .as_ref()
+                    .is_none_or(|end| !end.eq_ignore_ascii_case("toml"))
+            {
                 continue;
+            }
+            if end.is_some_and(|end| end != "toml") {
+                bail!(
+                    "{}: a container's file ends in .toml\nhelp: rename it",
+                    path.display()
+                );
             }
             let stem = path
                 .file_stem()
@@ -251,38 +262,28 @@ impl Project {
     #[must_use]
     pub fn locate(&self, error: &Error, definitions: &[Definition]) -> Option<Mistake> {
         let (field, text) = if let Error::Invalid { field, why } = error {
-            (field, (*why).to_owned())
+            (field.as_str(), why.to_string())
         } else if let Error::UnlistedObject { field, .. } = error {
-            (field, error.to_string())
+            (field.as_str(), error.to_string())
+        } else if let Error::LoadersWord { word } = error {
+            let text = format!("has `{word}`, which is for loaders to say");
+            ("boot.arguments", text)
         } else {
             return None;
         };
-        let keys: Vec<&str> = field.split('.').collect();
-        if let Some(("containers", rest)) = keys.split_first().map(|(first, rest)| (*first, rest))
-            && let Some((name, rest)) = rest.split_first()
-            && let Some(definition) = definitions
-                .iter()
-                .find(|definition| definition.name.as_str() == *name)
-        {
-            let spelled: Vec<String> = rest.iter().map(|key| person_key(key)).collect();
-            let spelled: Vec<&str> = spelled.iter().map(String::as_str).collect();
-            return Some(definition.source.mistake(
-                &spelled,
-                format!("`{}` {text}", spelled.join(".")),
-                None,
-            ));
-        }
-        let keys: Vec<String> = match keys.as_slice() {
-            [single @ ("counter" | "floor" | "tries")] => {
-                vec!["revision".to_owned(), (*single).to_owned()]
+        let of_container = field.strip_prefix("containers.").and_then(|rest| {
+            let (name, rest) = rest.split_once('.')?;
+            let mut all = definitions.iter();
+            let definition = all.find(|definition| definition.name.as_str() == name)?;
+            Some(definition.source.mistake_at(rest, &text))
+        });
+        Some(of_container.unwrap_or_else(|| match field {
+            "counter" | "floor" | "tries" => {
+                let field = format!("revision.{field}");
+                self.source.mistake_at(&field, &text)
             }
-            other => other.iter().map(|key| person_key(key)).collect(),
-        };
-        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        Some(
-            self.source
-                .mistake(&keys, format!("`{}` {text}", keys.join(".")), None),
-        )
+            field => self.source.mistake_at(field, &text),
+        }))
     }
 
     fn check_mode(&self, root: &Root) -> Result<()> {
@@ -302,15 +303,6 @@ impl Project {
             )
             .into())
     }
-}
-
-/// The key as project files spell it: units stand in the value there, not in the key.
-fn person_key(key: &str) -> String {
-    let key = key
-        .strip_suffix("-ms")
-        .or_else(|| key.strip_suffix("-s"))
-        .unwrap_or(key);
-    key.to_owned()
 }
 
 #[cfg(test)]
@@ -343,5 +335,49 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("rename the file"), "{error}");
+    }
+
+    #[test]
+    fn a_fault_is_found_in_the_file_by_the_keys_that_stand_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "product = \"p\"\nboard = \"b\"\nmode = \"development\"\nversion = \"1\"\ngroups = []\n[boot]\narguments = \"kedge.slot=a\"\n[parameters.led-s]\ntype = \"string\"\n[configuration.network.interfaces.\"eth0.100\"]\naddresses = []\n[commit]\nwindow = \"1s\"\n";
+        files::write(&folder.path().join(MANIFEST), text).unwrap();
+        let project = Project::open(folder.path()).unwrap();
+        let invalid = |field: &str| Error::Invalid {
+            field: field.to_owned(),
+            why: "is wrong".into(),
+        };
+        let said = Error::LoadersWord {
+            word: "kedge.slot=a".to_owned(),
+        };
+        for (error, line, words) in [
+            (said, 7, "`boot.arguments` has `kedge.slot=a`"),
+            (
+                invalid("parameters.led-s.default"),
+                8,
+                "`parameters.led-s.default` is wrong",
+            ),
+            (
+                invalid("configuration.network.interfaces.eth0.100.addresses"),
+                11,
+                "`configuration.network.interfaces.\"eth0.100\".addresses` is wrong",
+            ),
+            (invalid("commit.window-s"), 13, "`commit.window` is wrong"),
+        ] {
+            let mistake = project.locate(&error, &[]).unwrap();
+            assert_eq!(mistake.place.map(|(line, _)| line), Some(line), "{mistake}");
+            assert_eq!(mistake.message.get(..words.len()), Some(words), "{mistake}");
+        }
+    }
+
+    #[test]
+    fn a_container_is_passed_over_for_no_spelling_of_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "product = \"p\"\nboard = \"b\"\nmode = \"development\"\nversion = \"1\"\ngroups = []\n";
+        files::write(&folder.path().join(MANIFEST), text).unwrap();
+        files::write(&folder.path().join("containers/web.TOML"), "").unwrap();
+        let project = Project::open(folder.path()).unwrap();
+        let error = project.containers().unwrap_err().to_string();
+        assert!(error.contains("ends in .toml"), "{error}");
     }
 }

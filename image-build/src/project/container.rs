@@ -11,7 +11,7 @@ use kedge_revision::container::{
 };
 use kedge_revision::device::Access;
 use kedge_revision::pool::{Place, Published};
-use kedge_revision::{Container, Name, ObjectId};
+use kedge_revision::{Container, Error, Name, ObjectId};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -148,11 +148,26 @@ fn devices(texts: &[DeviceText]) -> Result<Vec<DeviceRule>, Wrong> {
             .to_string()
             .parse::<DeviceRule>()
             .is_ok_and(|read| read == rule);
-        is_rule.then_some(rule).ok_or_else(|| Wrong {
-            keys: vec!["devices".to_owned(), index.to_string()],
-            message: "this is no rule for devices".to_owned(),
-            help: "only a serial number may have spaces in it".to_owned(),
-        })
+        let wrong = |key: Option<&str>, message, help: &str| {
+            let keys = ["devices", &index.to_string()].map(str::to_owned);
+            let key = key.map(str::to_owned);
+            Wrong {
+                keys: keys.into_iter().chain(key).collect(),
+                message,
+                help: help.to_owned(),
+            }
+        };
+        // Before they are sorted: the signed form has them in another order than the file.
+        if let Err(Error::Invalid { field, why }) = rule.check("") {
+            let key = field.trim_start_matches('.');
+            let help = "docs/devices.md tells what a rule may say";
+            return Err(wrong(Some(key), format!("`{key}` {why}"), help));
+        }
+        let help = "only a serial number may have spaces in it";
+        let why = "this is no rule for devices".to_owned();
+        is_rule
+            .then_some(rule)
+            .ok_or_else(|| wrong(None, why, help))
     });
     Ok(sorted(&rules.collect::<Result<Vec<_>, _>>()?))
 }

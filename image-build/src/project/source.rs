@@ -3,10 +3,13 @@
 //! Two kinds of mistake end in the same picture: what the TOML or its types refuse (the parser gives the place), and
 //! what the checks of `kedge-revision` refuse (they name a path of keys, which is looked up in the document).
 
-use crate::files;
-use anyhow::Result;
+mod words;
+
+use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
@@ -73,14 +76,21 @@ impl Source {
     /// # Errors
     /// It cannot be read, is not UTF-8, or is larger than a megabyte.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = files::read_text(path)?;
-        if text.len() > CAP {
-            anyhow::bail!(
-                "{} has {} bytes; a project file has at most {CAP}",
-                path.display(),
-                text.len()
-            );
-        }
+        let cannot = || format!("cannot read {}", path.display());
+        let mut text = Vec::new();
+        // One byte more, so that it is known without its whole length in memory.
+        let most = u64::try_from(CAP).unwrap_or(u64::MAX).saturating_add(1);
+        let file = File::open(path).with_context(cannot)?;
+        file.take(most)
+            .read_to_end(&mut text)
+            .with_context(cannot)?;
+        ensure!(
+            text.len() <= CAP,
+            "{} is larger than a project file may be, {CAP} bytes",
+            path.display()
+        );
+        let text = String::from_utf8(text);
+        let text = text.with_context(|| format!("{} is not UTF-8", path.display()))?;
         Ok(Self::new(path, text))
     }
 
@@ -105,9 +115,9 @@ impl Source {
     /// [`Mistake`].
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Box<Mistake>> {
         toml::from_str(&self.text).map_err(|error| {
-            let message = error.message().trim().to_owned();
-            let help = suggestion(&message);
-            Box::new(self.at(error.span(), message, help))
+            let said = error.message().trim();
+            let help = suggestion(said);
+            Box::new(self.at(error.span(), words::plain(said), help))
         })
     }
 
@@ -123,6 +133,22 @@ impl Source {
             .ok()
             .and_then(|table| find(table.get_ref(), keys));
         self.at(span, message.into(), help)
+    }
+
+    /// A mistake at the value that a path of the signed form leads to, as in `health.check.http.port`, which is called as a person
+    /// spells it in this file. Names with dots in them are found as they stand.
+    #[must_use]
+    pub fn mistake_at(&self, path: &str, message: &str) -> Mistake {
+        let keys = {
+            let parsed = DeTable::parse(&self.text).ok();
+            words::keys(path, parsed.as_ref().map(|table| table.get_ref()))
+        };
+        let found: Vec<&str> = keys.iter().map(String::as_str).collect();
+        self.mistake(
+            &found,
+            format!("`{}` {message}", words::spelled(&keys)),
+            None,
+        )
     }
 
     /// The text with the values of some top-level keys replaced; a key that is not there is added at the top.
@@ -150,10 +176,11 @@ impl Source {
         Ok(text)
     }
 
-    /// The text with one value replaced, which may lie in tables; where its own table begins, if it is not there.
+    /// The text with one value replaced, which may lie in tables; where its own table begins, if it is not there, and at the end
+    /// with its table, if that is not there either.
     ///
     /// # Errors
-    /// [`Mistake`] if the text is no TOML, or has no such table.
+    /// [`Mistake`] if the text is no TOML, or has the table in a form that takes no more keys.
     pub fn with_value(&self, keys: &[&str], value: &str) -> Result<String, Box<Mistake>> {
         let mistake = |span, message: String| Box::new(self.at(span, message, None));
         let parsed = DeTable::parse(&self.text)
@@ -163,24 +190,36 @@ impl Source {
             text.replace_range(span, value);
             return Ok(text);
         }
-        let table = keys.split_last().filter(|(_, tables)| !tables.is_empty());
-        let place = table.and_then(|(last, tables)| {
-            let header = format!("[{}]", tables.join("."));
-            let mut lines = self.text.split_inclusive('\n');
-            let before = lines
-                .by_ref()
-                .take_while(|line| line.trim() != header)
-                .map(str::len)
-                .sum::<usize>();
-            let place = before.checked_add(header.len())?;
-            (self.text.get(before..place)? == header).then_some((*last, place))
+        let (last, tables) = keys.split_last().unwrap_or((&"", &[]));
+        let mut lines = self.text.split_inclusive('\n');
+        let mut before = 0_usize;
+        let header = lines.find(|line| {
+            let is_it = is_header(line, tables);
+            before = before.saturating_add(if is_it { 0 } else { line.len() });
+            is_it
         });
-        let (last, place) = place.ok_or_else(|| {
-            let text = format!("there is no place for `{}`: write it there", keys.join("."));
-            mistake(None, text)
-        })?;
-        text.insert_str(place, &format!("\n{last} = {value}"));
-        Ok(text)
+        let line = format!("{last} = {value}\n");
+        if tables.is_empty() {
+            text.insert_str(0, &line);
+        } else if let Some(header) = header {
+            let end = before.saturating_add(header.len());
+            let first = if header.ends_with('\n') { "" } else { "\n" };
+            text.insert_str(end, &format!("{first}{line}"));
+        } else {
+            let first = if text.ends_with('\n') { "\n" } else { "\n\n" };
+            text.push_str(&format!("{first}[{}]\n{line}", tables.join(".")));
+        }
+        let is_there =
+            DeTable::parse(&text).is_ok_and(|parsed| exactly(parsed.get_ref(), keys).is_some());
+        if is_there {
+            return Ok(text);
+        }
+        let place = find(parsed.get_ref(), keys);
+        let message = format!(
+            "there is no place for `{}` that could be found: write it yourself, as {last} = {value}",
+            keys.join(".")
+        );
+        Err(mistake(place, message))
     }
 
     fn at(&self, span: Option<Range<usize>>, message: String, help: Option<String>) -> Mistake {
@@ -234,8 +273,8 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 fn find(table: &DeTable<'_>, keys: &[&str]) -> Option<Range<usize>> {
     let (first, rest) = keys.split_first()?;
     let (key, value) = table.iter().find(|(key, _)| key.get_ref() == *first)?;
-    let here = match value.get_ref() {
-        DeValue::Table(inner) => find(inner, rest).unwrap_or_else(|| key.span()),
+    let whole = match value.get_ref() {
+        DeValue::Table(_) => key.span(),
         DeValue::String(_)
         | DeValue::Integer(_)
         | DeValue::Float(_)
@@ -243,7 +282,31 @@ fn find(table: &DeTable<'_>, keys: &[&str]) -> Option<Range<usize>> {
         | DeValue::Datetime(_)
         | DeValue::Array(_) => value.span(),
     };
-    Some(here)
+    Some(find_in(value.get_ref(), rest).unwrap_or(whole))
+}
+
+/// As [`find`], in a value; the key of an array is a number.
+fn find_in(value: &DeValue<'_>, keys: &[&str]) -> Option<Range<usize>> {
+    match value {
+        DeValue::Table(inner) => find(inner, keys),
+        DeValue::Array(list) => {
+            let (index, rest) = keys.split_first()?;
+            let one = list.get(index.parse::<usize>().ok()?)?;
+            Some(find_in(one.get_ref(), rest).unwrap_or_else(|| one.span()))
+        }
+        DeValue::String(_)
+        | DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_) => None,
+    }
+}
+
+/// Whether a line begins the table of these keys, whatever stands behind it.
+fn is_header(line: &str, tables: &[&str]) -> bool {
+    let within = line.trim_start().strip_prefix('[');
+    let within = within.and_then(|rest| rest.split_once(']'));
+    within.is_some_and(|(within, _)| within.split('.').map(str::trim).eq(tables.iter().copied()))
 }
 
 /// The place of the value of exactly these keys.
@@ -382,12 +445,40 @@ mod tests {
         assert_eq!(with("net.hubs = []\n").unwrap(), "net.hubs = [1]\n");
         assert_eq!(
             with("[net] \nb = 2\n[net.c]\n").unwrap(),
-            "[net]\nhubs = [1] \nb = 2\n[net.c]\n"
+            "[net] \nhubs = [1]\nb = 2\n[net.c]\n"
         );
-        for text in ["a = 1\n", "[net.c]\n", "net = 3\n", "net.b = 3\n"] {
+        assert_eq!(
+            with("[ net ] # ours").unwrap(),
+            "[ net ] # ours\nhubs = [1]\n"
+        );
+        assert_eq!(
+            with("[net.c]\nd = 1").unwrap(),
+            "[net.c]\nd = 1\n\n[net]\nhubs = [1]\n"
+        );
+        assert_eq!(with("a = 1\n").unwrap(), "a = 1\n\n[net]\nhubs = [1]\n");
+        for text in ["net = 3\n", "net.b = 3\n", "net = {}\n"] {
             let error = with(text).unwrap_err().to_string();
             assert!(error.contains("`net.hubs`"), "{error}");
+            assert!(error.contains("hubs = [1]"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_not_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kedge.toml");
+        let file = File::create(&path).unwrap();
+        // Sparse: it takes nothing, and would take all memory to read.
+        file.set_len(1 << 40).unwrap();
+        let error = Source::read(&path).unwrap_err().to_string();
+        assert!(error.contains("larger"), "{error}");
+    }
+
+    #[test]
+    fn one_of_a_list_is_found_by_its_number() {
+        let text = "[[devices]]\nvendor = \"a\"\n[[devices]]\nvendor = \"b\"\n";
+        let mistake = source(text).mistake_at("devices[1].vendor", "is wrong");
+        assert_eq!(mistake.place, Some((4, 10)), "{mistake}");
     }
 
     #[test]

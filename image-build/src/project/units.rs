@@ -6,12 +6,20 @@ use std::str::FromStr;
 
 /// Reads and writes a type as text in TOML.
 macro_rules! text {
-    ($name:ty) => {
+    ($name:ty, $example:literal) => {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?
-                    .parse()
-                    .map_err(de::Error::custom)
+                struct Visitor;
+                impl de::Visitor<'_> for Visitor {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str(concat!("a text such as ", $example))
+                    }
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Visitor)
             }
         }
         impl Serialize for $name {
@@ -89,7 +97,7 @@ impl fmt::Display for Span {
         write!(f, "{}{unit}", ms / factor)
     }
 }
-text!(Span);
+text!(Span, "\"10s\"");
 
 /// A number of bytes: `"64MiB"`, `"1GiB"`, `"512KiB"`, `"100B"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +139,7 @@ impl fmt::Display for Size {
         write!(f, "{}{unit}", self.bytes / factor)
     }
 }
-text!(Size);
+text!(Size, "\"64MiB\"");
 
 /// User and group as an image names them: `"1000:1000"`, `"nginx"`, `"nginx:nginx"`, `"1000"`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,7 +185,7 @@ impl fmt::Display for UserText {
         }
     }
 }
-text!(UserText);
+text!(UserText, "\"1000:1000\"");
 
 /// A signal (signal(7)) by name, with or without `SIG`, or by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,7 +251,7 @@ impl fmt::Display for Signal {
         }
     }
 }
-text!(Signal);
+text!(Signal, "\"SIGTERM\"");
 
 /// A size for people: `4.1 MB`, in powers of ten as disks are sold.
 #[must_use]
@@ -264,6 +272,7 @@ pub fn human(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     fn round<T: FromStr<Err = String> + fmt::Display>(texts: &[&str]) {
         for text in texts {
@@ -309,6 +318,23 @@ mod tests {
         }
         for bad in ["", "0", "65", "SIGNONE", "term", "RTMIN+31", "256"] {
             assert!(bad.parse::<Signal>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_no_text_says_how_to_write_one() {
+        for (refused, example) in [
+            (
+                toml::from_str::<BTreeMap<String, Size>>("a = 8").err(),
+                "\"64MiB\"",
+            ),
+            (
+                toml::from_str::<BTreeMap<String, Span>>("a = 8").err(),
+                "\"10s\"",
+            ),
+        ] {
+            let said = refused.unwrap().to_string();
+            assert!(said.contains(example), "{said}");
         }
     }
 

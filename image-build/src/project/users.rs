@@ -26,6 +26,15 @@ pub fn resolve(text: &UserText, passwd: &str, group: &str) -> Result<User, Strin
     if let Some(user) = numeric(text) {
         return Ok(user);
     }
+    for name in [Some(&text.user), text.group.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        let is_number = name.bytes().all(|b| b.is_ascii_digit());
+        if is_number && name.parse::<u16>().is_err() {
+            return Err(format!("`{name}` is no id: ids are 0 to 65535"));
+        }
+    }
     let number = text.user.parse::<u16>().ok();
     let entry = passwd.lines().map(fields).find(|fields| match number {
         Some(number) => fields.get(2).and_then(|uid| uid.parse().ok()) == Some(number),
@@ -124,5 +133,9 @@ mod tests {
                 .contains("/etc/group has no group `none`")
         );
         assert!(ids("big").unwrap_err().contains("65535"));
+        for id in ["70000:0", "0:70000", "70000"] {
+            let why = ids(id).unwrap_err();
+            assert!(why.contains("`70000` is no id"), "{why}");
+        }
     }
 }

@@ -18,6 +18,9 @@ const OTHERS: usize = 5;
 
 /// The most volumes of a container: their mounts travel in one message.
 pub(crate) const MAX_VOLUMES: usize = MAX_DESCRIPTORS - OTHERS;
+// What no container can be started with is refused before it is signed.
+const _: () = assert!(MAX_VOLUMES == kedge_revision::Container::MAX_VOLUMES);
+const _: () = assert!(kedge_sys::privilege::MAX_GROUPS == kedge_revision::Container::MAX_GROUPS);
 
 /// Bits of the message's one byte: which of the mounts that not every container has are in it.
 const SYSFS: u8 = 1;

@@ -7,7 +7,7 @@ use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// `content.configuration`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,13 +238,13 @@ impl Configuration {
             check_interface(name, interface, &field)?;
         }
         let listed = |name: &String| network.interfaces.contains_key(name);
-        let mut preferred = network.prefer.clone();
-        preferred.sort_unstable();
-        preferred.dedup();
-        if preferred.len() != network.prefer.len() || !preferred.iter().all(listed) {
-            return Err(Error::invalid(
+        let mut preferred = BTreeSet::new();
+        let mut prefer = network.prefer.iter();
+        if let Some(name) = prefer.find(|name| !preferred.insert(*name) || !listed(name)) {
+            return Err(Error::invalid_one(
                 "configuration.network.prefer",
-                "names an interface twice, or one that is not listed",
+                name,
+                "is there twice, or is no interface that is listed",
             ));
         }
         if network.nameservers.len() > 8 {
@@ -272,11 +272,11 @@ pub(crate) fn check_hubs(hubs: &[String], field: &str) -> Result<(), Error> {
                 .strip_prefix("https://")
                 .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic()))
     };
-    if hubs.len() > 8 || !hubs.iter().all(url) {
-        return Err(Error::invalid(
-            field,
-            "are over 8, or one is not an https:// address",
-        ));
+    if hubs.len() > 8 {
+        return Err(Error::invalid(field, "are over 8"));
+    }
+    if let Some(hub) = hubs.iter().find(|hub| !url(hub)) {
+        return Err(Error::invalid_one(field, hub, "is no https:// address"));
     }
     Ok(())
 }

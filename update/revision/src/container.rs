@@ -3,6 +3,8 @@
 //! Everything is explicit: the host fills in what an OCI image leaves to its runtime, so that what
 //! is signed is what runs. Fields that are absent have the stated default; defaults confine.
 
+mod new;
+
 use crate::error::Error;
 use crate::id::{Name, ObjectId};
 use serde::{Deserialize, Serialize};
@@ -318,6 +320,10 @@ pub enum ControlRole {
 impl Container {
     /// Most layers of a container: overlayfs takes 500 lower directories, images have tens.
     pub const MAX_LAYERS: usize = 64;
+    /// Most volumes: their mounts travel to a container's first process in one message.
+    pub const MAX_VOLUMES: usize = 27;
+    /// Most further groups of its user, as many as the engine sets.
+    pub const MAX_GROUPS: usize = 64;
     /// `pids.max` of a container that names none.
     pub const DEFAULT_PIDS_MAX: u32 = 512;
     /// Bytes of a root in memory whose definition names no `root-max`: what a process that only meant to write a file or
@@ -348,11 +354,17 @@ impl Container {
         if let Some(health) = &self.health {
             health.check(&at("health"))?;
         }
-        if self.restart.delay_ms == 0 || self.restart.max_delay_ms < self.restart.delay_ms {
+        if self.restart.delay_ms == 0 {
+            return Err(Error::invalid(at("restart.delay-ms"), "is 0"));
+        }
+        if self.restart.max_delay_ms < self.restart.delay_ms {
             return Err(Error::invalid(
-                at("restart.delay-ms"),
-                "is 0 or more than max-delay-ms",
+                at("restart.max-delay-ms"),
+                "is less than the delay that it bounds",
             ));
+        }
+        if self.volumes.len() > Self::MAX_VOLUMES {
+            return Err(Error::invalid(at("volumes"), "are over 27"));
         }
         for (name, volume) in &self.volumes {
             volume.check(&at(&format!("volumes.{name}")))?;
@@ -398,10 +410,11 @@ impl Process {
                 .split_once('=')
                 .is_some_and(|(name, _)| !name.is_empty())
         };
-        if !self.environment.iter().all(named) {
-            return Err(Error::invalid(
+        if let Some(entry) = self.environment.iter().find(|entry| !named(entry)) {
+            return Err(Error::invalid_one(
                 at("environment"),
-                "has an entry that is not NAME=value",
+                entry,
+                "is not NAME=value",
             ));
         }
         if !self
@@ -411,18 +424,22 @@ impl Process {
         {
             return Err(Error::invalid(at("environment"), "lacks PATH"));
         }
-        if self
-            .parameters
-            .keys()
-            .any(|name| name.is_empty() || name.contains(['=', '\0']))
-        {
-            return Err(Error::invalid(at("parameters"), "has a bad variable name"));
+        let bad = |name: &&String| name.is_empty() || name.contains(['=', '\0']);
+        if let Some(name) = self.parameters.keys().find(bad) {
+            return Err(Error::invalid_one(
+                at("parameters"),
+                name,
+                "is no name of a variable",
+            ));
         }
         if !(1..=64).contains(&self.stop_signal) {
             return Err(Error::invalid(at("stop-signal"), "is not 1 to 64"));
         }
         check_sorted(&self.secrets, &at("secrets"))?;
         check_sorted(&self.user.groups, &at("user.groups"))?;
+        if self.user.groups.len() > Container::MAX_GROUPS {
+            return Err(Error::invalid(at("user.groups"), "are over 64"));
+        }
         check_path(&self.working_directory, &at("working-directory"))
     }
 }
@@ -471,27 +488,26 @@ impl Health {
         if self.retries == 0 {
             return Err(Error::invalid(format!("{field}.retries"), "is 0"));
         }
-        let at = || format!("{field}.check");
+        let at = |name: &str| format!("{field}.check.{name}");
         match &self.check {
             Check::Notify => Ok(()),
             Check::Command(arguments) if arguments.first().is_none_or(String::is_empty) => {
-                Err(Error::invalid(at(), "names no command"))
+                Err(Error::invalid(at("command"), "names no command"))
             }
             Check::Command(arguments) if arguments.iter().any(|a| a.contains('\0')) => {
-                Err(Error::invalid(at(), "holds a NUL"))
+                Err(Error::invalid(at("command"), "holds a NUL"))
             }
             Check::Http { path, .. }
                 if !path.starts_with('/')
                     || path.contains(|c: char| c.is_ascii_control() || c == ' ') =>
             {
                 Err(Error::invalid(
-                    at(),
-                    "has a path that is no absolute path of a URL",
+                    at("http.path"),
+                    "is no absolute path of a URL",
                 ))
             }
-            Check::Http { port, .. } | Check::Tcp { port } if *port == 0 => {
-                Err(Error::invalid(at(), "has port 0"))
-            }
+            Check::Http { port: 0, .. } => Err(Error::invalid(at("http.port"), "is 0")),
+            Check::Tcp { port: 0 } => Err(Error::invalid(at("tcp"), "is 0")),
             Check::Command(_) | Check::Http { .. } | Check::Tcp { .. } => Ok(()),
         }
     }
@@ -526,40 +542,4 @@ fn check_sorted<T: PartialOrd>(list: &[T], field: &str) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_snapshot_is_of_a_permanent_volume_and_has_a_bound() {
-        let volume = |snapshot, lifetime, size, snapshot_max| Volume {
-            path: "/data".into(),
-            lifetime,
-            owner: None,
-            size,
-            snapshot,
-            snapshot_max,
-        };
-        let (some, none, large) = (Some(1 << 16), None, Some(1 << 17));
-        for (lifetime, size, most, bound) in [
-            (Lifetime::Permanent, large, some, some),
-            (Lifetime::Permanent, large, none, large),
-            (Lifetime::Permanent, none, none, None),
-            (Lifetime::Revision, some, some, None),
-            (Lifetime::Boot, some, some, None),
-        ] {
-            let volume = volume(Snapshot::OnTrial, lifetime, size, most);
-            assert_eq!(volume.check("v").is_ok(), bound.is_some(), "{volume:?}");
-            assert!(bound.is_none() || volume.snapshot_bound() == bound);
-        }
-        let never = volume(Snapshot::Never, Lifetime::Permanent, some, none);
-        never.check("v").unwrap();
-        assert_eq!(never.snapshot_bound(), None);
-        volume(Snapshot::Never, Lifetime::Permanent, some, some)
-            .check("v")
-            .unwrap_err();
-        // In memory a page will do, on disk not even a folder fits.
-        let small = |lifetime| volume(Snapshot::Never, lifetime, Some(4096), none).check("v");
-        small(Lifetime::Boot).unwrap();
-        small(Lifetime::Revision).unwrap_err();
-    }
-}
+mod tests;

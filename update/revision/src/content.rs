@@ -131,25 +131,44 @@ impl Content {
             .hub_wait_s
             .is_some_and(|wait| !(5..=86_400).contains(&wait))
         {
-            return Err(Error::invalid("commit.hub-wait-s", "is not 5 to 86400"));
+            return Err(Error::invalid(
+                "commit.hub-wait-s",
+                "is not 5 to 86400 seconds",
+            ));
         }
         self.check_interfaces()?;
         pool::check(self)?;
         if !(5..=3600).contains(&self.commit.window_s) {
-            return Err(Error::invalid("commit.window-s", "is not 5 to 3600"));
+            return Err(Error::invalid(
+                "commit.window-s",
+                "is not 5 to 3600 seconds",
+            ));
         }
         Ok(())
+    }
+
+    /// Checks what a revision that is made now must hold to, beside the bounds: [`Container::check_new`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the path of the field.
+    pub fn check_new(&self) -> Result<(), Error> {
+        self.containers
+            .iter()
+            .try_for_each(|(name, container)| container.check_new(&format!("containers.{name}")))
     }
 
     fn check_groups(&self) -> Result<(), Error> {
         if self.groups.len() > Self::MAX_GROUPS {
             return Err(Error::invalid("groups", "are over 16"));
         }
-        let names: BTreeSet<_> = self.groups.iter().map(|group| &group.name).collect();
-        if names.len() == self.groups.len() {
-            Ok(())
-        } else {
-            Err(Error::invalid("groups", "have one name twice"))
+        let mut names = BTreeSet::new();
+        match self.groups.iter().find(|group| !names.insert(&group.name)) {
+            None => Ok(()),
+            Some(group) => Err(Error::invalid_one(
+                "groups",
+                group.name.as_str(),
+                "is there twice",
+            )),
         }
     }
 
@@ -195,8 +214,9 @@ impl Content {
             .iter()
             .any(|group| group.name == container.group)
         {
-            return Err(Error::invalid(
+            return Err(Error::invalid_one(
                 format!("{field}.group"),
+                container.group.as_str(),
                 "is not among groups",
             ));
         }
@@ -205,43 +225,45 @@ impl Content {
                 .containers
                 .get(after)
                 .is_some_and(|other| other.group == container.group);
-            if after == name || !same_group {
-                return Err(Error::invalid(
-                    format!("{field}.after"),
-                    "names itself, or no container of its group",
-                ));
-            }
+            let why = match (after == name, same_group) {
+                (true, _) => "is the container itself",
+                (false, true) => continue,
+                (false, false) => "is no container of its group",
+            };
+            return Err(Error::invalid_one(
+                format!("{field}.after"),
+                after.as_str(),
+                why,
+            ));
         }
         for parameter in container.process.parameters.values() {
             let usable = self.parameters.get(parameter).is_some_and(|p| !p.secret);
             if !usable {
-                return Err(Error::invalid(
+                return Err(Error::invalid_one(
                     format!("{field}.process.parameters"),
-                    "names a parameter that is not declared, or is secret",
+                    parameter.as_str(),
+                    "is no parameter that is declared, or is secret",
                 ));
             }
         }
         for secret in &container.process.secrets {
             if !self.parameters.get(secret).is_some_and(|p| p.secret) {
-                return Err(Error::invalid(
+                return Err(Error::invalid_one(
                     format!("{field}.process.secrets"),
-                    "names a parameter that is not declared, or is no secret",
+                    secret.as_str(),
+                    "is no parameter that is declared, or is no secret",
                 ));
             }
         }
-        let mut paths: Vec<_> = container
-            .volumes
-            .values()
-            .map(|v| v.path.as_str())
-            .collect();
-        paths.sort_unstable();
-        if paths.is_sorted_by(|a, b| a < b) {
-            Ok(())
-        } else {
-            Err(Error::invalid(
+        let mut paths = BTreeSet::new();
+        let mut volumes = container.volumes.values();
+        match volumes.find(|volume| !paths.insert(volume.path.as_str())) {
+            None => Ok(()),
+            Some(volume) => Err(Error::invalid_one(
                 format!("{field}.volumes"),
-                "have one path twice",
-            ))
+                &volume.path,
+                "is the path of two",
+            )),
         }
     }
 

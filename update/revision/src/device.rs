@@ -168,7 +168,11 @@ impl DeviceRule {
         [subsystem, vendor, product, serial, path]
     }
 
-    fn check(&self, field: &str) -> Result<(), Error> {
+    /// Checks it by itself; `field` is its path for messages.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the path of the field.
+    pub fn check(&self, field: &str) -> Result<(), Error> {
         let bad = |name: &str, why| Err(Error::invalid(format!("{field}.{name}"), why));
         if !is_word(&self.subsystem) {
             return bad("subsystem", "is no name of a folder in /sys/class");

@@ -4,6 +4,10 @@ use crate::bundle;
 use crate::id::{KeyId, ObjectId};
 use crate::order::{Floor, Order};
 use core::fmt;
+use std::borrow::Cow;
+
+/// Most letters that are shown of what is wrong.
+const MOST_SHOWN: usize = 64;
 
 /// Why bytes were refused. Each variant names the thing, so that a report can name it too.
 #[derive(Debug)]
@@ -43,7 +47,7 @@ pub enum Error {
         /// Path of the field, as in `containers.web.limits.memory-max`.
         field: String,
         /// What is wrong with it.
-        why: &'static str,
+        why: Cow<'static, str>,
     },
     /// Fewer distinct, known keys signed than the role asks for.
     Threshold {
@@ -137,7 +141,16 @@ impl Error {
     pub(crate) fn invalid(field: impl Into<String>, why: &'static str) -> Self {
         Self::Invalid {
             field: field.into(),
-            why,
+            why: Cow::Borrowed(why),
+        }
+    }
+
+    /// As [`Error::invalid`], where one thing of several is wrong: the words begin with it, in quotes, and cut short.
+    pub(crate) fn invalid_one(field: impl Into<String>, which: &str, why: &str) -> Self {
+        let shown: String = which.escape_debug().take(MOST_SHOWN).collect();
+        Self::Invalid {
+            field: field.into(),
+            why: Cow::Owned(format!("`{shown}` {why}")),
         }
     }
 }

@@ -142,6 +142,7 @@ impl Draft {
     /// [`Error::TooLarge`].
     pub fn encode(self) -> Result<(ObjectId, Vec<u8>), Error> {
         self.content.check()?;
+        self.content.check_new()?;
         let content =
             serde_json::value::to_raw_value(&self.content).map_err(|source| Error::Json {
                 kind: "content",
