@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::archive::{Kind, TarReader};
 use crate::bounds::{Bounds, Limit, check, len};
-use crate::error::Error;
+use crate::error::{Error, TarFault};
 use crate::layer::path::{clean, join, split};
 use crate::stream::{self, Compression};
 
@@ -185,7 +185,25 @@ pub(crate) fn looks_like_image_archive(path: &Path, bounds: &Bounds) -> Result<b
     let plain = stream::decompress(file, *bounds, &at)?;
     let mut reader = TarReader::new(plain.reader, *bounds, &at);
     let mut known = false;
-    while let Some(member) = reader.next()? {
+    let mut is_first = true;
+    loop {
+        let member = match reader.next() {
+            // What does not even begin as an archive is none; a person gave the wrong file.
+            Err(Error::Tar {
+                fault: TarFault::Checksum | TarFault::Truncated,
+                ..
+            }) if is_first => {
+                return Err(Error::UnknownSource {
+                    path: path.to_path_buf(),
+                    why: "it is no tar, no archive of an image and no layout",
+                });
+            }
+            member => member?,
+        };
+        let Some(member) = member else {
+            break;
+        };
+        is_first = false;
         let name = String::from_utf8_lossy(&member.path).into_owned();
         let name = name.trim_start_matches("./").trim_end_matches('/');
         let first = name.split('/').next().unwrap_or_default();

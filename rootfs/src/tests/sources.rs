@@ -377,6 +377,24 @@ fn named_kind_that_it_is_not() {
 }
 
 #[test]
+fn what_is_no_archive_is_told_as_that() {
+    let d = tempfile::tempdir().unwrap();
+    let path = d.path().join("passwd");
+    for bytes in [&b"root:x:0:0:root:/root:/bin/sh\n"[..], &[b'x'; 4096]] {
+        put(&path, bytes);
+        let error = Source::open(path.to_str().unwrap(), &Bounds::default()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("no tar, no archive"), "{text}");
+    }
+    // What begins as one and is damaged further on is a damaged one.
+    let mut bytes = tar(&[file("etc/x", ""), file("etc/y", "")]);
+    bytes[600] ^= 0xff;
+    put(&path, &bytes);
+    let opened = Source::open(path.to_str().unwrap(), &Bounds::default());
+    assert!(!matches!(opened, Err(Error::UnknownSource { .. })));
+}
+
+#[test]
 fn directory_without_following_links() {
     let d = tempfile::tempdir().unwrap();
     put(&d.path().join("root/etc/x"), b"x");
