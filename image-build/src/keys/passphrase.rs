@@ -103,8 +103,11 @@ impl Passphrase {
 }
 
 fn ask(prompt: &str) -> Result<Zeroizing<String>> {
-    let line = terminal::hidden(prompt)
-        .context("cannot ask for a passphrase: use --passphrase-file or --passphrase-fd")?;
+    let line = terminal::hidden(prompt).map_err(|error| {
+        let given_up = error.is::<terminal::Interrupted>();
+        let why = "cannot ask for a passphrase: use --passphrase-file or --passphrase-fd";
+        if given_up { error } else { error.context(why) }
+    })?;
     ensure!(!line.is_empty(), "the passphrase is empty");
     Ok(line)
 }
