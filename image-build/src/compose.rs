@@ -18,7 +18,7 @@ use crate::project::units::UserText;
 use crate::project::{Definition, Project, TrustRoot, users};
 use crate::secure_boot;
 use crate::{files, layers};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::boards::firmware::{Place, tree_name};
 use kedge_board_support::boards::{self, Board};
 use kedge_revision::container::User;
@@ -105,6 +105,9 @@ pub fn compose(
     platform: &Path,
     passphrases: &Passphrases,
 ) -> Result<Composition> {
+    for left in [files::IMPORT, files::RUN, files::FLASH] {
+        files::remove_leftovers(&project.build_folder(), left);
+    }
     let root = project.trust_root()?;
     let definitions = project.containers()?;
     let containers = containers(project, &definitions)?;
@@ -129,6 +132,7 @@ pub fn compose(
             .map_err(|error| located(project, &definitions, error))
     };
     let (_, timeless) = encode(draft.clone())?;
+    let held = lock::hold(&project.build_folder())?;
     let last = Lock::read(project.folder())?;
     let fingerprint = id::hex(&Sha256::digest(&timeless));
     let lock = Lock::next(
@@ -151,6 +155,7 @@ pub fn compose(
     }
     files::write(&project.build_folder().join("revision.json"), &document)?;
     files::write(&project.build_folder().join("revision.sig"), &signatures)?;
+    drop(held);
     let product = project.product();
     let verified = judge(&document, &set, &root, &product)?;
     Ok(Composition {
@@ -359,12 +364,12 @@ fn judge(
 /// There is none, the root does not know it, or it cannot be opened.
 pub fn release_key(project: &Project, role: &Role, passphrase: &Passphrase) -> Result<Signer> {
     let path = project.key_path("release");
-    let file = KeyFile::read(&path).with_context(|| {
-        format!(
-            "no release key to sign with in {}; copy it there from where you keep it",
-            path.display()
-        )
-    })?;
+    ensure!(
+        path.exists(),
+        "no release key to sign with in {}; copy it there from where you keep it",
+        path.display()
+    );
+    let file = KeyFile::read(&path)?;
     if !role.keys.contains(&file.public().id()) {
         bail!(
             "the trust root does not know the key {} ({})",

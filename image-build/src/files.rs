@@ -1,29 +1,87 @@
 //! Files on the host, written so that an interrupted run leaves either the old or the new, never a half.
 //!
+//! What takes a file's place is a file: a device, a FIFO or a socket is never replaced by one, and where a symbolic link stands,
+//! what it leads to is written. What fails leaves nothing beside it; of what a signal cut off, the next run removes the rest.
+//!
 //! This is the one module of the host side that may rename. It does not sync: what it writes can be made again,
 //! unlike the device's data (`kedge_store::durable`).
 
-use anyhow::{Context, Result};
-use std::fs;
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, test_kill_process};
+use std::fs::{self, FileType};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+/// How the names begin of what a verb has for itself alone in `build/`; the process's id follows. This one: an import's layers.
+pub const IMPORT: &str = ".import-";
+/// The disk of a device that `kedge run` runs.
+pub const RUN: &str = ".run-";
+/// A copy of an image with a provisioning, and therefore a secret.
+pub const FLASH: &str = ".flash-";
+/// Most symbolic links that one leads through, as in the kernel (path_resolution(7)).
+const MOST_LINKS: usize = 40;
+
+/// The file that `path` means: what symbolic links lead to, whether it is there or not. A verb that takes long asks before it begins.
+///
+/// # Errors
+/// There is something that is no file, and that a file must not take the place of, or a folder.
+pub fn target(path: &Path) -> Result<PathBuf> {
+    ensure!(
+        path != Path::new("-"),
+        "`-` is no file\nhelp: a file of that name is ./-"
+    );
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Ok(next) = fs::read_link(&path) else {
+            ensure!(
+                !path.is_dir(),
+                "{} is a folder\nhelp: name a file in it",
+                path.display()
+            );
+            return replaceable(&path).map(|()| path);
+        };
+        path = path.parent().unwrap_or(Path::new("")).join(next);
+    }
+    bail!("{} is a symbolic link that leads nowhere", path.display())
+}
+
+/// Whether what is at `path` may be replaced as a whole: a file, a folder, nothing.
+fn replaceable(path: &Path) -> Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    let kind = kind(metadata.file_type());
+    let help = if metadata.file_type().is_block_device() {
+        "\nhelp: `kedge flash` writes an image onto a disk"
+    } else {
+        ""
+    };
+    ensure!(
+        kind.is_empty(),
+        "{} is {kind}, no file: it is not replaced{help}",
+        path.display()
+    );
+    Ok(())
+}
+
+/// What is neither a file nor a folder nor a link to one, in words.
+fn kind(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_block_device() => "a block device",
+        kind if kind.is_char_device() => "a character device",
+        kind if kind.is_fifo() => "a FIFO",
+        kind if kind.is_socket() => "a socket",
+        _ => "",
+    }
+}
 
 /// Writes a file under a temporary name beside `path` and renames it over it. Missing folders are made.
 ///
 /// # Errors
-/// The folder cannot be made or written.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the module that replaces files as a whole"
-)]
+/// The folder cannot be made or written, or [`target`] refuses it.
 pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        make_folder(folder)?;
-    }
-    let new = temporary(path);
-    fs::write(&new, bytes).with_context(|| format!("cannot write {}", new.display()))?;
-    fs::rename(&new, path).with_context(|| format!("cannot put {} in its place", path.display()))
+    put(path, bytes.as_ref(), 0o666)
 }
 
 /// As [`write`], with mode 0600: the file is never open to others, not even for the moment before a change of mode.
@@ -31,21 +89,42 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
 /// # Errors
 /// As [`write`].
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    put(path, bytes, 0o600)
+}
+
+fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    replace(path, |new| {
+        let write = || -> std::io::Result<()> {
+            let mut file = fs::File::options()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(new)?;
+            file.write_all(bytes)?;
+            // A secret is made once; whatever else there is can be made again.
+            if mode == 0o600 {
+                file.sync_all()
+            } else {
+                Ok(())
+            }
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    })
+}
+
+/// Puts what `make` makes under another name in the place of `path`, or leaves nothing of it.
+fn replace(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let path = &target(path)?;
     if let Some(folder) = path.parent() {
         make_folder(folder)?;
     }
     let new = temporary(path);
-    let put = || -> std::io::Result<()> {
-        let mut file = fs::File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    put().with_context(|| format!("cannot write {}", new.display()))?;
-    publish(&new, path)
+    let made = make(&new).and_then(|()| publish(&new, path));
+    if made.is_err() {
+        // The first error counts; it may not have come so far as to be there.
+        fs::remove_file(&new).ok();
+    }
+    made
 }
 
 /// [`write`], then mode 0755.
@@ -61,12 +140,13 @@ pub fn write_executable(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
 /// Renames a finished file or folder to its final name. A file is replaced; a folder's name must be free.
 ///
 /// # Errors
-/// The rename fails, for instance across file systems.
+/// The rename fails, for instance across file systems, or what is there is neither.
 #[allow(
     clippy::disallowed_methods,
     reason = "the module that replaces files as a whole"
 )]
 pub fn publish(new: &Path, path: &Path) -> Result<()> {
+    replaceable(path)?;
     fs::rename(new, path)
         .with_context(|| format!("cannot rename {} to {}", new.display(), path.display()))
 }
@@ -76,13 +156,11 @@ pub fn publish(new: &Path, path: &Path) -> Result<()> {
 /// # Errors
 /// `from` cannot be read, or the folder of `to` cannot be written.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
-    if let Some(folder) = to.parent() {
-        make_folder(folder)?;
-    }
-    let new = temporary(to);
-    fs::copy(from, &new)
-        .with_context(|| format!("cannot copy {} to {}", from.display(), new.display()))?;
-    publish(&new, to)
+    replace(to, |new| {
+        fs::copy(from, new)
+            .map(drop)
+            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+    })
 }
 
 /// Reads a whole file.
@@ -141,11 +219,46 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// A name beside `path` that no other process uses.
+/// A name beside `path` that no other process uses. What killed runs left under such a name is removed.
 #[must_use]
 pub fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.new-{}", std::process::id()))
+    let start = format!(".{name}.new-");
+    remove_leftovers(path.parent().unwrap_or(Path::new("")), &start);
+    path.with_file_name(format!("{start}{}", std::process::id()))
+}
+
+/// Removes what killed runs left in a folder: what is named `start`, then the id of a process that is no more, then anything.
+pub fn remove_leftovers(folder: &Path, start: &str) {
+    let folder = if folder == Path::new("") {
+        Path::new(".")
+    } else {
+        folder
+    };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(start)) else {
+            continue;
+        };
+        let end = rest.find(|c: char| !c.is_ascii_digit());
+        let number = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+        if number.parse().is_ok_and(is_gone) {
+            // What cannot be removed harms nobody; the next run tries again.
+            let path = entry.path();
+            fs::remove_dir_all(&path)
+                .or_else(|_| fs::remove_file(&path))
+                .ok();
+        }
+    }
+}
+
+/// Whether there is no process of that id. A process of somebody else may not be signalled, and is there.
+fn is_gone(id: i32) -> bool {
+    let id = Pid::from_raw(id).filter(|_| id > 0);
+    id.is_some_and(|id| test_kill_process(id) == Err(rustix::io::Errno::SRCH))
 }
 
 #[cfg(test)]
@@ -164,6 +277,61 @@ mod tests {
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o755
         );
+    }
+
+    /// An id that no process has: the kernel gives none above 2^22.
+    const NOBODY: i32 = 1 << 30;
+
+    #[test]
+    fn what_is_no_file_is_not_replaced_and_links_lead_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let fifo = at("fifo");
+        crate::process::run(std::process::Command::new("mkfifo").arg(&fifo)).unwrap();
+        for path in [&fifo, Path::new("/dev/null"), Path::new("-")] {
+            let error = format!("{:#}", write(path, "x").unwrap_err());
+            assert!(error.contains("no file"), "{error}");
+            write_private(path, b"x").unwrap_err();
+            copy(Path::new("/etc/passwd"), path).unwrap_err();
+        }
+        write(&at("made"), "x").unwrap();
+        publish(&at("made"), &fifo).unwrap_err();
+        assert!(fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo());
+        std::os::unix::fs::symlink("sub/real", at("link")).unwrap();
+        for text in ["new", "newer"] {
+            write(&at("link"), text).unwrap();
+            assert!(at("link").is_symlink());
+            assert_eq!(read_text(&at("sub/real")).unwrap(), text);
+        }
+        std::os::unix::fs::symlink("circle", at("circle")).unwrap();
+        write(&at("circle"), "x").unwrap_err();
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing_beside() {
+        let folder = tempfile::tempdir().unwrap();
+        let taken = folder.path().join("taken");
+        make_folder(&taken).unwrap();
+        write(&taken, "x").unwrap_err();
+        write_private(&taken, b"x").unwrap_err();
+        copy(Path::new("/etc/passwd"), &taken).unwrap_err();
+        assert_eq!(list(folder.path()).unwrap(), [taken]);
+    }
+
+    #[test]
+    fn what_killed_runs_left_is_removed_and_what_others_write_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = |id: &str| folder.path().join(format!(".image.new-{id}"));
+        let (gone, init, others) = (left(&NOBODY.to_string()), left("1"), left("notes"));
+        for path in [&gone, &init, &others] {
+            make_folder(path).unwrap();
+        }
+        let half = folder.path().join(format!(".run-{NOBODY}.img"));
+        write(&half, "x").unwrap();
+        write(&folder.path().join("image"), "x").unwrap();
+        assert!(!gone.exists() && init.exists() && others.exists() && half.exists());
+        remove_leftovers(folder.path(), ".run-");
+        assert!(!half.exists());
     }
 
     #[test]

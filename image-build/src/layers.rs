@@ -11,7 +11,7 @@ use kedge_board_support::boards;
 use kedge_revision::ObjectId;
 use kedge_rootfs::{Bounds, Image, ImportOptions, Progress, Source};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Kinds of images that may stand before a path.
 const KINDS: [&str; 5] = ["oci", "oci-archive", "docker-archive", "dir", "tar"];
@@ -66,12 +66,14 @@ pub fn import(
         .with_context(|| format!("cannot use the image {name}"))?;
     let build = project.build_folder();
     files::make_folder(&build)?;
-    let folder = build.join(format!(".import-{}", std::process::id()));
+    files::remove_leftovers(&build, files::IMPORT);
+    let folder = build.join(format!("{}{}", files::IMPORT, std::process::id()));
     files::remove_folder(&folder)?;
     files::make_folder(&folder)?;
     let imported = take(project, &source, options, &mkfs.argv, &folder, progress);
-    files::remove_folder(&folder)?;
-    imported.with_context(|| format!("cannot import {name}"))
+    let removed = files::remove_folder(&folder);
+    let imported = imported.with_context(|| format!("cannot import {name}"))?;
+    removed.map(|()| imported)
 }
 
 fn take(
@@ -277,25 +279,41 @@ pub fn named(project: &Project, base: &Path, name: &str) -> Result<Named> {
     kept_name(project, base, name).map(Named::File)
 }
 
-/// The image's name as the project keeps it: relative to its folder if it lies in it, else absolute.
+/// The path in the name of an image that is a file.
+pub(crate) fn path_of(name: &str) -> &str {
+    split(name).1
+}
+
+/// The image's name as the project keeps it: relative to its folder if it lies in it or was named by a relative path, which others
+/// may have likewise; else absolute.
 fn kept_name(project: &Project, base: &Path, name: &str) -> Result<String> {
     let (kind, path) = split(name);
+    let is_relative = Path::new(path).is_relative();
     let path = base.join(path);
-    let path = path.canonicalize().with_context(|| {
-        format!(
-            "there is no image at {}\nhelp: give a file (an OCI layout, an archive of `docker save` or `podman save`, a root file system), or an image of a registry as docker://HOST/REPOSITORY:TAG",
+    let path = path.canonicalize().map_err(|error| {
+        anyhow::anyhow!(
+            "there is no image at {}: {error}\nhelp: give a file (an OCI layout, an archive of `docker save` or `podman save`, a root file system), or an image of a registry as docker://HOST/REPOSITORY:TAG",
             path.display()
         )
     })?;
-    let path = path
-        .strip_prefix(project.folder())
-        .unwrap_or(&path)
-        .display()
-        .to_string();
+    let path = match path.strip_prefix(project.folder()) {
+        Ok(within) => within.to_owned(),
+        Err(_) if is_relative => upwards(project.folder(), &path),
+        Err(_) => path,
+    };
+    let path = path.display().to_string();
     Ok(match kind {
         Some(kind) => format!("{kind}:{path}"),
         None => path,
     })
+}
+
+/// The way from a folder to what lies outside of it; both without links.
+fn upwards(from: &Path, to: &Path) -> PathBuf {
+    let shared = from.components().zip(to.components());
+    let shared = shared.take_while(|(a, b)| a == b).count();
+    let up = from.components().skip(shared).map(|_| Component::ParentDir);
+    up.chain(to.components().skip(shared)).collect()
 }
 
 fn split(name: &str) -> (Option<&str>, &str) {
@@ -308,6 +326,13 @@ fn split(name: &str) -> (Option<&str>, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_outside_is_found_from_the_project() {
+        let up = |to: &str| upwards(Path::new("/home/a/gateway"), Path::new(to));
+        assert_eq!(up("/home/a/hello"), Path::new("../hello"));
+        assert_eq!(up("/srv/x.tar"), Path::new("../../../srv/x.tar"));
+    }
 
     #[test]
     fn a_kind_stays_in_front_and_other_colons_belong_to_the_path() {

@@ -1,12 +1,17 @@
 //! What `kedge` prints: results on standard output (text, or one JSON object with `--json`), everything else on standard error.
 //!
 //! With `--json` nothing but the one object goes to standard output, also when a verb fails
-//! (`{"error": {"message": …, "causes": […]}}`). What goes on without end (`run`, `ctl logs`) is one object a line. Field names are stable: they are kebab-case and are only ever added.
+//! (`{"error": {"message": …, "causes": […]}}`, with `path`, `line` and `column` of a mistake in a file) or is used wrongly. What goes
+//! on without end (`run`, `ctl logs`) is one object a line. Field names are stable: they are kebab-case and are only ever added.
+//! A result that cannot be written is a failure.
 
+use crate::project::source::Mistake;
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where a verb's words go.
@@ -26,6 +31,32 @@ struct Failure {
 struct FailureText {
     message: String,
     causes: Vec<String>,
+    #[serde(flatten)]
+    place: Option<Place>,
+}
+
+/// Where in a project's file a mistake is.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Place {
+    path: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+}
+
+impl Place {
+    fn of(error: &anyhow::Error) -> Option<Self> {
+        // As a context, or as the error itself, boxed by the parser or not.
+        let boxed = error.downcast_ref::<Box<Mistake>>().map(Box::as_ref);
+        let mistake = boxed.or_else(|| error.downcast_ref())?;
+        Some(Self {
+            path: mistake.path.clone(),
+            line: mistake.place.map(|(line, _)| line),
+            column: mistake.place.map(|(_, column)| column),
+        })
+    }
 }
 
 impl Output {
@@ -42,16 +73,16 @@ impl Output {
     }
 
     /// A verb's result: the object with `--json`, else the text, both with a final newline.
-    pub fn result(self, text: impl Display, object: &impl Serialize) {
-        if self.json {
-            match serde_json::to_string(object) {
-                Ok(line) => write_out(&line),
-                // No result type holds a map with keys that are no strings, the one thing that JSON cannot write.
-                Err(error) => self.say(format_args!("cannot write the result as JSON: {error}")),
-            }
+    ///
+    /// # Errors
+    /// It cannot be written. A reader that went away (`kedge … | head`) wants no more: that is none.
+    pub fn result(self, text: impl Display, object: &impl Serialize) -> Result<()> {
+        let text = if self.json {
+            serde_json::to_string(object).context("cannot write the result as JSON")?
         } else {
-            write_out(&text.to_string());
-        }
+            text.to_string()
+        };
+        write_out(&text)
     }
 
     /// One line of news for whoever waits.
@@ -93,6 +124,35 @@ impl Output {
         bar
     }
 
+    /// Says that, and how, the command was used wrongly.
+    pub fn wrong_usage(self, error: &clap::Error) {
+        let text = error.render().to_string();
+        let plain = text.replace("invalid digit found in string", "this is no number");
+        if !self.json {
+            if plain == text {
+                // Nobody is there to read it.
+                error.print().ok();
+            } else {
+                self.say(plain.trim_end());
+            }
+            return;
+        }
+        let message = plain.trim().trim_start_matches("error: ").to_owned();
+        let error = FailureText {
+            message,
+            causes: Vec::new(),
+            place: None,
+        };
+        self.told(&Failure { error });
+    }
+
+    fn told(self, failure: &Failure) {
+        if let Err(error) = self.result("", failure) {
+            self.say(format_args!("error: {}", failure.error.message));
+            self.say(format_args!("{error:#}"));
+        }
+    }
+
     /// Says why a verb failed.
     pub fn failure(self, error: &anyhow::Error) {
         if self.json {
@@ -101,9 +161,10 @@ impl Output {
                 error: FailureText {
                     message: error.to_string(),
                     causes,
+                    place: Place::of(error),
                 },
             };
-            self.result("", &failure);
+            self.told(&failure);
         } else {
             self.say(format_args!("error: {error}"));
             for cause in error.chain().skip(1) {
@@ -113,10 +174,36 @@ impl Output {
     }
 }
 
-fn write_out(text: &str) {
+fn write_out(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    // A reader that went away (`kedge … | head`) wants no more; that is no failure of the verb.
-    out.write_all(text.as_bytes())
+    let written = out
+        .write_all(text.as_bytes())
         .and_then(|()| out.write_all(b"\n"))
-        .ok();
+        .and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::project::source::Source;
+    use std::path::Path;
+
+    #[test]
+    fn a_mistake_has_its_place_however_deep_it_is() {
+        let source = Source::new(Path::new("web.toml"), "a = 1\nb = 2\n".to_owned());
+        let mistake = source.mistake(&["b"], "is wrong", None);
+        for error in [
+            anyhow::Error::new(mistake.clone()),
+            anyhow::Error::new(Box::new(mistake.clone())).context("outer"),
+            anyhow::anyhow!("inner").context(mistake),
+        ] {
+            let place = Place::of(&error).unwrap();
+            assert_eq!((place.line, place.column), (Some(2), Some(5)), "{error:#}");
+        }
+        assert!(Place::of(&anyhow::anyhow!("other")).is_none());
+    }
 }

@@ -88,6 +88,17 @@ pub struct Outcome {
     pub verdict: Verdict,
 }
 
+/// Whether somebody listens behind the device's socket: asked before what takes long, or cannot be taken back.
+///
+/// # Errors
+/// Nobody does. What else goes wrong may pass, and [`push`] tries again.
+pub fn reach(device: &Device) -> Result<()> {
+    match device.status::<Status>() {
+        Err(error) if is_absent(&error) => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// Sends `payload` to a device and tries it; waits for the verdict unless `detach`.
 ///
 /// # Errors

@@ -158,11 +158,14 @@ pub fn main() -> ExitCode {
 /// The whole command with given arguments, the program's name first: for tests that run it in their own process.
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help that cannot be printed has nobody to read it.
-            error.print().ok();
+            // What cannot be parsed may still say who reads; behind `--` are others' words. Help is for people.
+            let mut ours = arguments.iter().take_while(|word| *word != "--");
+            let json = error.use_stderr() && ours.any(|word| word == "--json");
+            Output::new(json).wrong_usage(&error);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };

@@ -9,6 +9,7 @@ use crate::files;
 use anyhow::{Context, Result, bail};
 use kedge_revision::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::path::Path;
 
 use super::manifest::Counter;
@@ -24,6 +25,31 @@ pub struct Lock {
     pub created: Timestamp,
     /// SHA-256 of the revision with counter 2⁶⁴−1 and time 0.
     pub fingerprint: String,
+}
+
+/// Held from the reading of the last counter until the next one is written: of two builds at once one waits for the other, so
+/// that no two revisions get one counter. Dropping it lets the other go on.
+#[derive(Debug)]
+pub struct Held {
+    _file: File,
+}
+
+/// Waits until no other process gives a revision of the project its counter.
+///
+/// # Errors
+/// `build/` cannot be written.
+pub fn hold(build: &Path) -> Result<Held> {
+    files::make_folder(build)?;
+    let path = build.join(".lock");
+    let cannot = || format!("cannot lock {}", path.display());
+    // Beside kedge.lock, which is replaced as a whole: a lock on it would hold nobody.
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.with_context(cannot)?;
+    if file.try_lock().is_err() {
+        crate::progress::say("… waiting for another build of this project");
+        file.lock().with_context(cannot)?;
+    }
+    Ok(Held { _file: file })
 }
 
 const HEADER: &str = "# Written by `kedge build`: the counter that the last revision got. Keep it in version control.\n";
@@ -115,6 +141,19 @@ mod tests {
         assert_eq!((next.counter, next.created), (2, at(30)));
         let fixed = Lock::next(Some(&next), "b".into(), Counter::Fixed(9), at(40)).unwrap();
         assert_eq!((fixed.counter, fixed.created), (9, at(30)));
+    }
+
+    #[test]
+    fn one_build_at_a_time_gives_a_counter() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = hold(folder.path()).unwrap();
+        let other = File::options()
+            .append(true)
+            .open(folder.path().join(".lock"))
+            .unwrap();
+        assert!(other.try_lock().is_err());
+        drop(held);
+        other.try_lock().unwrap();
     }
 
     #[test]

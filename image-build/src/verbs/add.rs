@@ -54,7 +54,7 @@ pub(super) struct Add {
     #[arg(long, value_parser = PossibleValuesParser::new(["none", "host"]))]
     network: Option<String>,
     /// A network of its own, with an address in this pool of kedge.toml.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["network", "update"])]
+    #[arg(long, value_name = "NAME", conflicts_with = "network")]
     pool: Option<Name>,
     /// A port of the device behind which it listens: [ADDRESS:]PORT:PORT-OF-CONTAINER, or with /udp. May be given again.
     #[arg(long, value_name = "PORT:PORT", requires = "pool")]
@@ -84,10 +84,10 @@ pub(super) struct Add {
     #[arg(long)]
     reference: Option<String>,
     /// Put new layers into an existing definition; nothing else in it changes.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = DEFINES)]
     update: bool,
     /// Write an existing definition anew.
-    #[arg(long, conflicts_with = "update")]
+    #[arg(long)]
     replace: bool,
     #[command(flatten)]
     registry: RegistryArguments,
@@ -96,10 +96,29 @@ pub(super) struct Add {
     command: Option<Vec<String>>,
 }
 
+/// What a new definition is made with, and an update leaves as it stands in the file.
+const DEFINES: [&str; 14] = [
+    "group",
+    "goal",
+    "network",
+    "pool",
+    "publish",
+    "root",
+    "user",
+    "volume",
+    "env",
+    "health_http",
+    "health_tcp",
+    "memory",
+    "command",
+    "replace",
+];
+
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Added {
     name: Name,
+    updated: bool,
     /// As the project keeps it; of a registry with its digest.
     image: String,
     path: PathBuf,
@@ -140,22 +159,27 @@ impl Add {
             .iter()
             .map(ToString::to_string)
             .collect();
+        if !Reference::is_marked(&image) && lies_outside(&image) {
+            notes.push(format!(
+                "{image} lies outside the project: whoever builds it elsewhere needs it there, too"
+            ));
+        }
         let text = if self.update {
-            updated(&Source::read(&path)?, &image, &imported)?
+            self.updated(&Source::read(&path)?, &image, &imported)?
         } else {
             self.definition(&project, image.clone(), &imported, &mut notes)?
         };
         files::write(&path, text)?;
         let added = Added {
             name: self.name.clone(),
+            updated: self.update,
             image,
             path,
             layers: imported.layers.clone(),
             size: imported.size,
             notes,
         };
-        scene.output.result(words(&added), &added);
-        Ok(())
+        scene.output.result(words(&added), &added)
     }
 
     /// The image as the project keeps its name; one of a registry is in the cache then.
@@ -203,6 +227,20 @@ impl Add {
             command: self.command.clone().or(anything),
             ..ImportOptions::default()
         })
+    }
+
+    /// A definition with the layers of a new image, and what tells it among others.
+    fn updated(&self, source: &Source, image: &str, imported: &Imported) -> Result<String> {
+        let layers = imported.layers.iter();
+        let layers: String = layers.map(|id| format!("    \"{id}\",\n")).collect();
+        let mut values = vec![
+            ("image", template::quote(image)),
+            ("layers", format!("[\n{layers}]")),
+        ];
+        if let Some(reference) = &self.reference {
+            values.push(("reference", template::quote(reference)));
+        }
+        Ok(source.with_values(&values)?)
     }
 
     /// The text of a new definition, parsed and judged before it is written.
@@ -436,29 +474,25 @@ fn judge(project: &Project, name: &Name, text: &str) -> Result<()> {
     let container = parsed
         .container(&resolve)
         .map_err(|wrong| anyhow::anyhow!(wrong.message))?;
+    let field = format!("containers.{name}");
     container
-        .check(&format!("containers.{name}"))
+        .check(&field)
+        .and_then(|()| container.check_new(&field))
         .context("the image cannot become a container as it is")?;
     network::goes_with_others(project, name, &container)
 }
 
-/// A definition with the layers of a new image.
-fn updated(source: &Source, image: &str, imported: &Imported) -> Result<String> {
-    let layers: String = imported
-        .layers
-        .iter()
-        .map(|id| format!("    \"{id}\",\n"))
-        .collect();
-    Ok(source.with_values(&[
-        ("image", template::quote(image)),
-        ("layers", format!("[\n{layers}]")),
-    ])?)
+/// Whether an image, as the project keeps its name, is not among the project's files.
+fn lies_outside(image: &str) -> bool {
+    let path = std::path::Path::new(layers::path_of(image));
+    path.is_absolute() || path.starts_with("..")
 }
 
 fn words(added: &Added) -> String {
     const MOST_NOTES: usize = 8;
     let mut lines = vec![format!(
-        "Added {}: {} layers, {}. Its definition: {}",
+        "{} {}: {} layers, {}. Its definition: {}",
+        if added.updated { "Updated" } else { "Added" },
         added.name,
         added.layers.len(),
         human(added.size),

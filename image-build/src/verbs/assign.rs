@@ -70,8 +70,7 @@ impl AssignVerb {
             terminal::sure(false, &question)?;
         }
         let assigned: Assigned = client.send("POST", "/v1/assignments", &request)?;
-        scene.output.result(words(&assigned, &request), &assigned);
-        Ok(())
+        scene.output.result(words(&assigned, &request), &assigned)
     }
 
     fn revision(&self, scene: &Scene, client: &Client) -> Result<ObjectId> {

@@ -3,6 +3,7 @@
 use super::Scene;
 use super::composing::{Composed, Composing};
 use crate::compose::Composition;
+use crate::files;
 use crate::image::packed::{self, Packed};
 use crate::image::ram::{self, RamReport};
 use crate::image::{self, ImagePlan, ImageReport, RootDocument};
@@ -92,6 +93,7 @@ struct Sizes {
 
 impl Build {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
+        let out = self.target()?;
         let Composed {
             project,
             board,
@@ -102,17 +104,33 @@ impl Build {
         let made = if self.revision_only {
             Made::default()
         } else {
-            self.make(scene, &project, &plan)?
+            self.make(scene, &project, &plan, out)?
         };
         let built = built(&project, &composition, made);
         let has_pools = !project.manifest().configuration.networks.is_empty();
         let boot = board.budgets.boot_of(own_kernel, has_pools);
-        scene.output.result(words(&built, &board, boot), &built);
-        Ok(())
+        scene.output.result(words(&built, &board, boot), &built)
     }
 
-    fn make(&self, scene: &Scene, project: &Project, plan: &Plan<'_>) -> Result<Made> {
-        let out = |own: PathBuf| self.out.clone().unwrap_or(own);
+    /// Where the image goes, if it is said, judged before anything takes a counter.
+    fn target(&self) -> Result<Option<PathBuf>> {
+        let Some(out) = &self.out else {
+            return Ok(None);
+        };
+        match self.output {
+            Output::Ram => Ok(Some(out.clone())),
+            Output::Raw | Output::RawZst => files::target(out).map(Some),
+        }
+    }
+
+    fn make(
+        &self,
+        scene: &Scene,
+        project: &Project,
+        plan: &Plan<'_>,
+        out: Option<PathBuf>,
+    ) -> Result<Made> {
+        let out = |own: PathBuf| out.unwrap_or(own);
         let mut made = Made::default();
         match self.output {
             Output::Ram => made.ram = Some(make_ram(scene, plan, &out(project.ram_path()))?),

@@ -2,10 +2,10 @@
 
 use super::Scene;
 use super::composing::{Composed, Composing, ParametersArguments};
-use crate::bundle;
 use crate::payload::Payload;
 use crate::project::Project;
 use crate::project::units::human;
+use crate::{bundle, files};
 use anyhow::Result;
 use clap::Args;
 use kedge_revision::ObjectId;
@@ -44,6 +44,8 @@ struct Bundled {
 
 impl Bundle {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
+        // Before anything takes a counter.
+        let out = self.out.as_deref().map(files::target).transpose()?;
         let Composed {
             project,
             composition,
@@ -51,10 +53,7 @@ impl Bundle {
         } = self.composing.compose(scene)?;
         let mut payload = Payload::of(&composition);
         self.parameters.give_to(&mut payload)?;
-        let path = match &self.out {
-            Some(path) => path.clone(),
-            None => default_path(&project, &payload),
-        };
+        let path = out.unwrap_or_else(|| default_path(&project, &payload));
         let bar = scene.output.bytes("writing", payload.bundle_size());
         let size = bundle::write(&payload, &path, &mut |count| bar.inc(count));
         bar.finish_and_clear();
@@ -67,8 +66,7 @@ impl Bundle {
             objects: composition.objects.len(),
             parameters: payload.parameters()?.map(|parameters| parameters.counter),
         };
-        scene.output.result(words(&bundled), &bundled);
-        Ok(())
+        scene.output.result(words(&bundled), &bundled)
     }
 }
 

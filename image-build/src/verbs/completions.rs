@@ -30,7 +30,7 @@ impl Completions {
             &Script {
                 script: script.clone(),
             },
-        );
+        )?;
         Ok(())
     }
 }

@@ -175,16 +175,14 @@ pub(super) fn run_folder(project: &crate::project::Project) -> Result<PathBuf> {
 fn status(scene: &Scene, socket: &Path) -> Result<()> {
     let body = http::ask(socket, Request::new("GET", "/v1/status"))?;
     let status: Value = serde_json::from_slice(&body).context("the device's status is no JSON")?;
-    scene.output.result(status::words(&status), &status);
-    Ok(())
+    scene.output.result(status::words(&status), &status)
 }
 
 fn command(scene: &Scene, socket: &Path, target: &str) -> Result<()> {
     http::ask(socket, Request::new("POST", target))?;
     scene
         .output
-        .result("done", &serde_json::json!({ "done": true }));
-    Ok(())
+        .result("done", &serde_json::json!({ "done": true }))
 }
 
 /// The bundle on trial; nobody waits for its verdict.
@@ -196,8 +194,7 @@ fn apply(scene: &Scene, socket: &Path, bundle: &Path) -> Result<()> {
     } else {
         "the trial has begun; `kedge ctl status` tells how it stands"
     };
-    scene.output.result(text, &outcome);
-    Ok(())
+    scene.output.result(text, &outcome)
 }
 
 fn logs(scene: &Scene, socket: &Path, query: &str, follow: bool) -> Result<()> {
@@ -209,17 +206,17 @@ fn logs(scene: &Scene, socket: &Path, query: &str, follow: bool) -> Result<()> {
         rest.extend_from_slice(piece);
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = rest.drain(..=end).collect();
-            show(scene, &line);
+            show(scene, &line)?;
         }
         Ok(true)
     })?;
     Ok(http::check(status, &rest)?)
 }
 
-fn show(scene: &Scene, line: &[u8]) {
+fn show(scene: &Scene, line: &[u8]) -> Result<()> {
     let Ok(entry) = serde_json::from_slice::<Value>(line) else {
         scene.output.say(String::from_utf8_lossy(line).trim_end());
-        return;
+        return Ok(());
     };
     let time = entry
         .get("time-ms")
@@ -232,7 +229,7 @@ fn show(scene: &Scene, line: &[u8]) {
         word(&entry, "source"),
         word(&entry, "text")
     );
-    scene.output.result(text, &entry);
+    scene.output.result(text, &entry)
 }
 
 fn word(value: &Value, name: &str) -> String {

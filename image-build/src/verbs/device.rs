@@ -95,7 +95,7 @@ impl DeviceVerb {
         match &self.action {
             Action::Show(one) => {
                 let device: Device = client.get(&path(&one.device))?;
-                scene.output.result(words(&device), &device);
+                scene.output.result(words(&device), &device)?;
                 Ok(())
             }
             Action::Why(one) => why(scene, &client, &one.device),
@@ -114,7 +114,9 @@ impl DeviceVerb {
                 terminal::sure(*yes, &question)?;
                 client.command("POST", &format!("{}/revoke", path(&one.device)))?;
                 let text = format!("The hub does not talk to {} any more.", clean(&one.device));
-                scene.output.result(text, &json!({ "revoked": one.device }));
+                scene
+                    .output
+                    .result(text, &json!({ "revoked": one.device }))?;
                 Ok(())
             }
             Action::Remove(Final { one, yes }) => {
@@ -125,7 +127,9 @@ impl DeviceVerb {
                 terminal::sure(*yes, &question)?;
                 client.command("DELETE", &path(&one.device))?;
                 let text = format!("The hub knows no device {} any more.", clean(&one.device));
-                scene.output.result(text, &json!({ "removed": one.device }));
+                scene
+                    .output
+                    .result(text, &json!({ "removed": one.device }))?;
                 Ok(())
             }
         }
@@ -152,16 +156,14 @@ fn ask(scene: &Scene, client: &Client, device: &str, what: OperatorAction) -> Re
         clean(device)
     );
     let object = json!({ "asked": what, "device": device });
-    scene.output.result(text, &object);
-    Ok(())
+    scene.output.result(text, &object)
 }
 
 fn why(scene: &Scene, client: &Client, device: &str) -> Result<()> {
     let why: Why = client.get(&format!("{}/why", path(device)))?;
     let mut lines = vec![clean(&why.summary)];
     lines.extend(why.steps.iter().map(|step| format!("  {}", clean(step))));
-    scene.output.result(lines.join("\n"), &why);
-    Ok(())
+    scene.output.result(lines.join("\n"), &why)
 }
 
 fn logs(scene: &Scene, client: &Client, verb: &Logs) -> Result<()> {
@@ -180,7 +182,7 @@ fn logs(scene: &Scene, client: &Client, verb: &Logs) -> Result<()> {
         match serde_json::from_slice::<Value>(line) {
             Ok(entry) => {
                 if let Some((text, entry)) = told.take(entry) {
-                    scene.output.result(text, &entry);
+                    scene.output.result(text, &entry)?;
                 }
             }
             Err(_) => scene.output.say(clean(&String::from_utf8_lossy(line))),

@@ -100,7 +100,7 @@ impl Devices {
             let text = waiting_words(&waiting);
             scene
                 .output
-                .result(text, &serde_json::json!({ "waiting": waiting }));
+                .result(text, &serde_json::json!({ "waiting": waiting }))?;
             return Ok(());
         }
         let query = self.query.as_deref().map(escaped);
@@ -108,8 +108,7 @@ impl Devices {
         let devices: Vec<Device> = client.list("/v1/devices", &query.unwrap_or_default())?;
         scene
             .output
-            .result(words(&devices), &serde_json::json!({ "devices": devices }));
-        Ok(())
+            .result(words(&devices), &serde_json::json!({ "devices": devices }))
     }
 }
 
@@ -191,8 +190,7 @@ impl ClaimVerb {
             device::words(&device),
             device::short(&device.id.to_string())
         );
-        scene.output.result(text, &device);
-        Ok(())
+        scene.output.result(text, &device)
     }
 }
 
@@ -213,8 +211,7 @@ impl Tag {
             .collect();
         let text = format!("{} has the tags {}", device.id, shown.join(", "));
         let object = serde_json::json!({ "id": device.id, "tags": tags });
-        scene.output.result(text, &object);
-        Ok(())
+        scene.output.result(text, &object)
     }
 }
 
@@ -237,8 +234,7 @@ impl Parameters {
             set.counter,
             names.join(", ")
         );
-        scene.output.result(text, &set);
-        Ok(())
+        scene.output.result(text, &set)
     }
 
     /// Seals what came from files for the device that gets it: the hub cannot read it.

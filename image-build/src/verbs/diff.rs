@@ -71,7 +71,7 @@ impl Diff {
             old: side(old),
             new: side(new),
         };
-        scene.output.result(words(&differs), &differs);
+        scene.output.result(words(&differs), &differs)?;
         let widened = differs.differences.iter().any(|one| one.widened.is_some());
         if widened && self.fail_if_widened {
             return Err(Told.into());

@@ -41,7 +41,7 @@ impl Events {
                 return Ok(());
             };
             match serde_json::from_slice::<Event>(data) {
-                Ok(event) => scene.output.result(words(&event), &event),
+                Ok(event) => scene.output.result(words(&event), &event)?,
                 Err(_) => scene
                     .output
                     .say("the hub told an event that this kedge does not know"),

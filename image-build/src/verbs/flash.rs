@@ -113,8 +113,7 @@ impl Flash {
             compared: true,
             provisioned: provision.is_some(),
         };
-        scene.output.result(text, &done);
-        Ok(())
+        scene.output.result(text, &done)
     }
 
     /// Whether it may be written; what it is, for the question.
@@ -205,8 +204,7 @@ fn list(scene: &Scene) -> Result<()> {
     } else {
         table(&rows)
     };
-    scene.output.result(text, &List { disks });
-    Ok(())
+    scene.output.result(text, &List { disks })
 }
 
 /// A provisioning that a device will understand.
@@ -221,8 +219,9 @@ fn provision(path: &Path) -> Result<Vec<u8>> {
 fn provisioned(image: &Image, most: u64, bytes: &[u8]) -> Result<NamedTempFile> {
     let folder = image.path().parent().unwrap_or(Path::new("."));
     let cannot = || format!("cannot make a copy of {}", image.path().display());
+    files::remove_leftovers(folder, files::FLASH);
     let copy = tempfile::Builder::new()
-        .prefix(".flash-")
+        .prefix(&format!("{}{}-", files::FLASH, std::process::id()))
         .tempfile_in(folder)
         .with_context(cannot)?;
     if image.is_packed() {

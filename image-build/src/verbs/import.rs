@@ -284,7 +284,7 @@ fn group(project: &Project, wanted: Option<&Name>) -> Result<Name> {
 }
 
 fn tell(scene: &Scene, imported: &Imported, strict: bool) -> Result<()> {
-    scene.output.result(words(imported), imported);
+    scene.output.result(words(imported), imported)?;
     if strict && !imported.left.is_empty() {
         return Err(Told.into());
     }

@@ -39,8 +39,7 @@ struct Inspected {
 impl Inspect {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
         let inspected = inspect(&self.file)?;
-        scene.output.result(words(&inspected), &inspected);
-        Ok(())
+        scene.output.result(words(&inspected), &inspected)
     }
 }
 

@@ -84,7 +84,7 @@ impl JoinTokenVerb {
                 scene.output.result(
                     format!("The join token {id} lets nobody in any more."),
                     &object,
-                );
+                )?;
                 Ok(())
             }
         }
@@ -129,8 +129,7 @@ impl New {
             token,
             path: self.out.clone(),
         };
-        scene.output.result(text, &made);
-        Ok(())
+        scene.output.result(text, &made)
     }
 
     /// Moves the token into a provisioning.
@@ -171,6 +170,5 @@ fn list(scene: &Scene, client: &Client) -> Result<()> {
     };
     scene
         .output
-        .result(text, &serde_json::json!({ "join-tokens": tokens }));
-    Ok(())
+        .result(text, &serde_json::json!({ "join-tokens": tokens }))
 }

@@ -117,8 +117,7 @@ fn list(scene: &Scene) -> Result<()> {
     }
     scene
         .output
-        .result(lines.join("\n"), &List { keys: listed });
-    Ok(())
+        .result(lines.join("\n"), &List { keys: listed })
 }
 
 /// The key files of the project's own folder.
@@ -254,12 +253,11 @@ fn protect(
     scene.output.result(
         format!("{} has its new passphrase.", path.display()),
         &serde_json::json!({ "path": path, "encrypted": true }),
-    );
+    )?;
     Ok(())
 }
 
 fn report(scene: &Scene, project: &Project, path: &Path) -> Result<()> {
     let listed = describe(&KeyFile::read(path)?, &project.trust_root()?.root);
-    scene.output.result(line(&listed), &listed);
-    Ok(())
+    scene.output.result(line(&listed), &listed)
 }

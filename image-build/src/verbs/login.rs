@@ -103,8 +103,7 @@ impl Login {
         };
         scene
             .output
-            .result(format!("Logged in to {}{default}.", done.url), &done);
-        Ok(())
+            .result(format!("Logged in to {}{default}.", done.url), &done)
     }
 
     /// Makes sure that the authority is the one that is meant.
@@ -193,8 +192,7 @@ impl Logout {
             None => format!("Forgot {url}. No hub is known now."),
         };
         let object = serde_json::json!({ "forgot": url, "default": settings.default });
-        scene.output.result(text, &object);
-        Ok(())
+        scene.output.result(text, &object)
     }
 }
 

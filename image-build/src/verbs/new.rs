@@ -101,8 +101,7 @@ impl New {
         };
         scene
             .output
-            .result(self.words(&folder, made.hub.as_ref()), &made);
-        Ok(())
+            .result(self.words(&folder, made.hub.as_ref()), &made)
     }
 
     /// The hub that devices will trust: its key as `kedge login` pinned it, its address as devices reach it.

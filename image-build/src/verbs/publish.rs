@@ -97,8 +97,7 @@ impl Publish {
         } else {
             text.push_str("\nNext: kedge assign QUERY latest");
         }
-        scene.output.result(text, &Published { outcome, assigned });
-        Ok(())
+        scene.output.result(text, &Published { outcome, assigned })
     }
 
     fn request(&self, query: &str, revision: ObjectId) -> Assign {

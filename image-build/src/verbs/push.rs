@@ -39,13 +39,17 @@ pub(super) struct Push {
 impl Push {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
         let socket = ctl::socket(scene, self.socket.as_ref())?;
+        if self.bundle.is_none() {
+            // Before anything is signed, and takes a counter, that nobody would get.
+            push::reach(&Device::new(&socket, Waits::default()))?;
+        }
         let mut payload = match &self.bundle {
             Some(path) => Payload::open(path)?,
             None => Payload::of(&self.composing.compose(scene)?.composition),
         };
         self.parameters.give_to(&mut payload)?;
         let outcome = push(scene.output, &socket, &payload, self.detach)?;
-        scene.output.result(words(&outcome, &payload), &outcome);
+        scene.output.result(words(&outcome, &payload), &outcome)?;
         match outcome.verdict {
             Verdict::RolledBack { .. } => Err(Told.into()),
             Verdict::Nothing | Verdict::Begun | Verdict::Committed => Ok(()),

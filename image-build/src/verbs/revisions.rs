@@ -56,8 +56,7 @@ impl Revisions {
         };
         scene
             .output
-            .result(text, &serde_json::json!({ "revisions": revisions }));
-        Ok(())
+            .result(text, &serde_json::json!({ "revisions": revisions }))
     }
 }
 
@@ -70,8 +69,7 @@ impl CollectVerb {
         let collected: Collected = self.hub.client()?.send("POST", "/v1/collect", &request)?;
         scene
             .output
-            .result(words(&collected, self.dry_run), &collected);
-        Ok(())
+            .result(words(&collected, self.dry_run), &collected)
     }
 }
 

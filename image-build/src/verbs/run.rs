@@ -3,9 +3,9 @@
 use super::disk::Disk as Image;
 use super::{Scene, ctl};
 use crate::image::fat;
-use crate::process;
 use crate::project::Project;
 use crate::qemu::{Console, Ending, Event, Forward, Vm, VmConfig};
+use crate::{files, process};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use kedge_board_support::boards;
@@ -135,7 +135,7 @@ impl Run {
         let Some(path) = &self.provision else {
             return Ok(());
         };
-        let bytes = crate::files::read(path)?;
+        let bytes = files::read(path)?;
         Provision::parse(&bytes)
             .with_context(|| format!("{} is no provisioning", path.display()))?;
         Ok(())
@@ -144,11 +144,12 @@ impl Run {
     /// The copy that the device writes to.
     fn disk(&self, scene: &Scene, project: &Project, image: &Path) -> Result<PathBuf> {
         let build = project.build_folder();
-        crate::files::make_folder(&build)?;
+        files::make_folder(&build)?;
         let name = if self.keep {
             "run-kept.img".to_owned()
         } else {
-            format!(".run-{}.img", std::process::id())
+            files::remove_leftovers(&build, files::RUN);
+            format!("{}{}.img", files::RUN, std::process::id())
         };
         let disk = build.join(name);
         if self.keep && disk.exists() {
@@ -210,7 +211,7 @@ impl Run {
                 "control socket: {} (kedge ctl status)",
                 vm.control().display()
             ),
-        );
+        )?;
         for forward in forwards {
             let text = format!(
                 "port 127.0.0.1:{} leads to the device's {}",
@@ -221,7 +222,7 @@ impl Run {
                 "forward",
                 json!({ "host": forward.host, "guest": forward.guest }),
                 &text,
-            );
+            )?;
         }
         let end = self
             .timeout
@@ -231,7 +232,7 @@ impl Run {
             match vm.next(end.unwrap_or(tick)) {
                 Some(Event::Line(line)) => scene
                     .output
-                    .result(&line, &json!({ "event": "line", "text": line })),
+                    .result(&line, &json!({ "event": "line", "text": line }))?,
                 Some(Event::Booted(slot)) => {
                     let slot = slot.letter();
                     report(
@@ -239,7 +240,7 @@ impl Run {
                         "booted",
                         json!({ "slot": slot }),
                         &format!("QEMU started with slot {slot}"),
-                    );
+                    )?;
                 }
                 Some(Event::Reset(cause)) => {
                     let cause = format!("{cause:?}").to_lowercase();
@@ -248,7 +249,7 @@ impl Run {
                         "reset",
                         json!({ "cause": cause }),
                         &format!("the device reset ({cause})"),
-                    );
+                    )?;
                 }
                 Some(Event::Ended(ending)) => return ended(scene, ending),
                 None if end.is_some_and(|end| Instant::now() >= end) => {
@@ -277,21 +278,21 @@ fn hand_over(config: &mut VmConfig) -> Result<()> {
     }
     if let Some(provision) = config.provision.take() {
         let image = Image::open(&config.disk)?.context("the copy is no disk image")?;
-        image.put_private("/device/provision.json", &crate::files::read(&provision)?)?;
+        image.put_private("/device/provision.json", &files::read(&provision)?)?;
     }
     Ok(())
 }
 
 /// One event: words on standard error, or an object a line on standard output.
-fn report(scene: &Scene, event: &str, mut object: Value, text: &str) {
+fn report(scene: &Scene, event: &str, mut object: Value, text: &str) -> Result<()> {
     if scene.output.is_json() {
         if let Some(fields) = object.as_object_mut() {
             fields.insert("event".to_owned(), Value::String(event.to_owned()));
         }
-        scene.output.result("", &object);
-    } else {
-        scene.output.say(text);
+        return scene.output.result("", &object);
     }
+    scene.output.say(text);
+    Ok(())
 }
 
 fn ended(scene: &Scene, ending: Ending) -> Result<()> {
@@ -304,11 +305,8 @@ fn ended(scene: &Scene, ending: Ending) -> Result<()> {
         ),
         Ending::Killed => report(scene, "ended", json!({ "how": "killed" }), "QEMU was ended"),
         Ending::Failed(status, text) => bail!("QEMU ended with {status}\n{text}"),
-        Ending::NotStarted(error) => {
-            return Err(error.context("the device could not be started again"));
-        }
+        Ending::NotStarted(error) => Err(error.context("the device could not be started again")),
     }
-    Ok(())
 }
 
 /// `8080:80`.
@@ -336,7 +334,7 @@ mod tests {
             let (disk, _) = sample.build("disk").unwrap();
             let folder = tempfile::tempdir().unwrap();
             let provision = folder.path().join("provision.json");
-            crate::files::write(&provision, "{}").unwrap();
+            files::write(&provision, "{}").unwrap();
             let mut config = VmConfig::new(boards::find(board).unwrap(), &disk, folder.path());
             config.provision = Some(provision);
             hand_over(&mut config).unwrap();

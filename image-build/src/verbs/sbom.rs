@@ -37,6 +37,7 @@ struct Written {
 
 impl Sbom {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
+        let output = self.output.as_deref().map(files::target).transpose()?;
         let project = scene.project()?;
         let path = project.build_folder().join("revision.json");
         let document = files::read(&path).context("kedge build makes the revision")?;
@@ -49,13 +50,12 @@ impl Sbom {
             sbom::cyclonedx::document(&bill)
         };
         let text = serde_json::to_string_pretty(&value).context("cannot write it as JSON")?;
-        let Some(output) = &self.output else {
-            scene.output.result(text, &value);
-            return Ok(());
+        let Some(output) = output else {
+            return scene.output.result(text, &value);
         };
-        files::write(output, text + "\n")?;
+        files::write(&output, text + "\n")?;
         let written = Written {
-            path: output.clone(),
+            path: output,
             containers: bill.containers.len(),
             packages: bill.containers.iter().map(|one| one.packages.len()).sum(),
         };
@@ -65,7 +65,6 @@ impl Sbom {
             written.packages,
             written.containers
         );
-        scene.output.result(words, &written);
-        Ok(())
+        scene.output.result(words, &written)
     }
 }

@@ -40,6 +40,9 @@ struct Signed {
     key: KeyId,
     signatures: PathBuf,
     keys: Vec<KeyId>,
+    /// Whether the key is a release key of the project's trust root; absent outside of the product's project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counts: Option<bool>,
 }
 
 impl Sign {
@@ -64,8 +67,9 @@ impl Sign {
             key: key.public().id(),
             signatures: path,
             keys: set.keys().collect(),
+            counts: counts(scene, &envelope, key.public().id()),
         };
-        let text = format!(
+        let mut text = format!(
             "Signed revision {} ({}, version {}) with key {}.\n{} holds signatures of {} keys.",
             signed.counter,
             signed.product,
@@ -74,8 +78,12 @@ impl Sign {
             signed.signatures.display(),
             signed.keys.len()
         );
-        scene.output.result(text, &signed);
-        Ok(())
+        if !signed.counts.unwrap_or(true) {
+            text.push_str(
+                "\nThat key is no release key of this project's trust root: no device counts its signature.",
+            );
+        }
+        scene.output.result(text, &signed)
     }
 
     fn key(&self, scene: &Scene) -> Result<Signer> {
@@ -94,6 +102,14 @@ impl Sign {
             }
         }
     }
+}
+
+/// Whether the trust root of the project here counts the key; none if the revision is not of its product.
+fn counts(scene: &Scene, envelope: &Envelope, key: KeyId) -> Option<bool> {
+    let project = scene.project().ok()?;
+    let ours = project.manifest().product == envelope.product;
+    let root = project.trust_root().ok().filter(|_| ours)?;
+    Some(root.root.roles.release.keys.contains(&key))
 }
 
 fn existing(path: &Path) -> Result<SignatureSet> {

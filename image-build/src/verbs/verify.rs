@@ -71,8 +71,7 @@ impl Verify {
             verified.push(good.with_context(|| format!("{} is NOT good", path.display()))?);
         }
         let lines: Vec<String> = verified.iter().map(line).collect();
-        scene.output.result(lines.join("\n"), &AllGood { verified });
-        Ok(())
+        scene.output.result(lines.join("\n"), &AllGood { verified })
     }
 
     fn judge(&self, scene: &Scene) -> Result<Judge> {

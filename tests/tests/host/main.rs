@@ -10,6 +10,7 @@ mod importing;
 mod kernels;
 mod keys;
 mod layers;
+mod outputs;
 mod registries;
 mod sbom;
 mod secure_boot;

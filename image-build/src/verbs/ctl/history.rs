@@ -12,14 +12,14 @@ use std::path::Path;
 pub(super) fn run(scene: &Scene, socket: &Path) -> Result<()> {
     let lines = Device::new(socket, Waits::default()).history()?;
     if !scene.output.is_json() {
-        scene.output.result(HEAD, &());
+        scene.output.result(HEAD, &())?;
     }
     for line in lines.split(|byte| *byte == b'\n') {
         if line.is_empty() {
             continue;
         }
         match serde_json::from_slice::<Value>(line) {
-            Ok(event) => scene.output.result(row(&event), &event),
+            Ok(event) => scene.output.result(row(&event), &event)?,
             Err(_) => scene.output.say(clean(&String::from_utf8_lossy(line))),
         }
     }

@@ -20,28 +20,25 @@ pub(super) fn inspect(scene: &Scene, socket: &Path, container: &Name) -> Result<
     let found = get(socket, &format!("/v1/containers/{container}"))?;
     let mut text = String::new();
     tree(&mut text, &found, 0);
-    scene.output.result(text.trim(), &found);
-    Ok(())
+    scene.output.result(text.trim(), &found)
 }
 
 /// What containers use, each second anew: of the time since the look before. With --json what the kernel has counted, once.
 pub(super) fn top(scene: &Scene, socket: &Path, once: bool) -> Result<()> {
     let mut before = get(socket, "/v1/usage")?;
     if scene.output.is_json() {
-        scene.output.result("", &before);
-        return Ok(());
+        return scene.output.result("", &before);
     }
     loop {
         std::thread::sleep(Duration::from_secs(1));
         let now = get(socket, "/v1/usage")?;
         let text = table(&before, &now);
         if once {
-            scene.output.result(text.trim_end(), &now);
-            return Ok(());
+            return scene.output.result(text.trim_end(), &now);
         }
         scene
             .output
-            .result(format!("\u{1b}[H\u{1b}[J{}", text.trim_end()), &now);
+            .result(format!("\u{1b}[H\u{1b}[J{}", text.trim_end()), &now)?;
         before = now;
     }
 }

@@ -106,8 +106,7 @@ impl Change {
             changed.release_threshold,
             changed.release_keys.len()
         );
-        scene.output.result(text, &changed);
-        Ok(())
+        scene.output.result(text, &changed)
     }
 
     /// The root after this one.
@@ -146,8 +145,16 @@ impl Change {
         for (word, role) in [("root", &roles.root), ("release", &roles.release)] {
             let (keys, threshold) = (role.keys.len(), role.threshold);
             ensure!(
-                threshold > 0 && usize::try_from(threshold)? <= keys,
-                "{threshold} of {keys} {word} keys could never sign, or anybody could: change --threshold {word}=N with them"
+                keys > 0,
+                "no {word} key would be left: add another with --add {word}=FILE"
+            );
+            ensure!(
+                threshold > 0,
+                "a threshold of 0 would let anybody sign: the least is --threshold {word}=1"
+            );
+            ensure!(
+                usize::try_from(threshold)? <= keys,
+                "{threshold} of {keys} {word} keys could never sign: lower --threshold {word}=N along with them, or add keys"
             );
         }
         let used = |key: &KeyId| {
@@ -234,9 +241,9 @@ mod tests {
         );
         for (add, remove, threshold, why) in [
             (&[][..], &[][..], &[][..], "already"),
-            (&[], &remove, &[], "could never sign"),
+            (&[], &remove, &[], "no release key would be left"),
             (&add, &[], &["release=3"], "could never sign"),
-            (&[], &[], &["root=0"], "could never sign"),
+            (&[], &[], &["root=0"], "anybody"),
             (&[], &[], &["root=x"], "no number"),
             (
                 &[],

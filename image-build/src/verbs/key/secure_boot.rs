@@ -75,7 +75,6 @@ impl SecureBoot {
             folder,
             certificates,
         };
-        scene.output.result(words.trim_end(), &made);
-        Ok(())
+        scene.output.result(words.trim_end(), &made)
     }
 }

@@ -57,6 +57,8 @@ impl TrustHub {
         let address = device.unwrap_or_else(|| known.url.clone());
         let old = project.trust_root()?.root;
         let next = with_hub(&old, known.key, self.instead)?;
+        // Before there is a root: a second run would find one that trusts the hub, and a kedge.toml that does not name it.
+        let (hubs, text) = self.name_hub(&project, &address)?;
         if let Some(next) = &next {
             let signers = next_root::signers(
                 &project,
@@ -66,7 +68,9 @@ impl TrustHub {
             )?;
             next_root::write(&project, &old, next, &signers)?;
         }
-        let hubs = self.name_hub(&project, &address)?;
+        if let Some(text) = text {
+            files::write(&project.folder().join(project::MANIFEST), text)?;
+        }
         let trusted = Trusted {
             key: known.key.id(),
             root: next.as_ref().unwrap_or(&old).version,
@@ -84,12 +88,11 @@ impl TrustHub {
             trusted.key,
             trusted.hubs.join(", ")
         );
-        scene.output.result(text, &trusted);
-        Ok(())
+        scene.output.result(text, &trusted)
     }
 
-    /// Puts the address into `kedge.toml`; all that stand there then.
-    fn name_hub(&self, project: &Project, address: &str) -> Result<Vec<String>> {
+    /// All addresses of `kedge.toml` with this one, and its text with them, if it must change.
+    fn name_hub(&self, project: &Project, address: &str) -> Result<(Vec<String>, Option<String>)> {
         let before = &project.manifest().configuration.hubs;
         let mut hubs = if self.instead {
             Vec::new()
@@ -99,13 +102,12 @@ impl TrustHub {
         if !hubs.iter().any(|hub| hub == address) {
             hubs.push(address.to_owned());
         }
-        if hubs != *before {
-            let text = project
-                .source()
-                .with_value(&["configuration", "hubs"], &list(&hubs))?;
-            files::write(&project.folder().join(project::MANIFEST), text)?;
+        if hubs == *before {
+            return Ok((hubs, None));
         }
-        Ok(hubs)
+        let keys = ["configuration", "hubs"];
+        let text = project.source().with_value(&keys, &list(&hubs))?;
+        Ok((hubs, Some(text)))
     }
 }
 
