@@ -14,7 +14,7 @@ pub use firmware::Firmware;
 use crate::bootenv::{EraseBlock, Layout};
 use crate::led;
 use kedge_revision::Name;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 // `SHIPPED` and `FRAGMENTS`: what `build.rs` found in the folders `boards` and `kernel`.
 include!(concat!(env!("OUT_DIR"), "/lists.rs"));
@@ -82,7 +82,7 @@ impl Board {
 }
 
 /// A processor's architecture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Architecture {
     /// AMD64.
@@ -176,7 +176,7 @@ pub struct Load {
 }
 
 /// What reads the loader record and starts a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Backend {
     /// The host plays the loader.
@@ -382,6 +382,19 @@ pub fn all() -> Result<Vec<Board>, Error> {
         .iter()
         .map(|(file, text)| parse(file, text))
         .collect()
+}
+
+/// What a board that ships is: the first sentence of its file.
+#[must_use]
+pub fn about(name: &Name) -> Option<String> {
+    let file = format!("{name}.toml");
+    let (_, text) = SHIPPED.iter().find(|(shipped, _)| **shipped == file)?;
+    let comment = text.lines().map_while(|line| line.strip_prefix('#'));
+    let words: Vec<&str> = comment.map(str::trim).collect();
+    let words = words.join(" ");
+    let (sentence, _) = words.split_once(". ").unwrap_or((words.as_str(), ""));
+    let sentence = sentence.trim_end_matches('.');
+    (!sentence.is_empty()).then(|| sentence.to_owned())
 }
 
 /// The board of that name.

@@ -6,8 +6,10 @@
 //! materials.
 //! Two runs over an unchanged project give the same bytes.
 
+mod check;
 mod slot;
 
+pub use check::check;
 pub use slot::bare_initramfs;
 
 use crate::keys::{KeyFile, Passphrase, Signer};

@@ -3,8 +3,10 @@
 
 mod add;
 mod assign;
+mod boards;
 mod build;
 mod bundle;
+mod check;
 mod completions;
 mod composing;
 mod ctl;
@@ -72,6 +74,7 @@ enum Verb {
     New(new::New),
     Add(Box<add::Add>),
     Import(import::Import),
+    Check(check::Check),
     Build(build::Build),
     Bundle(bundle::Bundle),
     Push(push::Push),
@@ -97,6 +100,7 @@ enum Verb {
     Revisions(revisions::Revisions),
     Collect(revisions::CollectVerb),
     Events(events::Events),
+    Boards(boards::Boards),
     Completions(completions::Completions),
 }
 
@@ -193,6 +197,7 @@ fn dispatch(verb: Verb, scene: &Scene) -> Result<()> {
         Verb::New(verb) => verb.run(scene),
         Verb::Add(verb) => verb.run(scene),
         Verb::Import(verb) => verb.run(scene),
+        Verb::Check(verb) => verb.run(scene),
         Verb::Build(verb) => verb.run(scene),
         Verb::Bundle(verb) => verb.run(scene),
         Verb::Push(verb) => verb.run(scene),
@@ -218,6 +223,7 @@ fn dispatch(verb: Verb, scene: &Scene) -> Result<()> {
         Verb::Revisions(verb) => verb.run(scene),
         Verb::Collect(verb) => verb.run(scene),
         Verb::Events(verb) => verb.run(scene),
+        Verb::Boards(verb) => verb.run(scene),
         Verb::Completions(verb) => verb.run(scene),
     }
 }

@@ -248,6 +248,84 @@ fn host_a_relative_image_outside_of_the_project_stays_relative() -> Result<()> {
     Ok(())
 }
 
+/// Without a platform, with a key that is away, and with nothing taken.
+#[test]
+fn host_a_check_judges_as_a_build_would_and_takes_nothing() -> Result<()> {
+    let folder = workshop()?;
+    let kedge = project(folder.path())?;
+    let key = kedge.folder().join("keys/release.toml");
+    files::publish(&key, &folder.path().join("away"))?;
+    let checked = kedge.ask(&["check"])?;
+    ensure!(
+        checked.get("containers") == Some(&json!(["web"])),
+        "{checked}"
+    );
+    ensure!(Lock::read(kedge.folder())?.is_none(), "a counter was taken");
+    ensure!(!kedge.folder().join("build/revision.json").exists());
+    let definition = kedge.folder().join("containers/web.toml");
+    let good = files::read_text(&definition)?;
+    for (more, wanted) in [
+        (
+            "[volumes.a]\npath = \"/\"\nlifetime = \"boot\"\n",
+            "volumes.a.path",
+        ),
+        (
+            "[volumes.a]\npath = \"/x/\"\nlifetime = \"boot\"\n",
+            "volumes.a.path",
+        ),
+        (
+            "[volumes.a]\npath = \"/x\"\nlifetime = \"boot\"\nsize = \"0B\"\n",
+            "volumes.a.size",
+        ),
+        (
+            "[volumes.a]\npath = \"/x\"\nlifetime = \"boot\"\nsize = 8\n",
+            "\"64MiB\"",
+        ),
+    ] {
+        files::write(&definition, format!("{good}\n{more}"))?;
+        let (said, status) = kedge.refuse(&["check"])?;
+        ensure!(
+            status == Some(1) && said.contains("web.toml:") && said.contains(wanted),
+            "{more}: {said}"
+        );
+    }
+    files::write(&definition, good)?;
+    let manifest = kedge.folder().join("kedge.toml");
+    let text = files::read_text(&manifest)?;
+    files::write(&manifest, text.replacen("floor = 0", "floor = 7", 1))?;
+    let (said, _) = kedge.refuse(&["check"])?;
+    ensure!(
+        said.contains("kedge.toml:") && said.contains("floor"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn host_boards_are_listed_with_what_they_are() -> Result<()> {
+    let folder = workshop()?;
+    let listed = Kedge::new(KEDGE, folder.path()).ask(&["boards"])?;
+    let boards = listed.get("boards").and_then(Value::as_array);
+    let boards = boards.context("no list")?;
+    let named = |name: &str| {
+        boards
+            .iter()
+            .find(|board| board.get("name") == Some(&json!(name)))
+    };
+    let qemu = named("qemu-x86-64").context("no qemu-x86-64")?;
+    for (key, value) in [
+        ("architecture", json!("x86-64")),
+        ("backend", json!("direct")),
+        ("emulated", json!(true)),
+    ] {
+        ensure!(qemu.get(key) == Some(&value), "{qemu}");
+    }
+    let pi = named("raspberry-pi-4").and_then(|board| board.get("about"));
+    let pi = pi.and_then(Value::as_str).context("no raspberry-pi-4")?;
+    ensure!(pi.starts_with("Raspberry Pi 4 B"), "{pi}");
+    Ok(())
+}
+
 /// On a terminal of its own (`script` of util-linux, which every Debian has).
 #[test]
 fn host_a_prompt_that_is_interrupted_leaves_the_terminal_its_echo() -> Result<()> {
