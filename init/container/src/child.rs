@@ -15,6 +15,7 @@ use kedge_sys::exec::ExecImage;
 use kedge_sys::mount::{
     Attributes, Depth, MoveMountFlags, mount_bind, move_mount, pivot_here, set_attributes,
 };
+use kedge_sys::netlink::bring_loopback_up;
 use kedge_sys::open::open_how;
 use kedge_sys::privilege::{set_group, set_groups, set_user};
 use kedge_sys::process::{fchdir, set_host_name, unshare};
@@ -24,7 +25,6 @@ use crate::become_program::{Who, become_program, let_go};
 use crate::engine::Engine;
 use crate::handshake::Arrived;
 use crate::interface::{self, INTERFACE};
-use crate::loopback;
 use crate::mounts::{FILES, KERNEL, NO_DEV, NO_SUID, READ_ONLY, attach, filesystem};
 use crate::plan::{NetworkPlan, Plan};
 use crate::spawn::Inner;
@@ -87,7 +87,7 @@ fn enter<'p>(
     })?;
     set_host_name(plan.host_name.as_bytes()).at(Stage::HostName, c"/")?;
     if plan.network.is_own() {
-        loopback::bring_up().at(Stage::Loopback, c"lo")?;
+        bring_loopback_up().at(Stage::Loopback, c"lo")?;
     }
     if let NetworkPlan::Pool(attachment) = &plan.network {
         interface::set_up(attachment).at(Stage::Interface, INTERFACE)?;

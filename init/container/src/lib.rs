@@ -15,7 +15,7 @@
 //! | `layers` | mounts objects |
 //! | [`quota`] | what volumes and roots may take on disk |
 //! | `spawn`, `mounts`, `handshake` | the parent's side of a start |
-//! | `child`, `loopback`, `interface`, `become_program` | the child's side |
+//! | `child`, `interface`, `become_program` | the child's side |
 //! | `exec`, `probe` | commands and probes in a running container |
 //! | `seccomp`, `landlock` | the system call filter, and the fence behind it |
 //! | `stage` | what failed, told over the report socket |
@@ -30,7 +30,6 @@ mod handshake;
 mod interface;
 mod landlock;
 mod layers;
-mod loopback;
 mod mounts;
 pub mod plan;
 mod probe;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use kedge_sys::clone::Namespaces;
 use kedge_sys::descriptors::close_all_but;
 use kedge_sys::mount::{MountPropagationFlags, mount_change};
+use kedge_sys::netlink::bring_loopback_up;
 use kedge_sys::privilege::{set_group, set_groups, set_user};
 use kedge_sys::process::{set_dumpable, set_host_name, set_personality, unshare};
 use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
@@ -166,9 +167,15 @@ pub(crate) fn join_keyring(id: &str) -> Result<()> {
     }
 }
 
-/// Settings of the container's namespaces, by the machine's own `/proc`, as long as that is there: what an image or a volume
+/// What is to be done in the container's namespaces before anything is mounted: a new network has nothing that works, and
+/// programs count on their own address.
+///
+/// Settings by the machine's own `/proc`, as long as that is there: what an image or a volume
 /// has in its place would be written to else. Which namespace a setting is one of follows from who writes it.
 fn set(plan: &Plan) -> Result<()> {
+    if plan.new.contains(Namespaces::NETWORK) {
+        bring_loopback_up().context("the loopback of a network namespace")?;
+    }
     if plan.settings.is_empty() {
         return Ok(());
     }

@@ -28,6 +28,7 @@ pub mod loopback;
 pub mod memory;
 pub mod module;
 pub mod mount;
+pub mod netlink;
 pub mod open;
 pub mod packet;
 pub mod privilege;

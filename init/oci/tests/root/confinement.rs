@@ -10,6 +10,14 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
 }
 
 #[test]
+fn a_new_network_has_a_loopback_that_is_up() {
+    let bundle = Bundle::new("cat /sys/class/net/lo/flags; ls /sys/class/net");
+    assert_eq!(bundle.run(), "0x9\nlo\n");
+    let users = Bundle::new("cat /sys/class/net/lo/flags").with_users(1_900_000_000);
+    assert_eq!(users.run(), "0x9\n");
+}
+
+#[test]
 fn a_process_is_who_the_document_says() {
     let bundle = Bundle::new(
         "id; umask; pwd; hostname; env; cat /proc/self/oom_score_adj /proc/self/limits",

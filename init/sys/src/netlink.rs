@@ -1,9 +1,10 @@
 //! Bringing up the loopback interface of a new network namespace: one rtnetlink(7) message.
 
-use kedge_sys::Errno;
-use kedge_sys::rustix::net::{
+use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
 };
+
+use crate::{During, Errno, Result};
 
 /// In a new network namespace it is the first interface.
 const INDEX: u32 = 1;
@@ -16,8 +17,15 @@ const LENGTH: u16 = 32;
 /// Bytes of `struct nlmsghdr`: the answer's error follows.
 const HEADER: usize = 16;
 
-/// Sets `lo` up; the kernel gives it its addresses. Allocates nothing.
-pub(crate) fn bring_up() -> Result<(), Errno> {
+/// Sets `lo` of this process's network namespace up; the kernel gives it its addresses. Allocates nothing.
+///
+/// # Errors
+/// `EPERM`; those of `netlink(7)`.
+pub fn bring_loopback_up() -> Result<()> {
+    exchange().during("netlink: bring up the loopback")
+}
+
+fn exchange() -> std::result::Result<(), Errno> {
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
