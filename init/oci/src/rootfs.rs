@@ -206,11 +206,17 @@ pub(crate) fn for_child(mount: &MountPlan, ids: Option<BorrowedFd<'_>>) -> Resul
         anyhow::bail!("{} is no bind mount", mount.target.text);
     };
     let tree = clone(path, *recursive)?;
+    // Out of it nothing spreads to the machine's own. Into it something does where the document wants that; the process may
+    // then share it with whom it likes.
+    let spread = match mount.spread.map(|spread| spread.kind) {
+        Some(Propagation::Slave | Propagation::Shared) => Propagation::Slave,
+        Some(Propagation::Private | Propagation::Unbindable) | None => Propagation::Private,
+    };
     set_attributes(
         &tree,
         c"",
         Depth::Tree,
-        &Attributes::new().propagation(Propagation::Private),
+        &Attributes::new().propagation(spread),
     )?;
     if let Some(ids) = ids {
         let depth = match &mount.ids {

@@ -85,13 +85,30 @@ impl Change {
         self.set.is_empty() && self.clear.is_empty()
     }
 
+    /// One more word. Of the rules for access times, which are one field, the last one holds; that it be `relatime` is the
+    /// field with nothing in it (`mount_setattr(2)`).
     fn add(&mut self, flags: Flags, set: bool) {
+        let flags = if flags.is_empty() || Flags::MOUNT_ATTR__ATIME.contains(flags) {
+            self.set -= Flags::MOUNT_ATTR__ATIME;
+            self.clear |= Flags::MOUNT_ATTR__ATIME;
+            flags & Flags::MOUNT_ATTR__ATIME
+        } else {
+            flags
+        };
         if set {
             self.set |= flags;
-            self.clear -= flags;
+            self.clear -= flags - Flags::MOUNT_ATTR__ATIME;
         } else {
             self.clear |= flags;
             self.set -= flags;
+        }
+    }
+
+    /// This, and then another.
+    fn then(self, other: Self) -> Self {
+        Self {
+            set: (self.set - other.clear) | other.set,
+            clear: (self.clear - other.set) | other.clear,
         }
     }
 }
@@ -169,7 +186,7 @@ const ATTRIBUTES: [(&str, Flags, bool); 18] = [
     ("atime", Flags::MOUNT_ATTR_NOATIME, false),
     ("strictatime", Flags::MOUNT_ATTR_STRICTATIME, true),
     ("nostrictatime", Flags::MOUNT_ATTR_STRICTATIME, false),
-    // What the kernel does by itself: both are its words for no flag.
+    // The kernel's own rule, whose flag is none.
     ("relatime", Flags::empty(), true),
     ("norelatime", Flags::empty(), false),
     ("nodiratime", Flags::MOUNT_ATTR_NODIRATIME, true),
@@ -315,12 +332,21 @@ fn plan(mount: &Mount, bundle: &Path) -> Result<MountPlan> {
         !options.copy_up || kind == "tmpfs",
         "options: tmpcopyup is for a tmpfs"
     );
+    let (mut own, mut tree) = (
+        options.own.unwrap_or(Change::NONE),
+        options.tree.unwrap_or(Change::NONE),
+    );
+    if matches!(source, Source::FileSystem { .. } | Source::Cgroup) {
+        // Below one that is new there is nothing yet.
+        own = own.then(tree);
+        tree = Change::NONE;
+    }
     Ok(MountPlan {
         target,
         ids: ids(mount, options.id_map, &source)?,
         source,
-        own: options.own.unwrap_or(Change::NONE),
-        tree: options.tree.unwrap_or(Change::NONE),
+        own,
+        tree,
         spread: options.spread,
         copy_up: options.copy_up,
     })
@@ -416,7 +442,10 @@ mod tests {
             mount.own.set,
             Flags::MOUNT_ATTR_NOSUID | Flags::MOUNT_ATTR_STRICTATIME
         );
-        assert_eq!(mount.own.clear, Flags::MOUNT_ATTR_RDONLY);
+        assert_eq!(
+            mount.own.clear,
+            Flags::MOUNT_ATTR_RDONLY | Flags::MOUNT_ATTR__ATIME
+        );
         let Source::FileSystem {
             kind,
             source,
@@ -435,6 +464,47 @@ mod tests {
             (c"inode64".to_owned(), None),
         ];
         assert_eq!(options, expected);
+    }
+
+    #[test]
+    fn of_the_rules_for_access_times_the_last_one_holds() {
+        let field = Flags::MOUNT_ATTR__ATIME;
+        for (words, set) in [
+            (&["noatime"][..], Flags::MOUNT_ATTR_NOATIME),
+            (&["noatime", "strictatime"], Flags::MOUNT_ATTR_STRICTATIME),
+            (&["strictatime", "noatime"], Flags::MOUNT_ATTR_NOATIME),
+            (&["noatime", "relatime"], Flags::empty()),
+            (&["relatime"], Flags::empty()),
+            (&["noatime", "atime"], Flags::empty()),
+            (&["strictatime", "nostrictatime"], Flags::empty()),
+        ] {
+            for before in ["", "r"] {
+                let words: Vec<String> =
+                    words.iter().map(|word| format!("{before}{word}")).collect();
+                let json = serde_json::json!({"destination": "/d", "type": "bind", "source": "/s", "options": words});
+                let mount = planned(&json.to_string()).unwrap();
+                let changed = if before.is_empty() {
+                    mount.own
+                } else {
+                    mount.tree
+                };
+                // The kernel takes the field as a whole or not at all.
+                assert_eq!((changed.set, changed.clear), (set, field), "{words:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_for_all_below_are_words_for_a_file_system_that_is_new() {
+        let mount = planned(
+            r#"{"destination": "/d", "type": "tmpfs", "options": ["rw", "nosuid", "rro", "rnoexec", "rsuid"]}"#,
+        );
+        let mount = mount.unwrap();
+        assert_eq!(
+            mount.own.set,
+            Flags::MOUNT_ATTR_RDONLY | Flags::MOUNT_ATTR_NOEXEC
+        );
+        assert!(mount.tree.is_empty());
     }
 
     #[test]

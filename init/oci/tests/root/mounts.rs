@@ -111,15 +111,26 @@ fn ids_of_a_bind_are_mapped() {
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), 0);
 }
 
-#[test]
-fn mounts_of_the_machine_spread_only_as_the_document_wants() {
-    let script = "echo up; while [ ! -e /data/inner/x ]; do sleep 0.05; done; echo seen";
-    let bundle = Bundle::new(script).add(
-        "mounts",
-        json!({"destination": "/data", "source": "shared", "options": ["rbind", "rslave"]}),
-    );
+/// Whether what the machine mounts below a folder that is shared comes to a container that has the folder by these options:
+/// what the container says, once the folder has been mounted over.
+fn spread(options: &[&str], users: Option<u32>) -> String {
+    let script = "echo up; while [ ! -e /data/inner/x ] && [ ! -e /tmp/over ]; do sleep 0.05; done; \
+        ls /data/inner";
+    let mut bundle = Bundle::new(script)
+        .add(
+            "mounts",
+            json!({"destination": "/data", "source": "shared", "options": options}),
+        )
+        .add(
+            "mounts",
+            json!({"destination": "/tmp", "source": "told", "options": ["bind"]}),
+        );
+    if let Some(first) = users {
+        bundle = bundle.with_users(first);
+    }
     let shared = bundle.path("shared");
     std::fs::create_dir_all(shared.join("inner")).unwrap();
+    std::fs::create_dir(bundle.path("told")).unwrap();
     let sh = |script: &str| {
         let status = std::process::Command::new("sh")
             .args(["-c", script])
@@ -134,8 +145,32 @@ fn mounts_of_the_machine_spread_only_as_the_document_wants() {
         "mount -t tmpfs none {0}/inner && touch {0}/inner/x",
         shared.display()
     ));
-    crate::bench::eventually(|| bundle.output() == "up\nseen\n");
+    // What spreads is there as soon as it is mounted.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::fs::write(bundle.path("told/over"), "").unwrap();
+    crate::bench::eventually(|| bundle.status() == "stopped");
     sh(&format!("umount --lazy {0}/inner {0}", shared.display()));
+    bundle.output()
+}
+
+#[test]
+fn mounts_of_the_machine_spread_only_as_the_document_wants() {
+    for (options, users, expected) in [
+        (&["rbind", "rslave"][..], None, "up\nx\n"),
+        (&["rbind", "rshared"], None, "up\nx\n"),
+        (&["rbind", "rprivate"], None, "up\n"),
+        // The parent makes these, since the process is root of its own user namespace alone.
+        (&["rbind", "rslave"], Some(1_900_000_000), "up\nx\n"),
+        (&["rbind", "rshared"], Some(1_900_000_000), "up\nx\n"),
+        (&["rbind", "rprivate"], Some(1_900_000_000), "up\n"),
+        (&["rbind"], Some(1_900_000_000), "up\n"),
+    ] {
+        assert_eq!(
+            spread(options, users),
+            expected,
+            "{options:?}, ids {users:?}"
+        );
+    }
 }
 
 #[test]
