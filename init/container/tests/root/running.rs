@@ -147,6 +147,51 @@ fn a_command_has_a_terminal_of_its_container() {
     kill(server);
 }
 
+/// Bytes that this thread has read, by the kernel's count: before this look, and with it.
+fn bytes_read() -> (u64, u64) {
+    let text = fs::read_to_string("/proc/thread-self/io").expect("the kernel's counts");
+    let counted = text.lines().find_map(|line| line.strip_prefix("rchar: "));
+    let counted: u64 = counted.expect("a count").parse().expect("a number");
+    (counted, counted + u64::try_from(text.len()).unwrap())
+}
+
+/// A restart has the plan, and nothing else: the document is gone, and whoever starts the container reads no byte of
+/// anything, nor does the process on its way but for the program itself.
+#[test]
+fn a_restart_reads_nothing_and_so_parses_nothing() {
+    let device = Device::new();
+    let document = device.path("revision.json");
+    let written = definition(
+        "",
+        &json!({"process": {"arguments": ["cat", "/proc/self/io"]}}),
+    );
+    let mut text = serde_json::to_string(&written).unwrap();
+    // Whoever reads it once more reads more than any program's head.
+    text.push_str(&" ".repeat(1 << 20));
+    fs::write(&document, text).unwrap();
+    let parsed: kedge_revision::Container =
+        serde_json::from_slice(&fs::read(&document).unwrap()).unwrap();
+    let plan = device.plan("server", &parsed, &[Path::new("/")]);
+    drop(parsed);
+    fs::remove_file(&document).unwrap();
+    for _ in 0..3 {
+        let (_, before) = bytes_read();
+        let spawned = device.engine.spawn(&plan).expect("a start");
+        let (after, _) = bytes_read();
+        assert_eq!(after - before, 0, "bytes that its parent has read");
+        let ended = end(spawned);
+        let line = ended
+            .output()
+            .lines()
+            .find_map(|line| line.strip_prefix("rchar: "));
+        let child: u64 = line.expect("a count").parse().unwrap();
+        assert!(
+            child <= 16 << 10,
+            "the process read {child} bytes until its program ran"
+        );
+    }
+}
+
 /// Nobody reads what a health command writes: neither a full pipe keeps it from its end, nor a closed one kills it.
 #[test]
 fn a_health_command_may_write_without_end() {
