@@ -251,6 +251,7 @@ impl Driver {
             }
             self.phase("engine");
             self.watch_devices();
+            self.keep_memory();
             if !self.prepare_volumes() {
                 self.start_containers();
             }
@@ -568,8 +569,17 @@ impl Driver {
             containers.any(|container| container.layers.contains(id))
         };
         self.layers.retain(used);
+        self.keep_memory();
         self.perform_all(actions);
         self.watch_devices();
+    }
+
+    /// Keeps memory for the containers that there are now.
+    fn keep_memory(&mut self) {
+        let kept = self.boot.content.as_ref().map(bounds::keep);
+        if let Some(Err(error)) = kept {
+            self.say(Stream::Error, &format!("memory of containers: {error}"));
+        }
     }
 
     /// An orderly end of everything that a person asked for: it counts against no trial.

@@ -1,9 +1,11 @@
 //! Limits of a container beside what this machine has.
 
-use crate::boot::DATA;
+use crate::boot::{DATA, files};
+use crate::error::Error;
 use kedge_container::quota;
 use kedge_revision::container::{Lifetime, Limits};
-use kedge_revision::{Container, Name};
+use kedge_revision::{Container, Content, Name};
+use kedge_sys::Errno;
 use kedge_sys::rustix::fs::{major, minor};
 use kedge_sys::rustix::thread::sched_getaffinity;
 use std::collections::BTreeMap;
@@ -14,6 +16,32 @@ use std::path::Path;
 const BLOCK_DEVICES: &str = "/sys/dev/block";
 /// What all containers together may take.
 const MEMORY: &str = "/sys/fs/cgroup/containers/memory.max";
+
+/// What all containers together are spared, whatever the device needs.
+const KEPT: &str = "/sys/fs/cgroup/containers/memory.min";
+
+/// Has the kernel keep for all containers together what it is to keep for each: of a group in another one it keeps no more
+/// than for that (Linux `Documentation/admin-guide/cgroup-v2.rst`, "memory.min").
+///
+/// # Errors
+/// The kernel's file.
+pub(super) fn keep(content: &Content) -> Result<(), Error> {
+    let all = content.containers.values();
+    let sum = sum(all.map(|container| &container.limits));
+    match files::set(Path::new(KEPT), sum.to_string().as_bytes()) {
+        // Without such a controller a container that asks for it is refused.
+        Err(Error::File {
+            errno: Errno::NOENT,
+            ..
+        }) => Ok(()),
+        other => other,
+    }
+}
+
+fn sum<'a>(all: impl Iterator<Item = &'a Limits>) -> u64 {
+    let kept = all.filter_map(|limits| limits.memory_min);
+    kept.fold(0, u64::saturating_add)
+}
 
 /// What the machine has to give.
 #[derive(Debug, Clone, Copy, Default)]
@@ -101,6 +129,18 @@ pub(super) fn unbounded(definition: &Container, volumes: &BTreeMap<Name, &Path>)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_for_each_is_kept_for_all() {
+        let of = |memory_min| Limits {
+            memory_min,
+            ..Limits::default()
+        };
+        let all = [of(Some(3)), of(None), of(Some(4))];
+        assert_eq!(sum(all.iter()), 7);
+        assert_eq!(sum([of(Some(u64::MAX)), of(Some(1))].iter()), u64::MAX);
+        assert_eq!(sum([].iter()), 0);
+    }
 
     #[test]
     fn limits_beyond_the_machine_are_told_and_what_cannot_be_kept_is_refused() {

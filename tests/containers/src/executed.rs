@@ -3,6 +3,7 @@
 use crate::{exit_code, facts, linger, loads, pause, say};
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Write};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,10 +27,11 @@ pub(crate) fn run(name: &str, number: u64) -> Option<ExitCode> {
         "snoop" => snoop(Duration::from_secs(number)),
         "spin" => loads::spin(number),
         "swell" => loads::swell(number),
-        "write" => {
-            let folder = std::env::args().nth(3).unwrap_or_default();
-            loads::write(&folder, number);
-        }
+        "write" => loads::write(&folder(), number),
+        "read-disk" => loads::read(&folder(), number),
+        "seek" => loads::seek(&folder(), number),
+        "sync" => loads::sync(&folder(), number),
+        "show" => std::env::args().skip(2).for_each(|path| show(&path)),
         "bomb" => loads::bomb(number),
         "give" => linger::give(),
         "background" => background(),
@@ -39,6 +41,19 @@ pub(crate) fn run(name: &str, number: u64) -> Option<ExitCode> {
         _ => return None,
     }
     Some(ExitCode::SUCCESS)
+}
+
+/// The folder behind a number.
+fn folder() -> String {
+    std::env::args().nth(3).unwrap_or_default()
+}
+
+/// What is in a file, a line each: `FILE LINE`.
+fn show(path: &str) {
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.lines().for_each(|line| say(&format!("{path} {line}"))),
+        Err(error) => say(&format!("{path} error {error}")),
+    }
 }
 
 /// Starts one that it waits for, and which waits for long.
@@ -178,6 +193,13 @@ fn look_into(number: u32) -> Option<String> {
     let program = link("exe").ok()?.to_string_lossy().into_owned();
     if !known.contains(&program.as_str()) {
         return Some(format!("runs {program}"));
+    }
+    let root = |path: &str| {
+        let found = std::fs::metadata(path).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    if root(&format!("{place}/root/")).is_some_and(|theirs| Some(theirs) != root("/")) {
+        return Some("has another root".to_owned());
     }
     let files = std::fs::read_dir(format!("{place}/fd")).ok()?;
     let mut links = files

@@ -1,10 +1,11 @@
 //! Loads for limits: each says what it got of what it wanted, in relation to the kernel's own counts in its cgroup.
 
 use crate::say;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -70,6 +71,87 @@ pub(crate) fn write(folder: &str, mebibytes: u64) {
         Ok(bytes) => say(&format!("wrote {bytes} in {passed}")),
         Err(error) => say(&format!("wrote nothing: {error}")),
     }
+}
+
+/// Bytes of a block that is read or written by itself.
+const BLOCK: usize = 4096;
+/// The same, of a place in a file.
+const BLOCK_BYTES: u64 = 4096;
+
+/// Writes a file of so many mebibytes, which the kernel goes on to hold in memory, too.
+fn prepared(path: &str, mebibytes: u64) -> io::Result<File> {
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?;
+    for _ in 0..mebibytes {
+        file.write_all(&vec![b'p'; 1 << 20])?;
+    }
+    file.sync_all()?;
+    Ok(file)
+}
+
+/// As long as its container lives a file of so many mebibytes is among what the kernel may forget: `holds BYTES`.
+pub(crate) fn hold(folder: &str, mebibytes: u64) {
+    match prepared(&format!("{folder}/held"), mebibytes) {
+        Ok(_) => say(&format!("holds {}", counted("memory.stat", "file"))),
+        Err(error) => say(&format!("holds nothing: {error}")),
+    }
+}
+
+/// Says a work's count and how long it took, `WORD COUNT in MILLISECONDS`, and takes its file away.
+fn timed(word: &str, folder: &str, mebibytes: u64, work: impl Fn(&mut File) -> io::Result<u64>) {
+    let path = format!("{folder}/{word}");
+    let done = prepared(&path, mebibytes).and_then(|mut file| {
+        // What comes is on the disk, and nowhere else.
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+        let begun = Instant::now();
+        let count = work(&mut file)?;
+        Ok((count, begun.elapsed().as_millis()))
+    });
+    fs::remove_file(&path).ok();
+    match done {
+        Ok((count, passed)) => say(&format!("{word} {count} in {passed}")),
+        Err(error) => say(&format!("{word} nothing: {error}")),
+    }
+}
+
+/// Reads so many mebibytes from the disk: `read BYTES in MILLISECONDS`.
+pub(crate) fn read(folder: &str, mebibytes: u64) {
+    timed("read", folder, mebibytes, |file| {
+        file.rewind()?;
+        let (mut buffer, mut bytes) = (vec![0; 1 << 16], 0);
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(bytes),
+                more => bytes += u64::try_from(more).unwrap_or(0),
+            }
+        }
+    });
+}
+
+/// Reads so many blocks, none beside another: `seek COUNT in MILLISECONDS`.
+pub(crate) fn seek(folder: &str, count: u64) {
+    timed("seek", folder, 4, |file| {
+        fadvise(&*file, 0, None, Advice::Random)?;
+        for number in 0..count {
+            file.read_exact_at(&mut [0; BLOCK], number % 128 * 8 * BLOCK_BYTES)?;
+        }
+        Ok(count)
+    });
+}
+
+/// Writes so many blocks, each to the disk before the next: `sync COUNT in MILLISECONDS`.
+pub(crate) fn sync(folder: &str, count: u64) {
+    timed("sync", folder, 1, |file| {
+        for number in 0..count {
+            file.write_all_at(&[b's'; BLOCK], number % 128 * BLOCK_BYTES)?;
+            file.sync_data()?;
+        }
+        Ok(count)
+    });
 }
 
 /// Takes what there is of a folder's disk, and keeps it: `hog PATH BYTES refused ERRNO`. First room that is asked for, then

@@ -14,7 +14,7 @@ mod waits;
 use kedge_sys::watchdog::Watchdog;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
@@ -71,6 +71,11 @@ fn main() -> ExitCode {
             .iter()
             .for_each(|(name, value)| say(&format!("fact {name} {value}"))),
         "volumes" => arguments.iter().skip(1).for_each(|path| count(path)),
+        "hold" => {
+            let folder = arguments.get(2).map_or("", String::as_str);
+            loads::hold(folder, number(&arguments, 1));
+        }
+        "listen" => listen(number(&arguments, 1), number(&arguments, 2)),
         "hog" => arguments.iter().skip(1).for_each(|path| loads::hog(path)),
         "reverse" => arguments.iter().skip(1).for_each(|path| reverse(path)),
         "reach" => {
@@ -152,6 +157,19 @@ fn reach(place: &str, patience: Duration) {
         "reach {place} {}",
         if reached { "yes" } else { "no" }
     ));
+}
+
+/// Listens on a port for so many milliseconds, and is deaf from then on.
+fn listen(port: u64, milliseconds: u64) {
+    match TcpListener::bind(("127.0.0.1", u16::try_from(port).unwrap_or(0))) {
+        Ok(listener) => {
+            say("listening");
+            pause(milliseconds);
+            drop(listener);
+            say("deaf");
+        }
+        Err(error) => say(&format!("cannot listen: {error}")),
+    }
 }
 
 /// Counts the starts in a volume and says the number: `volume PATH N`.

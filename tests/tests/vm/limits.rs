@@ -8,14 +8,14 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// The numbers of what a load says.
-fn load(guest: &Guest, container: &str, words: &[&str]) -> Result<Vec<u64>> {
+pub(super) fn load(guest: &Guest, container: &str, words: &[&str]) -> Result<Vec<u64>> {
     let all = [&["exec", container, "/probe"], words].concat();
     let output = run(guest, &all, b"")?;
     ensure!(output.status.success(), "{words:?}: {output:?}");
     Ok(numbers(&String::from_utf8_lossy(&output.stdout)))
 }
 
-fn numbers(said: &str) -> Vec<u64> {
+pub(super) fn numbers(said: &str) -> Vec<u64> {
     let words = said.split_whitespace();
     words.filter_map(|word| word.parse().ok()).collect()
 }
