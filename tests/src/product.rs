@@ -112,6 +112,10 @@ fn make(kedge: &str, board: &str) -> Result<Product> {
     for name in ["plain", "delicate"] {
         root_file_system(&folder.join(name), &probe)?;
     }
+    // In the place of a volume, a link that leads up and out, as if there were something above `/`.
+    let link = folder.join("plain/astray");
+    std::os::unix::fs::symlink("/proc/1/root//../../../keep", &link)
+        .with_context(|| format!("cannot make {}", link.display()))?;
     let mut big = Vec::new();
     for number in 0..BIG / 4096 {
         let mut block = MARKER.to_vec();
@@ -254,7 +258,7 @@ impl Container {
     }
 }
 
-const CONTAINERS: [Container; 20] = [
+const CONTAINERS: [Container; 21] = [
     Container {
         group: "platform",
         goal: "ready",
@@ -338,6 +342,10 @@ const CONTAINERS: [Container; 20] = [
         tables: "[volumes.free]\npath = \"/free\"\nlifetime = \"revision\"\n\
                  [limits]\ncpu-max-percent = 20\nmemory-high = \"16MiB\"\nio-write-max = \"1MiB\"\n",
         ..Container::new("limited", &["sleep"])
+    },
+    Container {
+        tables: "[volumes.away]\npath = \"/astray\"\nlifetime = \"permanent\"\n",
+        ..Container::new("astray", &["volumes", "/keep"])
     },
     Container {
         goal: "finished",

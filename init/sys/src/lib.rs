@@ -13,6 +13,7 @@
     reason = "the one crate whose job it is; every other crate denies it"
 )]
 
+pub mod attempt;
 pub mod block;
 pub mod bpf;
 pub mod clone;

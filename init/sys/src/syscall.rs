@@ -18,6 +18,8 @@ const UNIFIED: c_long = 0;
 
 /// `pidfd_send_signal(2)`.
 pub(crate) const PIDFD_SEND_SIGNAL: c_long = UNIFIED + 424;
+/// `io_uring_setup(2)`.
+pub(crate) const IO_URING_SETUP: c_long = UNIFIED + 425;
 /// `clone3(2)`.
 pub(crate) const CLONE3: c_long = UNIFIED + 435;
 /// `close_range(2)`.

@@ -1,5 +1,6 @@
 //! What a confined process sees, and what it is refused: names and values, for a test to judge.
 
+use crate::escapes::ESCAPES;
 use kedge_sys::clone::Namespaces;
 use kedge_sys::process;
 use rustix::mount::{MountFlags, mount};
@@ -58,16 +59,23 @@ pub(crate) fn all() -> Vec<Fact> {
     add("dev", names("/dev").join(" "));
     add("interfaces", names("/sys/class/net").join(" "));
     add("mounts", mounts());
-    for (name, attempt) in ATTEMPTS {
+    let escapes = ESCAPES
+        .iter()
+        .map(|(name, attempt)| ("escape", name, attempt));
+    let attempts = ATTEMPTS
+        .iter()
+        .map(|(name, attempt)| ("try", name, attempt));
+    for (kind, name, attempt) in escapes.chain(attempts) {
         add(
-            &format!("try-{name}"),
+            &format!("{kind}-{name}"),
             attempt().map_or_else(|error| refused(&error), |()| "allowed".to_owned()),
         );
     }
     facts
 }
 
-type Attempt = fn() -> io::Result<()>;
+/// Something that may be refused.
+pub(crate) type Attempt = fn() -> io::Result<()>;
 
 /// What a container must not be able to do, and a few things that it must. Each says `allowed`, or the error's number.
 const ATTEMPTS: [(&str, Attempt); 36] = [
@@ -204,7 +212,7 @@ fn abstract_socket(port: &str) -> io::Result<()> {
     UnixStream::connect_addr(&address).map(drop)
 }
 
-fn plain(result: Result<(), kedge_sys::Error>) -> io::Result<()> {
+pub(crate) fn plain(result: Result<(), kedge_sys::Error>) -> io::Result<()> {
     result.map_err(|error| io::Error::from_raw_os_error(error.errno.raw_os_error()))
 }
 

@@ -3,6 +3,7 @@
 //! It says what it sees and what it is refused ([`facts`]), misbehaves on request, and answers over HTTP ([`serve`]).
 //! It never decides whether what it sees is right: that is the tests' work, on the host.
 
+mod escapes;
 mod executed;
 mod facts;
 mod linger;

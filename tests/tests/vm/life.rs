@@ -1,6 +1,6 @@
 //! A device's ordinary life: boot, what containers get and are refused, restarts, limits, control, reboot, power off.
 
-use crate::{exec, fresh_disk, hostile, limits, operator};
+use crate::{escapes, exec, fresh_disk, hostile, limits, operator};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::qemu::Ending;
@@ -28,7 +28,7 @@ fn facts(lines: &[LogLine]) -> BTreeMap<String, String> {
 /// How the last line begins that a container says of itself.
 pub(super) const LAST_FACT: &str = "fact try-socket-of-8081";
 
-fn facts_of(guest: &Guest, container: &str) -> Result<BTreeMap<String, String>> {
+pub(super) fn facts_of(guest: &Guest, container: &str) -> Result<BTreeMap<String, String>> {
     guest.wait_for_log(container, LAST_FACT, SOON)?;
     Ok(facts(&guest.logs(container)?))
 }
@@ -109,6 +109,7 @@ fn vm_a_device_lives() -> Result<()> {
         Ok(())
     });
     checks.run("the file system is clean", &mut guest, |_| {
+        escapes::was_inside(&disk)?;
         disk.check_data()
     });
     checks.finish(&mut guest)
@@ -116,6 +117,8 @@ fn vm_a_device_lives() -> Result<()> {
 
 /// What is seen by commands in containers, and by an operator's.
 fn by_command(checks: &mut Checks, guest: &mut Guest) {
+    checks.run("ways out, by name", guest, escapes::refused);
+    checks.run("a link in the place of a volume", guest, escapes::astray);
     checks.run("what is written has a bound", guest, exec::filled);
     checks.run("limit of a processor", guest, limits::processor);
     checks.run("memory that slows down", guest, limits::memory_high);

@@ -7,6 +7,7 @@ mod containers;
 mod cuts;
 mod cycles;
 mod devices;
+mod escapes;
 mod exec;
 mod faults;
 #[cfg(feature = "all-boards")]
