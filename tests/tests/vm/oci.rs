@@ -1,6 +1,9 @@
 //! `kedge-oci` on a device's kernel, where version 2 of the control groups has every controller: limits are written, changed,
 //! and kept. The machine that runs the tests may have version 1, where there are none to be changed.
 //!
+//! A swap, which no device has, is here on our own kernel, which can have one in memory: that what `memory.swap.max` lets be is
+//! used, and that a container without it is killed where it would have been.
+//!
 //! The machine has no disk: an initramfs with the command, busybox and a script, of which each line of a result has a mark.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -37,10 +40,10 @@ bb=/bin/busybox
 $bb mount -t proc proc /proc
 $bb mount -t sysfs sys /sys
 $bb mount -t cgroup2 none /sys/fs/cgroup
-for name in sh sleep cat grep mkdir; do $bb ln -s busybox /bin/$name; done
+for name in sh sleep cat grep mkdir dd rm mkswap swapon; do $bb ln -s busybox /bin/$name; done
 export PATH=/bin
 mkdir -p /one/rootfs/bin /one/rootfs/proc
-$bb cp -a /bin/busybox /bin/sh /bin/sleep /one/rootfs/bin/
+$bb cp -a /bin/busybox /bin/sh /bin/sleep /bin/dd /bin/rm /one/rootfs/bin/
 cd /one
 say() { echo "seen: $*"; }
 see() {
@@ -59,6 +62,18 @@ see again
 kedge-oci update --memory 4096000000000000000000 one 2>/tmp/errors && say refused nothing
 kedge-oci update --memory -7 one 2>/tmp/errors && say refused nothing
 see refused
+fill() {
+    kedge-oci exec one dd if=/dev/zero of=/fill bs=1M count=48 2>/dev/null && say $1 filled yes || say $1 filled no
+    say $1 swapped $(cat /sys/fs/cgroup/oci/one/memory.swap.current)
+    kedge-oci exec one rm /fill 2>/dev/null
+}
+if test -e /sys/block/zram0; then
+    echo 64M > /sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null && swapon /dev/zram0 || say failed swapon
+    kedge-oci update --memory 25165824 --memory-swap 92274688 one 2>/tmp/errors || say failed $(cat /tmp/errors)
+    fill swap
+    kedge-oci update --memory 25165824 --memory-swap 25165824 one 2>/tmp/errors || say failed $(cat /tmp/errors)
+    fill none
+fi
 kedge-oci delete --force one && say deleted $($bb test -e /sys/fs/cgroup/oci/one && echo not)
 say end
 sleep 1000
@@ -85,7 +100,7 @@ fn config() -> String {
 }
 
 /// The machine's folder: kernel, initramfs, arguments.
-fn machine(folder: &Path) -> Result<VmConfig> {
+fn machine(folder: &Path) -> Result<(VmConfig, Platform)> {
     debian::require(&["busybox-static"], "have a shell in the machine")?;
     let board = boards::find(BOARD)?;
     let command = toolchain::build_program(&board, "kedge-oci", "kedge-oci")?;
@@ -95,7 +110,8 @@ fn machine(folder: &Path) -> Result<VmConfig> {
     };
     let ram = folder.join("ram");
     files::make_folder(&ram)?;
-    let kernel = platform.join(Platform::load(&platform)?.kernel);
+    let made = Platform::load(&platform)?;
+    let kernel = platform.join(&made.kernel);
     files::write(&ram.join(ram::KERNEL), files::read(&kernel)?)?;
     let mut archive = Initramfs::new();
     for name in ["bin", "one"] {
@@ -113,7 +129,8 @@ fn machine(folder: &Path) -> Result<VmConfig> {
     files::write(&ram.join(ram::INITRAMFS), archive.compressed()?)?;
     let arguments = format!("{} quiet rdinit=/init", board.arguments());
     files::write(&ram.join(ram::ARGUMENTS), arguments)?;
-    Ok(VmConfig::without_disk(board, &ram, &folder.join("vm")))
+    let config = VmConfig::without_disk(board, &ram, &folder.join("vm"));
+    Ok((config, made))
 }
 
 /// What was seen, by its first words.
@@ -138,10 +155,21 @@ fn seen(config: VmConfig) -> Result<BTreeMap<String, String>> {
     }
 }
 
+/// 48 MiB in 24 of memory: with a swap they fit, without one who fills them is killed.
+fn swap(seen: &BTreeMap<String, String>) -> Result<()> {
+    let of = |name: &str| seen.get(name).map_or("nothing", String::as_str);
+    let filled = (of("swap filled"), of("none filled"));
+    ensure!(filled == ("yes", "no"), "{filled:?}: {seen:?}");
+    let swapped: u64 = of("swap swapped").parse().context("nothing was swapped")?;
+    ensure!(swapped >= 16 << 20, "{swapped} bytes are in the swap");
+    Ok(())
+}
+
 #[test]
 fn vm_limits_of_an_oci_container_are_changed() -> Result<()> {
     let folder = tempfile::tempdir().context("a folder for the machine")?;
-    let mut seen = seen(machine(folder.path())?)?;
+    let (config, platform) = machine(folder.path())?;
+    let mut seen = seen(config)?;
     let updated = [
         // In whole pages.
         ("memory.max", "99999744"),
@@ -190,6 +218,10 @@ fn vm_limits_of_an_oci_container_are_changed() -> Result<()> {
         .parse()?;
     ensure!((1..100).contains(&weight), "a weight of {weight}");
     ensure!(seen.contains_key("deleted "), "{seen:?}");
+    // Debian's has it as a module, which the initramfs of this machine lacks.
+    if platform.has_own_kernel() {
+        swap(&seen)?;
+    }
     let is_wrong =
         |name: &&String| name.starts_with("failed") || name.starts_with("refused nothing");
     ensure!(!seen.keys().any(|name| is_wrong(&name)), "{seen:?}");
