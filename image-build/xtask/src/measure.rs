@@ -93,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             What::Size | What::Boot | What::Memory | What::Trial => Some(board.to_owned()),
         };
     }
-    show(&figures, arguments.json);
+    show(&figures, arguments.json)?;
     Ok(())
 }
 
@@ -242,11 +242,12 @@ fn thousands(count: u64) -> String {
     text
 }
 
-fn show(figures: &[Figure], json: bool) {
+fn show(figures: &[Figure], json: bool) -> Result<()> {
     let output = Output::new(json);
     for figure in figures {
-        output.result(figure.words(), figure);
+        output.result(figure.words(), figure)?;
     }
+    Ok(())
 }
 
 /// The middle value; the lower of two.

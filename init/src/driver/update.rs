@@ -264,12 +264,13 @@ impl Driver {
         };
         let verified = self.boot.read_document(revision)?;
         let order = verified.envelope().order();
-        if let Some(running) = &self.boot.revision {
-            if running.envelope().order() == order && running.id() != revision {
-                return Err(Refused(format!(
-                    "another revision with counter {order} runs: a counter names one revision"
-                )));
-            }
+        if let Some(running) = &self.boot.revision
+            && running.envelope().order() == order
+            && running.id() != revision
+        {
+            return Err(Refused(format!(
+                "another revision with counter {order} runs: a counter names one revision"
+            )));
         }
         let mut offer = Offer {
             objects: layers(&verified),
