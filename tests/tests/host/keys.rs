@@ -288,6 +288,17 @@ fn host_keys_a_hub_is_revoked() -> Result<()> {
         );
     }
     believed(&others, &device.root, key, nonce)?;
+    // The new hub, which only the third root names, has the way to it from the first one on.
+    let platform = story.platform.display().to_string();
+    story.run(&format!(
+        "publish --platform {platform} --hub {}",
+        new.url()
+    ))?;
+    let client = Client::unjudged(new.url().parse()?)?;
+    for version in 1..=3 {
+        let target = format!("/v1/roots/{version}?product=gateway");
+        client.get::<Signed>(&target).with_context(|| target)?;
+    }
     let manifest = files::read_text(&story.path("kedge.toml"))?;
     ensure!(
         manifest.contains(new.url()) && !manifest.contains(old.url()),

@@ -53,7 +53,7 @@ impl Transfer {
         }
     }
 
-    /// So many bytes have come: waits as long as they should have taken. Whether it is time to look at something else.
+    /// So many bytes have come; whether it is time to look at something else.
     fn took(&mut self, bytes: usize) -> Result<bool, Error> {
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(0));
         self.pieces = self.pieces.wrapping_add(1);
@@ -67,14 +67,14 @@ impl Transfer {
             }
             self.minute = (Instant::now(), self.bytes);
         }
-        if let Some(limit) = self.limit {
-            let due = Duration::from_millis(self.bytes.saturating_mul(1000) / limit);
-            let ahead = due.saturating_sub(self.start.elapsed());
-            if ahead > Duration::from_millis(20) {
-                std::thread::sleep(ahead.min(Duration::from_secs(1)));
-            }
-        }
         Ok(self.pieces.is_multiple_of(16))
+    }
+
+    /// How much later all of it should have come, if that is worth a pause.
+    fn ahead(&self) -> Option<Duration> {
+        let due = Duration::from_millis(self.bytes.saturating_mul(1000) / self.limit?);
+        let ahead = due.saturating_sub(self.start.elapsed());
+        (ahead > Duration::from_millis(20)).then_some(ahead)
     }
 }
 
@@ -266,20 +266,28 @@ impl Agent<'_> {
 
     /// A piece has come: keeps to the rate, and looks after PID 1 meanwhile.
     fn piece(&mut self, transfer: &mut Transfer, bytes: usize) -> Result<(), Error> {
-        // A device that goes down must not wait for the network.
-        if transfer.took(bytes)? {
-            match self.take_frames() {
-                Ok(()) => {}
-                Err(Ended::Closed) => {
-                    return Err(Error::Connection {
-                        doing: "hand an object to PID 1",
-                        source: std::io::ErrorKind::Interrupted.into(),
-                    });
-                }
-                Err(Ended::Failed(error)) => return Err(error),
-            }
+        let mut looks = transfer.took(bytes)?;
+        while let Some(ahead) = transfer.ahead() {
+            std::thread::sleep(ahead.min(Duration::from_secs(1)));
+            self.look_up()?;
+            looks = false;
+        }
+        if looks {
+            self.look_up()?;
         }
         Ok(())
+    }
+
+    /// A device that goes down must not wait for the network.
+    fn look_up(&mut self) -> Result<(), Error> {
+        match self.take_frames() {
+            Ok(()) => Ok(()),
+            Err(Ended::Closed) => Err(Error::Connection {
+                doing: "hand an object to PID 1",
+                source: std::io::ErrorKind::Interrupted.into(),
+            }),
+            Err(Ended::Failed(error)) => Err(error),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use kedge_api::device::Phase;
 use kedge_api::operator::{Assign, Assigned};
 use kedge_tests::agent::Device;
 use kedge_tests::proxy::{Answer, Fault};
-use kedge_tests::releases::{Fleet, Plan};
+use kedge_tests::releases::{Fleet, Plan, Release};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -187,6 +187,35 @@ fn host_a_trial_that_cannot_begin_is_not_asked_for_again_and_again() -> Result<(
     bench.audit(&[&release])
 }
 
+/// Assigns a release that may come with so many bytes a second.
+fn assign_slowly(bench: &Bench, fleet: &Fleet, release: &Release, rate: u64) -> Result<()> {
+    let slowly = Assign {
+        query: format!("id={}", bench.device.id()?),
+        revision: release.id,
+        download_only: false,
+        dry_run: false,
+        window: None,
+        rate: Some(rate),
+    };
+    let assigned: Assigned = fleet.operator.send("POST", "/v1/assignments", &slowly)?;
+    ensure!(assigned.devices.len() == 1, "{assigned:?}");
+    Ok(())
+}
+
+#[test]
+fn host_a_rate_below_a_piece_a_second_is_kept() -> Result<()> {
+    let fleet = Fleet::start(HUB)?;
+    let mut bench = Bench::new(&fleet)?;
+    bench.enrol()?;
+    let release = fleet.publish(&Plan::noise(2, 49_152))?;
+    let start = Instant::now();
+    assign_slowly(&bench, &fleet, &release, 4096)?;
+    bench.device.until_committed(release.id)?;
+    let took = start.elapsed();
+    ensure!(took >= Duration::from_secs(10), "12 s of bytes in {took:?}");
+    bench.audit(&[&release])
+}
+
 #[test]
 fn host_what_is_taken_back_while_it_comes_is_not_tried() -> Result<()> {
     let fleet = Fleet::start(HUB)?;
@@ -195,16 +224,7 @@ fn host_what_is_taken_back_while_it_comes_is_not_tried() -> Result<()> {
     let bad = fleet.publish(&Plan::noise(2, 300_000))?;
     let good = fleet.publish(&Plan::new(3, 9000))?;
     let id = bench.device.id()?;
-    let slowly = Assign {
-        query: format!("id={id}"),
-        revision: bad.id,
-        download_only: false,
-        dry_run: false,
-        window: None,
-        rate: Some(16 * 1024),
-    };
-    let assigned: Assigned = fleet.operator.send("POST", "/v1/assignments", &slowly)?;
-    ensure!(assigned.devices.len() == 1, "{assigned:?}");
+    assign_slowly(&bench, &fleet, &bad, 16 * 1024)?;
     let comes = |_: &Device| bench.proxy.count("/v1/objects/", bench.start) > 2;
     bench.device.until("the download", comes)?;
     bench.assign(&fleet, &good)?;
