@@ -46,6 +46,8 @@ pub fn write(payload: &Payload, out: &Path, progress: &mut dyn FnMut(u64)) -> Re
         0o644
     };
     let new = files::temporary(out);
+    // In a container ids come again: a run that was killed may have had ours.
+    std::fs::remove_file(&new).ok();
     let written = write_to(payload, &new, mode, progress)
         .with_context(|| format!("cannot write {}", out.display()))
         .and_then(|()| files::publish(&new, out));

@@ -119,6 +119,8 @@ fn replace(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         make_folder(folder)?;
     }
     let new = temporary(path);
+    // In a container ids come again: a run that was killed may have had ours.
+    fs::remove_file(&new).ok();
     let made = make(&new).and_then(|()| publish(&new, path));
     if made.is_err() {
         // The first error counts; it may not have come so far as to be there.
@@ -328,7 +330,10 @@ mod tests {
         }
         let half = folder.path().join(format!(".run-{NOBODY}.img"));
         write(&half, "x").unwrap();
+        let ours = left(&std::process::id().to_string());
+        std::os::unix::fs::symlink("nowhere", &ours).unwrap();
         write(&folder.path().join("image"), "x").unwrap();
+        assert!(!ours.is_symlink());
         assert!(!gone.exists() && init.exists() && others.exists() && half.exists());
         remove_leftovers(folder.path(), ".run-");
         assert!(!half.exists());
