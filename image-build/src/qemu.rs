@@ -147,6 +147,9 @@ pub enum Clock {
     Wall,
     /// One instruction is one nanosecond: comparable figures whatever the host does.
     Instructions,
+    /// The same, and what the guest sleeps takes no time outside: for what is due after minutes. Whoever talks to it from
+    /// outside is late.
+    Leaping,
 }
 
 /// What happened in a machine.

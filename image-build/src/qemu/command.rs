@@ -92,6 +92,7 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
     match config.clock {
         // The guest sleeps as long as it asks for; only its instructions are counted.
         Clock::Instructions => command.args(["-icount", "shift=0,sleep=on"]),
+        Clock::Leaping => command.args(["-icount", "shift=0,sleep=off"]),
         Clock::Wall => &mut command,
     };
     if let Some(date) = &config.date {

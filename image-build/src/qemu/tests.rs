@@ -399,11 +399,14 @@ fn arguments_are_not_dropped_where_nobody_hands_them_on() {
 
 #[test]
 fn instructions_can_be_counted() {
-    let config = VmConfig {
-        clock: Clock::Instructions,
-        ..config()
-    };
-    assert!(words(&config).contains("-icount shift=0"));
+    for (clock, sleep) in [(Clock::Instructions, "on"), (Clock::Leaping, "off")] {
+        let config = VmConfig { clock, ..config() };
+        let words = words(&config);
+        assert!(
+            words.contains(&format!("-icount shift=0,sleep={sleep}")),
+            "{words}"
+        );
+    }
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod pools;
 mod ram;
 mod secure_boot;
 mod slots;
+mod spent;
 mod sticks;
 mod uboot;
 mod uefi;
