@@ -22,6 +22,10 @@
 #   kedge.failed=b           the trial of that slot has no tries left; this is the default
 #   kedge.record=unwritable  the try could not be taken off, so the trial was not started; this is the default
 
+# --- the disk. Loading from a partition names it, reading sectors does not: that goes to the one that was chosen last, or to
+# the first there is, such as a soldered one beside the card.
+${devtype} dev ${devnum}
+
 # --- the record: the first copy if it is whole, else the second. Without any, slot a is the default, and nothing is
 # written: the system rebuilds it from what it knows itself.
 setenv kedge_record lost

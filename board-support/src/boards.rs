@@ -13,7 +13,7 @@ pub use firmware::Firmware;
 
 use crate::bootenv::{EraseBlock, Layout};
 use crate::led;
-use kedge_revision::Name;
+use kedge_revision::{FileName, Name};
 use serde::{Deserialize, Serialize};
 
 // `SHIPPED` and `FRAGMENTS`: what `build.rs` found in the folders `boards` and `kernel`.
@@ -159,8 +159,22 @@ pub struct Boot {
     /// firmware loads from them.
     #[serde(default)]
     pub hybrid_mbr: bool,
+    /// How U-Boot's script is wrapped.
+    #[serde(default)]
+    pub script: Script,
     /// Where U-Boot's script loads to, if what U-Boot proposes is too close together for the kernel.
     pub load: Option<Load>,
+}
+
+/// What U-Boot's `source` takes a script in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Script {
+    /// A legacy image: `CONFIG_LEGACY_IMAGE_FORMAT`.
+    #[default]
+    Legacy,
+    /// An image tree: `CONFIG_FIT`.
+    Fit,
 }
 
 /// Addresses in memory.
@@ -257,6 +271,11 @@ pub struct Qemu {
     pub firmware_option: FirmwareOption,
     /// Debian's package that the firmware is a file of instead: it is unpacked, not installed.
     pub firmware_package: Option<String>,
+    /// Where on the card the first code is looked for by the boot ROM of QEMU's machine, bytes, where that is another place than the
+    /// one that the board's has: a copy of it is put there. The machine needs no other firmware.
+    pub boot_rom: Option<u64>,
+    /// Where a machine has a firmware that QEMU has not, what that firmware starts: the host does it, from the partition `boot`.
+    pub loader: Option<OnBoot>,
     /// What the firmware's variables begin as, a file beside it: both are flash then, whatever the option.
     pub variables: Option<String>,
     /// The same firmware with Secure Boot, which keeps its variables from the system: another file of that package.
@@ -265,6 +284,9 @@ pub struct Qemu {
     pub machine: String,
     /// `-cpu`.
     pub cpu: String,
+    /// What the loader says that an ARM processor's counter counts in a second, where QEMU's own rate is another: else the
+    /// guest's time goes faster.
+    pub counter: Option<u32>,
     /// `-m`, MiB.
     pub memory: u32,
     /// Most bytes of a kernel's arguments that the machine hands over, where it drops the rest without a word.
@@ -273,16 +295,32 @@ pub struct Qemu {
     /// not; only for a 32-bit MIPS whose loader the host plays.
     #[serde(default)]
     pub level_interrupts: Vec<u8>,
-    /// The disk's device.
-    pub disk: String,
-    /// The network card's device.
-    pub network: String,
-    /// The bus that the control port is on.
-    pub serial_bus: String,
-    /// The source of randomness.
-    pub random: String,
+    /// The disk's device; none: it is the card in the machine's own slot for one.
+    pub disk: Option<String>,
+    /// The network card's device; none: the machine's own, if it has one.
+    pub network: Option<String>,
+    /// The bus that the control port is on; none: there is no such port.
+    pub serial_bus: Option<String>,
+    /// The source of randomness; none: nothing is added to what the machine has.
+    pub random: Option<String>,
     /// The watchdog's device; none if the machine has one built in, or none at all.
     pub watchdog: Option<String>,
+    /// Which of the machine's serial ports the console is.
+    #[serde(default)]
+    pub console_port: u8,
+    /// Whether nothing in QEMU's model resets the machine when software asks for it: the host presses the button then.
+    #[serde(default)]
+    pub host_resets: bool,
+}
+
+/// Files of the partition `boot`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct OnBoot {
+    /// The loader.
+    pub file: FileName,
+    /// The device tree that it gets.
+    pub device_tree: FileName,
 }
 
 /// How QEMU takes a firmware.
@@ -309,7 +347,7 @@ pub struct Budgets {
     /// The disk image as it occupies the host's disk (holes do not count).
     pub image: u64,
     /// PSS of PID 1 and its helpers while nothing happens, an agent that holds its question open among them. Tests hold
-    /// it where QEMU plays the board, which must have one.
+    /// it where QEMU plays the board with a control port, which must have one.
     pub idle_memory: Option<u64>,
     /// Tighter ones for our own kernel.
     pub own: Option<OwnBudgets>,

@@ -20,6 +20,7 @@ pub mod efi;
 pub mod ext4;
 pub mod fat;
 pub mod firmware;
+mod fit;
 pub mod gpt;
 pub mod needed;
 pub mod packed;

@@ -5,7 +5,8 @@
 //! resets, it does so again; when the guest powers off, it ends.
 //!
 //! Of a board with a firmware the loader runs in the machine: one QEMU stays through all resets, and which slot starts is
-//! known only from what the loader's script says on the console.
+//! known only from what the loader's script says on the console. Where that firmware begins in a boot ROM or on the card, the disk
+//! is the card, and becomes one that QEMU takes (`card.rs`).
 //!
 //! Memory outlives a reset, so that a panic's text can be found in it, and no machine.
 //!
@@ -19,6 +20,7 @@
 /// The file in a machine's folder that its firmware keeps variables in; made anew where there is none.
 pub const VARIABLES: &str = "variables";
 
+mod card;
 mod command;
 mod loader;
 mod memory;
@@ -278,7 +280,8 @@ impl Vm {
         })
     }
 
-    /// The socket of the port `kedge.control`: the device's control API, in development products.
+    /// The socket of the port `kedge.control`: the device's control API, in development products. Nobody has made it where the
+    /// machine has no such port.
     #[must_use]
     pub fn control(&self) -> &Path {
         &self.control

@@ -1,5 +1,6 @@
 //! A device in QEMU, watched: its console kept, its control interface asked, every wait with a deadline.
 
+use crate::bridge;
 use crate::disk::Disk;
 use crate::http::{self, Answer};
 use crate::product::BOARD;
@@ -28,7 +29,12 @@ pub struct Guest {
     boots: Vec<(Slot, usize)>,
     resets: Vec<ResetCause>,
     ports: Vec<Forward>,
+    /// How much longer everything takes than where the loader is quick.
+    slowness: u32,
 }
+
+/// Of a loader that looks for screens, USB and a network before it looks at the card.
+const SLOW_LOADER: u32 = 5;
 
 impl Guest {
     /// Starts a device with a disk; `ports` of the guest are led to free ports of the host.
@@ -53,6 +59,13 @@ impl Guest {
                 guest: *guest,
             });
         }
+        if bridge::is_needed(&config.board) {
+            let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            config.forwards.push(Forward {
+                host: free,
+                guest: bridge::PORT,
+            });
+        }
         Self::with(config)
     }
 
@@ -62,14 +75,26 @@ impl Guest {
     /// QEMU cannot be started.
     pub fn with(config: VmConfig) -> Result<Self> {
         let ports = config.forwards.clone();
+        let qemu = config.board.qemu.as_ref();
+        let from_card = qemu.is_some_and(|qemu| qemu.disk.is_none());
+        let vm = Vm::start(config)?;
+        if let Some(bridge) = ports.iter().find(|port| port.guest == bridge::PORT) {
+            bridge::lead(vm.control(), bridge.host)?;
+        }
         Ok(Self {
-            vm: Vm::start(config)?,
+            vm,
             console: Vec::new(),
             ended: None,
             boots: Vec::new(),
             resets: Vec::new(),
             ports,
+            slowness: if from_card { SLOW_LOADER } else { 1 },
         })
+    }
+
+    /// When patience with this machine ends.
+    fn until(&self, patience: Duration) -> Instant {
+        Instant::now() + patience.saturating_mul(self.slowness)
     }
 
     /// Takes what has happened since the last look.
@@ -143,7 +168,7 @@ impl Guest {
     /// # Errors
     /// It does not come in time.
     pub fn expect_more(&mut self, text: &str, were: usize, patience: Duration) -> Result<()> {
-        let deadline = Instant::now() + patience;
+        let deadline = self.until(patience);
         while self.count(text) <= were {
             ensure!(
                 Instant::now() < deadline,
@@ -179,7 +204,7 @@ impl Guest {
     /// # Errors
     /// It does not come in time.
     pub fn expect(&mut self, text: &str, patience: Duration) -> Result<String> {
-        let deadline = Instant::now() + patience;
+        let deadline = self.until(patience);
         loop {
             self.pump(Instant::now());
             if let Some(line) = self.console.iter().find(|line| line.contains(text)) {
@@ -208,7 +233,7 @@ impl Guest {
     /// # Errors
     /// It does not come to that in time.
     pub fn expect_state(&mut self, word: &str, patience: Duration) -> Result<Vec<String>> {
-        let deadline = Instant::now() + patience;
+        let deadline = self.until(patience);
         loop {
             let states = self.states();
             if states.last().is_some_and(|last| last == word) {
@@ -351,7 +376,7 @@ impl Guest {
         patience: Duration,
         mut ask: impl FnMut(&Self) -> Result<Option<T>>,
     ) -> Result<T> {
-        let deadline = Instant::now() + patience;
+        let deadline = self.until(patience);
         loop {
             let problem = match ask(self) {
                 Ok(Some(found)) => return Ok(found),
@@ -378,7 +403,7 @@ impl Guest {
     /// # Errors
     /// It does not in time.
     pub fn wait_for_control(&mut self, patience: Duration) -> Result<Value> {
-        let deadline = Instant::now() + patience;
+        let deadline = self.until(patience);
         loop {
             self.pump(Instant::now());
             if let Some(ending) = &self.ended {
@@ -411,7 +436,7 @@ impl Guest {
     /// # Errors
     /// It goes on.
     pub fn wait_for_end(&mut self, patience: Duration) -> Result<&Ending> {
-        let deadline = Instant::now() + patience;
+        let deadline = self.until(patience);
         while self.ended.is_none() && Instant::now() < deadline {
             self.pump(Instant::now() + PAUSE);
         }
@@ -431,7 +456,7 @@ impl Guest {
     /// # Errors
     /// It does not in time.
     pub fn wait_for_boot(&mut self, number: u32, patience: Duration) -> Result<()> {
-        let deadline = Instant::now() + patience;
+        let deadline = self.until(patience);
         while self.boots() < number {
             ensure!(
                 Instant::now() < deadline,

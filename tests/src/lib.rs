@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`agent`] | the agent in a process of its own, and PID 1's side of it |
 //! | [`releases`] | a hub with a product, its keys and revisions |
+//! | [`bridge`] | the control interface of a machine without a port for it |
 //! | [`proxy`] | what may happen between the two |
 //! | [`product`] | the project that the VM tier boots |
 //! | [`kedge`] | the host command |
@@ -21,6 +22,7 @@
 //! What a test needs and does not find fails it, with how to get it; nothing is skipped.
 
 pub mod agent;
+pub mod bridge;
 pub mod disk;
 pub mod fleet;
 pub mod guest;

@@ -3,6 +3,7 @@
 //! It is made once a run and board through the host command, as a user makes a product, and every disk is a copy of its
 //! image.
 
+use crate::bridge;
 use crate::kedge::Kedge;
 use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::boards;
@@ -161,6 +162,7 @@ fn make(kedge: &str, board: &str) -> Result<Product> {
             .join(format!("containers/{}.toml", container.name));
         files::write(&path, container.text(layer))?;
     }
+    bridge(kedge.folder(), board, plain)?;
     let platform = platform(board)?;
     let built = kedge.ask(&["build", "--platform", &platform.to_string_lossy()])?;
     let image = built
@@ -183,6 +185,15 @@ pub(crate) fn root_file_system(folder: &Path, probe: &Path) -> Result<()> {
         files::make_folder(&folder.join(name))?;
     }
     files::write_executable(&folder.join("probe"), files::read(probe)?)
+}
+
+/// Adds the container that leads to the control interface of a board without a port for that.
+pub(crate) fn bridge(project: &Path, board: &str, layer: &str) -> Result<()> {
+    if !bridge::is_needed(&boards::find(board)?) {
+        return Ok(());
+    }
+    let text = bridge::container(layer);
+    files::write(&project.join("containers/bridge.toml"), text)
 }
 
 pub(crate) fn layer(added: &Value) -> Result<String> {

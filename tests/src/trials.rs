@@ -123,6 +123,7 @@ fn fill(kedge: &Kedge, board: &str) -> Result<Made> {
     ] {
         files::write(&folder.join(format!("containers/{name}.toml")), text)?;
     }
+    product::bridge(&folder, board, &layer)?;
     let platform = product::platform(board)?;
     let words = ["build", "--platform", &platform.display().to_string()];
     let built = kedge.ask(&words)?;

@@ -1,8 +1,10 @@
 //! What a board file must fulfil beyond its types.
 
-use super::{Architecture, Backend, Board, FirmwareOption, Partitions, Qemu, firmware};
+use super::firmware::Place;
+use super::{Architecture, Backend, Board, FirmwareOption, Partitions, Qemu, Script, firmware};
 use crate::bootenv::EraseBlock;
 use crate::led::LedName;
+use kedge_revision::FileName;
 use kedge_revision::revision::LOADERS_WORDS;
 use std::borrow::Cow;
 
@@ -150,6 +152,17 @@ fn backend(board: &Board) -> Result<(), Problem> {
         "qemu.secure-firmware",
         "has no use: Secure Boot is part of UEFI",
     )?;
+    let from_card = |qemu: &Qemu| qemu.boot_rom.is_some() || qemu.loader.is_some();
+    demand(
+        board.boot.backend == Backend::UBoot || !board.qemu.as_ref().is_some_and(from_card),
+        "qemu.boot-rom",
+        "has no use, nor has loader: no U-Boot is to be started from the card",
+    )?;
+    demand(
+        board.boot.backend == Backend::UBoot || board.boot.script == Script::Legacy,
+        "boot.script",
+        "has no use: it is U-Boot's",
+    )?;
     let levels = board.qemu.as_ref().map(|qemu| &qemu.level_interrupts);
     demand(
         levels.is_none_or(Vec::is_empty)
@@ -190,15 +203,56 @@ fn backend(board: &Board) -> Result<(), Problem> {
                 "boot.arguments",
                 "has a character that U-Boot's shell would take for its own",
             )?;
-            demand(
-                firmware.is_none_or(|path| path.is_some_and(is_file)),
-                "qemu.firmware",
-                "is no absolute path: QEMU has no U-Boot of its own",
-            )
+            board
+                .qemu
+                .as_ref()
+                .map_or(Ok(()), |qemu| u_boot_in_qemu(board, qemu))
         }
         Backend::Uefi => uefi(board),
         Backend::Tryboot => tryboot(board),
     }
+}
+
+/// Where the machine's U-Boot comes from: a file of the host's, or the card.
+fn u_boot_in_qemu(board: &Board, qemu: &Qemu) -> Result<(), Problem> {
+    let on_card = |wanted: &dyn Fn(&Place) -> bool| {
+        let mut pieces = board.firmware.iter();
+        pieces.any(|piece| wanted(&piece.place))
+    };
+    let ways = [
+        qemu.firmware.is_some(),
+        qemu.boot_rom.is_some(),
+        qemu.loader.is_some(),
+    ];
+    demand(
+        ways.into_iter().filter(|way| *way).count() == 1
+            && qemu.firmware.as_deref().is_none_or(is_file),
+        "qemu.firmware",
+        "is no absolute path: QEMU has no U-Boot of its own; boot-rom or loader would take it from the card",
+    )?;
+    demand(
+        ways == [true, false, false] || qemu.disk.is_none(),
+        "qemu.disk",
+        "has no use: the loader is taken from the card in the machine's own slot",
+    )?;
+    demand(
+        qemu.boot_rom.is_none_or(is_before_partitions)
+            && (qemu.boot_rom.is_none() || on_card(&|place| matches!(place, Place::Offset(_)))),
+        "qemu.boot-rom",
+        "is no place of the first code: a multiple of 512 before 1 MiB, and no piece of firmware with an offset is none",
+    )?;
+    let on_boot = |name: &FileName| on_card(&|place| *place == Place::Boot(name.clone()));
+    demand(
+        qemu.loader
+            .as_ref()
+            .is_none_or(|loader| on_boot(&loader.file) && on_boot(&loader.device_tree)),
+        "qemu.loader",
+        "names what no piece of firmware puts onto the partition boot",
+    )
+}
+
+fn is_before_partitions(offset: u64) -> bool {
+    offset.is_multiple_of(512) && (1024..1024 * 1024).contains(&offset)
 }
 
 fn tryboot(board: &Board) -> Result<(), Problem> {
@@ -335,10 +389,11 @@ fn budgets(board: &Board) -> Result<(), Problem> {
     )?;
     demand(budgets.image > 0, "budgets.image", "is zero")?;
     let idle = budgets.idle_memory;
+    let asked = |qemu: &Qemu| qemu.serial_bus.is_some();
     demand(
-        idle.is_some() || board.qemu.is_none(),
+        idle.is_some() || !board.qemu.as_ref().is_some_and(asked),
         "budgets.idle-memory",
-        "is missing: QEMU plays the board, so that it can be held",
+        "is missing: QEMU plays the board with a control port, so that it can be held",
     )?;
     demand(idle != Some(0), "budgets.idle-memory", "is zero")?;
     let own = budgets.boot(true);
@@ -397,10 +452,19 @@ fn qemu(qemu: &Qemu) -> Result<(), Problem> {
         ("qemu.network", &qemu.network),
         ("qemu.serial-bus", &qemu.serial_bus),
         ("qemu.random", &qemu.random),
+        ("qemu.watchdog", &qemu.watchdog),
     ];
-    devices
-        .into_iter()
-        .try_for_each(|(key, name)| demand(is_word(name), key, "is no device's name"))?;
-    let watchdog = qemu.watchdog.as_deref().is_none_or(is_word);
-    demand(watchdog, "qemu.watchdog", "is no device's name")
+    devices.into_iter().try_for_each(|(key, name)| {
+        demand(
+            name.as_deref().is_none_or(is_word),
+            key,
+            "is no device's name",
+        )
+    })?;
+    // A board has as many ports as that, and QEMU's machines have four at most.
+    demand(
+        qemu.console_port < 4,
+        "qemu.console-port",
+        "is no serial port: 0 to 3",
+    )
 }

@@ -346,6 +346,75 @@ fn what_a_backend_needs_is_demanded_and_what_it_cannot_use_is_refused() {
     }
 }
 
+/// What QEMU's machine lacks, and where the loader is then from.
+#[test]
+fn a_board_whose_loader_is_on_its_card_says_what_starts_it_in_qemu() {
+    let shipped = |name| SHIPPED.iter().find(|(file, _)| *file == name).unwrap().1;
+    let orange = shipped("orange-pi-pc-plus.toml");
+    let rom = "boot-rom = 8_192\n";
+    let loader = "loader = { file = \"u-boot.bin\", device-tree = \"bcm2710-rpi-3-b.dtb\" }\n";
+    let qemu = "[qemu]\nprogram = \"q\"\npackages = [\"q\"]\nmachine = \"raspi3b\"\ncpu = \"cortex-a53\"\nmemory = 1024\n";
+    let raspberry = format!("{}\n{qemu}{loader}", shipped("raspberry-pi-3.toml"));
+    let board = parse("pi.toml", &raspberry).unwrap();
+    assert!(board.qemu.unwrap().loader.is_some());
+    let cases = [
+        (orange.replace(rom, ""), "qemu.firmware"),
+        (
+            orange.replace(rom, &format!("{rom}firmware = \"/u-boot.bin\"\n")),
+            "qemu.firmware",
+        ),
+        (
+            orange.replace(rom, &format!("{rom}disk = \"virtio-blk-pci\"\n")),
+            "qemu.disk",
+        ),
+        (orange.replace(rom, "boot-rom = 8_000\n"), "qemu.boot-rom"),
+        (
+            orange.replace(rom, &format!("{rom}console-port = 4\n")),
+            "qemu.console-port",
+        ),
+        (orange.replace(rom, loader), "qemu.loader"),
+        (raspberry.replace(loader, rom), "qemu.boot-rom"),
+        (
+            raspberry.replace(
+                "file = \"u-boot.bin\", device",
+                "file = \"u-boot.elf\", device",
+            ),
+            "qemu.loader",
+        ),
+        (
+            U_BOOT.replace("[qemu]\n", &format!("[qemu]\n{rom}")),
+            "qemu.firmware",
+        ),
+        (
+            GOOD.replace("[qemu]\n", &format!("[qemu]\n{rom}")),
+            "qemu.boot-rom",
+        ),
+        (
+            GOOD.replace("[boot]\n", "[boot]\nscript = \"fit\"\n"),
+            "boot.script",
+        ),
+    ];
+    for (text, key) in cases {
+        let error = parse("my.toml", &text).unwrap_err();
+        let is_it = matches!(&error, Error::Value { key: found, .. } if *found == key);
+        assert!(is_it, "{error} instead of {key}");
+    }
+}
+
+/// These processors are reset by nothing else, and a panic before that is loaded stays.
+#[test]
+fn a_watchdog_that_resets_its_processor_is_loaded_first() {
+    let mut seen = 0;
+    for board in all().unwrap() {
+        let driver = board.watchdog.driver.as_str();
+        if ["sunxi_wdt", "bcm2835_wdt"].contains(&driver) {
+            assert_eq!(board.modules().first(), Some(&driver), "{}", board.name);
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 4);
+}
+
 #[test]
 fn a_missing_key_is_named() {
     let error = parse("my.toml", &GOOD.replace("machine = \"q35\"\n", ""))

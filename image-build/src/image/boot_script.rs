@@ -2,13 +2,14 @@
 //!
 //! The script is `board-support/boot/u-boot.cmd` under a few lines from the board's file. The wrapping is U-Boot's legacy
 //! image, so that no tool is needed: a header of 64 bytes, the length of the script, a zero, the script; all numbers are
-//! big-endian. Source: U-Boot `include/image.h` (`struct legacy_img_hdr`), `boot/image-board.c`.
+//! big-endian. Source: U-Boot `include/image.h` (`struct legacy_img_hdr`), `boot/image-board.c`. A U-Boot that takes none of
+//! those gets an image tree (`fit.rs`).
 //!
 //! It does not write the partition; what the script does is tested on machines (the tier `vm`).
 
-use super::gpt;
+use super::{fit, gpt};
 use anyhow::{Result, bail};
-use kedge_board_support::boards::{Architecture, Backend, Board, Load};
+use kedge_board_support::boards::{Architecture, Backend, Board, Load, Script};
 use kedge_board_support::record::{COPY, Slot, crc32};
 
 /// The name under which U-Boot looks for it.
@@ -26,7 +27,11 @@ const NAME: &[u8; 32] = b"kedge\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
 /// The script for a board whose boot record begins at `record`, bytes; its time is `time`, seconds since 1970.
 #[must_use]
 pub fn make(board: &Board, record: u64, time: u64) -> Vec<u8> {
-    wrap(script(board, record).as_bytes(), board.architecture, time)
+    let script = script(board, record);
+    match board.boot.script {
+        Script::Legacy => wrap(script.as_bytes(), board.architecture, time),
+        Script::Fit => fit::wrap(script.as_bytes(), name(board.architecture), seconds(time)),
+    }
 }
 
 /// Whether the board's U-Boot, or a firmware that takes the same, can start this kernel, so that no device finds out; `beginning` are its first 64 bytes.
@@ -131,8 +136,7 @@ fn wrap(script: &[u8], architecture: Architecture, time: u64) -> Vec<u8> {
     let mut body = length(script).to_be_bytes().to_vec();
     body.extend([0; 4]);
     body.extend(script);
-    // A time beyond 2106 is no reason not to boot.
-    let time = u32::try_from(time).unwrap_or(u32::MAX);
+    let time = seconds(time);
     let header = |checksum: u32| {
         let mut header = Vec::new();
         for field in [MAGIC, checksum, time, length(&body), 0, 0, crc32(&body)] {
@@ -145,6 +149,22 @@ fn wrap(script: &[u8], architecture: Architecture, time: u64) -> Vec<u8> {
     let mut image = header(crc32(&header(0)));
     image.extend(body);
     image
+}
+
+/// A time beyond 2106 is no reason not to boot.
+fn seconds(time: u64) -> u32 {
+    u32::try_from(time).unwrap_or(u32::MAX)
+}
+
+/// U-Boot's name (`boot/image.c`, `uimage_arch`).
+const fn name(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Armv7 => "arm",
+        Architecture::Mipsel => "mips",
+        Architecture::Arm64 => "arm64",
+        Architecture::X86_64 => "x86_64",
+        Architecture::Riscv64 => "riscv",
+    }
 }
 
 fn length(bytes: &[u8]) -> u32 {
@@ -300,6 +320,27 @@ mod tests {
              if test \"${fdtfile}\" = v/a.dtb; then setenv kedge_tree a.dtb; fi\n\
              if test \"${fdtfile}\" = b.dtb; then setenv kedge_tree b.dtb; fi\n"
         );
+    }
+
+    /// U-Boot's own commands would read whatever disk is their first one.
+    #[test]
+    fn the_disk_is_chosen_before_it_is_read() {
+        let mut lines = TEXT.lines().filter(|line| !line.starts_with('#'));
+        let first = lines.find(|line| line.contains("${devtype}")).unwrap();
+        assert_eq!(first, "${devtype} dev ${devnum}");
+    }
+
+    /// Debian's U-Boot for the AM335x is built with signatures, and so without legacy images.
+    #[test]
+    fn a_board_says_how_its_u_boot_wants_the_script() {
+        for (board, magic) in [
+            ("qemu-arm64", [0x27, 0x05, 0x19, 0x56]),
+            ("beaglebone-black", [0xd0, 0x0d, 0xfe, 0xed]),
+            ("orange-pi-pc-plus", [0xd0, 0x0d, 0xfe, 0xed]),
+        ] {
+            let made = make(&boards::find(board).unwrap(), 1 << 20, 0);
+            assert!(made.starts_with(&magic), "{board}");
+        }
     }
 
     /// `load` sets `filesize`: what loads the initramfs is the last before the start that tells its size.

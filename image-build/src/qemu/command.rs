@@ -13,6 +13,15 @@ pub(super) enum First<'a> {
     Kernel(&'a Loaded),
     /// A firmware, which loads by itself, after each reset again.
     Firmware(&'a Path),
+    /// The machine's boot ROM, which takes a loader from the card.
+    Card,
+    /// A loader with a device tree, where a firmware would have put both into memory.
+    Loader {
+        /// The loader.
+        file: &'a Path,
+        /// The device tree.
+        tree: &'a Path,
+    },
     /// The same in flash, beside its variables, which it writes.
     Flash {
         /// The firmware.
@@ -67,7 +76,9 @@ pub(super) fn command(config: &VmConfig, first: First<'_>, memory: &Path) -> Res
     if guarded {
         command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
     }
-    command.args(["-cpu", &qemu.cpu, "-m", &size.to_string()]);
+    let counter = qemu.counter.map(|rate| format!(",cntfrq={rate}"));
+    let cpu = format!("{}{}", qemu.cpu, counter.unwrap_or_default());
+    command.args(["-cpu", &cpu, "-m", &size.to_string()]);
     command.args([
         "-object",
         &format!(
@@ -124,6 +135,8 @@ fn begin(command: &mut Command, qemu: &Qemu, first: First<'_>) {
             };
             command.arg(option).arg(path)
         }
+        First::Card => command,
+        First::Loader { file, tree } => command.arg("-kernel").arg(file).arg("-dtb").arg(tree),
         First::Flash {
             code, variables, ..
         } => command.args([
@@ -144,14 +157,17 @@ fn disk_and_network(command: &mut Command, config: &VmConfig, qemu: &Qemu) {
         DiskCache::Unsafe => "unsafe",
     };
     if config.ram.is_none() {
+        let interface = if qemu.disk.is_some() { "none" } else { "sd" };
         command.args([
             "-drive",
             &format!(
-                "if=none,id=disk,format=raw,cache={cache},file={}",
+                "if={interface},id=disk,format=raw,cache={cache},file={}",
                 quoted(&config.disk)
             ),
         ]);
-        command.args(["-device", &format!("{},drive=disk", qemu.disk)]);
+    }
+    if let (Some(disk), None) = (&qemu.disk, &config.ram) {
+        command.args(["-device", &format!("{disk},drive=disk")]);
     }
 
     let forwards: String = config
@@ -159,19 +175,20 @@ fn disk_and_network(command: &mut Command, config: &VmConfig, qemu: &Qemu) {
         .iter()
         .map(|forward| format!(",hostfwd=tcp:127.0.0.1:{}-:{}", forward.host, forward.guest))
         .collect();
+    let Some(network) = &qemu.network else {
+        command.args(["-nic", &format!("user{forwards}")]);
+        return;
+    };
     command.args(["-netdev", &format!("user,id=net{forwards}")]);
     // No network boot: its ROM is not in every package of QEMU, and no loader here asks for one.
-    command.args(["-device", &format!("{},netdev=net,romfile=", qemu.network)]);
+    command.args(["-device", &format!("{network},netdev=net,romfile=")]);
     for card in 1..=config.more_cards {
-        let network = u16::from(card) + 2;
+        let number = u16::from(card) + 2;
         command.args([
             "-netdev",
-            &format!("user,id=net{card},net=10.0.{network}.0/24"),
+            &format!("user,id=net{card},net=10.0.{number}.0/24"),
         ]);
-        command.args([
-            "-device",
-            &format!("{},netdev=net{card},romfile=", qemu.network),
-        ]);
+        command.args(["-device", &format!("{network},netdev=net{card},romfile=")]);
     }
 }
 
@@ -192,7 +209,31 @@ fn sticks(command: &mut Command, config: &VmConfig) {
 
 /// The serial console, the control port and QEMU's monitor.
 fn consoles(command: &mut Command, config: &VmConfig, qemu: &Qemu, control: &Path) {
-    command.args(["-device", &qemu.random, "-device", &qemu.serial_bus]);
+    if let Some(random) = &qemu.random {
+        command.args(["-device", random]);
+    }
+    if let Some(bus) = &qemu.serial_bus {
+        control_port(command, bus, control);
+    }
+    command.args([
+        "-chardev",
+        &format!("socket,id=monitor,path={}", quoted(&monitor_socket(config))),
+    ]);
+    command.args(["-mon", "chardev=monitor,mode=control"]);
+    for _ in 0..qemu.console_port {
+        command.args(["-serial", "null"]);
+    }
+    command.args([
+        "-serial",
+        match config.console {
+            Console::Events => "stdio",
+            Console::Terminal => "mon:stdio",
+        },
+    ]);
+}
+
+fn control_port(command: &mut Command, bus: &str, control: &Path) {
+    command.args(["-device", bus]);
     command.args([
         "-chardev",
         &format!(
@@ -203,17 +244,5 @@ fn consoles(command: &mut Command, config: &VmConfig, qemu: &Qemu, control: &Pat
     command.args([
         "-device",
         "virtserialport,chardev=control,name=kedge.control",
-    ]);
-    command.args([
-        "-chardev",
-        &format!("socket,id=monitor,path={}", quoted(&monitor_socket(config))),
-    ]);
-    command.args(["-mon", "chardev=monitor,mode=control"]);
-    command.args([
-        "-serial",
-        match config.console {
-            Console::Events => "stdio",
-            Console::Terminal => "mon:stdio",
-        },
     ]);
 }

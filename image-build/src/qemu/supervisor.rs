@@ -7,6 +7,7 @@
 //! With a firmware there is nothing to load, and QEMU is started once: it goes on after a reset, of which the monitor
 //! tells at once.
 
+use super::card;
 use super::command::{First, command, monitor_socket};
 use super::loader;
 use super::memory::Memory;
@@ -44,6 +45,8 @@ struct Inner {
     monitor: Option<UnixStream>,
     /// Killed by its owner: it is not started again.
     killed: bool,
+    /// The next reset is by our hand, in place of a circuit that QEMU has not.
+    pressed: bool,
 }
 
 impl Shared {
@@ -70,6 +73,22 @@ impl Shared {
             command,
             arguments,
         )
+    }
+
+    /// Presses the reset button for a guest that asked to be reset.
+    fn press(&self) {
+        self.lock().pressed = true;
+        // A machine that is gone needs no reset.
+        self.monitor("system_reset", None).ok();
+    }
+
+    /// Whose reset it was.
+    fn asked(&self, cause: ResetCause) -> ResetCause {
+        let pressed = std::mem::take(&mut self.lock().pressed);
+        match cause {
+            ResetCause::Host if pressed => ResetCause::Guest,
+            ResetCause::Host | ResetCause::Guest | ResetCause::Watchdog => cause,
+        }
     }
 
     pub(super) fn kill(&self) -> std::io::Result<()> {
@@ -130,7 +149,7 @@ fn supervise(
 ) -> Ending {
     loop {
         let said = qmp::listen(run.monitor, |cause| {
-            events.send(Event::Reset(cause)).ok();
+            events.send(Event::Reset(shared.asked(cause))).ok();
         });
         let status = match shared.reap() {
             Ok(status) => status,
@@ -168,7 +187,14 @@ fn supervise(
 
 /// What the host loads, after `reset` if there was one; nothing if a firmware does.
 fn loaded(config: &VmConfig, reset: Option<ResetCause>) -> Result<Option<Loaded>> {
+    let qemu = config.board.qemu.as_ref();
     if let Some(folder) = &config.ram {
+        if qemu.is_some_and(|qemu| qemu.disk.is_none()) {
+            bail!(
+                "QEMU's machine of the board {} starts from its card alone",
+                config.board.name
+            );
+        }
         let loaded = loader::without_disk(folder)?.after(reset);
         return prepared(config, loaded.with(&config.arguments)).map(Some);
     }
@@ -237,6 +263,52 @@ fn once(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     made
 }
 
+/// What a machine begins with by itself.
+struct Own {
+    firmware: Option<Firmware>,
+    variables: Option<PathBuf>,
+    /// A loader and its device tree.
+    from_card: Option<(PathBuf, PathBuf)>,
+    has_rom: bool,
+    host_resets: bool,
+}
+
+impl Own {
+    fn of(config: &VmConfig) -> Result<Self> {
+        let qemu = config.board.qemu.as_ref();
+        let secure = config.secure_boot.is_some();
+        let firmware = qemu.map(|qemu| Firmware::of(qemu, secure));
+        let firmware = firmware.transpose()?.flatten();
+        let kept = firmware.as_ref().and_then(|has| has.variables.as_deref());
+        let kept = kept.map(|fresh| variables(config, fresh)).transpose()?;
+        let names = qemu.and_then(|qemu| qemu.loader.as_ref());
+        let from_card = names.map(|names| card::loader(&config.disk, names, &config.folder));
+        Ok(Self {
+            firmware,
+            variables: kept,
+            from_card: from_card.transpose()?,
+            has_rom: qemu.is_some_and(|qemu| qemu.boot_rom.is_some()),
+            host_resets: qemu.is_some_and(|qemu| qemu.host_resets),
+        })
+    }
+
+    fn first(&self, config: &VmConfig) -> Result<First<'_>> {
+        match (&self.firmware, &self.from_card) {
+            (Some(firmware), _) => Ok(match &self.variables {
+                Some(variables) => First::Flash {
+                    code: &firmware.code,
+                    variables,
+                    secure: config.secure_boot.is_some(),
+                },
+                None => First::Firmware(&firmware.code),
+            }),
+            (None, Some((file, tree))) => Ok(First::Loader { file, tree }),
+            (None, None) if self.has_rom => Ok(First::Card),
+            (None, None) => bail!("the board {} has no firmware for QEMU", config.board.name),
+        }
+    }
+}
+
 fn boot(
     config: &VmConfig,
     memory: &Memory,
@@ -245,23 +317,11 @@ fn boot(
     events: &Sender<Event>,
 ) -> Result<Run> {
     let loaded = loaded(config, reset)?;
-    let qemu = config.board.qemu.as_ref();
-    let secure = config.secure_boot.is_some();
-    let firmware = qemu.map(|qemu| Firmware::of(qemu, secure));
-    let firmware = firmware.transpose()?.flatten();
-    let kept = firmware.as_ref().and_then(|has| has.variables.as_deref());
-    let kept = kept.map(|fresh| variables(config, fresh)).transpose()?;
-    let first = match (&loaded, &firmware) {
-        (Some(loaded), _) => First::Kernel(loaded),
-        (None, Some(firmware)) => match &kept {
-            Some(variables) => First::Flash {
-                code: &firmware.code,
-                variables,
-                secure,
-            },
-            None => First::Firmware(&firmware.code),
-        },
-        (None, None) => bail!("the board {} has no firmware for QEMU", config.board.name),
+    card::prepare(&config.board, &config.disk)?;
+    let own = Own::of(config)?;
+    let first = match &loaded {
+        Some(loaded) => First::Kernel(loaded),
+        None => own.first(config)?,
     };
     let socket = monitor_socket(config);
     std::fs::remove_file(&socket).ok();
@@ -278,11 +338,13 @@ fn boot(
     if let Some(loaded) = &loaded {
         events.send(Event::Booted(loaded.slot)).ok();
     }
-    let says_slots = loaded.is_none();
-    let lines = child
-        .stdout
-        .take()
-        .map(|output| read_lines(output, events.clone(), says_slots));
+    let listener_of = |output| Lines {
+        output,
+        events: events.clone(),
+        says_slots: loaded.is_none(),
+        presses: own.host_resets.then(|| Arc::clone(shared)),
+    };
+    let lines = child.stdout.take().map(listener_of).map(Lines::read);
     let complaints = child.stderr.take();
     let complaints = thread::spawn(move || complaints.map(read_all).unwrap_or_default());
     let monitor = match call_back(&listener, &mut child) {
@@ -335,25 +397,59 @@ fn call_back(listener: &UnixListener, child: &mut Child) -> Result<UnixStream> {
     }
 }
 
-/// Console lines as events; if the loader `says_slots`, also what it says of them.
-fn read_lines(output: ChildStdout, events: Sender<Event>, says_slots: bool) -> JoinHandle<()> {
-    thread::spawn(move || {
-        let mut output = BufReader::new(output);
-        let mut line = Vec::new();
-        // A guest that never ends a line must not fill the host's memory.
-        while matches!(
-            output.by_ref().take(64 * 1024).read_until(b'\n', &mut line),
-            Ok(1..)
-        ) {
-            let text = String::from_utf8_lossy(&line);
-            let text = text.trim_end_matches(['\r', '\n']);
-            events.send(Event::Line(text.to_owned())).ok();
-            if says_slots && let Some(slot) = boot_script::started(text) {
-                events.send(Event::Booted(slot)).ok();
+/// The console, as it is read.
+struct Lines {
+    output: ChildStdout,
+    events: Sender<Event>,
+    /// Whether the loader says which slot it starts.
+    says_slots: bool,
+    /// Where nothing resets the machine: whoever presses its button.
+    presses: Option<Arc<Shared>>,
+}
+
+impl Lines {
+    /// Console lines as events, and what follows from them.
+    fn read(self) -> JoinHandle<()> {
+        thread::spawn(move || {
+            let mut output = BufReader::new(self.output);
+            let mut line = Vec::new();
+            // A guest that never ends a line must not fill the host's memory.
+            while matches!(
+                output.by_ref().take(64 * 1024).read_until(b'\n', &mut line),
+                Ok(1..)
+            ) {
+                let text = String::from_utf8_lossy(&line);
+                let text = text.trim_end_matches(['\r', '\n']);
+                self.events.send(Event::Line(text.to_owned())).ok();
+                if self.says_slots
+                    && let Some(slot) = boot_script::started(text)
+                {
+                    self.events.send(Event::Booted(slot)).ok();
+                }
+                if let (Some(shared), Some(wait)) = (&self.presses, resets_after(text)) {
+                    let shared = Arc::clone(shared);
+                    thread::spawn(move || {
+                        thread::sleep(wait);
+                        shared.press();
+                    });
+                }
+                line.clear();
             }
-            line.clear();
-        }
-    })
+        })
+    }
+}
+
+/// When a machine would be reset whose software says this: a kernel as its last word, one that panicked a second later, or U-Boot
+/// (Linux `kernel/reboot.c` and `kernel/panic.c`; U-Boot `do_reset`).
+fn resets_after(line: &str) -> Option<Duration> {
+    let seconds = if line.contains("reboot: Restarting system") || line == "resetting ..." {
+        0
+    } else if line.ends_with("Rebooting in 1 seconds..") {
+        2
+    } else {
+        return None;
+    };
+    Some(Duration::from_secs(seconds))
 }
 
 /// The last 16 KiB of what QEMU says on standard error.
@@ -371,6 +467,20 @@ fn read_all(mut output: impl Read) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reset_by_our_hand_is_the_guests_once() {
+        let shared = Shared::default();
+        assert_eq!(shared.asked(ResetCause::Host), ResetCause::Host);
+        shared.press();
+        assert_eq!(shared.asked(ResetCause::Host), ResetCause::Guest);
+        assert_eq!(shared.asked(ResetCause::Host), ResetCause::Host);
+        let after = |line| resets_after(line).map(|wait| wait.as_secs());
+        assert_eq!(after("[    7.25] reboot: Restarting system"), Some(0));
+        assert_eq!(after("resetting ..."), Some(0));
+        assert_eq!(after("[    7.25] Rebooting in 1 seconds.."), Some(2));
+        assert_eq!(after("[    7.25] reboot: Power down"), None);
+    }
 
     #[test]
     fn what_is_cut_off_is_made_again() {

@@ -353,6 +353,65 @@ fn a_firmware_that_another_one_starts_is_a_kernel_to_qemu() {
 }
 
 #[test]
+fn a_machine_with_a_card_and_its_own_peripherals_is_given_no_others() {
+    let mut config = VmConfig {
+        board: kedge_board_support::boards::find("orange-pi-pc-plus").unwrap(),
+        ..config()
+    };
+    config.forwards.push(Forward {
+        host: 8080,
+        guest: 80,
+    });
+    let line = |config: &VmConfig, first| {
+        crate::process::line(&command::command(config, first, Path::new("/m")).unwrap())
+    };
+    let plain = line(&config, First::Card);
+    for part in [
+        "-cpu cortex-a7,cntfrq=24000000 -m 1024",
+        "-drive if=sd,id=disk,format=raw,",
+        "-nic user,hostfwd=tcp:127.0.0.1:8080-:80",
+        "-serial stdio",
+    ] {
+        assert!(plain.contains(part), "{part} is not in {plain}");
+    }
+    for part in [
+        "-device",
+        "-kernel",
+        "-bios",
+        "-netdev",
+        "kedge.control",
+        "null",
+    ] {
+        assert!(!plain.contains(part), "{part} is in {plain}");
+    }
+    if let Some(qemu) = &mut config.board.qemu {
+        qemu.console_port = 1;
+    }
+    let first = First::Loader {
+        file: Path::new("/u-boot.bin"),
+        tree: Path::new("/pi.dtb"),
+    };
+    let other = line(&config, first);
+    for part in [
+        "-kernel /u-boot.bin -dtb /pi.dtb ",
+        "-serial null -serial stdio",
+    ] {
+        assert!(other.contains(part), "{part} is not in {other}");
+    }
+}
+
+#[test]
+fn what_has_its_loader_on_a_card_starts_without_a_disk_nowhere() {
+    let config = VmConfig {
+        board: kedge_board_support::boards::find("orange-pi-pc-plus").unwrap(),
+        ram: Some("/tmp/ram".into()),
+        ..config()
+    };
+    let error = supervisor::start(config).unwrap_err().to_string();
+    assert!(error.contains("from its card alone"), "{error}");
+}
+
+#[test]
 fn a_firmware_in_flash_writes_its_variables_alone() {
     let config = VmConfig {
         board: kedge_board_support::boards::find("pc-x86-64").unwrap(),

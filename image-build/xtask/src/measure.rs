@@ -112,8 +112,11 @@ fn suits(what: What, board: &Board) -> Result<()> {
         ),
         What::Size => {}
         What::Boot | What::Memory => ensure!(
-            board.qemu.is_some(),
-            "no emulation plays {}: it has no [qemu] table",
+            board
+                .qemu
+                .as_ref()
+                .is_some_and(|qemu| qemu.serial_bus.is_some()),
+            "no emulation plays {} with a control port: it has no qemu.serial-bus",
             board.name
         ),
     }

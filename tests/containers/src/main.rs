@@ -3,6 +3,7 @@
 //! It says what it sees and what it is refused ([`facts`]), misbehaves on request, and answers over HTTP ([`serve`]).
 //! It never decides whether what it sees is right: that is the tests' work, on the host.
 
+mod bridge;
 mod escapes;
 mod executed;
 mod facts;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         "leave" => return leave(),
         "lock" => lock(number(&arguments, 1)),
         "polite" => return polite(&arguments),
+        "bridge" => return bridge::run(number(&arguments, 1)),
         "serve" => return serve::run(number(&arguments, 1)),
         other => {
             say(&format!("unknown: {other}"));

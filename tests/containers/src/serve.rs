@@ -74,7 +74,7 @@ pub(crate) fn run(port: u64) -> ExitCode {
     clippy::exit,
     reason = "the thread that listens for connections cannot be told otherwise"
 )]
-fn end() -> ! {
+pub(crate) fn end() -> ! {
     std::process::exit(0)
 }
 

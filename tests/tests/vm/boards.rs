@@ -1,4 +1,4 @@
-//! Boards that QEMU does not play: their images, looked at with tools that share no code with what made them.
+//! Boards with firmware on their disk: their images, looked at with tools that share no code with what made them.
 //!
 //! They are in this tier since the device binary of each architecture is built for it anyway. What starts such an image is
 //! hardware, which no test here has: `docs/guides/integrator.md` says what to look at on it.
@@ -6,7 +6,7 @@
 use crate::built_for;
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards::firmware::{Place, tree_name};
-use kedge_board_support::boards::{self, Backend, Board};
+use kedge_board_support::boards::{self, Backend, Board, Script};
 use kedge_image_build::platform::Platform;
 use kedge_image_build::{debian, files, process};
 use kedge_tests::disk::Disk;
@@ -24,8 +24,9 @@ const SECTOR: u64 = 512;
 fn vm_real_boards_have_images_with_all_that_starts_them() -> Result<()> {
     debian::require(&["fdisk"], "read partition tables")?;
     let all = boards::all()?;
-    let real: Vec<&Board> = all.iter().filter(|board| board.qemu.is_none()).collect();
-    ensure!(!real.is_empty(), "there is no board but QEMU's");
+    let real = all.iter().filter(|board| !board.firmware.is_empty());
+    let real: Vec<&Board> = real.collect();
+    ensure!(real.len() >= 6, "there are no boards but QEMU's");
     for board in real {
         image(board).with_context(|| format!("the image of {}", board.name))?;
     }
@@ -78,6 +79,8 @@ fn image(board: &Board) -> Result<()> {
         }
     }
     loader(board, &disk)?;
+    let pieces: Result<Vec<Vec<u8>>> = platform.firmware.iter().map(part).collect();
+    takes_the_script(board, &pieces?)?;
     let kernel = disk.read_from_fat("slot-a", "kernel")?;
     ensure!(kernel == part(&platform.kernel)?, "another kernel");
     for (path, file) in board.boot.device_trees.iter().zip(&platform.device_trees) {
@@ -121,6 +124,23 @@ fn loader(board: &Board, disk: &Disk) -> Result<()> {
     ensure!(
         names.starts_with(&["boot", "slot-a", "slot-b"]),
         "{names:?}"
+    );
+    Ok(())
+}
+
+/// A U-Boot that takes the script in the wrapping that it has, by what it would say of one that is damaged (U-Boot
+/// `boot/image-board.c`, `image_locate_script`).
+fn takes_the_script(board: &Board, pieces: &[Vec<u8>]) -> Result<()> {
+    let words: &[u8] = match (board.boot.backend, board.boot.script) {
+        (Backend::UBoot, Script::Legacy) => b"Empty Script",
+        (Backend::UBoot, Script::Fit) => b"Could not find config",
+        (Backend::Direct | Backend::Uefi | Backend::Tryboot, _) => return Ok(()),
+    };
+    let has = |piece: &Vec<u8>| piece.windows(words.len()).any(|at| at == words);
+    ensure!(
+        pieces.iter().any(has),
+        "no U-Boot of it takes a script as {:?}",
+        board.boot.script
     );
     Ok(())
 }

@@ -278,7 +278,7 @@ const PANICS: [Case; 3] = [
     },
 ];
 
-fn vm_uboot_counts_a_trial_that_panics_and_goes_back(board: &str) -> Result<()> {
+pub(crate) fn vm_uboot_counts_a_trial_that_panics_and_goes_back(board: &str) -> Result<()> {
     let disk = fresh_disk(board)?;
     // The kernel finds no program to run, and panics. It is the last argument of a name that counts.
     disk.fill_slot_b("rdinit=/nonexistent")?;
