@@ -115,15 +115,7 @@ pub(crate) fn trials_of_a_slot(board: &str) -> Result<()> {
     checks.run(
         "one power cut in the first try does not roll back",
         &mut guest,
-        |guest| {
-            project.app("started", &["sleep"], "")?;
-            project.kernel_arguments("tests.kedge=4")?;
-            let boots = guest.boots();
-            push(&project, guest)?;
-            guest.wait_for_boot(boots + 1, BOOT)?;
-            guest.wait_for_control(BOOT)?;
-            guest.cut_power()
-        },
+        |guest| cut(&project, guest),
     );
     let mut guest = Guest::start_on(board, &disk, &[])?;
     checks.run("… and the next try is committed", &mut guest, |guest| {
@@ -147,6 +139,16 @@ pub(crate) fn trials_of_a_slot(board: &str) -> Result<()> {
         disk.check_data()
     });
     checks.finish(&mut guest)
+}
+
+fn cut(project: &Project, guest: &mut Guest) -> Result<()> {
+    project.app("started", &["sleep"], "")?;
+    project.kernel_arguments("tests.kedge=4")?;
+    let boots = guest.boots();
+    push(project, guest)?;
+    guest.wait_for_boot(boots + 1, BOOT)?;
+    guest.wait_for_control(BOOT)?;
+    guest.cut_power()
 }
 
 fn good(project: &Project, guest: &mut Guest) -> Result<()> {
