@@ -257,7 +257,7 @@ impl Driver {
             return Err("this device has no boot record".into());
         };
         let state = control.state();
-        let mut target = Target {
+        let target = Target {
             revision,
             parameters,
             slot: state.committed.slot,
@@ -281,8 +281,7 @@ impl Driver {
         };
         // Kernel and init of the trial may know more than we do: then its own init judges its content.
         if self.boot.needs_slot(&verified) {
-            target.slot = state.committed.slot.other();
-            offer.target = target;
+            offer.target.slot = state.committed.slot.other();
             return Ok(offer);
         }
         let side = self.boot.read_side(verified, target)?;
