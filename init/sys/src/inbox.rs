@@ -165,7 +165,16 @@ mod tests {
         let mut stream = TcpStream::connect(address).expect("connect");
         let (peer, _) = listener.accept().expect("accept");
         stream.set_nonblocking(true).expect("fcntl");
-        while stream.write(&[0; 65536]).is_ok() {}
+        // What the peer's buffer takes a moment later must not empty ours: full is what stays full.
+        let mut full = 0;
+        while full < 3 {
+            full += 1;
+            if stream.write(&[0; 65536]).is_ok() {
+                full = 0;
+            } else {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
         set_socket_linger(&stream, Some(LINGER)).expect("SO_LINGER");
         (stream, peer)
     }

@@ -174,12 +174,15 @@ mod tests {
 
     #[test]
     fn the_agent_is_told_by_itself_and_in_the_sum() {
-        let status = json!({"processes": [
+        let status = json!({"memory": {"available": 5_000_000}, "processes": [
             {"name": "init", "pid": 1, "pss": 300_000},
             {"name": "agent", "pid": 30, "pss": 500_000},
         ]});
         let sample = sample(&status).unwrap();
         assert_eq!((sample.agent, sample.system), (500_000, 800_000));
-        super::sample(&json!({"processes": [{"name": "init", "pss": 1}]})).unwrap_err();
+        super::sample(
+            &json!({"memory": {"available": 1}, "processes": [{"name": "init", "pss": 1}]}),
+        )
+        .unwrap_err();
     }
 }
