@@ -113,14 +113,7 @@ pub fn compose(
     let root = project.trust_root()?;
     let definitions = project.containers()?;
     let containers = containers(project, &definitions)?;
-    let mut store = Objects {
-        project,
-        places: BTreeMap::new(),
-        kinds: BTreeMap::new(),
-    };
-    for layer in containers.values().flat_map(|container| &container.layers) {
-        store.add_existing(*layer, ObjectKind::Layer)?;
-    }
+    let mut store = Objects::of(project, &containers)?;
     let phrase = passphrases.secure_boot(project);
     let signer = secure_boot::Signer::of(project, &phrase)?.map(Arc::new);
     let platform = Parted::load(project, platform)?;
@@ -398,7 +391,20 @@ struct Objects<'a> {
     kinds: BTreeMap<ObjectId, Object>,
 }
 
-impl Objects<'_> {
+impl<'a> Objects<'a> {
+    /// With the layers of all containers.
+    fn of(project: &'a Project, containers: &BTreeMap<Name, Container>) -> Result<Self> {
+        let mut objects = Self {
+            project,
+            places: BTreeMap::new(),
+            kinds: BTreeMap::new(),
+        };
+        for layer in containers.values().flat_map(|container| &container.layers) {
+            objects.add_existing(*layer, ObjectKind::Layer)?;
+        }
+        Ok(objects)
+    }
+
     /// An object that is in the project's folder; its bytes are measured again, since a disk may have changed them.
     fn add_existing(&mut self, id: ObjectId, kind: ObjectKind) -> Result<()> {
         if self.kinds.contains_key(&id) {

@@ -81,7 +81,7 @@ fn kind(kind: FileType) -> &'static str {
 /// # Errors
 /// The folder cannot be made or written, or [`target`] refuses it.
 pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
-    put(path, bytes.as_ref(), 0o666)
+    put(path, bytes.as_ref(), 0o666, false)
 }
 
 /// As [`write`], with mode 0600: the file is never open to others, not even for the moment before a change of mode.
@@ -89,10 +89,18 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
 /// # Errors
 /// As [`write`].
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    put(path, bytes, 0o600)
+    put(path, bytes, 0o600, true)
 }
 
-fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+/// [`write`], on the disk with its name when it returns: for what cannot be made again.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_lasting(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
+    put(path, bytes.as_ref(), 0o666, true)
+}
+
+fn put(path: &Path, bytes: &[u8], mode: u32, lasting: bool) -> Result<()> {
     replace(path, |new| {
         let write = || -> std::io::Result<()> {
             let mut file = fs::File::options()
@@ -101,15 +109,17 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
                 .mode(mode)
                 .open(new)?;
             file.write_all(bytes)?;
-            // A secret is made once; whatever else there is can be made again.
-            if mode == 0o600 {
-                file.sync_all()
-            } else {
-                Ok(())
-            }
+            if lasting { file.sync_all() } else { Ok(()) }
         };
         write().with_context(|| format!("cannot write {}", path.display()))
-    })
+    })?;
+    if lasting {
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        let folder = folder.unwrap_or(Path::new("."));
+        let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
+        synced.with_context(|| format!("cannot sync {}", folder.display()))?;
+    }
+    Ok(())
 }
 
 /// Puts what `make` makes under another name in the place of `path`, or leaves nothing of it.

@@ -23,15 +23,7 @@ pub fn check(project: &Project) -> Result<Content> {
     let root = project.trust_root()?;
     let definitions = project.containers()?;
     let containers = containers(project, &definitions)?;
-    let mut store = Objects {
-        project,
-        places: BTreeMap::new(),
-        kinds: BTreeMap::new(),
-    };
-    for layer in containers.values().flat_map(|container| &container.layers) {
-        store.add_existing(*layer, ObjectKind::Layer)?;
-    }
-    let mut objects = store.kinds;
+    let mut objects = Objects::of(project, &containers)?.kinds;
     let mut stand_in = |kind, words: &[u8]| {
         let id = verity::digest(words);
         objects.insert(id, Object { size: 1, kind });

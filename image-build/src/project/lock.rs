@@ -76,7 +76,8 @@ impl Lock {
     /// It cannot be written.
     pub fn write(&self, project: &Path) -> Result<()> {
         let text = toml::to_string(self).context("cannot write kedge.lock as TOML")?;
-        files::write(&project.join(Self::FILE), format!("{HEADER}{text}"))
+        // Before anything that has the counter leaves this machine: what has left must not be outlived by an older lock.
+        files::write_lasting(&project.join(Self::FILE), format!("{HEADER}{text}"))
     }
 
     /// The lock of a revision with this fingerprint, by the rule above.
