@@ -20,7 +20,7 @@ fn vm_mipsel_smoke() -> Result<()> {
 
 /// The least machine that README promises, and what it is for: containers run, and another slot is tried and committed.
 #[test]
-fn vm_mipsel_lives_in_32_mib() -> Result<()> {
+fn vm_mipsel_smoke_in_32_mib() -> Result<()> {
     let (project, disk) = crate::built_trials_for(BOARD)?;
     let board = boards::find(BOARD)?;
     let mut config = VmConfig::new(board, disk.path(), &disk.folder().join("vm"));
