@@ -14,8 +14,8 @@ const DIRECTORY: &str = "/modules";
 /// Loads what the list names; without a list there is nothing to do.
 ///
 /// # Errors
-/// The first module that cannot be loaded; those after it are tried all the same, since the
-/// missing one may be for a device that this machine lacks.
+/// The first module that cannot be loaded; those after it are tried all the same, since what that one drives
+/// may not be needed. One whose device this machine lacks is no error: an image for PCs has drivers for several.
 pub(crate) fn load() -> Result<(), Error> {
     let directory = Path::new(DIRECTORY);
     let Some(list) = files::read_if_there(&directory.join("list"), 16 * 1024)? else {

@@ -255,7 +255,9 @@ fn vm_secure_boot_refuses_what_somebody_else_put_there() -> Result<()> {
     });
     // Nobody whom the firmware trusts has signed it: it would start with anybody's initramfs.
     checks.run("the kernel alone is not started", &mut guest, |guest| {
+        guest.cut_power()?;
         disk.write_to_fat("boot", PROGRAM, &owner.file("kernel")?)?;
+        *guest = owner.start()?;
         denied(guest)
     });
     checks.run(
@@ -266,7 +268,9 @@ fn vm_secure_boot_refuses_what_somebody_else_put_there() -> Result<()> {
             let place = loader.windows(5).position(|bytes| bytes == b"oops=");
             let byte = place.and_then(|place| loader.get_mut(place));
             *byte.context("the loader does not hold the board's arguments")? = b'O';
+            guest.cut_power()?;
             disk.write_to_fat("boot", PROGRAM, &loader)?;
+            *guest = owner.start()?;
             denied(guest)
         },
     );
@@ -296,13 +300,11 @@ fn vm_secure_boot_statements_tell_damage_where_it_is_off() -> Result<()> {
     checks.finish(&mut guest)
 }
 
-/// Resets the machine, whose firmware refuses what is in the loader's place, and goes on to the network without a look at its copy.
+/// A machine that was just switched on, whose firmware refuses what is in the loader's place, and goes on to the network without
+/// a look at its copy. (Each begins switched off: a reset while the firmware asks the network can leave OVMF silent.)
 fn denied(guest: &mut Guest) -> Result<()> {
-    let boots = guest.boots();
-    let (refused, gone_on) = (guest.count("Access Denied"), guest.count("Start PXE"));
-    guest.press_reset()?;
-    guest.expect_more("Access Denied", refused, SOON)?;
-    guest.expect_more("Start PXE", gone_on, SOON)?;
-    ensure!(guest.boots() == boots, "something was started");
+    guest.expect("Access Denied", SOON)?;
+    guest.expect("Start PXE", SOON)?;
+    ensure!(guest.boots() == 0, "something was started");
     Ok(())
 }
