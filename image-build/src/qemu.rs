@@ -74,6 +74,8 @@ pub struct VmConfig {
     /// Images of removable disks on a SCSI bus, which are not written; none: the machine has no such bus, and nothing can be
     /// plugged in.
     pub sticks: Option<Vec<PathBuf>>,
+    /// Further devices, in QEMU's words (`-device`), before the disk: what a disk or card of another kind hangs on.
+    pub devices: Vec<String>,
     /// A certificate in PEM: the firmware begins with it alone, and with Secure Boot on. None: it is off.
     pub secure_boot: Option<PathBuf>,
     /// A provisioning for the device, a file that QEMU reads at each start.
@@ -108,6 +110,7 @@ impl VmConfig {
             date: None,
             more_cards: 0,
             sticks: None,
+            devices: Vec::new(),
             secure_boot: None,
             provision: None,
             arguments: String::new(),

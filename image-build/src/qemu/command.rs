@@ -152,6 +152,9 @@ fn begin(command: &mut Command, qemu: &Qemu, first: First<'_>) {
 }
 
 fn disk_and_network(command: &mut Command, config: &VmConfig, qemu: &Qemu) {
+    for device in &config.devices {
+        command.args(["-device", device]);
+    }
     let cache = match config.disk_cache {
         DiskCache::WriteBack => "writeback",
         DiskCache::Unsafe => "unsafe",

@@ -25,6 +25,7 @@ mod mipsel;
 mod network;
 mod oci;
 mod operator;
+mod pc;
 mod pools;
 mod ram;
 mod secure_boot;
