@@ -55,6 +55,8 @@ const FLAGS: [&str; 9] = [
 ];
 /// LLVM has it for x86, ARM and RISC-V, not for MIPS.
 const OUTLINER: &str = "-Cllvm-args=--enable-machine-outliner=always";
+/// What a function calls last it jumps to, as on the other architectures; LLVM leaves it off on MIPS.
+const TAIL_CALLS: &str = "-Cllvm-args=-mips-tail-calls=1";
 
 /// What of Zig's C library does not work on MIPS.
 const MIPS: &str = include_str!("toolchain/mips.c");
@@ -66,6 +68,8 @@ struct Target<'a> {
     zig: &'static str,
     /// Which of [`FLAGS`] it does not take.
     without: &'static [&'static str],
+    /// What it takes beside them.
+    and: &'static [&'static str],
     /// Whether the crate `libc` must be told that the time has 64 bits, as musl has had it since 1.2: it takes 32 else,
     /// which end in 2038.
     narrow_time: bool,
@@ -80,6 +84,7 @@ impl<'a> Target<'a> {
             rust,
             zig,
             without: &[],
+            and: &[],
             narrow_time,
             instead: None,
         };
@@ -90,6 +95,7 @@ impl<'a> Target<'a> {
             "riscv64gc-unknown-linux-musl" => usual("riscv64-linux-musl", false),
             "mipsel-unknown-linux-musl" => Self {
                 without: &[OUTLINER],
+                and: &[TAIL_CALLS],
                 instead: Some(MIPS),
                 ..usual("mipsel-linux-musleabi", true)
             },
@@ -100,7 +106,7 @@ impl<'a> Target<'a> {
     /// All flags of the compiler's that do not name a folder.
     fn flags(&self) -> Vec<String> {
         let all = FLAGS.iter().filter(|flag| !self.without.contains(flag));
-        all.map(|flag| (*flag).to_owned()).collect()
+        all.chain(self.and).map(|flag| (*flag).to_owned()).collect()
     }
 }
 

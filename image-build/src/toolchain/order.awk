@@ -39,6 +39,7 @@ $2 ~ /^[tT]$/ && match($3, /Cs[0-9A-Za-z]+_[0-9]/) {
 
 END {
     # Assembler and C of `ring` have one section each file.
-    # Nothing unwinds: what assembler and C bring of tables for that is 16 kB that nobody reads.
-    printf "SECTIONS {\n /DISCARD/ : { *(.eh_frame) *(.ARM.exidx*) *(.ARM.extab*) }\n .text.seldom : {\n%s }\n .text.agent : {\n%s *libring*(.text .text.*)\n }\n}\nINSERT AFTER .text;\n", seldom, agent
+    # Nothing unwinds: what assembler and C bring of tables for that is 16 kB that nobody reads. Nor does a debugger read where
+    # MIPS's functions keep their registers (`.pdr`): 197 kB, which stripping leaves in the file.
+    printf "SECTIONS {\n /DISCARD/ : { *(.eh_frame) *(.ARM.exidx*) *(.ARM.extab*) *(.pdr) *(.mdebug*) }\n .text.seldom : {\n%s }\n .text.agent : {\n%s *libring*(.text .text.*)\n }\n}\nINSERT AFTER .text;\n", seldom, agent
 }
