@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -152,6 +152,53 @@ pub fn run_visibly(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// As [`run_visibly`], and `see` is shown each piece of the standard output as well.
+///
+/// # Errors
+/// As [`run_visibly`]; or its output cannot be read, or not be written on.
+pub fn run_seen(command: &mut Command, see: &mut dyn FnMut(&[u8])) -> Result<()> {
+    run_shown(command, &mut std::io::stdout(), see)
+}
+
+fn run_shown(command: &mut Command, out: &mut dyn Write, see: &mut dyn FnMut(&[u8])) -> Result<()> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", line(command)))?;
+    let shown = child.stdout.take().map(|from| show(from, out, see));
+    let status = child
+        .wait()
+        .with_context(|| format!("cannot wait for `{}`", line(command)))?;
+    shown
+        .transpose()
+        .with_context(|| format!("cannot show what `{}` prints", line(command)))?;
+    if !status.success() {
+        bail!("`{}` ended with {status}", line(command));
+    }
+    Ok(())
+}
+
+fn show(
+    mut from: impl Read,
+    out: &mut dyn Write,
+    see: &mut dyn FnMut(&[u8]),
+) -> std::io::Result<()> {
+    let mut bytes = [0; 8192];
+    loop {
+        let read = match from.read(&mut bytes) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        let Some(piece @ [_, ..]) = bytes.get(..read) else {
+            return Ok(());
+        };
+        see(piece);
+        out.write_all(piece)?;
+        out.flush()?;
+    }
+}
+
 /// The first executable of that name in `PATH`.
 #[must_use]
 pub fn find(name: &str) -> Option<PathBuf> {
@@ -214,6 +261,20 @@ mod tests {
         );
         assert_eq!(output_up_to(&mut Command::new("echo"), 0).unwrap(), None);
         output_up_to(&mut Command::new("false"), 5).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_shown_is_seen() {
+        let (mut shown, mut seen) = (Vec::new(), Vec::new());
+        let mut see = |bytes: &[u8]| seen.extend_from_slice(bytes);
+        run_shown(Command::new("echo").arg("one"), &mut shown, &mut see).unwrap();
+        let mut fails = Command::new("sh");
+        fails.args(["-c", "echo two; exit 3"]);
+        run_shown(&mut fails, &mut shown, &mut see).unwrap_err();
+        assert_eq!(
+            (shown.as_slice(), seen.as_slice()),
+            (&b"one\ntwo\n"[..], &b"one\ntwo\n"[..])
+        );
     }
 
     #[test]

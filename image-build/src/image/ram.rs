@@ -54,18 +54,19 @@ pub struct RamReport {
     pub memory: u64,
 }
 
-/// Makes the pair in the folder `out`; `say` is told what goes on.
+/// Makes the pair in the folder `out`; `say` is told what goes on. Our own kernels have loop devices built in, whatever the
+/// board's file says of those of a distribution.
 ///
 /// # Errors
-/// As [`super::build`]; or the board's kernel has no loop devices, or the layers are too large for a disk in memory.
-pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Result<RamReport> {
+/// As [`super::build`]; or the board's kernel has no loop devices, its slots have more files than a pair, or the layers are too
+/// large for a disk in memory.
+pub fn build(
+    plan: &ImagePlan<'_>,
+    has_own_kernel: bool,
+    out: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<RamReport> {
     let name = &plan.board.name;
-    let kernel = &plan.board.kernel;
-    // Our own kernels have them built in.
-    ensure!(
-        kernel.package.is_none() || kernel.modules.iter().any(|module| module == MODULE),
-        "the kernel of the board {name} may have no loop devices, which a disk in memory is attached to\nhelp: add \"{MODULE}\" to kernel.modules of the board"
-    );
     let files = &plan.revision.envelope().boot.files;
     ensure!(
         files.is_empty(),
@@ -75,6 +76,16 @@ pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Res
             .map(ToString::to_string)
             .collect::<Vec<_>>()
             .join(", ")
+    );
+    ensure!(
+        has_own_kernel
+            || plan
+                .board
+                .kernel
+                .modules
+                .iter()
+                .any(|module| module == MODULE),
+        "the kernel of the board {name} may have no loop devices, which a disk in memory is attached to\nhelp: add \"{MODULE}\" to kernel.modules of the board, or take our own kernel (--kernel own)"
     );
     let mut board = plan.board.clone();
     board.partitions.data = data_size(plan)?;

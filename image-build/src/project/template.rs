@@ -87,7 +87,7 @@ hubs = {hubs}
 disk-max = "8MiB"          # all containers and the kernel together
 
 [commit]
-window = "60s"             # all goals must hold so long before a revision is kept
+window = "60s"             # of a trial: at its end all goals must hold, and have held for half of it
 hub = "if-reachable-before" # or "never"
 "#
     )

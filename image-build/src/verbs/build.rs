@@ -100,7 +100,7 @@ impl Build {
             composition,
             own_kernel,
         } = self.composing.compose(scene)?;
-        let plan = Plan::of(&composition, &board);
+        let plan = Plan::of(&composition, &board, own_kernel);
         let made = if self.revision_only {
             Made::default()
         } else {
@@ -150,11 +150,12 @@ impl Build {
 struct Plan<'a> {
     composition: &'a Composition,
     board: &'a Board,
+    own_kernel: bool,
     roots: Vec<RootDocument<'a>>,
 }
 
 impl<'a> Plan<'a> {
-    fn of(composition: &'a Composition, board: &'a Board) -> Self {
+    fn of(composition: &'a Composition, board: &'a Board, own_kernel: bool) -> Self {
         let newest = (
             composition.root.document.as_slice(),
             composition.root.signatures.as_slice(),
@@ -167,6 +168,7 @@ impl<'a> Plan<'a> {
         Self {
             composition,
             board,
+            own_kernel,
             roots: (1_u32..)
                 .zip(older.chain([newest]))
                 .map(|(version, (document, signatures))| RootDocument {
@@ -205,7 +207,7 @@ fn make_image(scene: &Scene, plan: &Plan<'_>, out: &Path) -> Result<ImageReport>
 
 fn make_ram(scene: &Scene, plan: &Plan<'_>, out: &Path) -> Result<RamReport> {
     let bar = scene.output.spinner("making a kernel and an initramfs");
-    let report = ram::build(&plan.image(), out, &mut |step| {
+    let report = ram::build(&plan.image(), plan.own_kernel, out, &mut |step| {
         bar.set_message(step.to_owned());
     });
     bar.finish_and_clear();

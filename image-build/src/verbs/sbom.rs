@@ -9,11 +9,11 @@ use kedge_revision::{json, revision, verity};
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Write a bill of materials of the project's last build: each container with the packages that its databases list (dpkg,
-/// apk) and its layers, the kernel with its version, and the crates of the device binary. Nothing is run; the same
-/// revision gives the same bytes.
+/// Write a bill of materials of the project's last build: each container with its layers and the packages that are listed in it
+/// (by dpkg, apk and Python's metadata), the kernel with its version, and the crates of the device binary. Nothing is run; the
+/// same revision gives the same bytes.
 ///
-/// Not in it: packages of languages in containers, and what rpm installed.
+/// Not in it: packages of other languages in containers, and what rpm installed.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kedge build && kedge sbom > sbom.spdx.json

@@ -2,7 +2,7 @@
 
 use crate::cargo::cargo;
 use crate::fuzz;
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use kedge_board_support::boards::{self, Architecture};
 use kedge_image_build::platform::{self, KernelSource};
@@ -21,12 +21,14 @@ const BOARD: &str = "qemu-x86-64";
     host  image tools, the command `kedge` and the hub; downloads tools once\n  \
     root  namespaces and mounts; needs root\n  \
     vm    boots in QEMU; needs the machines, which are installed, and the boards' platforms, which are made\n\n\
-    One test: cargo xtask test vm --filter boots")]
+    One test: cargo xtask test vm --filter boots\n\
+    All of a board that U-Boot starts: cargo xtask test vm --all-boards --filter arm64::")]
 pub(crate) struct Arguments {
     /// The tiers to run; all of them when none is named.
     #[arg(value_enum)]
     tiers: Vec<Tier>,
-    /// Run only tests whose name contains this.
+    /// Run only tests whose name contains this; it is an error if none does. `fuzz` has no tests with names: with a filter it
+    /// runs, as a whole, only if it is named.
     #[arg(long)]
     filter: Option<String>,
     /// What takes hours, too: power cuts at fifty moments instead of two.
@@ -58,24 +60,89 @@ impl Tier {
             Self::Vm => "vm",
         }
     }
+
+    /// Whether its tests have names, of which a filter chooses.
+    const fn has_names(self) -> bool {
+        match self {
+            Self::Fuzz => false,
+            Self::Unit | Self::Host | Self::Root | Self::Vm => true,
+        }
+    }
+}
+
+/// What became of a tier.
+#[derive(Debug)]
+struct Outcome {
+    tier: Tier,
+    good: bool,
+    /// How many tests were run, if there is a filter that the tier heeds.
+    matches: Option<u64>,
+    time: Duration,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let filter = arguments.filter.as_deref();
+    if filter.is_some() && arguments.tiers.is_empty() {
+        progress::say("tests: fuzz is left out: it has none that a filter could choose from");
+    }
     let mut outcomes = Vec::new();
-    for tier in Tier::ALL
-        .iter()
-        .filter(|tier| arguments.tiers.is_empty() || arguments.tiers.contains(tier))
-    {
+    for tier in wanted(&arguments.tiers, filter) {
         let start = Instant::now();
+        let mut counted = Counted::default();
         let result = progress::step(format_args!("tests: {}", tier.name()), || {
-            run_tier(*tier, arguments)
+            run_tier(tier, arguments, &mut counted)
         });
         if let Err(error) = &result {
             progress::say(format_args!("  {error:#}"));
         }
-        outcomes.push((*tier, result.is_ok(), start.elapsed()));
+        outcomes.push(Outcome {
+            tier,
+            good: result.is_ok(),
+            matches: filter.filter(|_| tier.has_names()).map(|_| counted.tests),
+            time: start.elapsed(),
+        });
     }
-    summary(&outcomes)
+    summary(&outcomes, filter)
+}
+
+/// The tiers that are to be run.
+fn wanted(named: &[Tier], filter: Option<&str>) -> Vec<Tier> {
+    let all = Tier::ALL.into_iter();
+    if !named.is_empty() {
+        return all.filter(|tier| named.contains(tier)).collect();
+    }
+    if filter.is_none() {
+        return all.collect();
+    }
+    all.filter(|tier| tier.has_names()).collect()
+}
+
+/// The tests that were run, as the harness says them: a line `running N tests` for each binary.
+#[derive(Debug, Default)]
+struct Counted {
+    tests: u64,
+    /// A line that has not ended yet.
+    line: Vec<u8>,
+}
+
+impl Counted {
+    fn see(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if *byte != b'\n' {
+                self.line.push(*byte);
+                continue;
+            }
+            let line = std::mem::take(&mut self.line);
+            self.tests = self.tests.saturating_add(told(&line).unwrap_or(0));
+        }
+    }
+}
+
+/// How many tests a line of the harness announces, if it announces any.
+fn told(line: &[u8]) -> Option<u64> {
+    let rest = std::str::from_utf8(line).ok()?.strip_prefix("running ")?;
+    let (number, word) = rest.split_once(' ')?;
+    matches!(word, "test" | "tests").then(|| number.parse().ok())?
 }
 
 /// What of the workspace a tier runs: arguments of `cargo test`.
@@ -106,7 +173,7 @@ fn selections(tier: Tier) -> &'static [&'static [&'static str]] {
     }
 }
 
-fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
+fn run_tier(tier: Tier, arguments: &Arguments, counted: &mut Counted) -> Result<()> {
     let mut platform = None;
     let mut machines = 1;
     match tier {
@@ -149,10 +216,13 @@ fn run_tier(tier: Tier, arguments: &Arguments) -> Result<()> {
                 command.args(["--features", "long"]);
             }
         }
-        if let Some(filter) = &arguments.filter {
-            command.args(["--", filter]);
+        match &arguments.filter {
+            None => process::run_visibly(&mut command)?,
+            Some(filter) => {
+                command.args(["--", filter]);
+                process::run_seen(&mut command, &mut |bytes| counted.see(bytes))?;
+            }
         }
-        process::run_visibly(&mut command)?;
     }
     Ok(())
 }
@@ -186,23 +256,101 @@ fn kernel() -> Result<KernelSource> {
     Ok(source)
 }
 
-fn summary(outcomes: &[(Tier, bool, Duration)]) -> Result<()> {
-    for (tier, good, time) in outcomes {
-        let word = if *good { "passed" } else { "FAILED" };
-        progress::say(format_args!(
-            "{:<5} {word} in {}",
-            tier.name(),
-            progress::seconds(*time)
-        ));
+fn summary(outcomes: &[Outcome], filter: Option<&str>) -> Result<()> {
+    for outcome in outcomes {
+        let (name, time) = (outcome.tier.name(), progress::seconds(outcome.time));
+        match (outcome.good, outcome.matches) {
+            (false, _) => progress::say(format_args!("{name:<5} FAILED in {time}")),
+            (true, Some(0)) => progress::say(format_args!("{name:<5} has no such test")),
+            (true, _) => progress::say(format_args!("{name:<5} passed in {time}")),
+        }
     }
+    judge(outcomes, filter)?;
+    progress::say("test: all passed");
+    Ok(())
+}
+
+/// A tier has failed, or a filter fits no test at all: a name that is misspelt must not pass.
+fn judge(outcomes: &[Outcome], filter: Option<&str>) -> Result<()> {
     let failed: Vec<&str> = outcomes
         .iter()
-        .filter(|(_, good, _)| !good)
-        .map(|(tier, _, _)| tier.name())
+        .filter(|outcome| !outcome.good)
+        .map(|outcome| outcome.tier.name())
         .collect();
-    if failed.is_empty() {
-        progress::say("test: all passed");
-        return Ok(());
+    ensure!(failed.is_empty(), "test: failed: {}", failed.join(", "));
+    let mut heeding = outcomes.iter().filter(|outcome| outcome.matches.is_some());
+    let tiers: Vec<&str> = heeding.clone().map(|outcome| outcome.tier.name()).collect();
+    if let Some(filter) = filter
+        && !tiers.is_empty()
+        && heeding.all(|outcome| outcome.matches == Some(0))
+    {
+        bail!(
+            "test: no test has {filter:?} in its name, in {}\nhelp: some tests are there only with --all-boards or --long",
+            tiers.join(", ")
+        );
     }
-    bail!("test: failed: {}", failed.join(", "))
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(tier: Tier, good: bool, matches: Option<u64>) -> Outcome {
+        Outcome {
+            tier,
+            good,
+            matches,
+            time: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn the_harness_is_counted_over_binaries_and_pieces() {
+        let mut counted = Counted::default();
+        let said = "\nrunning 0 tests\n\ntest result: ok. 0 passed\n\nrunning 1 test\n.\n\nrunning 12 tests\n............\n";
+        for piece in said.as_bytes().chunks(5) {
+            counted.see(piece);
+        }
+        assert_eq!(counted.tests, 13);
+        counted.see(b"running late\nrunning 5 devices\nis running 7 tests\nrunning 2 tests");
+        assert_eq!(counted.tests, 13);
+    }
+
+    #[test]
+    fn a_filter_that_fits_no_test_is_an_error() {
+        let nothing = [
+            outcome(Tier::Fuzz, true, None),
+            outcome(Tier::Host, true, Some(0)),
+            outcome(Tier::Vm, true, Some(0)),
+        ];
+        let said = judge(&nothing, Some("botos")).unwrap_err().to_string();
+        assert!(
+            said.contains("no test has \"botos\" in its name, in host, vm"),
+            "{said}"
+        );
+        // One tier may have none while another has.
+        let one = [
+            outcome(Tier::Host, true, Some(0)),
+            outcome(Tier::Vm, true, Some(1)),
+        ];
+        judge(&one, Some("boots")).unwrap();
+        judge(&[outcome(Tier::Fuzz, true, None)], Some("boots")).unwrap();
+        judge(&[outcome(Tier::Unit, true, None)], None).unwrap();
+        // What does not even compile has no tests, and says so itself.
+        let broken = [outcome(Tier::Vm, false, Some(0))];
+        let said = judge(&broken, Some("boots")).unwrap_err().to_string();
+        assert_eq!(said, "test: failed: vm");
+    }
+
+    #[test]
+    fn a_filter_leaves_out_the_tier_without_names_unless_it_is_named() {
+        assert_eq!(wanted(&[], None), Tier::ALL);
+        assert_eq!(
+            wanted(&[], Some("x")),
+            [Tier::Unit, Tier::Host, Tier::Root, Tier::Vm]
+        );
+        let named = [Tier::Vm, Tier::Fuzz];
+        assert_eq!(wanted(&named, Some("x")), [Tier::Fuzz, Tier::Vm]);
+    }
 }

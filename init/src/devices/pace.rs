@@ -11,7 +11,7 @@
 pub const CALM_MS: u64 = 150;
 /// When a look that came to no end is repeated at first, milliseconds; then after twice as long each time.
 pub const AGAIN_MS: u64 = 5000;
-/// How often that doubles: up to five minutes.
+/// How often that doubles: up to 320 s.
 const DOUBLINGS: u32 = 6;
 /// How long a look may take: of USB devices, an attribute may wait for a driver, and that for the device, milliseconds.
 const LIMIT_MS: u64 = 15_000;

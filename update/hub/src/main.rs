@@ -15,8 +15,10 @@ use std::path::PathBuf;
     kedge-hub serve --data /var/lib/kedge-hub --name hub.example\n  \
     Keep the token that the first start prints, once: operators need it.\n  \
     kedge login https://hub.example:8443, which shows the authority that each start prints.\n  \
-    kedge new gateway --hub hub.example, or `kedge key trust-hub` in a project that exists: devices trust it.\n  \
-    kedge publish, which makes the product known."
+    kedge new gateway --production --hub hub.example, or `kedge key trust-hub` in a project that exists: devices trust it.\n  \
+    cd gateway, and kedge add IMAGE --name NAME: what they run.\n  \
+    kedge publish, which makes the product known.\n\n\
+    Projects of `kedge new` without --production are for a hub of --mode development."
 )]
 struct Command {
     #[command(subcommand)]

@@ -5,7 +5,7 @@ use crate::image::tests::Sample;
 use std::io::Read;
 
 fn make(sample: &Sample, name: &str) -> Result<RamReport> {
-    sample.with_plan(|plan| build(plan, &sample.folder.path().join(name), &mut |_| {}))
+    sample.with_plan(|plan| build(plan, false, &sample.folder.path().join(name), &mut |_| {}))
 }
 
 #[test]
@@ -64,6 +64,15 @@ fn what_cannot_be_is_refused() {
         .retain(|module| module != MODULE);
     let said = make(&sample, "ram").unwrap_err().to_string();
     assert!(said.contains("may have no loop devices"), "{said}");
+    // That is the distribution's; our own have them.
+    let own = sample.folder.path().join("own");
+    sample
+        .with_plan(|plan| build(plan, true, &own, &mut |_| {}))
+        .unwrap();
+    // It lacks the module, too: that comes second, since a module would not help.
+    let board = Sample::of("orange-pi-zero");
+    let said = make(&board, "ram").unwrap_err().to_string();
+    assert!(said.contains("has more files"), "{said}");
     let mut sample = Sample::new();
     files::write(&sample.folder.path().join("initrd"), b"another").unwrap();
     sample.board.budgets.initramfs = 1 << 30;

@@ -1,6 +1,7 @@
 //! What operators remove, and what goes by itself: whole, and never more.
 
 use crate::client::Answer;
+use crate::survival::kills;
 use crate::world::{
     Device, Made, Plan, Server, World, report, request, request_with, sample, upload_path,
 };
@@ -145,13 +146,9 @@ fn revisions_that_a_device_needs_stay_and_the_newest_of_each_board() {
 
 #[test]
 fn a_crash_while_revisions_go_leaves_nothing_that_the_next_run_does_not_remove() {
-    let seeds = std::env::var("KEDGE_SEEDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(SEEDS);
     let mut world = World::new();
     let mut newest = published(&world, 1..=1).remove(0);
-    for seed in 0..seeds {
+    for seed in 0..kills(SEEDS) {
         let first = 2 + seed * 6;
         let made = published(&world, first..=first + 5);
         let (client, moment) = (world.operator.clone(), seed * 7919 % 25);

@@ -9,6 +9,7 @@ use kedge_api::operator::{Device as Shown, Done, Offer, Page, ParametersSet, Rev
 use kedge_revision::{KeyId, PublicKey};
 use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair, date_time_ymd};
 use serde_json::json;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -18,6 +19,31 @@ use std::time::{Duration, Instant};
 
 /// Kills in CI; `KEDGE_SEEDS` for more.
 const SEEDS: u64 = 20;
+
+/// How often a test kills: as the variable `KEDGE_SEEDS` says, else `usual`.
+pub(crate) fn kills(usual: u64) -> u64 {
+    count(std::env::var_os("KEDGE_SEEDS"), usual)
+}
+
+fn count(said: Option<OsString>, usual: u64) -> u64 {
+    let Some(said) = said else {
+        return usual;
+    };
+    let number = said.to_str().and_then(|text| text.parse().ok());
+    number.unwrap_or_else(|| panic!("KEDGE_SEEDS is how often to kill, and no number: {said:?}"))
+}
+
+#[test]
+fn how_often_to_kill_is_a_number() {
+    assert_eq!(count(None, 20), 20);
+    assert_eq!(count(Some("200".into()), 20), 200);
+}
+
+#[test]
+#[should_panic(expected = "KEDGE_SEEDS is how often to kill, and no number: \"0-49\"")]
+fn what_is_no_number_is_not_passed_over() {
+    count(Some("0-49".into()), 20);
+}
 
 fn hub(arguments: &[&str]) -> Output {
     Command::new(HUB).args(arguments).output().unwrap()
@@ -152,9 +178,6 @@ fn id_of(number: u8) -> KeyId {
 
 #[test]
 fn what_was_acknowledged_outlives_a_kill_at_any_moment() {
-    let seeds = std::env::var("KEDGE_SEEDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
     let mut world = World::new();
     let mut device = world.device(1);
     let made = Plan {
@@ -165,7 +188,7 @@ fn what_was_acknowledged_outlives_a_kill_at_any_moment() {
     world.offer(&made.head).is(200);
     let id = largest(&made).0;
     let (mut seq, mut offset, mut line) = (0, 0, 0);
-    for seed in 0..seeds.unwrap_or(SEEDS) {
+    for seed in 0..kills(SEEDS) {
         let begun = Instant::now();
         let ended = send(&world, &device, &made, (seq, 1, offset, line));
         // Between nothing and a fifth of a second, in no order.
