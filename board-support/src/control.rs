@@ -537,6 +537,9 @@ fn commit(state: &mut State, trial: &Trial) {
     state.root_version = state.root_version.max(trial.root_version);
     state.unsettled = 0;
     state.watchdog_resets = 0;
+    // Of this revision with other values, say: a failure of what is committed now would have its volumes brought back.
+    let failed = &mut state.failed;
+    failed.take_if(|failed| failed.target.revision == trial.target.revision);
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ const FLAGS: [&str; 9] = [
 ];
 /// LLVM has it for x86, ARM and RISC-V, not for MIPS.
 const OUTLINER: &str = "-Cllvm-args=--enable-machine-outliner=always";
-/// What a function calls last it jumps to, as on the other architectures; LLVM leaves it off on MIPS.
+/// What a function calls last it jumps to, which LLVM leaves off on MIPS.
 const TAIL_CALLS: &str = "-Cllvm-args=-mips-tail-calls=1";
 
 /// What of Zig's C library does not work on MIPS.
@@ -66,9 +66,8 @@ const MIPS: &str = include_str!("toolchain/mips.c");
 struct Target<'a> {
     rust: &'a str,
     zig: &'static str,
-    /// Which of [`FLAGS`] it does not take.
+    /// Which of [`FLAGS`] it does not take, and what it takes beside them.
     without: &'static [&'static str],
-    /// What it takes beside them.
     and: &'static [&'static str],
     /// Whether the crate `libc` must be told that the time has 64 bits, as musl has had it since 1.2: it takes 32 else,
     /// which end in 2038.

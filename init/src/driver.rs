@@ -12,6 +12,7 @@ mod children;
 mod clients;
 mod commands;
 mod console;
+mod copies;
 mod devices;
 mod ending;
 mod events;

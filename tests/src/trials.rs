@@ -201,6 +201,19 @@ impl Project {
         self.kedge.folder().join(name)
     }
 
+    /// Where the layer that all its containers have lies on a device's data partition.
+    ///
+    /// # Errors
+    /// It is named by no digest.
+    pub fn layer_on_disk(&self) -> Result<String> {
+        let (_, hex) = self
+            .layer
+            .split_once(':')
+            .context("the layer has no digest")?;
+        let folder = hex.get(..2).context("the layer's digest is short")?;
+        Ok(format!("/objects/v1/{folder}/{hex}"))
+    }
+
     /// Makes the container `app` another one.
     ///
     /// # Errors

@@ -221,6 +221,25 @@ fn a_trial_names_the_right_slot_and_is_alone() {
 }
 
 #[test]
+fn what_is_committed_has_not_failed_with_older_values_any_more() {
+    for (revision, forgotten) in [(2, true), (9, false)] {
+        let mut control = trying();
+        control.state.failed = Some(Failure {
+            target: Target {
+                parameters: 77,
+                ..target(revision, Slot::A)
+            },
+            reason: Reason::Storage,
+        });
+        let writes = control.good(floor(20), 2);
+        let Some(Write::StateBoth(committed)) = writes.last() else {
+            panic!("{writes:?}");
+        };
+        assert_eq!(committed.failed.is_none(), forgotten, "{revision}");
+    }
+}
+
+#[test]
 fn a_good_verdict_holds_then_sets_the_default_then_commits() {
     let mut control = trying();
     let writes = control.good(floor(20), 2);

@@ -53,6 +53,8 @@ pub(crate) struct Helpers {
     closing: bool,
     /// Copies that the stage helper was told to drop, and whose answers are due.
     discards: u32,
+    /// Copies are to be dropped once the stage helper that is about to end has ended.
+    pub(super) drops_wait: bool,
     /// Growing is asked for once a boot.
     grow_asked: bool,
     /// The data partition grows.
@@ -74,6 +76,7 @@ impl Default for Helpers {
             staged_at: 0,
             closing: false,
             discards: 0,
+            drops_wait: false,
             grow_asked: false,
             growing: false,
             progress: Progress::default(),
@@ -560,9 +563,11 @@ impl Driver {
         if index == STAGE {
             let idle = !self.update.is_busy() && self.upload.is_none();
             if idle && matches!(&status, Ok(Some(status)) if status.success()) {
+                self.drop_what_waits();
                 return;
             }
             self.stage_lost();
+            self.drop_what_waits();
         }
         if index == STICK && matches!(&status, Ok(Some(status)) if status.success()) {
             return;

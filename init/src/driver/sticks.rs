@@ -268,9 +268,7 @@ impl Driver {
         self.judge_stick(revision)?;
         self.update.source = Some("stick");
         // The device goes on with the values that it has.
-        let kept = self.boot.control.as_ref();
-        let kept = kept.map_or(0, |control| control.state().committed.parameters);
-        self.apply(revision, kept)
+        self.apply(revision, 0)
     }
 }
 

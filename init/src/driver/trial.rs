@@ -5,7 +5,6 @@
 
 use super::{Driver, now_ms};
 use crate::boot::{self, DATA};
-use crate::driver::update::Asked;
 use crate::evidence;
 use crate::history::{Event as Note, Kind};
 use crate::judge::{Input, Judge, Probe, Verdict};
@@ -113,70 +112,6 @@ impl Driver {
         }
     }
 
-    /// Copies of volumes that must be made or brought back before a container starts. True: that is under way.
-    pub(super) fn prepare_volumes(&mut self) -> bool {
-        let kept = boot::snapshot_of(Path::new(DATA));
-        let Some(target) = self.boot.target() else {
-            return false;
-        };
-        let asked = match kept {
-            // Its first try: the volumes are still as the committed revision left them.
-            kept if self.on_trial() => {
-                if kept == Some(target.revision) {
-                    return false;
-                }
-                let volumes = self.volumes_to_copy();
-                self.send_snapshot(target.revision, &volumes)
-            }
-            // A trial ended without a commit: what it did to the volumes is undone.
-            Some(revision) if revision != target.revision || self.tried_other_values(target) => {
-                self.send_restore(revision)
-            }
-            // Committed, and cut before the copies were dropped.
-            Some(_) => {
-                self.drop_copies();
-                return false;
-            }
-            None => return false,
-        };
-        match asked {
-            Asked::Nothing => false,
-            Asked::Sent => {
-                self.await_volumes();
-                true
-            }
-            Asked::Failed => {
-                self.await_volumes();
-                self.volumes_copied(false, "the stage helper does not run");
-                true
-            }
-        }
-    }
-
-    /// Whether the last trial was of this very revision with other values of its parameters.
-    fn tried_other_values(&self, target: Target) -> bool {
-        let Some(control) = &self.boot.control else {
-            return false;
-        };
-        let state = control.state();
-        let waits = state.trial.as_ref().map(|trial| trial.target);
-        let failed = state.failed.as_ref().map(|failed| failed.target);
-        waits
-            .into_iter()
-            .chain(failed)
-            .any(|tried| tried.revision == target.revision && tried.parameters != target.parameters)
-    }
-
-    /// Volumes of the committed revision of which the trial that runs needs copies.
-    fn volumes_to_copy(&self) -> Vec<(String, String)> {
-        let committed = self.boot.control.as_ref().map(|c| c.state().committed);
-        let side = committed.and_then(|target| self.boot.read_committed(target).ok());
-        side.zip(self.boot.content.as_ref())
-            .map_or_else(Vec::new, |(side, tried)| {
-                boot::snapshot_volumes(&side.content, tried)
-            })
-    }
-
     /// Starts the containers of this boot, and begins to judge them.
     pub(super) fn start_containers(&mut self) {
         self.step(Event::Begin);
@@ -226,6 +161,10 @@ impl Driver {
     }
 
     pub(super) fn ask_judge(&mut self, input: Input) {
+        // What goes down has lost its goals by that: it counts against no trial.
+        if self.machine.halting().is_some() {
+            return;
+        }
         let now = now_ms();
         let Some(judge) = &mut self.judge else {
             return;
@@ -390,15 +329,6 @@ impl Driver {
         let writes = control.map(|control| control.orderly()).unwrap_or_default();
         self.write_or_say(&writes);
         self.history.note(Note::new(Kind::Ordered));
-    }
-
-    /// Copies of volumes are no longer needed, and the committed revision is marked so in the store.
-    fn drop_copies(&mut self) {
-        if self.stage_runs() {
-            // What is committed now is marked so in the store with this.
-            self.configure_stage();
-            self.discard();
-        }
     }
 
     /// Performs writes of boot control, in order, up to the first that fails.

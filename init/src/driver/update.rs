@@ -21,16 +21,19 @@ use crate::lock::Locks;
 use crate::log::Stream;
 use crate::machine::{Event, Halt};
 use kedge_board_support::control::{Control, Decision, How, Next, Write};
+use kedge_board_support::record::Slot;
 use kedge_board_support::record::state::Target;
-use kedge_board_support::record::{Reason, Slot};
 use kedge_revision::change::{Change, Exchange, Running, change};
 use kedge_revision::revision::{Object, ObjectKind};
 use kedge_revision::{Name, ObjectId, Verified};
+use kedge_store::Store;
 use std::path::Path;
 
 /// How long the stopping of what an exchange replaces, or the copying of its volumes, may take, milliseconds. Every
 /// stop ends in a kill; what cannot even be killed is cured by a reboot.
-const EXCHANGE_LIMIT: u64 = 600_000;
+pub(super) const EXCHANGE_LIMIT: u64 = 600_000;
+
+const LATE_COPIES: &str = "the volumes of the trial take too long to be copied";
 
 /// What is under way between revisions.
 #[derive(Debug, Default)]
@@ -180,7 +183,23 @@ impl Driver {
         control.is_some_and(|control| control.retry_due().is_some())
     }
 
-    /// Begins to try a staged revision; the answer says what it costs.
+    /// The counter of the parameters that a revision is tried with. Whoever gives none (0) leaves the device those that it has,
+    /// as far as the revision takes them: the stage helper has put them beside it. With none of them there, it is 0.
+    fn parameters_for(&self, revision: ObjectId, given: u64) -> u64 {
+        let control = self.boot.control.as_ref();
+        let kept = control.map_or(0, |control| control.state().committed.parameters);
+        let is_there = || {
+            let path = Store::at(Path::new(DATA)).parameters_path(revision, kept);
+            path.exists()
+        };
+        if given == 0 && kept != 0 && is_there() {
+            kept
+        } else {
+            given
+        }
+    }
+
+    /// Begins to try a staged revision; the answer says what it costs. Of parameters 0 means that nobody gave any.
     ///
     /// # Errors
     /// [`Refused`] with what is wrong; nothing was changed then.
@@ -201,7 +220,7 @@ impl Driver {
             target,
             tries,
             objects: _,
-        } = self.judge_offer(revision, parameters)?;
+        } = self.judge_offer(revision, self.parameters_for(revision, parameters))?;
         let word = cost.word();
         match (cost, side) {
             (Change::Nothing, _) => return Err("this is what runs".into()),
@@ -221,17 +240,19 @@ impl Driver {
         Ok(word)
     }
 
-    /// What a revision whose documents are here would change; none: it would be refused, and apply says why.
+    /// What a revision whose documents are here would change, and with which parameters it would be tried.
+    ///
+    /// # Errors
+    /// It would be refused.
     pub(super) fn preview(
         &self,
         revision: ObjectId,
         parameters: Option<u64>,
-    ) -> Option<&'static str> {
-        let committed = self.boot.control.as_ref()?.state().committed.parameters;
-        let parameters = parameters.unwrap_or(committed);
+    ) -> Result<(&'static str, u64), Refused> {
+        let parameters = self.parameters_for(revision, parameters.unwrap_or(0));
         // Of what apply will refuse, too: whoever offers it is told by apply why.
-        let offer = self.judge_documents(revision, parameters).ok()?;
-        Some(offer.cost.word())
+        let offer = self.judge_documents(revision, parameters)?;
+        Ok((offer.cost.word(), parameters))
     }
 
     /// Judges what was staged from disk, as a boot would.
@@ -423,8 +444,18 @@ impl Driver {
         }
         if self.update.limit.is_some_and(|at| at <= now) {
             self.update.limit = None;
-            if let Step::WritingSlot(..) = self.update.step {
-                self.say(Stream::Error, "a slot takes too long to be written");
+            let on_trial = self.on_trial();
+            let given_up = match &self.update.step {
+                Step::WritingSlot(..) => Some("a slot takes too long to be written"),
+                // A trial without its copies ends; another try would copy for as long.
+                Step::Copying(planned) if planned.direction == Direction::Forward => {
+                    Some(LATE_COPIES)
+                }
+                Step::Preparing if on_trial => Some(LATE_COPIES),
+                Step::Idle | Step::Retiring(_) | Step::Copying(_) | Step::Preparing => None,
+            };
+            if let Some(text) = given_up {
+                self.say(Stream::Error, text);
                 self.kill_stage();
                 return;
             }
@@ -439,109 +470,6 @@ impl Driver {
         {
             self.copy_volumes(planned);
         }
-    }
-
-    fn copy_volumes(&mut self, planned: Box<Planned>) {
-        let asked = match planned.direction {
-            Direction::Forward => self.ask_snapshot(&planned),
-            Direction::Back => self.ask_restore(),
-        };
-        match asked {
-            Asked::Nothing => self.exchange(*planned),
-            Asked::Sent => self.update.step = Step::Copying(planned),
-            Asked::Failed => {
-                self.update.step = Step::Copying(planned);
-                self.volumes_copied(false, "the stage helper does not run");
-            }
-        }
-    }
-
-    /// Asks for copies of the volumes that both revisions want kept, of the containers that were stopped.
-    fn ask_snapshot(&mut self, planned: &Planned) -> Asked {
-        let running = self.boot.content.as_ref();
-        let volumes = running.map(|running| boot::snapshot_volumes(running, &planned.side.content));
-        let mut volumes = volumes.unwrap_or_default();
-        volumes.retain(|(name, _)| {
-            planned
-                .stopped
-                .iter()
-                .any(|stopped| stopped.as_str() == name)
-        });
-        self.send_snapshot(planned.side.revision.id(), &volumes)
-    }
-
-    pub(super) fn send_snapshot(
-        &mut self,
-        revision: ObjectId,
-        volumes: &[(String, String)],
-    ) -> Asked {
-        if volumes.is_empty() {
-            return Asked::Nothing;
-        }
-        let Ok(volumes) = String::from_utf8(kedge_revision::json::bytes(volumes)) else {
-            return Asked::Failed;
-        };
-        if !self.stage_runs() {
-            return Asked::Failed;
-        }
-        let request = Request::Snapshot {
-            revision,
-            volumes: &volumes,
-        };
-        let frame = request.encode();
-        self.send(STAGE, frame);
-        Asked::Sent
-    }
-
-    /// Asks for the volumes as they were before the trial that runs.
-    fn ask_restore(&mut self) -> Asked {
-        let tried = self.boot.revision.as_ref().map(Verified::id);
-        match boot::snapshot_of(Path::new(DATA)).filter(|kept| Some(*kept) == tried) {
-            Some(revision) => self.send_restore(revision),
-            None => Asked::Nothing,
-        }
-    }
-
-    pub(super) fn send_restore(&mut self, revision: ObjectId) -> Asked {
-        if !self.stage_runs() {
-            return Asked::Failed;
-        }
-        self.send(STAGE, Request::Restore { revision }.encode());
-        Asked::Sent
-    }
-
-    /// Volumes were kept or brought back, or it failed.
-    pub(super) fn volumes_copied(&mut self, ok: bool, text: &str) {
-        if !ok {
-            self.say(Stream::Error, &format!("volumes: {text}"));
-        }
-        match std::mem::take(&mut self.update.step) {
-            // Without its copies the trial must not touch the volumes.
-            Step::Copying(planned) if !ok && planned.direction == Direction::Forward => {
-                self.update.before = self.boot.take_side().map(Box::new);
-                self.verdict_bad(Reason::Storage);
-            }
-            // The next boot brings them back before anything writes.
-            Step::Copying(_) if !ok => self.step(Event::Shutdown(Halt::Reboot)),
-            Step::Copying(planned) => self.exchange(*planned),
-            Step::Preparing if !ok && self.on_trial() => {
-                self.update.limit = None;
-                self.verdict_bad(Reason::Storage);
-            }
-            Step::Preparing => {
-                self.update.limit = None;
-                self.start_containers();
-            }
-            step @ (Step::Idle | Step::WritingSlot(..) | Step::Retiring(_)) => {
-                self.update.step = step;
-            }
-        }
-    }
-
-    /// The copying of volumes goes first: the containers of this boot are started once it is done.
-    pub(super) fn await_volumes(&mut self) {
-        self.update.step = Step::Preparing;
-        self.update.limit = Some(now_ms().saturating_add(EXCHANGE_LIMIT));
     }
 
     /// The stage helper has gone in the middle of its work.

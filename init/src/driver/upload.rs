@@ -10,9 +10,10 @@
 
 use super::helpers::STAGE;
 use super::{Driver, now_ms};
-use crate::control::{Refusal, Upload as What};
+use crate::control::{Problem, Refusal, Upload as What};
 use crate::driver::clients::ClientId;
 use crate::driver::poller::Ready;
+use crate::driver::update::Refused;
 use crate::helpers::stage::{Body, MAX_DATA, Request, WINDOW};
 use crate::log::Stream;
 use kedge_revision::ObjectId;
@@ -180,12 +181,11 @@ impl Driver {
             None => (status, body),
         };
         // An offer's answer says what the revision would change, too.
-        let with_change = if upload.what == What::Offer && status == 200 {
-            self.with_change(body)
-        } else {
-            None
+        let judged = (upload.what == What::Offer && status == 200).then(|| self.with_change(body));
+        let (status, body) = match &judged {
+            Some((status, body)) => (*status, body.as_slice()),
+            None => (status, body),
         };
-        let body = with_change.as_deref().unwrap_or(body);
         if let Some(connection) = self.clients.connection(upload.client) {
             let kind = if status < 400 { JSON } else { PROBLEM };
             connection.answer_bytes(status, kind, body);
@@ -197,14 +197,35 @@ impl Driver {
         self.serve_client(upload.client, ready);
     }
 
-    /// The helper's answer to an offer with what the revision would change: that takes what runs, which it does not know.
-    fn with_change(&self, body: &[u8]) -> Option<Vec<u8>> {
-        let offered: Offered = kedge_revision::json::read(body).ok()?;
-        let change = self.preview(offered.revision, offered.parameters)?;
-        let rest = body.strip_prefix(b"{")?;
-        let mut answer = format!("{{\"change\":\"{change}\",").into_bytes();
-        answer.extend_from_slice(rest);
-        Some(answer)
+    /// The helper's answer to an offer with what the revision would change, and with which parameters: that takes what runs, which it
+    /// does not know. What would be refused once it is all here is refused now.
+    fn with_change(&self, body: &[u8]) -> (u16, Vec<u8>) {
+        let offered = kedge_revision::json::read::<Offered>(body);
+        let offered = offered.map_err(|_| Refused::from("the answer to the offer is none"));
+        let judged = offered.and_then(|offered| {
+            let (change, counter) = self.preview(offered.revision, offered.parameters)?;
+            let told = offered.parameters.is_some() || counter == 0;
+            Ok((change, (!told).then_some(counter)))
+        });
+        match judged {
+            Ok((change, counter)) => {
+                let mut answer = format!("{{\"change\":\"{change}\",").into_bytes();
+                if let Some(counter) = counter {
+                    answer.extend_from_slice(format!("\"parameters\":{counter},").as_bytes());
+                }
+                answer.extend_from_slice(body.strip_prefix(b"{").unwrap_or_default());
+                (200, answer)
+            }
+            Err(Refused(why)) => {
+                let problem = Problem {
+                    status: 409,
+                    title: "Conflict".into(),
+                    detail: why.into(),
+                };
+                // Plain data in memory: it cannot fail.
+                (409, kedge_revision::json::bytes(&problem))
+            }
+        }
     }
 
     /// There is a new root on the disk: the chain is judged again, and who goes by the newest is told.

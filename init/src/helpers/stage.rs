@@ -334,7 +334,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// Tells on standard error, which is the console, what no frame carries.
-fn say(error: &kedge_store::Error) {
+fn say(error: impl std::fmt::Display) {
     use std::io::Write;
     writeln!(std::io::stderr(), "kedge: {error}").ok();
 }

@@ -277,6 +277,22 @@ fn parameters(project: &Project, guest: &mut Guest) -> Result<()> {
         .pointer("/committed/parameters")
         .and_then(Value::as_u64);
     ensure!(counter == Some(7), "parameters {counter:?} are committed");
+    // Values that a revision no longer takes stay behind, and are in nobody's way.
+    project.app("started", &["sleep", "third"], "")?;
+    let (wide, narrow) = (
+        "max-length = 20\ndefault = \"nowhere\"",
+        "max-length = 5\ndefault = \"none\"",
+    );
+    project.edit(wide, narrow)?;
+    let pushed = project.push(guest, &[])?;
+    ensure!(pushed.committed, "{}", pushed.said);
+    site(guest, "none")?;
+    project.edit(narrow, wide)?;
+    let pushed = project.push(guest, &[])?;
+    ensure!(pushed.committed, "{}", pushed.said);
+    site(guest, "nowhere")?;
+    let counter = pushed.said.get("parameters");
+    ensure!(counter == Some(&7.into()), "{}", pushed.said);
     Ok(())
 }
 

@@ -144,3 +144,38 @@ fn mended(project: &Project, disk: &Disk, why: &str, slot: &str) -> Result<Value
     checks.finish(&mut guest)?;
     Ok(after)
 }
+
+/// Nothing runs of it, so it is not "there" either: whoever offers a revision that needs it brings it again.
+#[test]
+fn vm_a_damaged_layer_is_brought_again() -> Result<()> {
+    let (project, disk) = built_trials()?;
+    disk.clear_verity(&project.layer_on_disk()?)?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("the device says what is damaged", &mut guest, |guest| {
+        let status = guest.wait_for_control(BOOT)?;
+        let phase = text(&status, "phase");
+        ensure!(phase.contains("is not sealed"), "phase: {phase}");
+        Ok(())
+    });
+    checks.run("the same revision brings it", &mut guest, |guest| {
+        let pushed = project.push(guest, &[])?;
+        ensure!(pushed.committed, "{}", pushed.said);
+        let sent = pushed.said.get("objects-sent");
+        ensure!(sent == Some(&1.into()), "{}", pushed.said);
+        guest.expect("was damaged here", SOON)?;
+        let again = project.push(guest, &[])?;
+        let sent = again.said.get("objects-sent");
+        ensure!(sent == Some(&0.into()), "{}", again.said);
+        Ok(())
+    });
+    checks.run("the next boot runs it", &mut guest, |guest| {
+        guest.post("/v1/reboot")?;
+        guest.wait_for_boot(2, SOON)?;
+        running(guest, "app")?;
+        let status = guest.status()?;
+        ensure!(text(&status, "phase") == "running", "{status}");
+        Ok(())
+    });
+    checks.finish(&mut guest)
+}

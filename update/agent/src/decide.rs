@@ -134,7 +134,7 @@ pub fn decide(view: &View<'_>) -> Step {
         let reason = device
             .failed
             .as_ref()
-            .filter(|(failed, _)| *failed == target);
+            .filter(|(failed, _)| is_of(*failed, target));
         let reason = reason.map_or("failed before", |(_, reason)| reason.as_str());
         let reason = reason.to_owned();
         return Step::Rest(Phase::RolledBack { reason }, None);
@@ -184,15 +184,21 @@ pub fn count_trials(memory: &mut Memory, ran: u64) -> bool {
     must_be_kept
 }
 
-/// Whether it is what the device returns to. Without values of the hub's the device keeps those that it has.
+/// Whether it is what the device returns to.
 fn runs(device: &Device, target: Target) -> bool {
-    device.committed.is_some_and(|committed| {
-        committed.revision == target.revision
-            && (target.parameters == 0 || committed.parameters == target.parameters)
-    })
+    device
+        .committed
+        .is_some_and(|committed| is_of(committed, target))
 }
 
-/// What became of what was tried. Neither kept nor failed: it was never begun, as when the power was cut.
+/// Whether what PID 1 has is what the hub wants. Without values of the hub's the device goes on with those that it has.
+fn is_of(has: Target, wanted: Target) -> bool {
+    has.revision == wanted.revision
+        && (wanted.parameters == 0 || has.parameters == wanted.parameters)
+}
+
+/// What became of what was tried. Neither kept nor failed: it was never begun, as when the power was cut. That the same revision has
+/// failed with other values is no word on these.
 fn settle(device: &Device, tried: Failed) -> Step {
     let target = Target {
         revision: tried.revision,
@@ -202,7 +208,7 @@ fn settle(device: &Device, tried: Failed) -> Step {
         return Step::Settle(Phase::Committed, None);
     }
     match &device.failed {
-        Some((failed, reason)) if failed.revision == target.revision => {
+        Some((failed, reason)) if is_of(*failed, target) => {
             let reason = reason.clone();
             Step::Settle(Phase::RolledBack { reason }, Some(tried))
         }

@@ -113,6 +113,8 @@ impl Agent<'_> {
             error.to_string()
         };
         self.refused = Some((target, reason, until));
+        // What was missing then may have been collected for another offer: it is brought anew.
+        self.staged = None;
     }
 
     pub(crate) fn settle(&mut self, phase: Phase, failed: Option<Failed>) -> Result<(), Error> {

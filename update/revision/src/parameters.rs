@@ -176,6 +176,17 @@ impl Parameters {
         })
     }
 
+    /// Keeps the values that a revision takes: of those that are declared otherwise now, and of those that no longer are, there is
+    /// nothing left. On a device, as [`Parameters::check`].
+    pub fn retain(&mut self, declared: &BTreeMap<Name, Parameter>) {
+        self.values.retain(|name, value| {
+            declared.get(name).is_some_and(|parameter| {
+                let open = !(parameter.secret && sealed::is_sealed(value));
+                open && parameter.accepts(value, "").is_ok()
+            })
+        });
+    }
+
     /// The same at a hub, where secrets are sealed: of what is in them only the length is known.
     ///
     /// # Errors

@@ -17,12 +17,14 @@
 //! Not here: networking, mounting, and the decision what to keep, which the caller makes.
 
 pub mod collect;
+mod damaged;
 pub mod durable;
 mod error;
 pub mod space;
 pub mod staging;
 mod store;
 
+pub use damaged::drop_damaged;
 pub use error::Error;
 pub use staging::{Arrival, Staging};
 pub use store::{Store, names};

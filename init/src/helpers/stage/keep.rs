@@ -60,8 +60,8 @@ impl Keep {
     /// what is committed, nothing is known to be needless.
     ///
     /// # Errors
-    /// [`Error::File`]; [`Error::Damaged`] if the document of a kept revision is: what it needs is unknown then, and
-    /// nothing was removed.
+    /// [`Error::File`]; [`Error::Damaged`] if the document of the committed revision or of a named one is, and it is not the one
+    /// that is offered: what it needs is unknown then, and nothing was removed.
     pub(super) fn collect(
         &self,
         store: &Store,
@@ -77,7 +77,14 @@ impl Keep {
         let there = store.revisions()?;
         revisions.extend(there.iter().filter(|id| store.is_factory(**id)));
         for id in there.iter().filter(|id| revisions.contains(id)) {
-            objects.extend(store.objects_of(*id)?.keys());
+            match store.objects_of(*id) {
+                Ok(needed) => objects.extend(needed.keys()),
+                // What is offered again has told its objects. A factory revision that can never run again is kept as it is, and
+                // what it needed for nothing.
+                Err(_) if offered == Some(*id) => {}
+                Err(error) if committed != *id && !self.named.contains(id) => super::say(error),
+                Err(error) => return Err(error),
+            }
         }
         // What containers wrote in the lifetime of a revision goes with it, and belongs to their users.
         rights::with(|| collect(store, &revisions, &objects))
@@ -90,6 +97,7 @@ mod tests {
     use super::*;
     use kedge_revision::container::{Lifetime, Snapshot, Volume};
     use kedge_revision::definition;
+    use kedge_revision::revision::ObjectKind;
     use std::collections::BTreeMap;
 
     #[test]
@@ -132,6 +140,32 @@ mod tests {
         let all = store.objects().unwrap();
         keep.collect(store, None, Vec::new()).unwrap_err();
         assert_eq!(store.objects().unwrap(), all);
+    }
+
+    #[test]
+    fn damage_that_an_offer_mends_or_that_nobody_runs_is_in_no_updates_way() {
+        let device = Device::new();
+        let store = &device.store;
+        let factory = device.put(1, &[b"factory layer"], "factory\n");
+        let committed = device.put(2, &[b"committed layer"], "bundle\n");
+        device.put(3, &[b"needless layer"], "bundle\n");
+        let needed = store.objects_of(committed).unwrap();
+        for damaged in [factory, committed] {
+            let path = store.revision_directory(damaged).join("revision.json");
+            kedge_store::durable::write(&path, b"{}").unwrap();
+        }
+        let mut keep = Keep::default();
+        keep.commit(committed);
+        // Without the offer nobody knows what the committed revision needs.
+        keep.collect(store, None, Vec::new()).unwrap_err();
+        let objects = needed.keys().copied().collect();
+        let collected = keep.collect(store, Some(committed), objects).unwrap();
+        assert_eq!((collected.revisions, collected.objects), (1, 2));
+        let mut layers = needed
+            .iter()
+            .filter(|(_, object)| object.kind == ObjectKind::Layer);
+        assert!(layers.all(|(id, object)| store.has(*id, *object)));
+        assert!(store.revision_directory(factory).exists());
     }
 
     #[test]

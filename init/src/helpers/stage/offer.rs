@@ -3,7 +3,7 @@
 //! ```text
 //! head → signatures, product, board, floor → order → content, parameters → missing → space → kept, answered
 //! ```
-//! Nothing is written before all of that was judged. What content a new initramfs would judge is judged by that,
+//! Nothing is written before all of that was judged; what of it is here and damaged goes first. What content a new initramfs would judge is judged by that,
 //! on trial.
 
 use super::head::Head;
@@ -14,7 +14,7 @@ use kedge_revision::parameters::Parameters;
 use kedge_revision::revision::{Boot, Envelope, Object, ObjectKind};
 use kedge_revision::{Content, ObjectId, Verified};
 use kedge_store::space::Space;
-use kedge_store::{Error, Staging, Store};
+use kedge_store::{Error, Staging, Store, drop_damaged};
 use serde::Serialize;
 use std::io::ErrorKind;
 
@@ -169,6 +169,9 @@ fn missing(
     running: Option<&Boot>,
 ) -> Result<Vec<Missing>, Refused> {
     let envelope = verified.envelope();
+    for id in drop_damaged(store, envelope)? {
+        super::say(format_args!("{id} was damaged here, and is fetched again"));
+    }
     let slot = running != Some(&envelope.boot);
     let mut missing = Vec::new();
     for (id, object) in store.missing(envelope) {
@@ -237,14 +240,22 @@ fn put(
     // Without new ones the device keeps those that it has.
     if id != trust.committed {
         for (counter, document) in store.parameters(trust.committed)? {
-            let fit = content.is_none_or(|content| {
-                let parameters = Parameters::parse(&document);
-                parameters.is_ok_and(|values| values.check(&content.parameters).is_ok())
-            });
-            if fit {
+            let fitting = match content {
+                Some(content) => fitting(&document, content),
+                // The trial's own init judges them.
+                None => Some(document),
+            };
+            if let Some(document) = fitting {
                 store.put_parameters(id, counter, &document)?;
             }
         }
     }
     Ok(())
+}
+
+/// Values of the device's that a revision takes, under their counter: what it no longer declares, or declares otherwise, stays behind.
+fn fitting(document: &[u8], content: &Content) -> Option<Vec<u8>> {
+    let mut parameters = Parameters::parse(document).ok()?;
+    parameters.retain(&content.parameters);
+    parameters.encode().ok()
 }

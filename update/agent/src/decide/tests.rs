@@ -165,6 +165,40 @@ fn a_bad_revision_is_tried_again_only_when_retry_is_raised() {
 }
 
 #[test]
+fn an_old_failure_with_other_values_is_no_word_on_what_was_never_begun() {
+    let mut world = World::new();
+    world.device.failed = Some((
+        Target {
+            parameters: 1,
+            ..target(2)
+        },
+        "crash-loop(web)".to_owned(),
+    ));
+    if let Some(desired) = &mut world.desired {
+        desired.parameters = 2;
+    }
+    while world.device.trial.is_none() {
+        world.act();
+    }
+    // The power was cut while the slot was written.
+    world.device.trial = None;
+    assert_eq!(world.act(), Step::Settle(Phase::Idle, None));
+    assert!(matches!(world.act(), Step::Confirm | Step::Apply(_)));
+    // Without values of its own the hub takes the device's, and its word on them.
+    let tried = Failed {
+        revision: target(2).revision,
+        parameters: 0,
+        retry: 0,
+    };
+    world.memory.trying = Some(tried);
+    world.device.trial = None;
+    assert!(matches!(
+        world.step(),
+        Step::Settle(Phase::RolledBack { .. }, Some(_))
+    ));
+}
+
+#[test]
 fn a_kill_or_a_power_cut_at_any_step_ends_well() {
     for cut in 0..6 {
         for lost_apply in [false, true] {
