@@ -55,8 +55,11 @@ const FLAGS: [&str; 9] = [
 ];
 /// LLVM has it for x86, ARM and RISC-V, not for MIPS.
 const OUTLINER: &str = "-Cllvm-args=--enable-machine-outliner=always";
-/// What a function calls last it jumps to, which LLVM leaves off on MIPS.
-const TAIL_CALLS: &str = "-Cllvm-args=-mips-tail-calls=1";
+/// What a function calls last it jumps to, and the place behind a branch is filled from where it leads: LLVM leaves both off on MIPS.
+const MIPS_FLAGS: [&str; 2] = [
+    "-Cllvm-args=-mips-tail-calls=1",
+    "-Cllvm-args=-disable-mips-df-succbb-search=0",
+];
 
 /// What of Zig's C library does not work on MIPS.
 const MIPS: &str = include_str!("toolchain/mips.c");
@@ -94,7 +97,7 @@ impl<'a> Target<'a> {
             "riscv64gc-unknown-linux-musl" => usual("riscv64-linux-musl", false),
             "mipsel-unknown-linux-musl" => Self {
                 without: &[OUTLINER],
-                and: &[TAIL_CALLS],
+                and: &MIPS_FLAGS,
                 instead: Some(MIPS),
                 ..usual("mipsel-linux-musleabi", true)
             },
