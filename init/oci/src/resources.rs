@@ -223,7 +223,8 @@ fn block_io(io: &BlockIo, writes: &mut Vec<(String, String)>) -> Result<()> {
 }
 
 /// The rules of a document, then what every container may have (specification, "Default Devices"), then the devices that it
-/// lists: the last rule that fits counts.
+/// lists and has no rule for: the last rule that fits counts. A device with a rule of its own keeps that: an engine that lends
+/// one for reading alone lists it, too.
 fn device_rules(rules: &[DeviceRule], devices: &[Device]) -> Result<Vec<Rule>> {
     let mut all = Vec::new();
     for rule in rules {
@@ -250,40 +251,61 @@ fn device_rules(rules: &[DeviceRule], devices: &[Device]) -> Result<Vec<Rule>> {
             })?,
         });
     }
-    let node = |kind, major, minor| Rule {
-        allow: true,
-        kind: Some(kind),
-        major: Some(major),
-        minor,
-        access: Access::ALL,
-    };
-    // To make a node is harmless; to open it is what counts.
-    for kind in [Kind::Character, Kind::Block] {
-        all.push(Rule {
-            allow: true,
-            kind: Some(kind),
-            major: None,
-            minor: None,
-            access: Access::MAKE,
-        });
-    }
-    // null, zero, full, random, urandom; tty, console, ptmx; terminals.
-    for minor in [3, 5, 7, 8, 9] {
-        all.push(node(Kind::Character, 1, Some(minor)));
-    }
-    for minor in [0, 1, 2] {
-        all.push(node(Kind::Character, 5, Some(minor)));
-    }
-    all.push(node(Kind::Character, 136, None));
+    all.extend(usual());
     for device in devices {
         let kind = match device.kind.as_str() {
             "c" | "u" => Kind::Character,
             "b" => Kind::Block,
             _ => continue,
         };
-        all.push(node(kind, device.major, Some(device.minor)));
+        let (major, minor) = (device.major, device.minor);
+        if !all
+            .iter()
+            .take(rules.len())
+            .any(|rule| names(rule, kind, major, minor))
+        {
+            all.push(node(kind, major, Some(minor)));
+        }
     }
     Ok(all)
+}
+
+/// All of a device; without its own number: of all of its driver.
+fn node(kind: Kind, major: u32, minor: Option<u32>) -> Rule {
+    Rule {
+        allow: true,
+        kind: Some(kind),
+        major: Some(major),
+        minor,
+        access: Access::ALL,
+    }
+}
+
+/// What every container may.
+fn usual() -> Vec<Rule> {
+    // To make a node is harmless; to open it is what counts.
+    let mut all: Vec<_> = [Kind::Character, Kind::Block]
+        .into_iter()
+        .map(|kind| Rule {
+            allow: true,
+            kind: Some(kind),
+            major: None,
+            minor: None,
+            access: Access::MAKE,
+        })
+        .collect();
+    // null, zero, full, random, urandom; tty, console, ptmx; terminals.
+    all.extend([3, 5, 7, 8, 9].map(|minor| node(Kind::Character, 1, Some(minor))));
+    all.extend([0, 1, 2].map(|minor| node(Kind::Character, 5, Some(minor))));
+    all.push(node(Kind::Character, 136, None));
+    all
+}
+
+/// Whether a rule is about this device, or all of its driver. One that is about all devices, as the first of an engine's, is not.
+fn names(rule: &Rule, kind: Kind, major: u32, minor: u32) -> bool {
+    rule.kind.is_none_or(|named| named == kind)
+        && rule.major == Some(major)
+        && rule.minor.is_none_or(|named| named == minor)
 }
 
 #[cfg(test)]
@@ -400,5 +422,49 @@ mod tests {
             serde_json::from_str(r#"{"devices": [{"allow": false}]}"#).unwrap();
         let rules = limits(Some(&resources), &[]).unwrap().devices.unwrap();
         assert!(!rules[0].allow && rules[1..].iter().all(|rule| rule.allow));
+    }
+
+    #[test]
+    fn a_listed_device_has_all_access_only_where_no_rule_is_about_it() {
+        let devices: Vec<Device> = serde_json::from_str(
+            r#"[{"path": "/dev/a", "type": "c", "major": 10, "minor": 200},
+                {"path": "/dev/b", "type": "b", "major": 7, "minor": 1}]"#,
+        )
+        .unwrap();
+        let listed = |rules: &str| {
+            let json = format!(r#"{{"devices": [{{"allow": false}}, {rules}]}}"#);
+            let resources: Resources = serde_json::from_str(&json).unwrap();
+            let rules = limits(Some(&resources), &devices).unwrap().devices;
+            let rules = rules.unwrap().into_iter().skip(1);
+            let fits = rules.filter(|rule| rule.allow && rule.access == Access::ALL);
+            fits.filter_map(|rule| rule.major.zip(rule.minor))
+                .filter(|number| [(10, 200), (7, 1)].contains(number))
+                .collect::<Vec<_>>()
+        };
+        for (rule, expected) in [
+            // As engines write `--device /dev/a:r`.
+            (
+                r#""type": "c", "major": 10, "minor": 200, "access": "r""#,
+                vec![(7, 1)],
+            ),
+            (
+                r#""type": "b", "major": 7, "access": "rm""#,
+                vec![(10, 200)],
+            ),
+            (r#""major": 7, "minor": 1, "access": "r""#, vec![(10, 200)]),
+            (
+                r#""type": "c", "major": 7, "minor": 1, "access": "r""#,
+                vec![(10, 200), (7, 1)],
+            ),
+            (r#""type": "c", "access": "r""#, vec![(10, 200), (7, 1)]),
+        ] {
+            assert_eq!(
+                listed(&format!(r#"{{"allow": true, {rule}}}"#)),
+                expected,
+                "{rule}"
+            );
+        }
+        let refused = r#"{"allow": false, "type": "c", "major": 10, "minor": 200}"#;
+        assert_eq!(listed(refused), [(7, 1)]);
     }
 }

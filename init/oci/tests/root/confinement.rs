@@ -368,6 +368,22 @@ fn a_device_that_is_not_allowed_cannot_be_opened() {
 }
 
 #[test]
+fn a_device_that_is_lent_for_reading_cannot_be_written() {
+    // As engines write it for `--device /dev/mine:r`. Whether the machine has the driver does not matter: the group is asked first.
+    let number = json!({"path": "/dev/mine", "type": "c", "major": 10, "minor": 237});
+    let rule = json!({"allow": true, "type": "c", "major": 10, "minor": 237, "access": "r"});
+    let script = "(: < /dev/mine) 2>&1 | grep 'not permitted' || echo read
+        (: > /dev/mine) 2>&1 | grep -q 'not permitted' && echo kept";
+    let bundle = Bundle::new(script)
+        .set("linux/devices", json!([number]))
+        .set(
+            "linux/resources/devices",
+            json!([{"allow": false, "access": "rwm"}, rule]),
+        );
+    assert_eq!(bundle.run(), "read\nkept\n");
+}
+
+#[test]
 fn root_of_a_user_namespace_is_nobody_outside() {
     let bundle = Bundle::new("id -u; cat /proc/self/uid_map; touch /data/mine; ls -ln /dev/null; echo x > /dev/null && echo fine")
         .with_users(1_900_000_000)
