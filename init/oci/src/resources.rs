@@ -294,9 +294,9 @@ fn usual() -> Vec<Rule> {
             access: Access::MAKE,
         })
         .collect();
-    // null, zero, full, random, urandom; tty, console, ptmx; terminals.
+    // null, zero, full, random, urandom; tty, ptmx; terminals. A container's console is one of those: 5:1 is the machine's.
     all.extend([3, 5, 7, 8, 9].map(|minor| node(Kind::Character, 1, Some(minor))));
-    all.extend([0, 1, 2].map(|minor| node(Kind::Character, 5, Some(minor))));
+    all.extend([0, 2].map(|minor| node(Kind::Character, 5, Some(minor))));
     all.push(node(Kind::Character, 136, None));
     all
 }
@@ -418,6 +418,9 @@ mod tests {
         assert!(rules.iter().all(|rule| rule.allow));
         let all = |rule: &Rule| rule.major.is_none() && rule.access != Access::MAKE;
         assert!(!rules.iter().any(all), "{rules:?}");
+        // The machine's console is none of them.
+        let console = |rule: &Rule| names(rule, Kind::Character, 5, 1);
+        assert!(!rules.iter().any(console), "{rules:?}");
         let resources: Resources =
             serde_json::from_str(r#"{"devices": [{"allow": false}]}"#).unwrap();
         let rules = limits(Some(&resources), &[]).unwrap().devices.unwrap();
