@@ -115,22 +115,37 @@ impl Group {
                 "resources.memory.checkBeforeUpdate: {file} is {used}, over the limit of {most}"
             );
         }
+        if let Some(period) = limits.cpu_period {
+            self.set_period(period)?;
+        }
         for (file, value) in &limits.writes {
-            match self.put(file, value) {
-                Ok(()) => {}
-                // Without a controller there is no limit, as is asked; without swap there is none to be limited.
-                Err(Errno::NOENT) if value.starts_with("max") || file == "memory.swap.max" => {}
-                Err(Errno::NOENT) => bail!(
-                    "{file} = {value}: {} has no such file: the kernel, or the group above, lacks the controller",
-                    self.path.display()
-                ),
-                Err(errno) => {
-                    return Err(errno)
-                        .with_context(|| format!("{file} = {value} in {}", self.path.display()));
-                }
-            }
+            self.set(file, value)?;
         }
         Ok(())
+    }
+
+    fn set(&self, file: &str, value: &str) -> Result<()> {
+        match self.put(file, value) {
+            Ok(()) => Ok(()),
+            // Without a controller there is no limit, as is asked; without swap there is none to be limited.
+            Err(Errno::NOENT) if value.starts_with("max") || file == "memory.swap.max" => Ok(()),
+            Err(Errno::NOENT) => bail!(
+                "{file} = {value}: {} has no such file: the kernel, or the group above, lacks the controller",
+                self.path.display()
+            ),
+            Err(errno) => {
+                Err(errno).with_context(|| format!("{file} = {value} in {}", self.path.display()))
+            }
+        }
+    }
+
+    /// Changes the period alone: the file's first word, the quota, stays.
+    fn set_period(&self, period: u64) -> Result<()> {
+        let file = "cpu.max";
+        // Without the controller there is no quota.
+        let there = std::fs::read_to_string(self.path.join(file)).unwrap_or_default();
+        let quota = there.split_whitespace().next().unwrap_or("max");
+        self.set(file, &format!("{quota} {period}"))
     }
 
     /// Has every group above hand on the controllers that these limits need.
@@ -288,9 +303,8 @@ fn remove_all(path: &Path) -> std::io::Result<()> {
 /// missing, which is said better then.
 fn enable(hierarchy: &Path, path: &Path, limits: &Limits) -> Result<()> {
     let controllers: BTreeSet<_> = limits
-        .writes
-        .iter()
-        .filter_map(|(file, _)| file.split('.').next())
+        .files()
+        .filter_map(|file| file.split('.').next())
         .collect();
     let mut folder = hierarchy.to_owned();
     for part in path.parent().unwrap_or(Path::new("")).components() {
@@ -338,7 +352,7 @@ mod tests {
         let limits = |most: u64| Limits {
             writes: vec![("memory.max".to_owned(), most.to_string())],
             room: vec![("memory.current", most), ("memory.swap.current", most)],
-            devices: None,
+            ..Limits::default()
         };
         let error = group.limit(&limits(4095)).unwrap_err().to_string();
         assert!(error.contains("memory.current is 4096"), "{error}");
@@ -346,5 +360,27 @@ mod tests {
         assert_eq!(kept(), "max\n");
         group.limit(&limits(4096)).unwrap();
         assert_eq!(kept(), "4096");
+    }
+
+    #[test]
+    fn a_new_period_keeps_the_quota() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cpu.max");
+        let group = Group::open(folder.path().to_owned()).unwrap();
+        let limits = Limits {
+            cpu_period: Some(500_000),
+            ..Limits::default()
+        };
+        // Without the controller there is no quota to have a period.
+        group.limit(&limits).unwrap();
+        for (before, after) in [
+            ("20000 100000", "20000 500000"),
+            ("max 100000", "max 500000"),
+        ] {
+            let mut file = std::fs::File::create(&path).unwrap();
+            std::io::Write::write_all(&mut file, before.as_bytes()).unwrap();
+            group.limit(&limits).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
+        }
     }
 }

@@ -226,7 +226,7 @@ fn group(plan: &Plan) -> Result<Option<Group>> {
     let limits = &plan.limits;
     let Some(hierarchy) = hierarchy() else {
         ensure!(
-            limits.writes.is_empty(),
+            limits.files().next().is_none(),
             "linux.resources need control groups of version 2, which this machine has not mounted"
         );
         return Ok(None);

@@ -12,13 +12,26 @@ use crate::config::{BlockIo, Cpu, Device, DeviceRule, Memory, Resources, Throttl
 pub struct Limits {
     /// Files and what is written to them, in this order.
     pub writes: Vec<(String, String)>,
+    /// The period of `cpu.max`, written behind the quota that is there.
+    pub cpu_period: Option<u64>,
     /// Files of what is used, and the most that may be there for the limits to be written (`checkBeforeUpdate`).
     pub room: Vec<(&'static str, u64)>,
     /// Which devices may be used; none: whatever the groups above allow.
     pub devices: Option<Vec<Rule>>,
 }
 
-/// Decides what is written.
+impl Limits {
+    /// All files that are written.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let period = self.cpu_period.map(|_| "cpu.max");
+        self.writes
+            .iter()
+            .map(|(file, _)| file.as_str())
+            .chain(period)
+    }
+}
+
+/// Decides what is written. Of what a document does not name nothing is.
 ///
 /// # Errors
 /// What is wrong or impossible, by name.
@@ -42,7 +55,7 @@ pub fn limits(resources: Option<&Resources>, devices: &[Device]) -> Result<Limit
             room.extend(most.map(|most| (used, most)));
         }
     }
-    cpu(&resources.cpu, &mut writes)?;
+    let cpu_period = cpu(&resources.cpu, &mut writes)?;
     if let Some(pids) = resources.pids {
         let most = if pids.limit > 0 {
             pids.limit.to_string()
@@ -73,6 +86,7 @@ pub fn limits(resources: Option<&Resources>, devices: &[Device]) -> Result<Limit
     let devices = Some(device_rules(&resources.devices, devices)?);
     Ok(Limits {
         writes,
+        cpu_period,
         room,
         devices,
     })
@@ -161,7 +175,8 @@ fn weight(shares: u64) -> u64 {
     shares.saturating_mul(9_999) / 262_142 + 1
 }
 
-fn cpu(cpu: &Cpu, writes: &mut Vec<(String, String)>) -> Result<()> {
+/// Returns a period that stands there without a quota.
+fn cpu(cpu: &Cpu, writes: &mut Vec<(String, String)>) -> Result<Option<u64>> {
     let mut put = |file: &str, value: String| writes.push((file.to_owned(), value));
     if let Some(idle) = cpu.idle {
         put("cpu.idle", idle.to_string());
@@ -169,15 +184,18 @@ fn cpu(cpu: &Cpu, writes: &mut Vec<(String, String)>) -> Result<()> {
     if let Some(shares) = cpu.shares.filter(|shares| *shares != 0) {
         put("cpu.weight", weight(shares).to_string());
     }
-    let quota = cpu.quota.filter(|quota| *quota != 0);
     let period = cpu.period.filter(|period| *period != 0);
-    if quota.is_some() || period.is_some() {
-        let quota = match quota {
-            None | Some(-1) => "max".to_owned(),
-            Some(quota @ 1..) => quota.to_string(),
-            Some(quota) => bail!("resources.cpu.quota: {quota} is no time"),
-        };
-        put("cpu.max", format!("{quota} {}", period.unwrap_or(100_000)));
+    let quota = match cpu.quota.filter(|quota| *quota != 0) {
+        None => None,
+        Some(-1) => Some("max".to_owned()),
+        Some(quota @ 1..) => Some(quota.to_string()),
+        Some(quota) => bail!("resources.cpu.quota: {quota} is no time"),
+    };
+    let alone = period.filter(|_| quota.is_none());
+    if let Some(quota) = quota {
+        // Without a second word the kernel keeps the period that is there.
+        let period = period.map(|period| format!(" {period}"));
+        put("cpu.max", quota + &period.unwrap_or_default());
     }
     if let Some(burst) = cpu.burst {
         put("cpu.max.burst", burst.to_string());
@@ -187,7 +205,7 @@ fn cpu(cpu: &Cpu, writes: &mut Vec<(String, String)>) -> Result<()> {
             put(file, list.clone());
         }
     }
-    Ok(())
+    Ok(alone)
 }
 
 fn block_io(io: &BlockIo, writes: &mut Vec<(String, String)>) -> Result<()> {
@@ -358,11 +376,28 @@ mod tests {
         let expected = pairs(&[
             ("memory.swap.max", "max"),
             ("memory.max", "max"),
-            ("cpu.max", "max 100000"),
+            ("cpu.max", "max"),
             ("pids.max", "max"),
         ]);
         assert_eq!(all.unwrap(), expected);
         assert_eq!(written("{}").unwrap(), []);
+    }
+
+    #[test]
+    fn quota_and_period_of_processors_are_changed_each_by_itself() {
+        let both = |json: &str| {
+            let resources: Resources = serde_json::from_str(json).unwrap();
+            let limits = limits(Some(&resources), &[]).unwrap();
+            let files: Vec<_> = limits.files().map(str::to_owned).collect();
+            assert_eq!(files, ["cpu.max"], "{json}");
+            (limits.writes, limits.cpu_period)
+        };
+        let quota = pairs(&[("cpu.max", "20000")]);
+        assert_eq!(both(r#"{"cpu": {"quota": 20000}}"#), (quota, None));
+        assert_eq!(both(r#"{"cpu": {"period": 50000}}"#), (vec![], Some(50000)));
+        let pair = pairs(&[("cpu.max", "20000 50000")]);
+        let json = r#"{"cpu": {"quota": 20000, "period": 50000}}"#;
+        assert_eq!(both(json), (pair, None));
     }
 
     #[test]

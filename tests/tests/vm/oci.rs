@@ -58,6 +58,9 @@ kedge-oci update --memory 100000000 --memory-reservation 20000000 --pids-limit 3
     || say failed $(cat /tmp/errors)
 see updated
 echo '{"unified": {"memory.oom.group": "1"}, "pids": {"limit": -1}}' | kedge-oci update --resources - one 2>/tmp/errors || say failed $(cat /tmp/errors)
+kedge-oci update --cpu-period 200000 one 2>/tmp/errors || say failed $(cat /tmp/errors)
+say period cpu.max $(cat /sys/fs/cgroup/oci/one/cpu.max)
+kedge-oci update --cpu-quota 30000 one 2>/tmp/errors || say failed $(cat /tmp/errors)
 see again
 kedge-oci update --memory 4096000000000000000000 one 2>/tmp/errors && say refused nothing
 kedge-oci update --memory -7 one 2>/tmp/errors && say refused nothing
@@ -184,7 +187,8 @@ fn vm_limits_of_an_oci_container_are_changed() -> Result<()> {
         ("memory.max", "99999744"),
         ("pids.max", "max"),
         ("memory.oom.group", "1"),
-        ("cpu.max", "20000 100000"),
+        // The quota was changed after the period, and neither changes the other.
+        ("cpu.max", "30000 200000"),
         ("forks", "6"),
     ];
     let created = [
@@ -198,6 +202,7 @@ fn vm_limits_of_an_oci_container_are_changed() -> Result<()> {
     let all = [
         ("created", &created[..]),
         ("updated", &updated),
+        ("period", &[("cpu.max", "20000 200000")]),
         ("again", &again),
         ("refused", &again),
     ];
