@@ -5,6 +5,8 @@
 
 mod mounts;
 mod process;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::CString;
 use std::path::{Component, Path, PathBuf};
@@ -156,12 +158,14 @@ impl Plan {
         joins(&self.joined, kind)
     }
 
-    /// What the document names and nobody knows, in words: a filter goes on without it, as the specification's readers expect.
+    /// What of the document is not kept as it stands there, in words: a filter goes on without it, as the specification's
+    /// readers expect.
     pub(crate) fn passed_over(&self) -> impl Iterator<Item = String> {
         let unknown = self.filter.iter().flat_map(|filter| &filter.unknown);
-        unknown.map(|name| {
+        let unknown = unknown.map(|name| {
             format!("linux.seccomp.syscalls: {name:?} is no system call: it is passed over")
-        })
+        });
+        unknown.chain(self.filter.as_ref().and_then(unjudged))
     }
 }
 
@@ -188,6 +192,18 @@ fn filter(linux: &Linux) -> Result<Option<kedge_oci_seccomp::Compiled>> {
     kedge_oci_seccomp::compile(configuration)
         .map(Some)
         .context("linux.seccomp")
+}
+
+/// Of which listed architectures the filter judges no calls. Engines list all that a processor has.
+fn unjudged(filter: &kedge_oci_seccomp::Compiled) -> Option<String> {
+    let name = |arch| serde_json::to_value(arch).ok()?.as_str().map(str::to_owned);
+    let names: Vec<_> = filter.unjudged.iter().filter_map(name).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "linux.seccomp.architectures: calls of {} are not judged but refused, or end their process",
+            names.join(", ")
+        )
+    })
 }
 
 fn joins(joined: &[(Namespaces, PathBuf)], kind: Namespaces) -> bool {
