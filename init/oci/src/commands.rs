@@ -174,10 +174,9 @@ fn start(root: &Path, id: &str) -> Result<()> {
     );
     let socket = sock::connect(Path::new(&path), Kind::Messages)
         .context("its process does not wait any more")?;
-    let done = executed(&Link::of(socket));
-    // From now on it is no longer merely created, be it that it failed.
-    std::fs::remove_file(folder.start()).ok();
-    done?;
+    // From now on it is no longer merely created, be it that its start fails, or that this command is killed meanwhile.
+    std::fs::remove_file(folder.start()).context("it starts")?;
+    executed(&Link::of(socket))?;
     let told = saved.told(Status::Running);
     hooks::run("poststart", &spec.hooks.poststart, &told).inspect_err(|_| {
         // Specification, "Lifecycle": the container is stopped then.

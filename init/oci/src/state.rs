@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `state.json` | [`Saved`]; it is there once the container is created |
 //! | `config.json` | the document that it was created by: commands and hooks are still run by it when the bundle has changed |
-//! | `start` | a socket on which its process waits; it is there until the container is started |
+//! | `start` | a socket on which its process waits; it is there until a start has reached it |
 
 use std::collections::BTreeMap;
 use std::io::Write;

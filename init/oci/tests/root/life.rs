@@ -34,6 +34,23 @@ fn a_container_is_created_started_and_deleted() {
 }
 
 #[test]
+fn a_start_that_is_killed_has_begun() {
+    let script = "echo > /data/began; exec sleep 1000";
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]}]);
+    let bundle = Bundle::new("true")
+        .set("root/readonly", json!(false))
+        .set("hooks/startContainer", hook);
+    let id = bundle.id();
+    bundle.good(&["create", &id]);
+    let mut start = bundle.command(&["start", &id]).spawn().unwrap();
+    eventually(|| bundle.root().join("data/began").exists());
+    start.kill().unwrap();
+    start.wait().unwrap();
+    assert_eq!(bundle.status(), "running");
+    assert!(bundle.bad(&["delete", &id]).contains("it is running"));
+}
+
+#[test]
 fn run_ends_as_its_process_does() {
     let status = |script: &str| {
         let bundle = Bundle::new(script);
