@@ -9,8 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use anyhow::{Context, Result, bail, ensure};
 use kedge_sys::Errno;
 use kedge_sys::mount::{OpenTreeFlags, open_tree};
+use kedge_sys::process::umask;
 use kedge_sys::rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, symlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, Uid, chownat, makedev, mknodat, symlinkat,
 };
 
 use crate::inside::{self, Want};
@@ -107,7 +108,12 @@ fn one(device: &DevicePlan, root: BorrowedFd<'_>, named: bool) -> Result<()> {
     let kind = file_type(device.kind);
     let (major, minor) = device.number;
     let mode = Mode::from_raw_mode(device.mode);
-    match mknodat(&folder, &name, kind, mode, makedev(major, minor)) {
+    // Without a umask instead of by a chmod(2) after, which would follow a link: by then another container that has the image,
+    // too, can have put one there.
+    let before = umask(Mode::empty());
+    let made = mknodat(&folder, &name, kind, mode, makedev(major, minor));
+    umask(before);
+    match made {
         Ok(()) => {}
         Err(Errno::PERM) => return borrow(device, root),
         Err(errno) => return Err(errno.into()),
@@ -123,8 +129,7 @@ fn one(device: &DevicePlan, root: BorrowedFd<'_>, named: bool) -> Result<()> {
             AtFlags::SYMLINK_NOFOLLOW,
         )?;
     }
-    // Not less by the umask.
-    Ok(chmodat(&folder, &name, mode, AtFlags::empty())?)
+    Ok(())
 }
 
 /// Mounts the machine's own node, which must be the same device.
@@ -156,6 +161,23 @@ fn split(path: &CStr) -> Result<(CString, CString)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_have_the_mode_that_is_said_whatever_the_umask() {
+        let root = tempfile::tempdir().unwrap();
+        let device = DevicePlan {
+            path: c"/dev/pipe".to_owned(),
+            kind: DeviceKind::Pipe,
+            number: (0, 0),
+            mode: 0o666,
+            owner: (0, 0),
+        };
+        let folder = std::fs::File::open(root.path()).unwrap();
+        one(&device, folder.as_fd(), true).unwrap();
+        let made = inside::find(folder.as_fd(), &device.path).unwrap();
+        let mode = inside::stat(&made).unwrap().st_mode;
+        assert_eq!(mode & 0o7777, 0o666, "{mode:o}");
+    }
 
     #[test]
     fn paths_have_a_folder_and_a_name() {
