@@ -307,16 +307,22 @@ fn processes(saved: &Saved) -> Result<Vec<i32>> {
 
 fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
     let folder = match Folder::open(root, id, true) {
-        Err(error) => return if force { Ok(()) } else { Err(error) },
-        Ok(folder) => folder,
+        Err(_) if force && !Folder::is_there(root, id)? => return Ok(()),
+        other => other?,
     };
     let saved = match folder.load() {
         Ok(saved) => saved,
-        // One whose creation was cut off.
-        Err(_) if force => return folder.remove(),
+        // One whose creation was cut off. What is there and cannot be read says nothing of its process.
+        Err(error) if force && is_missing(&error) => return folder.remove(),
         Err(error) => return Err(error),
     };
     end(&folder, &saved, force)
+}
+
+/// Whether a file is not there.
+fn is_missing(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Removes what is left of a container, and its processes if that is wanted.
@@ -530,6 +536,30 @@ fn list(root: &Path, json: bool, quiet: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_deleted_is_told_with_force_too() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        delete(root, "nobody", true).unwrap();
+        delete(root, "nobody", false).unwrap_err();
+        delete(root, "no/body", true).unwrap_err();
+        // One whose creation was cut off.
+        drop(Folder::make(root, "half").unwrap());
+        delete(root, "half", false).unwrap_err();
+        delete(root, "half", true).unwrap();
+        assert!(!root.join("half").exists());
+        // One of which nobody knows whether it runs.
+        let folder = Folder::make(root, "garbled").unwrap();
+        folder.put("state.json", b"{").unwrap();
+        drop(folder);
+        let error = format!("{:#}", delete(root, "garbled", true).unwrap_err());
+        assert!(error.contains("state.json"), "{error}");
+        assert!(root.join("garbled").exists());
+        // What is no folder of containers.
+        let error = delete(&root.join("garbled/state.json"), "one", true);
+        error.unwrap_err();
+    }
 
     #[test]
     fn signals_are_known_by_number_and_name() {

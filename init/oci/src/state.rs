@@ -155,6 +155,17 @@ impl Folder {
         Ok(Self { path, lock })
     }
 
+    /// Whether there is one, be it of a container that was never created to the end.
+    ///
+    /// # Errors
+    /// It is no id; nobody can tell.
+    pub(crate) fn is_there(root: &Path, id: &str) -> Result<bool> {
+        check_id(id)?;
+        let path = root.join(id);
+        let there = path.try_exists();
+        there.with_context(|| format!("look for {}", path.display()))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -225,13 +236,17 @@ impl Folder {
         })
     }
 
-    /// Removes it.
+    /// Removes it. That it is gone already is no error: somebody else removed it.
     ///
     /// # Errors
     /// Those of the file system.
     pub(crate) fn remove(&self) -> Result<()> {
-        std::fs::remove_dir_all(&self.path)
-            .with_context(|| format!("remove {}", self.path.display()))
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", self.path.display()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -420,6 +435,7 @@ mod tests {
         saved.started += 1;
         assert_eq!(folder.status(&saved).unwrap(), Status::Stopped);
         assert!(saved.process().is_none());
+        folder.remove().unwrap();
         folder.remove().unwrap();
         let gone = Folder::open(root.path(), "one", true)
             .unwrap_err()
