@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use kedge_sys::rustix::fs::{MemfdFlags, memfd_create};
 use kedge_sys::rustix::process::{Pid, Signal, kill_process_group};
+use kedge_sys::signals::with_none_blocked;
 
 use crate::config::Hook;
 use crate::state::Told;
@@ -73,7 +74,8 @@ fn one(hook: &Hook, state: &[u8]) -> Result<()> {
             command.env(name, value);
         }
     }
-    let mut child = command.spawn()?;
+    // In the foreground this command takes signals from a descriptor, so they are blocked.
+    let mut child = with_none_blocked(&mut command).spawn()?;
     let status = match hook.timeout {
         None => child.wait()?,
         Some(seconds) => wait(&mut child, Duration::from_secs(seconds))?,
@@ -103,5 +105,27 @@ fn wait(child: &mut Child, longest: Duration) -> Result<std::process::ExitStatus
             bail!("it took longer than {} s", longest.as_secs());
         }
         std::thread::sleep(LOOK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kedge_sys::signals::{SignalSet, set_blocked};
+
+    #[test]
+    fn hooks_can_be_ended_by_signals_that_are_blocked_here() {
+        let script =
+            "grep 'SigBlk:.0*$' /proc/self/status || { cat /proc/self/status >&2; exit 1; }";
+        let hook = Hook {
+            path: "/bin/sh".to_owned(),
+            args: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            env: vec!["PATH=/bin:/usr/bin".to_owned()],
+            timeout: Some(20),
+        };
+        let before = set_blocked(&SignalSet::of(&[Signal::TERM, Signal::CHILD])).unwrap();
+        let done = one(&hook, b"{}");
+        set_blocked(&before).unwrap();
+        done.unwrap();
     }
 }

@@ -5,6 +5,8 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use rustix::process::Signal;
 
@@ -122,6 +124,13 @@ pub fn set_blocked(set: &SignalSet) -> Result<SignalSet> {
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set.0, &raw mut former.0) };
     checked_int("sigprocmask", answer)?;
     Ok(former)
+}
+
+/// Has a command's process begin with no signal blocked, whatever this one blocks.
+pub fn with_none_blocked(command: &mut Command) -> &mut Command {
+    let none = SignalSet::empty();
+    // SAFETY: between fork and exec the closure makes one system call, which may be made there, and allocates nothing.
+    unsafe { command.pre_exec(move || set_blocked(&none).map(drop).map_err(Into::into)) }
 }
 
 /// A descriptor from which blocked signals are read. Non-blocking, close-on-exec.
