@@ -127,8 +127,7 @@ impl Group {
     fn set(&self, file: &str, value: &str) -> Result<()> {
         match self.put(file, value) {
             Ok(()) => Ok(()),
-            // Without a controller there is no limit, as is asked; without swap there is none to be limited.
-            Err(Errno::NOENT) if value.starts_with("max") || file == "memory.swap.max" => Ok(()),
+            Err(Errno::NOENT) if is_no_limit(file, value, has_swap) => Ok(()),
             Err(Errno::NOENT) => bail!(
                 "{file} = {value}: {} has no such file: the kernel, or the group above, lacks the controller",
                 self.path.display()
@@ -285,6 +284,32 @@ impl Group {
     }
 }
 
+/// Files that hold a limit, and those of huge pages, with their size in between: a limit of a name that is mistyped is none.
+const LIMITS: [&str; 8] = [
+    "cpu.max",
+    "cpu.uclamp.max",
+    "memory.high",
+    "memory.max",
+    "memory.swap.high",
+    "memory.swap.max",
+    "memory.zswap.max",
+    "pids.max",
+];
+
+/// Whether it is kept without the file: without a controller there is no limit, if that is what is asked; without swap there
+/// is none to be limited, and a kernel that does not count it knows no other answer to "0" either (so has runc).
+fn is_no_limit(file: &str, value: &str, has_swap: impl FnOnce() -> bool) -> bool {
+    let huge = file.starts_with("hugetlb.") && file.ends_with(".max");
+    let no_limit = value.split_whitespace().next() == Some("max");
+    no_limit && (huge || LIMITS.contains(&file))
+        || file == "memory.swap.max" && (value == "0" || !has_swap())
+}
+
+/// Whether the machine has swap: lines after the first one. A kernel without it has no such file.
+fn has_swap() -> bool {
+    std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
+}
+
 /// Folders in a folder.
 fn below(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -360,6 +385,30 @@ mod tests {
         assert_eq!(kept(), "max\n");
         group.limit(&limits(4096)).unwrap();
         assert_eq!(kept(), "4096");
+    }
+
+    #[test]
+    fn only_a_limit_that_is_none_is_kept_without_its_file() {
+        for (file, value, swap, kept) in [
+            ("memory.max", "max", true, true),
+            ("cpu.max", "max 100000", true, true),
+            ("hugetlb.2MB.max", "max", true, true),
+            ("memory.max", "4096", true, false),
+            ("memory.mux", "max", true, false),
+            ("memory.low", "max", true, false),
+            ("memory.max", "maximum", true, false),
+            ("memory.swap.max", "max", true, true),
+            ("memory.swap.max", "0", true, true),
+            ("memory.swap.max", "4096", true, false),
+            ("memory.swap.max", "4096", false, true),
+        ] {
+            assert_eq!(is_no_limit(file, value, || swap), kept, "{file} = {value}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let group = Group::open(folder.path().to_owned()).unwrap();
+        group.set("memory.max", "max").unwrap();
+        let error = group.set("memory.mux", "max").unwrap_err().to_string();
+        assert!(error.contains("memory.mux"), "{error}");
     }
 
     #[test]
