@@ -90,17 +90,20 @@ const UPDATES: [(&str, &str); 12] = [
     ("blkio-weight", "blockIO.weight"),
 ];
 
-/// Reads the command line.
-///
-/// # Errors
-/// The word that is unknown or missing.
-pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<(Global, Command)> {
-    let mut parser = Parser::from_args(words);
+/// Reads the command line: what stands before the command, as far as it was read, and the command, or the word that is unknown
+/// or missing.
+pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> (Global, Result<Command>) {
     let mut global = Global {
         root: PathBuf::from(state::ROOT),
         log: None,
         log_json: false,
     };
+    let command = read(&mut Parser::from_args(words), &mut global);
+    (global, command)
+}
+
+fn read(parser: &mut Parser, global: &mut Global) -> Result<Command> {
+    let mut systemd = false;
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("root") => global.root = parser.value()?.into(),
@@ -116,26 +119,25 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<(Global
             // What there is to say is said anyway.
             Arg::Long("debug") => {}
             Arg::Long("log-level" | "rootless" | "criu") => drop(parser.value()?),
-            Arg::Long("systemd-cgroup") => bail!(
-                "--systemd-cgroup: control groups are not asked of systemd: have your engine manage them itself (podman: --cgroup-manager=cgroupfs)"
-            ),
-            Arg::Long("version") | Arg::Short('v') => return Ok((global, Command::Version)),
-            Arg::Long("help") | Arg::Short('h') => return Ok((global, Command::Help(None))),
+            Arg::Long("systemd-cgroup") => systemd = true,
+            Arg::Long("version") | Arg::Short('v') => return Ok(Command::Version),
+            Arg::Long("help") | Arg::Short('h') => return Ok(Command::Help(None)),
             Arg::Value(word) => {
+                // Told only now, when it is known where.
+                ensure!(
+                    !systemd,
+                    "--systemd-cgroup: control groups are not asked of systemd: have your engine manage them itself (podman: --cgroup-manager=cgroupfs)"
+                );
                 let word = word.string()?;
-                let command = command(&word, &mut parser);
-                return Ok((
-                    global,
-                    command
-                        .with_context(|| format!("{word} (kedge-oci {word} --help tells more)"))?,
-                ));
+                return command(&word, parser)
+                    .with_context(|| format!("{word} (kedge-oci {word} --help tells more)"));
             }
             other @ (Arg::Short(_) | Arg::Long(_)) => {
                 return Err(other.unexpected().into());
             }
         }
     }
-    Ok((global, Command::Help(None)))
+    Ok(Command::Help(None))
 }
 
 fn command(word: &str, parser: &mut Parser) -> Result<Command> {
@@ -360,7 +362,8 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<(Global, Command)> {
-        parse(line.split_whitespace().map(OsString::from))
+        let (global, command) = parse(line.split_whitespace().map(OsString::from));
+        Ok((global, command?))
     }
 
     #[test]

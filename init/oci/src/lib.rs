@@ -56,24 +56,15 @@ use kedge_sys::descriptors::is_open;
 /// The whole command: reads the command line, does what it says, tells what failed.
 #[must_use]
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = arguments::parse(words);
-    let (global, done) = match parsed {
-        Ok((global, command)) => {
-            let done = perform(&global, command);
-            (Some(global), done)
-        }
-        Err(error) => (None, Err(error)),
-    };
-    match done {
+    let (global, command) = arguments::parse(words);
+    match command.and_then(|command| perform(&global, command)) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             let text = format!("{error:#}");
             let mut output = std::io::stderr().lock();
             // There is nowhere left to say that this failed.
             writeln!(output, "error: {text}").ok();
-            if let Some(global) = global {
-                log(&global, "error", &text);
-            }
+            log(&global, "error", &text);
             ExitCode::FAILURE
         }
     }
@@ -129,5 +120,35 @@ fn log(global: &Global, level: &str, text: &str) {
     // It was said on standard error already.
     if let Ok(mut file) = options.create(true).append(true).open(path) {
         writeln!(file, "{line}").ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_the_command_line_is_logged() {
+        let folder = tempfile::tempdir().unwrap();
+        for (number, (before, after, word)) in [
+            ("", "frobnicate", "frobnicate"),
+            ("", "create --what one", "--what"),
+            ("", "--what", "--what"),
+            // Wherever the log is named before the command.
+            ("--systemd-cgroup", "create one", "cgroupfs"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let path = folder.path().join(number.to_string());
+            let line = format!("{before} --log {} {after}", path.display());
+            let status = main(line.split_whitespace().map(OsString::from));
+            assert_eq!(status, ExitCode::FAILURE, "{line}");
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(
+                text.contains("level=error") && text.contains(word),
+                "{text}"
+            );
+        }
     }
 }
