@@ -9,13 +9,14 @@ use kedge_sys::Errno;
 use kedge_sys::descriptors::close_on_exec_from;
 use kedge_sys::exec::{ExecImage, candidates};
 use kedge_sys::privilege::{
-    bound_capabilities, keep_capabilities, set_ambient, set_capabilities, set_group, set_groups,
+    bound_capabilities, keep_capabilities, set_ambient, set_capabilities, set_group,
     set_no_new_privs, set_user,
 };
 use kedge_sys::process::{chdir, set_io_priority, setsid, umask};
 use kedge_sys::rustix::fs::{
     Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, accessat, fchown, fstat, openat,
 };
+use kedge_sys::rustix::thread::set_thread_groups;
 use kedge_sys::signals;
 
 use crate::filter::Filter;
@@ -126,11 +127,12 @@ fn become_user(process: &ProcessPlan) -> Result<()> {
     let sets = &process.capabilities;
     bound_capabilities(sets.bounding).context("process.capabilities.bounding")?;
     keep_capabilities(true).context("capabilities")?;
-    match set_groups(&process.groups) {
+    let groups: Vec<_> = process.groups.iter().copied().map(Gid::from_raw).collect();
+    match set_thread_groups(&groups) {
         Ok(()) => {}
         // Where the namespace's maker may not set groups there are none to be left.
-        Err(error) if error.errno == Errno::PERM && process.groups.is_empty() => {}
-        Err(error) => return Err(error).context("process.user.additionalGids"),
+        Err(Errno::PERM) if groups.is_empty() => {}
+        Err(errno) => return Err(errno).context("process.user.additionalGids"),
     }
     set_group(process.gid).with_context(|| format!("process.user.gid {}", process.gid))?;
     set_user(process.uid).with_context(|| format!("process.user.uid {}", process.uid))?;

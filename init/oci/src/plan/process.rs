@@ -67,6 +67,9 @@ pub struct Limit {
     pub value: Rlimit,
 }
 
+/// The most further groups (`NGROUPS_MAX` of `linux/limits.h`).
+const MAX_GROUPS: usize = 65_536;
+
 impl ProcessPlan {
     /// Decides how it is started.
     ///
@@ -85,9 +88,8 @@ impl ProcessPlan {
         );
         let user = &process.user;
         ensure!(
-            user.additional_gids.len() <= kedge_sys::privilege::MAX_GROUPS,
-            "process.user.additionalGids: over {} groups",
-            kedge_sys::privilege::MAX_GROUPS
+            user.additional_gids.len() <= MAX_GROUPS,
+            "process.user.additionalGids: over {MAX_GROUPS} groups"
         );
         let list = |what: &str, list: &[String]| -> Result<Vec<CString>> {
             list.iter().map(|one| text(what, one)).collect()

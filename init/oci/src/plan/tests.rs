@@ -46,3 +46,14 @@ fn architectures_that_a_filter_does_not_judge_are_told_once() {
         "{line}"
     );
 }
+
+#[test]
+fn a_process_has_as_many_groups_as_the_kernel_takes() {
+    let with = |count: usize| {
+        let user = json!({"additionalGids": vec![7; count]});
+        plan(&json!({}), &json!({"user": user}), &json!({}))
+    };
+    assert_eq!(with(65_536).unwrap().process.groups.len(), 65_536);
+    let error = with(65_537).unwrap_err().to_string();
+    assert!(error.contains("additionalGids"), "{error}");
+}

@@ -57,6 +57,16 @@ fn a_process_is_who_the_document_says() {
 }
 
 #[test]
+fn a_process_may_have_more_groups_than_a_device_takes() {
+    let groups: Vec<_> = (1000..1200).collect();
+    let bundle = Bundle::new("grep Groups: /proc/self/status").set(
+        "process/user",
+        json!({"uid": 0, "gid": 0, "additionalGids": groups}),
+    );
+    assert_eq!(bundle.run().split_whitespace().count(), 201);
+}
+
+#[test]
 fn capabilities_are_those_that_are_named() {
     let sets = json!({
         "bounding": ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW"],
