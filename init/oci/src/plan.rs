@@ -3,6 +3,7 @@
 //! A [`Plan`] holds what the kernel takes, so that the start of a container decides nothing. What cannot be done is refused
 //! here, by its name in the document; nothing that a document asks for is left out silently.
 
+mod long;
 mod mounts;
 mod process;
 #[cfg(test)]

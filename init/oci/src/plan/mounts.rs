@@ -316,7 +316,7 @@ fn plan(mount: &Mount, bundle: &Path) -> Result<MountPlan> {
         (kind, None) => Source::FileSystem {
             kind: text("type", kind)?,
             source: source_name(mount, kind)?,
-            options: options.data.clone(),
+            options: super::long::divided(kind, &options.data)?,
         },
     };
     if matches!(source, Source::Bind { .. } | Source::Present) {

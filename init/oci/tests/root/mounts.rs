@@ -223,3 +223,17 @@ fn a_root_that_is_shared_leaves_the_machines_mounts_where_they_are() {
         assert_eq!(read("after"), before, "{propagation} {words:?}");
     }
 }
+
+#[test]
+fn an_overlay_may_have_more_lower_folders_than_an_option_has_bytes_for() {
+    let bundle = Bundle::new("cat /data/0 /data/5");
+    let folders = (0..6).map(|number| {
+        let folder = bundle.path(&format!("{number}{}", "x".repeat(60)));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(number.to_string()), format!("{number}\n")).unwrap();
+        folder.to_str().unwrap().to_owned()
+    });
+    let lower = format!("lowerdir={}", folders.collect::<Vec<_>>().join(":"));
+    let mount = json!({"destination": "/data", "type": "overlay", "options": [lower]});
+    assert_eq!(bundle.add("mounts", mount).run(), "0\n5\n");
+}
