@@ -48,7 +48,7 @@ pub(crate) fn perform(global: &Global, command: Command) -> Result<u8> {
         }
         Command::Kill { id, signal, all } => kill(root, &id, &signal, all)?,
         Command::Delete { id, force } => delete(root, &id, force)?,
-        Command::Exec(options) => return execute(root, &options),
+        Command::Exec(options) => return execute(global, &options),
         Command::Ps {
             id,
             json,
@@ -94,7 +94,7 @@ fn known(root: &Path, id: &str, locked: bool) -> Result<(Folder, Saved)> {
 /// Tells what of a document has no effect.
 fn tell_of(global: &Global, created: &Created) {
     for text in created.plan.passed_over() {
-        crate::warn(global, &text);
+        crate::warn(global, text);
     }
 }
 
@@ -358,13 +358,16 @@ fn end(folder: &Folder, saved: &Saved, force: bool) -> Result<()> {
     Ok(())
 }
 
-fn execute(root: &Path, options: &exec::Options) -> Result<u8> {
+fn execute(global: &Global, options: &exec::Options) -> Result<u8> {
     let signals = if options.detach {
         None
     } else {
         Some(Signals::catch()?)
     };
-    let executed = exec::exec(root, options)?;
+    let executed = exec::exec(&global.root, options)?;
+    for text in &executed.passed_over {
+        crate::warn(global, text);
+    }
     match signals {
         None => Ok(0),
         Some(signals) => serve(&signals, &executed.process, executed.terminal.as_ref()),

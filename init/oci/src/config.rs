@@ -217,7 +217,7 @@ pub struct Linux {
     /// Settings below `/proc/sys`, with dots.
     pub sysctl: BTreeMap<String, String>,
     /// The filter of system calls.
-    pub seccomp: Option<oci_spec::runtime::LinuxSeccomp>,
+    pub seccomp: Option<Seccomp>,
     /// How mounts spread from and to the root, as `rslave`.
     pub rootfs_propagation: Option<String>,
     /// What is hidden.
@@ -236,6 +236,36 @@ pub struct Linux {
     pub net_devices: BTreeMap<String, IgnoredAny>,
     /// Refused: of version 1.3.
     pub memory_policy: Option<IgnoredAny>,
+}
+
+/// A filter of system calls.
+#[derive(Debug, Clone)]
+pub struct Seccomp {
+    /// What is judged how.
+    pub rules: oci_spec::runtime::LinuxSeccomp,
+    /// Whether whoever waits for a listener's answer is woken by fatal signals alone ([`KILLABLE_WAIT`]).
+    pub killable_wait: bool,
+}
+
+/// The flag of a filter that the types of `rules` have no word for.
+pub const KILLABLE_WAIT: &str = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
+
+impl<'de> Deserialize<'de> for Seccomp {
+    fn deserialize<D: serde::Deserializer<'de>>(document: D) -> Result<Self, D::Error> {
+        let mut document = serde_json::Value::deserialize(document)?;
+        let mut killable_wait = false;
+        let flags = document.get_mut("flags");
+        if let Some(flags) = flags.and_then(serde_json::Value::as_array_mut) {
+            let all = flags.len();
+            flags.retain(|flag| flag != KILLABLE_WAIT);
+            killable_wait = flags.len() < all;
+        }
+        let rules = serde_json::from_value(document).map_err(serde::de::Error::custom)?;
+        Ok(Self {
+            rules,
+            killable_wait,
+        })
+    }
 }
 
 /// A namespace.
@@ -294,6 +324,9 @@ pub struct Device {
 pub struct Personality {
     /// `LINUX` or `LINUX32`.
     pub domain: String,
+    /// The specification knows none yet.
+    #[serde(default)]
+    pub flags: Vec<String>,
 }
 
 /// What a clock is ahead.

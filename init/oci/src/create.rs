@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use kedge_sys::clone::{self, Child, Namespaces};
+use kedge_sys::privilege::capabilities;
 use kedge_sys::process::{Signal, enter_namespace, prlimit, send_signal, unshare, wait_pidfd};
 use kedge_sys::sock::{self, Kind};
 
@@ -109,7 +110,11 @@ pub(crate) fn create(root: &Path, options: &Options, starter: Starter) -> Result
     let bundle = options.bundle.canonicalize();
     let bundle = bundle.with_context(|| format!("bundle {}", options.bundle.display()))?;
     let (spec, bytes) = Spec::load(&bundle)?;
-    let plan = Plan::new(&options.id, &spec, &bundle)?;
+    let mut plan = Plan::new(&options.id, &spec, &bundle)?;
+    if !plan.new.contains(Namespaces::USER) {
+        // In a user namespace of its own it has all.
+        plan.process.leave_ungrantable(capabilities()?.permitted);
+    }
     let console = console(&plan.process, options.console_socket.as_deref(), starter)?;
     let folder = Folder::make(root, &options.id)?;
     let hooked = Cell::new(false);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use kedge_sys::clone::{self, Namespaces};
 use kedge_sys::descriptors::close_all_but;
+use kedge_sys::privilege::capabilities;
 use kedge_sys::process::{
     Signal, enter_namespaces_of, send_signal, set_dumpable, set_personality, wait_pidfd,
 };
@@ -17,7 +18,7 @@ use crate::cgroup::Group;
 use crate::child::{NOT_EXECUTED, become_root, join_keyring};
 use crate::config::{self, Process, Spec};
 use crate::create::{Starter, console, limits, namespace_file};
-use crate::filter::Filter;
+use crate::filter::{self, Filter};
 use crate::link::{Link, Word};
 use crate::plan::{self, ProcessPlan};
 use crate::state::{self, Folder, Saved, Status};
@@ -50,6 +51,8 @@ pub(crate) struct Executed {
     pub(crate) process: OwnedFd,
     /// The master's side, if nobody else has it.
     pub(crate) terminal: Option<OwnedFd>,
+    /// What of its description is not kept.
+    pub(crate) passed_over: Vec<String>,
 }
 
 /// Executes it.
@@ -57,23 +60,15 @@ pub(crate) struct Executed {
 /// # Errors
 /// The container does not run; the process cannot be as it is described.
 pub(crate) fn exec(root: &Path, options: &Options) -> Result<Executed> {
-    let folder = Folder::open(root, &options.id, false)?;
-    let saved = folder.load()?;
-    let status = folder.status(&saved)?;
-    ensure!(
-        matches!(status, Status::Running | Status::Created),
-        "container {} is {}: nothing can be executed in it",
-        options.id,
-        status.word()
-    );
+    let (folder, saved) = container(root, &options.id)?;
     let first = saved.process().context("its first process ended")?;
     let spec = folder.spec()?;
-    let process = ProcessPlan::new(&describe(options, &spec)?)?;
+    let mut process = ProcessPlan::new(&describe(options, &spec)?)?;
     let compiled = spec
         .linux
         .seccomp
         .as_ref()
-        .map(kedge_oci_seccomp::compile)
+        .map(filter::compile)
         .transpose()?;
     let filter = compiled
         .as_ref()
@@ -87,6 +82,9 @@ pub(crate) fn exec(root: &Path, options: &Options) -> Result<Executed> {
     let socket = console(&process, options.console_socket.as_deref(), starter)?;
     let group = saved.group().transpose()?;
     let shared = differing(&saved)?;
+    if !shared.contains(Namespaces::USER) {
+        process.leave_ungrantable(capabilities()?.permitted);
+    }
     let (link, inner) = Link::pair()?;
     let joining = Joining {
         first: first.as_fd(),
@@ -120,6 +118,7 @@ pub(crate) fn exec(root: &Path, options: &Options) -> Result<Executed> {
         Ok(terminal) => Ok(Executed {
             process: process_fd,
             terminal,
+            passed_over: process.passed_over,
         }),
         Err(error) => {
             send_signal(process_fd.as_fd(), Signal::KILL).ok();
@@ -127,6 +126,19 @@ pub(crate) fn exec(root: &Path, options: &Options) -> Result<Executed> {
             Err(error)
         }
     }
+}
+
+/// The container, in which something can be executed.
+fn container(root: &Path, id: &str) -> Result<(Folder, Saved)> {
+    let folder = Folder::open(root, id, false)?;
+    let saved = folder.load()?;
+    let status = folder.status(&saved)?;
+    ensure!(
+        matches!(status, Status::Running | Status::Created),
+        "container {id} is {}: nothing can be executed in it",
+        status.word()
+    );
+    Ok((folder, saved))
 }
 
 /// Number and descriptor of the process, once it is there.

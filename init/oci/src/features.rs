@@ -3,6 +3,7 @@
 use kedge_sys::rustix;
 use serde_json::{Value, json};
 
+use crate::config::KILLABLE_WAIT;
 use crate::plan;
 use crate::state::VERSION;
 
@@ -11,6 +12,12 @@ pub(crate) fn all() -> Value {
     let options: Vec<_> = plan::mount_words().collect();
     let namespaces: Vec<_> = plan::kinds().collect();
     let capabilities: Vec<_> = plan::capability_names().collect();
+    let flags = [
+        "SECCOMP_FILTER_FLAG_TSYNC",
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+        "SECCOMP_FILTER_FLAG_LOG",
+        KILLABLE_WAIT,
+    ];
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": VERSION,
@@ -31,8 +38,8 @@ pub(crate) fn all() -> Value {
                     "SCMP_CMP_NE"
                 ],
                 "archs": [architecture()],
-                "knownFlags": ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG"],
-                "supportedFlags": ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_LOG"],
+                "knownFlags": flags,
+                "supportedFlags": flags,
             },
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},

@@ -11,16 +11,25 @@ use kedge_sys::seccomp;
 use kedge_sys::sock::{self, Kind};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 
+use crate::config::Seccomp;
 use crate::state::{Saved, Status, VERSION};
 
 /// The calls by which a listener is handed on: a process that had to ask for them would wait for itself.
 const HANDING_ON: [&str; 2] = ["sendmsg", "close"];
 
-/// Refuses a configuration whose listener could never be handed on.
+/// Compiles a configuration.
 ///
 /// # Errors
-/// The call.
-pub(crate) fn check(configuration: &LinuxSeccomp) -> Result<()> {
+/// What is wrong with it; a listener that could never be handed on.
+pub(crate) fn compile(seccomp: &Seccomp) -> Result<Compiled> {
+    check(&seccomp.rules)?;
+    let mut compiled = kedge_oci_seccomp::compile(&seccomp.rules).context("linux.seccomp")?;
+    compiled.options.killable_wait = seccomp.killable_wait;
+    Ok(compiled)
+}
+
+/// Refuses a configuration whose listener could never be handed on.
+fn check(configuration: &LinuxSeccomp) -> Result<()> {
     let notify = LinuxSeccompAction::ScmpActNotify;
     ensure!(
         configuration.default_action() != notify,

@@ -13,6 +13,7 @@ use std::ffi::CString;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use kedge_oci_seccomp::Compiled;
 use kedge_sys::clone::Namespaces;
 
 use crate::config::{Device, Hooks, IdMapping, Linux, Spec};
@@ -65,9 +66,12 @@ pub struct Plan {
     /// The first process.
     pub process: ProcessPlan,
     /// The filter of system calls.
-    pub filter: Option<kedge_oci_seccomp::Compiled>,
+    pub filter: Option<Compiled>,
     /// Programs at its turns.
     pub hooks: Hooks,
+    /// What of the document is not kept as it stands there, in words, beside what of its process is not: the specification wants
+    /// it told instead of refused.
+    pub passed_over: Vec<String>,
 }
 
 /// A device node.
@@ -122,6 +126,8 @@ impl Plan {
             new.contains(Namespaces::MOUNT),
             "linux.namespaces needs a new mount namespace: without one, the machine's own mounts would change"
         );
+        let filter = linux.seccomp.as_ref().map(crate::filter::compile);
+        let filter = filter.transpose()?;
         Ok(Self {
             new,
             maps,
@@ -146,8 +152,9 @@ impl Plan {
             cgroup: cgroup(id, linux)?,
             limits: resources::limits(linux.resources.as_ref(), &linux.devices)?,
             process: ProcessPlan::new(process)?,
-            filter: filter(linux)?,
-            hooks: spec.hooks.clone(),
+            passed_over: passed_over(linux, filter.as_ref()),
+            filter,
+            hooks: hooks(&spec.hooks)?,
             joined,
         })
     }
@@ -159,15 +166,27 @@ impl Plan {
         joins(&self.joined, kind)
     }
 
-    /// What of the document is not kept as it stands there, in words: a filter goes on without it, as the specification's
-    /// readers expect.
-    pub(crate) fn passed_over(&self) -> impl Iterator<Item = String> {
-        let unknown = self.filter.iter().flat_map(|filter| &filter.unknown);
-        let unknown = unknown.map(|name| {
-            format!("linux.seccomp.syscalls: {name:?} is no system call: it is passed over")
-        });
-        unknown.chain(self.filter.as_ref().and_then(unjudged))
+    /// What of the document is not kept as it stands there, in words.
+    pub(crate) fn passed_over(&self) -> impl Iterator<Item = &str> {
+        let all = self.passed_over.iter().chain(&self.process.passed_over);
+        all.map(String::as_str)
     }
+}
+
+fn passed_over(linux: &Linux, filter: Option<&Compiled>) -> Vec<String> {
+    let unknown = filter.into_iter().flat_map(|filter| &filter.unknown);
+    let mut all: Vec<_> = unknown
+        .map(|name| {
+            format!("linux.seccomp.syscalls: {name:?} is no system call: it is passed over")
+        })
+        .collect();
+    all.extend(filter.and_then(unjudged));
+    let flags = linux.personality.iter().flat_map(|one| &one.flags);
+    all.extend(
+        flags
+            .map(|flag| format!("linux.personality.flags: {flag:?} is no flag: it is passed over")),
+    );
+    all
 }
 
 fn refuse_unsupported(linux: &Linux) -> Result<()> {
@@ -185,18 +204,26 @@ fn refuse_unsupported(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
-fn filter(linux: &Linux) -> Result<Option<kedge_oci_seccomp::Compiled>> {
-    let Some(configuration) = &linux.seccomp else {
-        return Ok(None);
-    };
-    crate::filter::check(configuration)?;
-    kedge_oci_seccomp::compile(configuration)
-        .map(Some)
-        .context("linux.seccomp")
+/// Hooks, none of which has no time at all.
+fn hooks(hooks: &Hooks) -> Result<Hooks> {
+    for (turn, hooks) in [
+        ("prestart", &hooks.prestart),
+        ("createRuntime", &hooks.create_runtime),
+        ("createContainer", &hooks.create_container),
+        ("startContainer", &hooks.start_container),
+        ("poststart", &hooks.poststart),
+        ("poststop", &hooks.poststop),
+    ] {
+        let none = hooks.iter().find(|hook| hook.timeout == Some(0));
+        if let Some(hook) = none {
+            bail!("hooks.{turn}: {}: timeout must be over 0", hook.path);
+        }
+    }
+    Ok(hooks.clone())
 }
 
 /// Of which listed architectures the filter judges no calls. Engines list all that a processor has.
-fn unjudged(filter: &kedge_oci_seccomp::Compiled) -> Option<String> {
+fn unjudged(filter: &Compiled) -> Option<String> {
     let name = |arch| serde_json::to_value(arch).ok()?.as_str().map(str::to_owned);
     let names: Vec<_> = filter.unjudged.iter().filter_map(name).collect();
     (!names.is_empty()).then(|| {

@@ -1,5 +1,6 @@
 //! A process: the first one of a container, or one that is executed in it.
 
+use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
@@ -39,6 +40,8 @@ pub struct ProcessPlan {
     pub oom_score_adj: Option<i32>,
     /// As `ioprio_set(2)` takes it.
     pub io_priority: Option<u16>,
+    /// What of its description is not kept, in words.
+    pub passed_over: Vec<String>,
 }
 
 /// Capabilities of a process.
@@ -54,6 +57,18 @@ pub struct CapabilitySets {
     pub permitted: CapabilitySet,
     /// What is kept over an exec of whatever program.
     pub ambient: CapabilitySet,
+}
+
+impl CapabilitySets {
+    fn all(&mut self) -> [&mut CapabilitySet; 5] {
+        [
+            &mut self.bounding,
+            &mut self.effective,
+            &mut self.inheritable,
+            &mut self.permitted,
+            &mut self.ambient,
+        ]
+    }
 }
 
 /// A limit of a process.
@@ -100,6 +115,10 @@ impl ProcessPlan {
                 "process.oomScoreAdj: {score} is not between -1000 and 1000"
             );
         }
+        let (capabilities, passed_over) = match &process.capabilities {
+            Some(capabilities) => sets(capabilities),
+            None => sets(&config::Capabilities::default()),
+        };
         Ok(Self {
             arguments: list("process.args", &process.args)?,
             environment: list("process.env", &process.env)?,
@@ -111,12 +130,29 @@ impl ProcessPlan {
             gid: user.gid,
             groups: user.additional_gids.clone(),
             umask: user.umask.unwrap_or(0o022) & 0o777,
-            capabilities: sets(&process.capabilities.clone().unwrap_or_default())?,
+            capabilities,
             limits: limits(&process.rlimits)?,
             no_new_privileges: process.no_new_privileges.unwrap_or(false),
             oom_score_adj: process.oom_score_adj,
             io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
+            passed_over,
         })
+    }
+
+    /// Leaves out what nobody can give who has only `own` (specification, "Linux Process": such a capability is told of and
+    /// fails nothing).
+    pub(crate) fn leave_ungrantable(&mut self, own: CapabilitySet) {
+        let mut missing = CapabilitySet::empty();
+        for set in self.capabilities.all() {
+            missing |= set.difference(own);
+            *set &= own;
+        }
+        let numbered = CAPABILITIES.iter().enumerate();
+        let names = numbered.filter(|(number, _)| missing.bits() & 1 << number != 0);
+        let passed_over = names.map(|(_, name)| {
+            format!("process.capabilities: CAP_{name} is passed over: this command has not got it")
+        });
+        self.passed_over.extend(passed_over);
     }
 
     /// Where programs are looked for.
@@ -132,8 +168,10 @@ impl ProcessPlan {
 
 fn refuse_unsupported(process: &Process) -> Result<()> {
     let named = |name: &Option<String>| name.as_deref().is_some_and(|name| !name.is_empty());
+    // What is confined by no profile is what it is anyway.
+    let profile = process.apparmor_profile.as_deref();
     ensure!(
-        !named(&process.apparmor_profile),
+        profile == Some("unconfined") || !named(&process.apparmor_profile),
         "process.apparmorProfile: AppArmor is not supported"
     );
     ensure!(
@@ -201,28 +239,34 @@ pub(crate) fn capability_names() -> impl Iterator<Item = String> {
     CAPABILITIES.iter().map(|name| format!("CAP_{name}"))
 }
 
-fn sets(capabilities: &config::Capabilities) -> Result<CapabilitySets> {
-    Ok(CapabilitySets {
-        bounding: set("bounding", &capabilities.bounding)?,
-        effective: set("effective", &capabilities.effective)?,
-        inheritable: set("inheritable", &capabilities.inheritable)?,
-        permitted: set("permitted", &capabilities.permitted)?,
-        ambient: set("ambient", &capabilities.ambient)?,
-    })
+/// The sets of these names; and of what nobody knows, in words (specification, "Linux Process": it is told of and fails nothing).
+fn sets(capabilities: &config::Capabilities) -> (CapabilitySets, Vec<String>) {
+    let mut unknown = BTreeSet::new();
+    let sets = CapabilitySets {
+        bounding: set(&capabilities.bounding, &mut unknown),
+        effective: set(&capabilities.effective, &mut unknown),
+        inheritable: set(&capabilities.inheritable, &mut unknown),
+        permitted: set(&capabilities.permitted, &mut unknown),
+        ambient: set(&capabilities.ambient, &mut unknown),
+    };
+    let unknown = unknown
+        .into_iter()
+        .map(|name| format!("process.capabilities: {name:?} is no capability: it is passed over"));
+    (sets, unknown.collect())
 }
 
-/// The set of these names. One that is unknown could not be given, so it is refused rather than left out.
-fn set(which: &str, names: &[String]) -> Result<CapabilitySet> {
+/// The set of these names.
+fn set(names: &[String], unknown: &mut BTreeSet<String>) -> CapabilitySet {
     let mut bits = 0_u64;
     for name in names {
         let upper = name.to_ascii_uppercase();
         let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        let number = CAPABILITIES.iter().position(|known| *known == short);
-        let number = number
-            .with_context(|| format!("process.capabilities.{which}: {name:?} is no capability"))?;
-        bits |= 1 << number;
+        match CAPABILITIES.iter().position(|known| *known == short) {
+            Some(number) => bits |= 1 << number,
+            None => drop(unknown.insert(name.clone())),
+        }
     }
-    Ok(CapabilitySet::from_bits_retain(bits))
+    CapabilitySet::from_bits_retain(bits)
 }
 
 /// Names of limits (`setrlimit(2)`).

@@ -106,9 +106,9 @@ fn what_cannot_be_is_told_before_the_start() {
             "process.user.uid",
         ),
         (
-            "process/capabilities/effective",
-            json!(["CAP_FLY"]),
-            "CAP_FLY",
+            "hooks/poststop",
+            json!([{"path": "/bin/true", "timeout": 0}]),
+            "timeout must be over 0",
         ),
         (
             "process/rlimits",
