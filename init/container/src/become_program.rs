@@ -3,9 +3,9 @@
 
 use std::convert::Infallible;
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use kedge_sys::descriptors::{close_all_but_one, close_on_exec_from};
+use kedge_sys::descriptors::{close_all_but_two, close_on_exec_from};
 use kedge_sys::exec::ExecImage;
 use kedge_sys::privilege::{
     CapabilitySet, bound_capabilities, set_capabilities, set_group, set_groups, set_no_new_privs,
@@ -41,16 +41,18 @@ impl<'p> Who<'p> {
     }
 }
 
-/// Closes all that is open of the device's, but for the report. To be called before any path of the image is followed: by
-/// `/proc/self/fd/N` an open folder of the device's would be a way out, up to the moment of the exec (CVE-2024-21626). The
-/// places of mounts and devices are such paths, too: an image has links there, and so has a container that may mount.
-pub(crate) fn let_go(inner: &Inner) -> Result<(), Failure<'static>> {
+/// Closes all that is open of the device's, but for the report and for what is `kept`. To be called before any path of the
+/// image is followed: by `/proc/self/fd/N` an open folder of the device's would be a way out, up to the moment of the exec
+/// (CVE-2024-21626). The places of mounts and devices are such paths, too: an image has links there, and so has a container
+/// that may mount.
+pub(crate) fn let_go(inner: &Inner, kept: Option<BorrowedFd<'_>>) -> Result<(), Failure<'static>> {
     // Who reads nothing, or a terminal, has it later; until then PID 1's own input must not be there.
     let stdin = inner.stdin.as_ref().unwrap_or(&inner.stdout);
     set_standard(stdin, 0).at(Stage::Streams, c"stdin")?;
     set_standard(&inner.stdout, 1).at(Stage::Streams, c"stdout")?;
     set_standard(&inner.stderr, 2).at(Stage::Streams, c"stderr")?;
-    close_all_but_one(3, inner.report.as_fd()).at(Stage::Session, c"descriptors")
+    let report = inner.report.as_fd();
+    close_all_but_two(3, report, kept.unwrap_or(report)).at(Stage::Session, c"descriptors")
 }
 
 /// From root in the container's namespaces to the program, after [`let_go`]; returns only if something fails.

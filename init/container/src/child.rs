@@ -70,7 +70,7 @@ fn enter<'p>(
     inner: &Inner,
 ) -> Result<Infallible, Failure<'p>> {
     // The mounts arrive when nothing else is open.
-    let_go(inner)?;
+    let_go(inner, None)?;
     let mut arrived = Arrived::receive(&inner.report).at(Stage::Handshake, &plan.name)?;
     become_root()?;
     if let NetworkPlan::Pool(_) = plan.network {

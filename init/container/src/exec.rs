@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use kedge_revision::container::User;
 use kedge_sys::Errno;
 use kedge_sys::clone::{self, Namespaces};
+use kedge_sys::descriptors::close_all_but_one;
 use kedge_sys::process::{Resource, enter_namespace, enter_namespaces_of, prlimit, set_dumpable};
 
 use crate::become_program::{Who, become_program, let_go};
@@ -171,8 +172,10 @@ fn join<'p>(
     } else {
         all
     };
+    // That nobody in the container may look into this copy of PID 1 is the kernel's word; there is nothing to be found either.
+    let_go(inner, Some(pidfd))?;
     enter_namespaces_of(pidfd, all).at(Stage::Join, &plan.name)?;
-    let_go(inner)?;
+    close_all_but_one(3, inner.report.as_fd()).at(Stage::Session, c"descriptors")?;
     become_root()?;
     if let Some(fence) = fence {
         fence.close(plan.capabilities)?;

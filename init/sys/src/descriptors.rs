@@ -49,11 +49,26 @@ pub fn close_all_but(first: u32, kept: &[BorrowedFd<'_>]) -> Result<()> {
 /// # Errors
 /// `ENOSYS` before Linux 5.9.
 pub fn close_all_but_one(first: u32, kept: BorrowedFd<'_>) -> Result<()> {
-    let number = kept.as_raw_fd().unsigned_abs();
-    if number > first {
-        close_range(first, number.saturating_sub(1))?;
+    close_all_but_two(first, kept, kept)
+}
+
+/// As [`close_all_but`] for two that are kept; allocates nothing.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.9.
+pub fn close_all_but_two(first: u32, one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<()> {
+    let (one, other) = (
+        one.as_raw_fd().unsigned_abs(),
+        other.as_raw_fd().unsigned_abs(),
+    );
+    let mut start = first;
+    for number in [one.min(other), one.max(other)] {
+        if number > start {
+            close_range(start, number.saturating_sub(1))?;
+        }
+        start = start.max(number.saturating_add(1));
     }
-    close_range(first.max(number.saturating_add(1)), c_uint::MAX)
+    close_range(start, c_uint::MAX)
 }
 
 fn close_range(first: c_uint, last: c_uint) -> Result<()> {
@@ -128,5 +143,21 @@ mod tests {
         });
         let status = wait_pidfd(child.expect("clone3").pidfd.as_fd());
         assert_eq!(status, Ok(ExitStatus::Exited(0b00_0100)));
+        let child = spawn(Namespaces::NONE, None, || {
+            let closed = close_all_but_two(3, files[5].as_fd(), files[3].as_fd());
+            // One that is lower than the first is left, and so is nothing else.
+            let first = files[4].as_raw_fd().unsigned_abs();
+            if closed
+                .and_then(|()| close_all_but_two(first, files[3].as_fd(), files[5].as_fd()))
+                .is_err()
+            {
+                return 100;
+            }
+            let open = |file: &std::fs::File| rustix::io::fcntl_getfd(file).is_ok();
+            let bits = files.iter().map(|file| i32::from(open(file)));
+            bits.enumerate().map(|(at, bit)| bit << at).sum()
+        });
+        let status = wait_pidfd(child.expect("clone3").pidfd.as_fd());
+        assert_eq!(status, Ok(ExitStatus::Exited(0b10_1000)));
     }
 }
