@@ -13,6 +13,7 @@ mod arguments;
 mod attacks;
 mod cgroups;
 mod decide;
+mod dirty;
 mod disks;
 pub(crate) mod files;
 mod growth;
@@ -140,7 +141,7 @@ type Phase = (
 const PHASES: [Phase; 11] = [
     ("mounts", OnFailure::LastResort, InRepair::Runs, |boot| {
         mounts::mount_all()?;
-        for done in [settings(), descriptors()] {
+        for done in [settings(), dirty::bound(), descriptors()] {
             boot.problems
                 .extend(done.err().map(|error| ("mounts", error)));
         }

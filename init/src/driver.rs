@@ -23,6 +23,7 @@ mod network;
 mod notify;
 mod perform;
 mod poller;
+mod probing;
 mod said;
 mod showing;
 mod status;

@@ -22,7 +22,7 @@ fn reserve(total: u64) -> u64 {
 }
 
 /// Total memory, bytes, from `/proc/meminfo`.
-fn total_memory(meminfo: &str) -> Option<u64> {
+pub(super) fn total_memory(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kilobytes.checked_mul(1024)

@@ -103,7 +103,7 @@ impl Driver {
                 self.check_ended(index);
             } else if let Some(index) = self.helpers.find(pid) {
                 self.helper_ended(index);
-            } else if !self.commands.reap(pid) {
+            } else if !self.commands.reap(pid) && !self.probe_ended(pid) {
                 reap(pid).ok();
             }
         }

@@ -4,6 +4,7 @@ use super::said::disk_says;
 use super::{Driver, now_ms};
 use crate::driver::children::{Helper, Running};
 use crate::driver::poller::Token;
+use crate::driver::probing::Probing;
 use crate::driver::status::boot_id;
 use crate::driver::watchdog::Progress;
 use crate::helpers::disk::{Report, Request};
@@ -37,8 +38,6 @@ const RETRY_MS: u64 = 100;
 /// How long the end of the device waits for the disk helper, milliseconds.
 const FLUSH_MS: u64 = 2000;
 
-/// Probes for the judge have numbers from here on, those for the watchdog count up from 1.
-const JUDGED: u32 = 1 << 31;
 /// All helpers.
 #[derive(Debug)]
 pub(crate) struct Helpers {
@@ -59,10 +58,10 @@ pub(crate) struct Helpers {
     grow_asked: bool,
     /// The data partition grows.
     pub(crate) growing: bool,
-    /// What the watchdog is fed by, beside the loop itself: probes of the store are the disk helper's.
+    /// What the watchdog is fed by, beside the loop itself.
     pub(crate) progress: Progress,
-    /// The probe that the judge waits for.
-    judged: Option<u32>,
+    /// A process for each probe of the store.
+    pub(crate) probing: Probing,
 }
 
 impl Default for Helpers {
@@ -80,7 +79,7 @@ impl Default for Helpers {
             grow_asked: false,
             growing: false,
             progress: Progress::default(),
-            judged: None,
+            probing: Probing::default(),
         }
     }
 }
@@ -175,6 +174,7 @@ impl Driver {
         // Also where the revision was refused: history and logs tell of it.
         if self.boot.mounted {
             self.start_helper(DISK);
+            self.helpers.progress.begin(now_ms());
         }
         self.start_helper(NET);
         // Its own files are on the data partition.
@@ -272,7 +272,6 @@ impl Driver {
             self.brief_stick();
             return;
         }
-        self.helpers.progress.helper(true, now_ms());
         let content = self.boot.content.as_ref();
         let disk_max = content.map_or(1 << 20, |content| content.configuration.logs.disk_max);
         let boot_id = boot_id();
@@ -287,10 +286,6 @@ impl Driver {
             self.helpers.grow_asked = true;
             let device = device.to_string_lossy().into_owned();
             self.send(DISK, Request::Grow { device: &device }.encode());
-        }
-        // The judge of a boot on trial asks before there is a helper; what an ended one was asked is lost with it.
-        if let Some(token) = self.helpers.judged {
-            self.send(DISK, Request::Probe { token }.encode());
         }
     }
 
@@ -328,9 +323,7 @@ impl Driver {
                 running.link.flush().ok();
             }
         }
-        if let Some(token) = self.helpers.progress.probe(now) {
-            self.send(DISK, Request::Probe { token }.encode());
-        }
+        self.probe_turn(now);
         let idle = self
             .helpers
             .disk
@@ -456,18 +449,6 @@ impl Driver {
     /// What others than the journal wait for of the disk helper.
     fn disk_reports(&mut self, frame: &[u8]) {
         match Report::decode(frame) {
-            Ok(Report::Probed { token, failed, .. }) => {
-                if self
-                    .helpers
-                    .judged
-                    .take_if(|asked| *asked == token)
-                    .is_some()
-                {
-                    self.judge_probed(failed.is_none());
-                } else {
-                    self.helpers.progress.probed(token, now_ms());
-                }
-            }
             Ok(Report::Noted { failed }) => {
                 if let Some(text) = self.history.answered(failed) {
                     self.say(Stream::Warning, &text);
@@ -479,17 +460,6 @@ impl Driver {
             Ok(Report::Grown { .. } | Report::GrowFailed(_)) => self.helpers.growing = false,
             Ok(Report::Logs { .. } | Report::Synced { .. }) | Err(_) => {}
         }
-    }
-
-    /// Lets the disk helper try to write to the store, for the judge.
-    pub(super) fn probe_for_judge(&mut self) {
-        let token = self
-            .helpers
-            .judged
-            .map_or(JUDGED, |token| token.wrapping_add(1))
-            | JUDGED;
-        self.helpers.judged = Some(token);
-        self.send(DISK, Request::Probe { token }.encode());
     }
 
     /// Takes what the stage helper says.
@@ -553,7 +523,6 @@ impl Driver {
             self.network.forget();
         }
         if index == DISK {
-            self.helpers.progress.helper(false, now);
             self.helpers.growing = false;
             self.history.restarted();
         }

@@ -18,21 +18,14 @@ pub(super) fn disk_says(frame: &[u8]) -> Option<(Stream, String)> {
         Ok(Report::GrowFailed(errno)) => {
             Some((Stream::Error, format!("{DATA} cannot grow: {errno}")))
         }
-        Ok(
-            Report::Probed {
-                failed: Some(errno),
-                ..
-            }
-            | Report::Synced {
-                failed: Some(errno),
-                ..
-            },
-        ) => Some((Stream::Error, format!("{DATA} fails: {errno}"))),
+        Ok(Report::Synced {
+            failed: Some(errno),
+            ..
+        }) => Some((Stream::Error, format!("{DATA} fails: {errno}"))),
         Ok(
             Report::Logs { failed: None }
             | Report::Growing
             | Report::Grown { .. }
-            | Report::Probed { failed: None, .. }
             | Report::Synced { failed: None, .. }
             | Report::Noted { .. }
             | Report::History { .. },

@@ -171,7 +171,7 @@ impl Driver {
         };
         let judged = judge.step(now, input, &self.machine);
         if judged.probe {
-            self.probe_for_judge();
+            self.helpers.probing.ask();
         }
         match judged.verdict {
             Verdict::Pending(at) => self.times.look_at = at,
@@ -180,7 +180,7 @@ impl Driver {
         }
     }
 
-    /// The disk helper has tried to write to the store for the judge.
+    /// It was tried to write to the store for the judge.
     pub(super) fn judge_probed(&mut self, passed: bool) {
         let probe = if passed { Probe::Passed } else { Probe::Failed };
         self.ask_judge(Input::Probe(probe));

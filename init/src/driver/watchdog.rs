@@ -4,8 +4,8 @@
 //! [`FEED_MS`]. A loop that hangs, a child of the kernel's that never returns, a machine that
 //! thrashes: nobody feeds, and the hardware resets.
 //!
-//! A loop that turns is not all: [`Progress`] also asks the disk helper for a probe of the store now and then. One that
-//! is not answered for [`PATIENCE`] of the hardware's timeouts ends the feeding. A probe that fails is an answer: an
+//! A loop that turns is not all: [`Progress`] also wants a probe of the store now and then (`driver/probing.rs`). One that
+//! takes longer than [`PATIENCE`] of the hardware's timeouts ends the feeding. A probe that fails is an answer: an
 //! error is for the verdict and the status, a disk that hangs is for the watchdog. So is a container that even a kill
 //! does not end: it waits in the kernel for something that does not come, and no start of it can follow. After
 //! [`MOST_RESETS`] resets in a row neither counts any more, and that is said: a dying disk must not become a reboot loop.
@@ -20,6 +20,9 @@ const FEED_MS: u64 = 10_000;
 
 /// How many of the hardware's timeouts a probe of the store may take.
 const PATIENCE: u64 = 3;
+/// The same for the first of a boot, which may have to wait for others' data as no later one has (`helpers/disk/probe.rs`): what
+/// may be dirty at once (`boot/dirty.rs`) takes less than nine minutes at the least rate that a container can be held to.
+const FIRST_PATIENCE: u64 = 20;
 /// Between an answer and the next probe.
 const PROBE_MS: u64 = 30_000;
 /// So many resets in a row end the probes.
@@ -28,13 +31,15 @@ const MOST_RESETS: u32 = 3;
 /// Whether the device gets on.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// The store is not probed any more.
+    /// What hangs does not count any more.
     blind: bool,
-    /// The probe that was asked for and not answered: its number and when.
-    asked: Option<(u32, u64)>,
-    /// The number of the last one.
-    token: u32,
-    /// When the next one is due, once there is a helper.
+    /// The store is probed.
+    probes: bool,
+    /// When the probe began that runs.
+    asked: Option<u64>,
+    /// One has ended.
+    answered: bool,
+    /// When the next one is due.
     probe_at: Option<u64>,
     /// Since when a container cannot be killed.
     stuck: Option<u64>,
@@ -57,26 +62,31 @@ impl Progress {
         (progress, told)
     }
 
-    /// The helper that probes was started, or has ended: who does not hang may end, so that what it was asked counts
-    /// for nothing.
-    pub(crate) fn helper(&mut self, runs: bool, now_ms: u64) {
-        self.asked = None;
-        self.probe_at = (runs && !self.blind).then(|| now_ms.saturating_add(PROBE_MS));
+    /// There is a store to be probed from now on.
+    pub(crate) fn begin(&mut self, now_ms: u64) {
+        self.probes = !self.blind;
+        self.wait(now_ms);
     }
 
-    /// The number of the probe that is to be asked for now.
-    pub(crate) fn probe(&mut self, now_ms: u64) -> Option<u32> {
-        self.probe_at.take_if(|at| *at <= now_ms)?;
-        self.token = self.token.wrapping_add(1);
-        self.asked = Some((self.token, now_ms));
-        Some(self.token)
+    fn wait(&mut self, now_ms: u64) {
+        self.probe_at = self.probes.then(|| now_ms.saturating_add(PROBE_MS));
     }
 
-    /// A probe was answered, whatever the answer is.
-    pub(crate) fn probed(&mut self, token: u32, now_ms: u64) {
-        if self.asked.take_if(|(asked, _)| *asked == token).is_some() {
-            self.probe_at = Some(now_ms.saturating_add(PROBE_MS));
-        }
+    /// Whether a probe is to begin.
+    pub(crate) fn is_due(&self, now_ms: u64) -> bool {
+        self.probe_at.is_some_and(|at| at <= now_ms)
+    }
+
+    /// One has begun, for whomever.
+    pub(crate) fn begun(&mut self, now_ms: u64) {
+        self.probe_at = None;
+        self.asked = self.probes.then_some(now_ms);
+    }
+
+    /// It has ended, whatever the answer is, or could not begin.
+    pub(crate) fn probed(&mut self, now_ms: u64) {
+        self.answered |= self.asked.take().is_some();
+        self.wait(now_ms);
     }
 
     /// When the next probe is due.
@@ -93,10 +103,17 @@ impl Progress {
 
     /// Whether a watchdog with this timeout is to be fed. That the question is asked shows that the loop turns.
     fn feeds(&self, now_ms: u64, timeout_ms: u64) -> bool {
-        let patience = timeout_ms.saturating_mul(PATIENCE);
-        let waited = |since: u64| now_ms.saturating_sub(since) <= patience;
+        let within = |since: u64, timeouts| {
+            now_ms.saturating_sub(since) <= timeout_ms.saturating_mul(timeouts)
+        };
+        let patience = if self.answered {
+            PATIENCE
+        } else {
+            FIRST_PATIENCE
+        };
         let stuck = self.stuck.filter(|_| !self.blind);
-        self.asked.is_none_or(|(_, since)| waited(since)) && stuck.is_none_or(waited)
+        self.asked.is_none_or(|since| within(since, patience))
+            && stuck.is_none_or(|since| within(since, PATIENCE))
     }
 }
 
@@ -170,35 +187,49 @@ mod tests {
     #[test]
     fn a_store_that_answers_is_probed_on_and_on() {
         let (mut progress, told) = Progress::new(2);
-        assert_eq!(
-            (told, progress.deadline(), progress.probe(0)),
-            (None, None, None)
-        );
+        assert_eq!((told, progress.deadline()), (None, None));
+        assert!(!progress.is_due(u64::MAX));
         let mut now = 1000;
-        progress.helper(true, now);
-        for token in 1..50 {
-            assert_eq!(progress.probe(now + PROBE_MS - 1), None);
+        progress.begin(now);
+        for patience in [FIRST_PATIENCE, PATIENCE, PATIENCE] {
+            assert!(!progress.is_due(now + PROBE_MS - 1));
             now = progress.deadline().unwrap();
-            assert_eq!(progress.probe(now), Some(token));
-            assert_eq!((progress.probe(now), progress.deadline()), (None, None));
-            now += 3 * TIMEOUT;
+            assert!(progress.is_due(now));
+            progress.begun(now);
+            assert_eq!(progress.deadline(), None);
+            now += patience * TIMEOUT;
             assert!(progress.feeds(now, TIMEOUT));
-            progress.probed(token, now);
+            progress.probed(now);
         }
     }
 
     #[test]
     fn a_store_that_hangs_ends_the_feeding() {
         let (mut progress, _) = Progress::new(0);
-        progress.helper(true, 0);
-        let token = progress.probe(PROBE_MS).unwrap();
-        let last = PROBE_MS + 3 * TIMEOUT;
-        assert!(progress.feeds(last, TIMEOUT) && !progress.feeds(last + 1, TIMEOUT));
-        // An answer to something else is none, a late one is one.
-        progress.probed(token + 1, last);
-        assert!(!progress.feeds(last + 1, TIMEOUT));
-        progress.probed(token, last + 2);
-        assert!(progress.feeds(last + 2, TIMEOUT));
+        progress.begin(0);
+        for patience in [FIRST_PATIENCE, PATIENCE] {
+            let begun = progress.deadline().unwrap();
+            progress.begun(begun);
+            let last = begun + patience * TIMEOUT;
+            assert!(progress.feeds(last, TIMEOUT) && !progress.feeds(last + 1, TIMEOUT));
+            // A late answer is one.
+            progress.probed(last + 2);
+            assert!(progress.feeds(last + 2, TIMEOUT));
+        }
+    }
+
+    #[test]
+    fn a_probe_for_somebody_else_counts_and_one_without_a_store_does_not() {
+        let (mut progress, _) = Progress::new(0);
+        progress.begin(0);
+        progress.begun(5);
+        let hangs = 6 + FIRST_PATIENCE * TIMEOUT;
+        assert!(!progress.is_due(PROBE_MS) && !progress.feeds(hangs, TIMEOUT));
+        let (mut progress, _) = Progress::new(0);
+        progress.begun(5);
+        assert!(progress.feeds(hangs, TIMEOUT));
+        progress.probed(6);
+        assert_eq!(progress.deadline(), None);
     }
 
     #[test]
@@ -216,29 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_that_ended_does_not_hang() {
-        let (mut progress, _) = Progress::new(0);
-        progress.helper(true, 0);
-        progress.probe(PROBE_MS).unwrap();
-        progress.helper(false, PROBE_MS + 1);
-        assert!(progress.feeds(u64::MAX, TIMEOUT));
-        assert_eq!(
-            (progress.deadline(), progress.probe(u64::MAX)),
-            (None, None)
-        );
-        progress.helper(true, 100_000);
-        assert_eq!(progress.deadline(), Some(100_000 + PROBE_MS));
-    }
-
-    #[test]
     fn a_dying_disk_does_not_become_a_reboot_loop() {
         let (mut progress, told) = Progress::new(3);
         assert!(told.unwrap().starts_with("3 watchdog resets in a row"));
-        progress.helper(true, 0);
-        assert_eq!(
-            (progress.deadline(), progress.probe(u64::MAX)),
-            (None, None)
-        );
+        progress.begin(0);
+        assert_eq!(progress.deadline(), None);
+        // The judge's.
+        progress.begun(0);
         assert!(progress.feeds(u64::MAX, TIMEOUT));
     }
 

@@ -1,16 +1,16 @@
 //! The `disk` helper: whatever may block on the data partition, outside PID 1.
 //!
-//! It appends log batches to segments, keeps the device's history, grows the file system on first boot, probes the
-//! store for the watchdog and syncs. It keeps root, which owns `/data/logs`, without any capability but the one
+//! It appends log batches to segments, keeps the device's history, grows the file system on first boot and syncs. It keeps root, which owns `/data/logs`, without any capability but the one
 //! that growing takes (`CAP_SYS_RESOURCE`), and gives that up, too, after growing. It opens no network
 //! and executes nothing.
 //!
-//! A failure is reported and does not end it: a full disk must not take the probe along.
+//! A failure is reported and does not end it. It may take long: each sync waits for all that stands in the same transaction of
+//! the file system. So it does not make the probes of the store itself ([`probe`]).
 
 mod events;
 mod frames;
 mod grow;
-mod probe;
+pub mod probe;
 mod segments;
 
 pub use frames::{Report, Request};
@@ -21,6 +21,7 @@ use events::Events;
 use kedge_sys::privilege::CapabilitySet;
 use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
 use kedge_sys::{Errno, sock, timer};
+use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -50,6 +51,8 @@ struct Disk<'a> {
     directory: &'a Path,
     segments: Option<Segments>,
     events: Events,
+    /// Held open for those who probe ([`probe::open`] says why).
+    probed: Option<File>,
     /// When what is appended must be on disk.
     sync_at: Option<Duration>,
     /// The last failure of the logs that was reported: each kind is told once until it is over.
@@ -63,6 +66,7 @@ impl<'a> Disk<'a> {
             directory,
             segments: None,
             events: Events::new(directory.with_file_name("history")),
+            probed: None,
             sync_at: None,
             failing: None,
         }
@@ -111,6 +115,8 @@ impl<'a> Disk<'a> {
                 self.events.set_boot(boot_id);
                 let opened = Segments::open(self.directory, disk_max, boot_id);
                 let outcome = opened.map(|segments| self.segments = Some(segments));
+                // Where it cannot be opened each probe says why.
+                self.probed = probe::open(self.directory).ok();
                 self.logs(outcome)
             }
             Request::Append(batch) => {
@@ -129,16 +135,6 @@ impl<'a> Disk<'a> {
                 };
                 hold(CapabilitySet::empty())?;
                 self.report(&report)
-            }
-            Request::Probe { token } => {
-                let start = timer::now();
-                let outcome = probe::probe(self.directory, token);
-                let micros = timer::now().saturating_sub(start).as_micros();
-                self.report(&Report::Probed {
-                    token,
-                    micros: u32::try_from(micros).unwrap_or(u32::MAX),
-                    failed: outcome.err().map(|error| error.errno()),
-                })
             }
             Request::Sync { token } => {
                 let outcome = self.segments.as_mut().map_or(Ok(()), Segments::sync);
@@ -328,23 +324,15 @@ mod tests {
                 boot_id: "b1",
             },
             Request::Append(&batch),
-            Request::Probe { token: 9 },
             Request::Sync { token: 10 },
         ];
-        let frames = answers(&logs, &requests, 2);
-        assert!(matches!(
-            Report::decode(&frames[0]),
-            Ok(Report::Probed {
-                token: 9,
-                failed: None,
-                ..
-            })
-        ));
+        let frames = answers(&logs, &requests, 1);
         let synced = Report::Synced {
             token: 10,
             failed: None,
         };
-        assert_eq!(Report::decode(&frames[1]), Ok(synced));
+        assert_eq!(Report::decode(&frames[0]), Ok(synced));
+        assert!(logs.join("probe").exists());
         let text = std::fs::read_to_string(logs.join("0000000001.jsonl")).unwrap();
         assert_eq!(
             text,

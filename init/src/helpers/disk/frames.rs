@@ -5,7 +5,6 @@
 //! | configure | 1 | bytes of logs at most u64, boot id |
 //! | append | 2 | a batch ([`crate::log::Batch`]) |
 //! | grow | 3 | path of the block device |
-//! | probe | 4 | token u32 |
 //! | sync | 5 | token u32 |
 //! | note | 6 | an event, an object of JSON ([`crate::history`]) |
 //! | history | 7 | token u32 |
@@ -15,7 +14,6 @@
 //! | logs | 1 | errno i32, 0: well again |
 //! | grown | 2 | blocks before u64, after u64 |
 //! | grow failed | 3 | errno i32 |
-//! | probed | 4 | token u32, microseconds u32, errno i32 |
 //! | synced | 5 | token u32, errno i32 |
 //! | noted | 6 | errno i32 |
 //! | history | 7 | token u32, 1 if more follows u8, bytes |
@@ -41,11 +39,6 @@ pub enum Request<'a> {
     Grow {
         /// The block device that is mounted.
         device: &'a str,
-    },
-    /// Writes, syncs and reads back; answered with [`Report::Probed`].
-    Probe {
-        /// Comes back.
-        token: u32,
     },
     /// Brings everything to disk; answered with [`Report::Synced`].
     Sync {
@@ -76,7 +69,6 @@ impl<'a> Request<'a> {
             }
             Self::Append(batch) => frame(2, &[batch]),
             Self::Grow { device } => frame(3, &[device.as_bytes()]),
-            Self::Probe { token } => frame(4, &[&token.to_le_bytes()]),
             Self::Sync { token } => frame(5, &[&token.to_le_bytes()]),
             Self::Note(event) => frame(6, &[event]),
             Self::History { token } => frame(7, &[&token.to_le_bytes()]),
@@ -108,7 +100,6 @@ impl<'a> Request<'a> {
             3 => Self::Grow {
                 device: text(rest)?,
             },
-            4 => Self::Probe { token: token()? },
             5 => Self::Sync { token: token()? },
             6 => Self::Note(rest),
             7 => Self::History { token: token()? },
@@ -138,15 +129,6 @@ pub enum Report<'a> {
     },
     /// It could not be grown.
     GrowFailed(Errno),
-    /// The answer to a probe.
-    Probed {
-        /// The request's.
-        token: u32,
-        /// How long it took.
-        micros: u32,
-        /// What failed.
-        failed: Option<Errno>,
-    },
     /// The answer to a sync.
     Synced {
         /// The request's.
@@ -185,14 +167,6 @@ impl<'a> Report<'a> {
             }
             Self::Growing => frame(8, &[]),
             Self::GrowFailed(failed) => frame(3, &[&errno(&Some(*failed))]),
-            Self::Probed {
-                token,
-                micros,
-                failed,
-            } => frame(
-                4,
-                &[&token.to_le_bytes(), &micros.to_le_bytes(), &errno(failed)],
-            ),
             Self::Synced { token, failed } => frame(5, &[&token.to_le_bytes(), &errno(failed)]),
             Self::Noted { failed } => frame(6, &[&errno(failed)]),
             Self::History { token, more, bytes } => {
@@ -217,11 +191,6 @@ impl<'a> Report<'a> {
                 after: u64::from_le_bytes(take(rest)?),
             },
             3 => Self::GrowFailed(errno(rest)?.ok_or(FrameError)?),
-            4 => Self::Probed {
-                token: u32::from_le_bytes(take(rest)?),
-                micros: u32::from_le_bytes(take(rest)?),
-                failed: errno(rest)?,
-            },
             5 => Self::Synced {
                 token: u32::from_le_bytes(take(rest)?),
                 failed: errno(rest)?,
@@ -274,7 +243,6 @@ mod tests {
             Request::Grow {
                 device: "/dev/vda4",
             },
-            Request::Probe { token: 1 },
             Request::Sync { token: 2 },
             Request::Note(b"{}"),
             Request::History { token: 3 },
@@ -290,14 +258,9 @@ mod tests {
             },
             Report::GrowFailed(Errno::PERM),
             Report::Growing,
-            Report::Probed {
-                token: 1,
-                micros: 2,
-                failed: Some(Errno::IO),
-            },
             Report::Synced {
                 token: 3,
-                failed: None,
+                failed: Some(Errno::IO),
             },
             Report::Noted {
                 failed: Some(Errno::NOSPC),

@@ -1,4 +1,7 @@
 //! The probe of the store: a write that reaches the disk, and a read that comes from it.
+//!
+//! It must hang where the disk hangs, and nowhere else. So it writes one block in place: what changes neither size nor blocks is
+//! brought to the disk without waiting for the file system's transaction, in which others' data may stand.
 
 use super::super::Error;
 use kedge_sys::rustix::fs::{Advice, fadvise};
@@ -6,19 +9,24 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+/// The file's name.
+const NAME: &str = "probe";
 /// One block.
 const LENGTH: usize = 4096;
 
 /// Overwrites the file `probe` in place, brings it to the disk, and reads it back from there: the
 /// pages are given up in between, or the read would only test memory.
-pub(super) fn probe(directory: &Path, token: u32) -> Result<(), Error> {
-    let path = directory.join("probe");
+///
+/// # Errors
+/// [`Error::File`]; [`Error::ReadBack`] if something else comes back.
+pub fn probe(directory: &Path, token: u32) -> Result<(), Error> {
+    let path = directory.join(NAME);
     let failed = |doing, source| Error::File {
         doing,
         path: path.clone(),
         source,
     };
-    let file = open(&path).map_err(|source| failed("open", source))?;
+    let file = open(directory).map_err(|source| failed("open", source))?;
     let mut written = [0; LENGTH];
     for (to, from) in written
         .iter_mut()
@@ -41,13 +49,19 @@ pub(super) fn probe(directory: &Path, token: u32) -> Result<(), Error> {
     }
 }
 
-fn open(path: &Path) -> std::io::Result<File> {
+/// Opens the file, which is made if it is absent. To be held for as long as it is probed: of a file that had left the kernel's
+/// memory nothing is known of its last change, and the next probe would wait for the transaction of all that is under way
+/// (Linux `fs/ext4/inode.c`, `i_datasync_tid` in `ext4_iget`).
+///
+/// # Errors
+/// Those of open(2).
+pub fn open(directory: &Path) -> std::io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .open(path)
+        .open(directory.join(NAME))
 }
 
 #[cfg(test)]
