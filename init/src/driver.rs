@@ -447,9 +447,10 @@ impl Driver {
         for client in self.clients.pump(&self.journal) {
             self.serve_client(client, Ready::default());
         }
-        let stuck = self.machine.status().any(|status| status.is_stuck());
-        if self.helpers.progress.container_stuck(stuck, now) {
-            self.say(Stream::Error, "a container cannot be killed");
+        let stuck = self.machine.status().find(|status| status.is_stuck(now));
+        let stuck = stuck.map(|status| format!("{} cannot be killed", status.name));
+        if self.helpers.progress.container_stuck(stuck.is_some(), now) {
+            self.say(Stream::Error, &stuck.unwrap_or_default());
         }
         self.watchdog.turn(now, &self.helpers.progress);
     }

@@ -77,7 +77,7 @@ pub use event::{Action, Command, Ending, Event, Halt, Id};
 pub use exchange::{Exchanged, Refused};
 pub use health::Watch;
 pub use state::{After, Pressure, Run, State};
-pub use status::{ContainerStatus, GoalMissed, Missed, WaitsFor};
+pub use status::{ContainerStatus, GoalMissed, Missed, STUCK_AFTER, WaitsFor};
 
 use kedge_revision::{Content, Name};
 use unit::Unit;

@@ -2,12 +2,17 @@
 //! `Display`, where a person reads.
 
 use super::event::{Ending, Id};
-use super::state::State;
+use super::state::{Pressure, State};
 use super::unit::Unit;
 use super::{Machine, Mode};
 use core::fmt;
 use kedge_revision::Name;
 use kedge_revision::container::Goal;
+
+/// How long what was killed may take to end, milliseconds. A process in an uninterruptible sleep ends when that does: drivers give up a
+/// command after minutes, with their repetitions, and what may wait to be written (`boot/dirty.rs`) takes up to nine at the least rate
+/// that a container can be held to. What then still stands will not end.
+pub const STUCK_AFTER: u64 = 600_000;
 
 /// One container, now.
 #[derive(Debug, Clone, Copy)]
@@ -39,10 +44,21 @@ pub struct ContainerStatus<'a> {
 }
 
 impl ContainerStatus<'_> {
-    /// Whether even a kill has not ended it.
+    /// Whether even a kill has not ended it. A shutdown waits for less: then it is so once that has gone on without it.
     #[must_use]
-    pub const fn is_stuck(&self) -> bool {
-        matches!(self.state, State::Failed(Ending::Stuck))
+    pub const fn is_stuck(&self, now: u64) -> bool {
+        let killed = if let State::Stopping {
+            pressure: Pressure::Killed { at },
+            ..
+        } = self.state
+        {
+            *at
+        } else if let State::Clearing { .. } = self.state {
+            self.since
+        } else {
+            return matches!(self.state, State::Failed(Ending::Stuck));
+        };
+        now.saturating_sub(killed) >= STUCK_AFTER
     }
 }
 

@@ -3,7 +3,7 @@
 use super::fixture::{Rig, container, content, health, name};
 use super::{
     Action, After, Command, Ending, Event, Halt, Id, KILL_WAIT, Missed, SHUTDOWN_GRACE,
-    SHUTDOWN_LIMIT, State, WaitsFor,
+    SHUTDOWN_LIMIT, STUCK_AFTER, State, WaitsFor,
 };
 use kedge_revision::Container;
 use kedge_revision::container::{Check, Goal, RestartPolicy, Then};
@@ -347,6 +347,26 @@ fn a_restart_waits_for_the_empty_cgroup() {
         "not yet: its main process is there"
     );
     assert_eq!(exit(&mut rig, id, GOOD), [Action::Spawn(id)]);
+}
+
+#[test]
+fn what_even_a_kill_does_not_end_is_seen_outside_of_a_shutdown() {
+    let (mut rig, id) = running(container("main", Goal::Started));
+    let stuck = |rig: &Rig| rig.machine.status_of(id).unwrap().is_stuck(rig.now);
+    let command = Command::Restart;
+    rig.step(Event::Command { id, command });
+    assert_eq!(rig.pass(2000), [Action::KillCgroup(id)]);
+    rig.now += STUCK_AFTER - 1;
+    assert!(!stuck(&rig));
+    rig.now += 1;
+    assert!(stuck(&rig));
+    // Its main process goes at last, and something else of its cgroup stays.
+    rig.step(Event::Exited { id, status: KILLED });
+    assert!(!stuck(&rig));
+    rig.now += STUCK_AFTER;
+    assert!(stuck(&rig));
+    rig.step(Event::CgroupEmpty(id));
+    assert!(!stuck(&rig) && matches!(rig.state(id), State::Starting { .. }));
 }
 
 #[test]
