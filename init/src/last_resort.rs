@@ -7,18 +7,16 @@
 
 use crate::boot::RecordPlace;
 use kedge_board_support::bootenv::LAST_RESORT_TEXT;
-use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
-use kedge_sys::{clone, reboot};
+use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
+use kedge_sys::{clone, reboot, timer};
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 /// Longest text, bytes.
 const MOST: usize = LAST_RESORT_TEXT;
 /// How long dirty data may take to be written out.
-const SYNC_BOUND: Timespec = Timespec {
-    tv_sec: 10,
-    tv_nsec: 0,
-};
+const SYNC_BOUND: Duration = Duration::from_secs(10);
 
 /// Keeps `reason` and the console's tail, and restarts the machine.
 pub fn last_resort(reason: &str, tail: &[u8], record: Option<&RecordPlace>) -> ! {
@@ -71,15 +69,41 @@ fn keep(place: &RecordPlace, text: &[u8]) {
 
 /// `sync` in a child, waited for as long as [`SYNC_BOUND`]: on a dying disk it never returns.
 pub fn sync_bounded() {
-    let child = clone::spawn(clone::Namespaces::NONE, None, || {
+    if bounded(SYNC_BOUND, reboot::sync).is_err() {
         reboot::sync();
+    }
+}
+
+/// Lets a child do what may never come to its end, and waits for `limit` at most: whether it has come to it.
+///
+/// # Errors
+/// There is no child, and nothing is done: those of [`clone::spawn`].
+pub fn bounded(limit: Duration, work: impl FnOnce()) -> kedge_sys::Result<bool> {
+    let child = clone::spawn(clone::Namespaces::NONE, None, || {
+        work();
         0
-    });
-    match child {
-        Ok(child) => {
-            let mut ended = [PollFd::new(&child.pidfd, PollFlags::IN)];
-            poll(&mut ended, Some(&SYNC_BOUND)).ok();
-        }
-        Err(_) => reboot::sync(),
+    })?;
+    let mut ended = [PollFd::new(&child.pidfd, PollFlags::IN)];
+    let limit = timer::timespec(limit);
+    Ok(poll(&mut ended, Some(&limit)).is_ok_and(|ended| ended > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_longer_than_the_bound() {
+        let begun = std::time::Instant::now();
+        // In a child of a process with threads nothing may allocate.
+        let sleep = |seconds| {
+            move || {
+                let time = timer::timespec(Duration::from_secs(seconds));
+                poll(&mut [], Some(&time)).ok();
+            }
+        };
+        assert_eq!(bounded(Duration::from_millis(50), sleep(20)), Ok(false));
+        assert_eq!(bounded(Duration::from_secs(20), sleep(0)), Ok(true));
+        assert!(begun.elapsed() < Duration::from_secs(15));
     }
 }

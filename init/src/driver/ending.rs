@@ -2,7 +2,7 @@
 
 use super::led::Led;
 use crate::boot::{DATA, TO_TRY};
-use crate::last_resort::sync_bounded;
+use crate::last_resort::{bounded, sync_bounded};
 use crate::machine::Halt;
 use kedge_sys::reboot::{Ending, reboot};
 use kedge_sys::rustix::io::Errno;
@@ -18,7 +18,8 @@ use std::time::Duration;
 /// it busy, while a read-only remount writes the journal out and leaves the file system clean.
 pub(crate) fn end(halt: Halt, to_try: bool, led: Option<Led>) -> ! {
     sync_bounded();
-    write_no_more();
+    // A disk that is dying, or that is not done, holds this, too. Where it does, or where there can be no child, the journal has what there is.
+    bounded(READ_ONLY_BOUND, write_no_more).ok();
     if let (Halt::PowerOff, Some(mut led)) = (halt, led) {
         led.put_out();
     }
@@ -31,6 +32,9 @@ pub(crate) fn end(halt: Halt, to_try: bool, led: Option<Led>) -> ! {
     crate::last_resort::last_resort(&format!("reboot: {failed:?}"), &[], None)
 }
 
+/// How long the store may take to become read-only: with the logs' two seconds and the sync's ten it is less than a watchdog of
+/// thirty leaves, which is fed no more.
+const READ_ONLY_BOUND: Duration = Duration::from_secs(5);
 /// How often it is tried before the helpers are ended, and then again.
 const ATTEMPTS: u32 = 100;
 /// Between two attempts.
@@ -45,7 +49,7 @@ fn write_no_more() {
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     for round in 0..2 {
         if round > 0 {
-            // To -1, which is everybody but the caller (kill(2)).
+            // To -1, which is everybody but PID 1 and the caller, a child of it (kill(2)).
             kill_process_group(Pid::INIT, Signal::KILL).ok();
         }
         for _ in 0..ATTEMPTS {
