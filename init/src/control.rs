@@ -62,9 +62,10 @@ pub const SOCKET: &str = "/run/kedge/control.sock";
 pub const AGENT_SOCKET: &str = "/run/kedge/agent/control.sock";
 /// Where that of the helper is which reads removable disks: its role is [`Role::Stick`].
 pub const STICK_SOCKET: &str = "/run/kedge/stick/control.sock";
-/// Connections that PID 1 keeps at once for containers; further ones get [`busy`] and are closed.
+/// Connections that PID 1 keeps at once for containers; further ones get [`busy`] and are closed. The first of a container is
+/// kept all the same: others, which may hold theirs for as long as they like, keep nobody from it.
 pub const MAX_CONNECTIONS: usize = 8;
-/// Those of one socket, which is one container's: no container keeps the others out. The device's own sockets, the agent's and
+/// Those of one socket, which is one container's. The device's own sockets, the agent's and
 /// the one for sticks have so many each, beside what containers have: those must cut a device off from nobody.
 pub const CONNECTIONS_OF_ONE: usize = 4;
 

@@ -163,8 +163,9 @@ impl Clients {
             let all = self.slots.iter().flatten();
             all.filter(|client| of(client.listener)).count()
         };
-        if taken(&|other| other == by) >= CONNECTIONS_OF_ONE
-            || is_container(by) && taken(&is_container) >= MAX_CONNECTIONS
+        let own = taken(&|other| other == by);
+        if own >= CONNECTIONS_OF_ONE
+            || own > 0 && is_container(by) && taken(&is_container) >= MAX_CONNECTIONS
         {
             return None;
         }
@@ -422,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn containers_leave_places_to_the_device() {
+    fn containers_leave_places_to_one_another_and_to_the_device() {
         use std::os::unix::net::UnixStream;
         let directory = tempfile::tempdir().unwrap();
         let poller = Poller::new().unwrap();
@@ -435,9 +436,11 @@ mod tests {
             clients.accept(by, &listener, &poller);
             (clients.slots.iter().flatten().count() - before, streams)
         };
-        let containers: Vec<_> = (1..=3).map(|by| connect(by, Role::Operate)).collect();
-        let taken: usize = containers.iter().map(|(taken, _)| taken).sum();
-        assert_eq!(taken, MAX_CONNECTIONS);
+        let containers = [1, 2, 3].map(|by| connect(by, Role::Operate));
+        // All places are taken by two, and the third has one.
+        let taken = containers.each_ref().map(|(taken, _)| *taken);
+        assert_eq!(2 * CONNECTIONS_OF_ONE, MAX_CONNECTIONS);
+        assert_eq!(taken, [CONNECTIONS_OF_ONE, CONNECTIONS_OF_ONE, 1]);
         for (by, role) in [
             (DEVICE, Role::Operate),
             (AGENT, Role::Update),
