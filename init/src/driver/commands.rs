@@ -15,6 +15,7 @@ use crate::log::Stream;
 use crate::machine::State;
 use kedge_container::{Command, Input, Report, SpawnError, Spawned, Stage};
 use kedge_revision::{Mode, Name};
+use kedge_sys::inbox::let_go;
 use kedge_sys::process::{ExitStatus, Pid, Signal, send_signal, try_wait_pidfd};
 use kedge_sys::rustix::fs::{OFlags, fcntl_setfl};
 use kedge_sys::rustix::io::{Errno, read, write};
@@ -66,6 +67,22 @@ enum Flow {
     Held,
     /// There may be more.
     Again,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Its terminal may be on its way still.
+        let ends = [self.output.take(), self.report.take()];
+        let_go_of(self.has_terminal, ends.into_iter().flatten());
+    }
+}
+
+/// Closes ends of a command's pipes, or its terminal: that one hangs up the other side as it is closed, and waits for whoever reads or
+/// writes there, in a page fault for as long as the container's disk takes (Linux `drivers/tty/tty_ldisc.c`, `tty_ldisc_hangup`).
+fn let_go_of(is_terminal: bool, ends: impl Iterator<Item = OwnedFd>) {
+    if is_terminal {
+        let_go(ends.collect());
+    }
 }
 
 impl Commands {
@@ -308,8 +325,10 @@ impl Session {
         };
         let mut terminal = None;
         let heard = Report::receive_with(&report, &mut terminal);
-        // Of a client that has gone nobody would read it: to close it ends the session, as the hang-up does.
-        if let Some(terminal) = terminal.filter(|_| self.client.is_some()) {
+        if self.client.is_none() {
+            // Nobody would read it: to close it ends the session, as the hang-up does.
+            let_go_of(true, terminal.into_iter());
+        } else if let Some(terminal) = terminal {
             fcntl_setfl(&terminal, OFlags::RDWR | OFlags::NONBLOCK).ok();
             poller.watch_once(&terminal, Token::Commands).ok();
             self.output = Some(terminal);
@@ -421,7 +440,7 @@ impl Session {
                     // Of a terminal: nobody has its other side open any more.
                     Ok(0) | Err(_) => {
                         poller.forget(from);
-                        *pipe = None;
+                        let_go_of(self.has_terminal, pipe.take().into_iter());
                     }
                 }
             }
@@ -453,6 +472,7 @@ impl Session {
         self.kill_at = Some(now.saturating_add(HANG_UP_MS));
         let all = [self.input.take(), self.output.take(), self.errors.take()];
         all.iter().flatten().for_each(|pipe| poller.forget(pipe));
+        let_go_of(self.has_terminal, all.into_iter().flatten());
     }
 
     /// To the command and what it has started, but for what has left its group.

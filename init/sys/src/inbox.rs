@@ -5,17 +5,18 @@
 //! for hours, in the kernel and past all signals that are blocked: whoever reads with `read(2)`, which throws descriptors
 //! away, waits there, and so does whoever closes a socket in which such a message lies unread.
 //!
-//! A process that ends lingers for nobody. So descriptors that came along are copied into a child, closed here, where they
-//! are never the last then, and the child is killed.
+//! A process that ends lingers for nobody, and whatever else it waits for waits without us. So descriptors that came along are copied
+//! into a child ([`let_go`]) and closed here, where they are never the last then; and the child ends.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::read;
 use rustix::net::sockopt::{set_socket_oobinline, socket_type};
 use rustix::net::{RecvFlags, Shutdown, SocketType, shutdown};
-use rustix::process::Signal;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::clone::{Namespaces, spawn};
-use crate::process::send_signal;
+use crate::descriptors::close_all_but;
 use crate::sock::{self, receive_all};
 use crate::{Errno, Result};
 
@@ -126,20 +127,27 @@ impl Drop for Doorstep {
 
 /// Closes descriptors of strangers without waiting for what their closing waits for. The child that closes them last is
 /// reaped by whoever reaps orphans.
-pub(crate) fn let_go(descriptors: Vec<OwnedFd>) {
+pub fn let_go(descriptors: Vec<OwnedFd>) {
     if descriptors.is_empty() {
         return;
     }
-    let child = spawn(Namespaces::NONE, None, || {
-        loop {
-            // SAFETY: pause takes nothing and touches no memory.
-            unsafe { libc::pause() };
-        }
+    let given = pipe_with(PipeFlags::CLOEXEC).and_then(|(here, there)| {
+        let child = spawn(Namespaces::NONE, None, || {
+            let mut kept: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            kept.push(here.as_fd());
+            // What else it has copies of shall not wait along. Then it waits until it has the last ones.
+            if close_all_but(0, &kept).is_ok() {
+                read(&here, &mut [0_u8]).ok();
+            }
+            0
+        });
+        // The other end of the pipe is closed behind the descriptors.
+        child.map(|_| there).map_err(|error| error.errno)
     });
-    match child {
-        Ok(child) => {
+    match given {
+        Ok(there) => {
             drop(descriptors);
-            send_signal(child.pidfd.as_fd(), Signal::KILL).ok();
+            drop(there);
         }
         // Better kept than waited for.
         Err(_) => std::mem::forget(descriptors),

@@ -4,8 +4,10 @@ use super::*;
 use crate::control::Call;
 use crate::driver::clients::Listener;
 use kedge_sys::process::open_pidfd;
+use kedge_sys::rustix::net::sockopt::set_socket_linger;
 use kedge_sys::sock;
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
@@ -291,4 +293,59 @@ fn a_client_that_speaks_of_something_else_ends_its_command() {
         scene.session.ended,
         Some(ExitStatus::Signaled { .. })
     ));
+}
+
+/// How long the closing of a stand-in takes.
+const SLOW: Duration = Duration::from_secs(4);
+
+/// Stands for a terminal that is slow to hang up: a connection with data that its peer, which is given, too, does not take.
+fn slow_to_close() -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    // What the peer's buffer takes a moment later must not empty ours: full is what stays full.
+    let mut full = 0;
+    while full < 3 {
+        full += 1;
+        if stream.write(&[0; 65536]).is_ok() {
+            full = 0;
+        } else {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    set_socket_linger(&stream, Some(SLOW)).unwrap();
+    (stream.into(), peer)
+}
+
+#[test]
+fn nobody_waits_for_a_terminal_that_is_slow_to_hang_up() {
+    for ends in [true, false] {
+        let (mut scene, _stream) = Scene::new("exit 0");
+        let (terminal, _peer) = slow_to_close();
+        scene.session.has_terminal = true;
+        scene.session.output = Some(terminal);
+        let begun = Instant::now();
+        if ends {
+            scene.session.hang_up(&scene.poller, 0);
+            assert!(scene.session.output.is_none());
+        }
+        drop(scene);
+        assert!(begun.elapsed() < SLOW / 2, "{ends}");
+    }
+}
+
+#[test]
+fn nor_for_one_that_comes_after_its_client_has_gone() {
+    let (mut scene, _stream) = Scene::new("exit 0");
+    let (terminal, _peer) = slow_to_close();
+    let (ours, childs) = sock::pair(sock::Kind::Messages).unwrap();
+    sock::send(&childs, b"t", &[terminal.as_fd()]).unwrap();
+    drop(terminal);
+    scene.session.report = Some(ours);
+    scene.session.client = None;
+    scene.session.output = None;
+    let begun = Instant::now();
+    scene.session.hear(&scene.poller);
+    assert!(begun.elapsed() < SLOW / 2 && scene.session.output.is_none());
 }
