@@ -474,6 +474,7 @@ impl Driver {
             self.trial_deadline(),
             self.agent.deadline(),
             self.commands.deadline(),
+            self.clients.deadline(),
             self.stick_deadline(),
             self.devices.deadline(),
             self.showing.deadline(),

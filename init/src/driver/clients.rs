@@ -100,12 +100,19 @@ const DEVICE: u16 = 0;
 /// Clients that one event of a listener takes.
 const MOST_ACCEPTED: usize = 64;
 
+/// Calls of a client that one turn answers: many requests in one packet take turns with everyone else.
+const MOST_CALLS: usize = 16;
+/// A time that has passed, milliseconds since the boot.
+const LONG_AGO: u64 = 1;
+
 /// All clients, by slot.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
     slots: Vec<Option<Client>>,
     port: Option<Client>,
     accepted: u32,
+    /// Those that have asked for more than one turn answers.
+    held: Vec<ClientId>,
 }
 
 /// Which client a call came from.
@@ -234,8 +241,24 @@ impl Clients {
         client.connection.next_call()
     }
 
+    /// When there is something to do that nothing tells of: at once, if one has asked for more than a turn answers.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        (!self.held.is_empty()).then_some(LONG_AGO)
+    }
+
+    /// The next call after this turn has answered so many; what is too much is left for [`Clients::pump`] to tell.
+    pub(crate) fn next_of(&mut self, id: ClientId, answered: usize) -> Option<Call> {
+        if answered < MOST_CALLS {
+            return self.next_call(id);
+        }
+        if !self.held.contains(&id) {
+            self.held.push(id);
+        }
+        None
+    }
+
     /// The next call of bytes that are here, or that waited while there was no room for them.
-    pub(crate) fn next_call(&mut self, id: ClientId) -> Option<Call> {
+    fn next_call(&mut self, id: ClientId) -> Option<Call> {
         let client = self.get(id)?;
         let call = client.connection.next_call();
         if call.is_some() || id != ClientId::Port {
@@ -294,9 +317,9 @@ impl Clients {
     }
 
     /// Hands log records to those who read them, as far as they take them; tells who they are, since
-    /// a stream that has ended leaves room for the next request.
+    /// a stream that has ended leaves room for the next request, and before them those of whom a request was left.
     pub(crate) fn pump(&mut self, journal: &Journal) -> Vec<ClientId> {
-        let mut touched = Vec::new();
+        let mut touched = std::mem::take(&mut self.held);
         for (index, slot) in self.slots.iter_mut().enumerate() {
             if let (Some(client), Ok(index)) = (slot, u16::try_from(index))
                 && client.pump(journal)
@@ -449,6 +472,37 @@ mod tests {
             let (taken, _streams) = connect(by, role);
             assert_eq!(taken, CONNECTIONS_OF_ONE, "{role:?}");
         }
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_turn_is_answered_in_the_next() {
+        use std::io::Write;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        let poller = Poller::new().unwrap();
+        let listener = Listener::bind(&path, Role::Observe, 0o600).unwrap();
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let mut clients = Clients::default();
+        clients.accept(0, &listener, &poller);
+        let id = ClientId::Slot(0);
+        let asked = "GET /v1/usage HTTP/1.1\r\n\r\n".repeat(MOST_CALLS + 1);
+        stream.write_all(asked.as_bytes()).unwrap();
+        let ready = Ready {
+            input: true,
+            ..Ready::default()
+        };
+        let mut answered = 0;
+        let mut call = clients.take(id, ready);
+        while call.is_some() {
+            clients.connection(id).unwrap().answer_done();
+            clients.settle(id, &poller);
+            answered += 1;
+            call = clients.next_of(id, answered);
+        }
+        assert_eq!((answered, clients.deadline()), (MOST_CALLS, Some(LONG_AGO)));
+        assert_eq!(clients.pump(&Journal::new()), [id]);
+        assert_eq!(clients.deadline(), None);
+        assert_eq!(clients.take(id, Ready::default()), Some(Call::Usage));
     }
 
     #[test]

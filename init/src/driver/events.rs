@@ -297,18 +297,16 @@ impl Driver {
 
     pub(super) fn serve_client(&mut self, client: ClientId, ready: Ready) {
         let mut call = self.clients.take(client, ready);
-        // Bounded: many requests in one packet take turns with everyone else.
-        for _ in 0..16 {
-            let Some(asked) = call else {
-                break;
-            };
+        let mut answered = 0;
+        while let Some(asked) = call {
             let ending = self.answer(client, asked);
             self.clients.settle(client, &self.poller);
             if let Some(halt) = ending {
                 let at = now_ms().saturating_add(FAREWELL_MS);
                 self.end_at(at, halt);
             }
-            call = self.clients.next_call(client);
+            answered += 1;
+            call = self.clients.next_of(client, answered);
         }
         self.clients.settle(client, &self.poller);
         if ready.hung_up {
