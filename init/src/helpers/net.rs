@@ -264,7 +264,9 @@ impl<'a> Net<'a> {
             }
             self.adopt(&links, left);
         }
-        links.iter().try_for_each(|news| self.take(news))
+        links.iter().try_for_each(|news| self.take(news))?;
+        let vanished = ports::vanished(&self.ports, &links);
+        vanished.iter().try_for_each(|link| self.link(link))
     }
 
     /// What a predecessor has set up is as if it were set up here, and goes or stays as the configuration says. An address that

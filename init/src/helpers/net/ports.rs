@@ -1,11 +1,12 @@
 //! What each interface is to have, and what it was given: pure, but for the types of the kernel's messages.
 
 use super::dhcp::client::{Lease, State};
-use super::rtnetlink::{Link, Route};
+use super::rtnetlink::{Link, News, Route};
 use crate::control::{LeaseStatus, PortStatus};
 use core::net::{IpAddr, Ipv4Addr};
 use kedge_revision::configuration::{Interface, NetworkConfiguration, Ports, Prefix};
 use kedge_sys::Errno;
+use std::collections::BTreeMap;
 use std::net::UdpSocket;
 
 /// Between the metrics of default routes of one interface and the next.
@@ -208,6 +209,26 @@ impl Port {
             mtu: lease.and_then(|lease| lease.options.mtu.filter(smaller)),
         }
     }
+}
+
+/// Ports that have gone without a word, since a listing of all links has them no more.
+pub(super) fn vanished(ports: &BTreeMap<String, Port>, listed: &[News]) -> Vec<Link> {
+    let is_listed = |index: u32| {
+        let mut all = listed.iter();
+        all.any(|news| matches!(news, News::Link(link) if link.index == index))
+    };
+    let vanished = ports.iter().filter(|(_, port)| !is_listed(port.index));
+    let gone = |(name, port): (&String, &Port)| Link {
+        index: port.index,
+        name: name.clone(),
+        carrier: false,
+        gone: true,
+        hardware: port.hardware,
+        is_port: true,
+        mtu: port.mtu,
+        group: 0,
+    };
+    vanished.map(gone).collect()
 }
 
 /// How a link is to be set up, if it is.

@@ -172,3 +172,29 @@ fn how_a_port_stands() {
     let many = vec![held[1]; 1000];
     assert_eq!(port.status("eth0", &many).addresses.len(), MOST_SHOWN);
 }
+
+#[test]
+fn a_port_that_is_not_listed_has_vanished() {
+    let port = |index, name: &str| {
+        let link = link(index, name, true);
+        (name.to_owned(), Port::new(&link, Interface::default(), 100))
+    };
+    let ports = BTreeMap::from([port(2, "eth0"), port(3, "eth1"), port(4, "eth2")]);
+    // One is there, one is another of the same name, and one is gone.
+    let listed = [link(1, "lo", false), link(2, "eth0", true)];
+    let mut listed: Vec<News> = listed.into_iter().map(News::Link).collect();
+    listed.push(News::Link(link(9, "eth1", true)));
+    let vanished = vanished(&ports, &listed);
+    let told: Vec<_> = vanished
+        .iter()
+        .map(|l| (l.index, l.name.as_str()))
+        .collect();
+    assert_eq!(told, [(3, "eth1"), (4, "eth2")]);
+    assert!(vanished.iter().all(|link| link.gone));
+    // Each is taken for a port whatever the configuration says, and its link went down.
+    let none = NetworkConfiguration::default();
+    assert!(interface(&none, &vanished[1]).is_some());
+    let mut links = super::super::links::Links::default();
+    links.update(&link(4, "eth2", true));
+    assert_eq!(links.update(&vanished[1]).carrier, Some(false));
+}
