@@ -15,6 +15,7 @@ mod bridges;
 mod connections;
 pub mod dhcp;
 mod frames;
+mod held;
 mod leases;
 mod links;
 pub mod pools;
@@ -28,6 +29,7 @@ use super::{Error, confine};
 use crate::control::PortStatus;
 use bridges::Bridges;
 use dhcp::client::{Event, State};
+use held::{Addresses, Pace};
 use kedge_revision::configuration::{Interface, Ipv6, NetworkConfiguration, Prefix};
 use kedge_sys::privilege::CapabilitySet;
 use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
@@ -36,7 +38,7 @@ use kedge_sys::{Errno, packet, sock, timer};
 use links::Links;
 use pools::{Attach, Pools};
 use ports::{Port, Refused, Settings};
-use rtnetlink::{Held, Link, Listing, Netlink, News};
+use rtnetlink::{Link, Listing, Netlink, News};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -112,14 +114,14 @@ struct Net<'a> {
     links: Links,
     bridges: Bridges,
     ports: BTreeMap<String, Port>,
-    /// What the kernel says of addresses that can be used, by the interface's index.
-    held: BTreeMap<u32, Vec<Prefix>>,
+    held: Addresses,
     /// What is to be; none before PID 1 has said it.
     configuration: Option<NetworkConfiguration>,
     /// PID 1's number for it.
     number: u32,
     /// What PID 1 was told last of how ports stand.
     told: Option<(u32, Vec<PortStatus>)>,
+    pace: Pace,
     /// What `resolv.conf` holds.
     names: Option<String>,
 }
@@ -141,10 +143,11 @@ impl<'a> Net<'a> {
             links: Links::default(),
             bridges: Bridges::default(),
             ports: BTreeMap::new(),
-            held: BTreeMap::new(),
+            held: Addresses::default(),
             configuration: None,
             number: 0,
             told: None,
+            pace: Pace::default(),
             names: None,
         })
     }
@@ -153,7 +156,8 @@ impl<'a> Net<'a> {
         let mut buffer = vec![0; MAX_NEWS];
         loop {
             let due = self.ports.values().filter_map(Port::due);
-            let due = due.chain(self.bridges.refused.due()).min();
+            let due = due.chain(self.bridges.refused.due());
+            let due = due.chain(self.pace.due()).min();
             let [socket, events, packets] = self.wait(due)?;
             if socket && !self.receive(&mut buffer)? {
                 return Ok(());
@@ -248,7 +252,7 @@ impl<'a> Net<'a> {
         let mut left: BTreeMap<u32, Settings> = BTreeMap::new();
         for news in &addresses {
             let News::Address(held) = news else { continue };
-            self.hold(held);
+            self.held.hold(held);
             if held.ours {
                 left.entry(held.index)
                     .or_default()
@@ -290,22 +294,10 @@ impl<'a> Net<'a> {
         match news {
             News::Link(link) => self.link(link),
             News::Address(held) => {
-                self.hold(held);
+                self.held.hold(held);
                 Ok(())
             }
             News::Route(..) => Ok(()),
-        }
-    }
-
-    /// Keeps what the kernel says of an address.
-    fn hold(&mut self, held: &Held) {
-        let addresses = self.held.entry(held.index).or_default();
-        addresses.retain(|prefix| *prefix != held.prefix);
-        if held.usable && !held.gone {
-            addresses.push(held.prefix);
-        }
-        if addresses.is_empty() {
-            self.held.remove(&held.index);
         }
     }
 
@@ -490,15 +482,12 @@ impl<'a> Net<'a> {
         Ok(good)
     }
 
-    /// Tells PID 1 how ports stand, where that is not what it was told.
+    /// Tells PID 1 how ports stand, where that is not what it was told, and not at the pace of others.
     fn tell(&mut self) -> Result<(), Error> {
         if self.configuration.is_none() {
             return Ok(());
         }
-        let none = Vec::new();
-        let status = |(name, port): (&String, &Port)| {
-            port.status(name, self.held.get(&port.index).unwrap_or(&none))
-        };
+        let status = |(name, port): (&String, &Port)| port.status(name, self.held.of(port.index));
         let mut stand: Vec<PortStatus> = self.ports.iter().map(status).collect();
         if self.bridges.refused.due().is_some() {
             stand.push(PortStatus {
@@ -509,6 +498,10 @@ impl<'a> Net<'a> {
         }
         let stand = (self.number, stand);
         if self.told.as_ref() == Some(&stand) {
+            self.pace.rest();
+            return Ok(());
+        }
+        if !self.pace.may(now_ms()) {
             return Ok(());
         }
         for frame in frames::ports(stand.0, &stand.1) {

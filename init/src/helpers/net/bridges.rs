@@ -122,7 +122,7 @@ impl Net<'_> {
         for (name, port) in named.chain(coming) {
             let mut all = port.reaches(are_asked);
             // What routers announce is nobody's decision here, and every neighbour's in reach: it takes no pool down.
-            let held = self.held.get(&port.index).into_iter().flatten();
+            let held = self.held.of(port.index).iter();
             all.extend(held.filter(|held| held.address.is_ipv4()));
             for other in all {
                 for (pool, found) in wanted.pools.iter().zip(&mut found) {
