@@ -4,6 +4,7 @@
 //! `cargo` and `rustc` are for host programs and stay out of it. Zig, from PyPI into the cache, is linker, C
 //! compiler and C library for every architecture. Nothing is compiled differently on another machine.
 
+mod flags;
 mod loader;
 pub mod map;
 
@@ -12,6 +13,7 @@ pub use loader::build_loader;
 use crate::cache::{self, Cache};
 use crate::{debian, files, process, progress, python};
 use anyhow::{Context, Result, bail};
+use flags::{FLAGS, MIPS_FLAGS, OUTLINER};
 use kedge_board_support::boards::Board;
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::MetadataExt;
@@ -32,34 +34,6 @@ const PACKAGES: [&str; 6] = [
 ];
 /// Another version makes other bytes.
 const ZIG: &str = "0.17.1";
-
-/// `relocation-model=static`: PID 1 is alone in its address space with the kernel, and position independence
-/// costs about 10 % in relocations that would be written, and so made private memory, at every exec.
-/// `link-self-contained=no`: crt files and the C library are Zig's, not Rust's.
-/// `force-unwind-tables=no`: nothing unwinds, so the tables are 12 kB that nobody reads.
-/// `curve25519_dalek_backend`: without code for AVX2, 13 kB; a device verifies a few signatures a boot.
-/// [`OUTLINER`]: what several functions have in common becomes one of its own, 20 kB.
-/// `trap-unreachable=no`: no trap instruction behind each call that never returns.
-/// `panic=immediate-abort`: a panic is a trap where it happens, whose address the kernel's log keeps (and ramoops, when
-/// it is PID 1's); a build without `strip` tells the function. Its text is lost, which went to standard error alone; 69 kB.
-const FLAGS: [&str; 9] = [
-    "-Ctarget-feature=+crt-static",
-    "-Clink-self-contained=no",
-    "-Crelocation-model=static",
-    "-Cforce-unwind-tables=no",
-    "--cfg=curve25519_dalek_backend=\"serial\"",
-    OUTLINER,
-    "-Ztrap-unreachable=no",
-    "-Zunstable-options",
-    "-Cpanic=immediate-abort",
-];
-/// LLVM has it for x86, ARM and RISC-V, not for MIPS.
-const OUTLINER: &str = "-Cllvm-args=--enable-machine-outliner=always";
-/// What a function calls last it jumps to, and the place behind a branch is filled from where it leads: LLVM leaves both off on MIPS.
-const MIPS_FLAGS: [&str; 2] = [
-    "-Cllvm-args=-mips-tail-calls=1",
-    "-Cllvm-args=-disable-mips-df-succbb-search=0",
-];
 
 /// What of Zig's C library does not work on MIPS.
 const MIPS: &str = include_str!("toolchain/mips.c");
