@@ -23,6 +23,8 @@ const PATIENCE: u64 = 3;
 /// The same for the first of a boot, which may have to wait for others' data as no later one has (`helpers/disk/probe.rs`): what
 /// may be dirty at once (`boot/dirty.rs`) takes less than nine minutes at the least rate that a container can be held to.
 const FIRST_PATIENCE: u64 = 20;
+/// When the first begins, milliseconds: before much is dirty, so that patience is short soon.
+const FIRST_MS: u64 = 1000;
 /// Between an answer and the next probe.
 const PROBE_MS: u64 = 30_000;
 /// So many resets in a row end the probes.
@@ -65,7 +67,7 @@ impl Progress {
     /// There is a store to be probed from now on.
     pub(crate) fn begin(&mut self, now_ms: u64) {
         self.probes = !self.blind;
-        self.wait(now_ms);
+        self.probe_at = self.probes.then(|| now_ms.saturating_add(FIRST_MS));
     }
 
     fn wait(&mut self, now_ms: u64) {
@@ -191,8 +193,12 @@ mod tests {
         assert!(!progress.is_due(u64::MAX));
         let mut now = 1000;
         progress.begin(now);
-        for patience in [FIRST_PATIENCE, PATIENCE, PATIENCE] {
-            assert!(!progress.is_due(now + PROBE_MS - 1));
+        for (after, patience) in [
+            (FIRST_MS, FIRST_PATIENCE),
+            (PROBE_MS, PATIENCE),
+            (PROBE_MS, PATIENCE),
+        ] {
+            assert!(!progress.is_due(now + after - 1));
             now = progress.deadline().unwrap();
             assert!(progress.is_due(now));
             progress.begun(now);
