@@ -200,7 +200,9 @@ fn the_documentation_has_every_state() {
         };
         let begin = format!("| `{}` | {light} | ", condition.word());
         let rows = text.lines().filter(|line| line.starts_with(&begin));
-        assert_eq!(rows.count(), 1, "{begin}");
+        // Containers that are not let go yet, and those that are on their way: one word, at two places of the order.
+        let places = if condition.word() == "booting" { 2 } else { 1 };
+        assert_eq!(rows.count(), places, "{begin}");
     }
 }
 
