@@ -33,6 +33,9 @@ use std::path::Path;
 /// stop ends in a kill; what cannot even be killed is cured by a reboot.
 pub(super) const EXCHANGE_LIMIT: u64 = 600_000;
 
+/// How long the stage helper may take to end once it is killed, milliseconds: who waits for a disk ends when that answers.
+const KILLED_LIMIT: u64 = 60_000;
+
 const LATE_COPIES: &str = "the volumes of the trial take too long to be copied";
 
 /// What is under way between revisions.
@@ -47,6 +50,8 @@ pub(crate) struct Update {
     pub(crate) receiving: bool,
     /// When an exchange has taken too long.
     pub(crate) limit: Option<u64>,
+    /// The stage helper was killed for that, and has not ended yet.
+    killed: bool,
     /// Which containers hold updates back.
     pub(crate) locks: Locks,
     /// How what was applied last came, for the history.
@@ -454,9 +459,13 @@ impl Driver {
                 Step::Preparing if on_trial => Some(LATE_COPIES),
                 Step::Idle | Step::Retiring(_) | Step::Copying(_) | Step::Preparing => None,
             };
-            if let Some(text) = given_up {
+            if let Some(text) = given_up
+                && !self.update.killed
+            {
                 self.say(Stream::Error, text);
                 self.kill_stage();
+                self.update.killed = true;
+                self.update.limit = Some(now.saturating_add(KILLED_LIMIT));
                 return;
             }
             self.say(Stream::Error, "an exchange of containers took too long");
@@ -475,6 +484,7 @@ impl Driver {
     /// The stage helper has gone in the middle of its work.
     pub(super) fn stage_lost(&mut self) {
         let text = "the stage helper has ended";
+        self.update.killed = false;
         self.upload_lost();
         match self.update.step {
             Step::Idle | Step::Retiring(_) => {}

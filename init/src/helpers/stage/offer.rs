@@ -3,8 +3,8 @@
 //! ```text
 //! head → signatures, product, board, floor → order → content, parameters → missing → space → kept, answered
 //! ```
-//! Nothing is written before all of that was judged; what of it is here and damaged goes first. What content a new initramfs would judge is judged by that,
-//! on trial.
+//! Nothing is written before all of that was judged; what of it is here and damaged is removed once its signatures were. What content
+//! a new initramfs would judge is judged by that, on trial.
 
 use super::head::Head;
 use super::keep::Keep;
@@ -245,7 +245,9 @@ fn put(
                 // The trial's own init judges them.
                 None => Some(document),
             };
-            if let Some(document) = fitting {
+            // A hub may have given it values of its own under that counter.
+            let is_there = store.parameters_path(id, counter).exists();
+            if let Some(document) = fitting.filter(|_| !is_there) {
                 store.put_parameters(id, counter, &document)?;
             }
         }

@@ -358,10 +358,18 @@ fn a_revision_without_parameters_goes_on_with_those_of_the_device() {
     let mut undeclared = draft(3, &[]);
     undeclared.content.parameters.clear();
     let (other, bare) = device.offer(undeclared, None);
+    // A hub has given this one values of its own before.
+    let own = BTreeMap::from([("site".parse().unwrap(), "7".to_owned())]);
+    let own = Parameters::new(4, own).encode().unwrap();
+    let (given, again) = device.offer(draft(4, &[]), Some(&own));
+    let (_, without) = device.offer(draft(4, &[]), None);
     talk(&device, committed, |talk| {
         assert_eq!(talk.body(Body::Offer, &head).0, 200);
         assert_eq!(talk.body(Body::Offer, &bare).0, 200);
+        assert_eq!(talk.body(Body::Offer, &again).0, 200);
+        assert_eq!(talk.body(Body::Offer, &without).0, 200);
     });
+    assert_eq!(device.store.parameters(given).unwrap(), [(4, own)]);
     assert_eq!(device.store.parameters(id).unwrap(), [(4, good)]);
     // What it no longer declares stays behind; the counter is the same, so that it can be tried with it.
     let none = Parameters::new(4, BTreeMap::new()).encode().unwrap();
