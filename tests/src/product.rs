@@ -355,6 +355,10 @@ const CONTAINERS: [Container; 21] = [
         ..Container::new("limited", &["sleep"])
     },
     Container {
+        tables: "[volumes.free]\npath = \"/free\"\nlifetime = \"revision\"\n[limits]\nio-write-max = \"64KiB\"\n",
+        ..Container::new("slowest", &["sleep"])
+    },
+    Container {
         tables: "[volumes.away]\npath = \"/astray\"\nlifetime = \"permanent\"\n",
         ..Container::new("astray", &["volumes", "/keep"])
     },

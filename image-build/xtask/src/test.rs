@@ -212,7 +212,7 @@ fn run_tier(tier: Tier, arguments: &Arguments, counted: &mut Counted) -> Result<
         }
         if arguments.long {
             command.env("KEDGE_LONG", "1");
-            if tier == Tier::Host && selection.contains(&"kedge-tests") {
+            if tier == Tier::Vm || (tier == Tier::Host && selection.contains(&"kedge-tests")) {
                 command.args(["--features", "long"]);
             }
         }

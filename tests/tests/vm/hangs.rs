@@ -42,6 +42,44 @@ fn vm_a_disk_that_hangs_is_for_the_watchdog() -> Result<()> {
     checks.finish(&mut guest)
 }
 
+/// What the slowest limit there is holds back stands in transactions of the file system for minutes, and the probe of the store
+/// is not behind it.
+#[test]
+#[cfg(feature = "long")]
+fn vm_a_container_with_the_slowest_disk_resets_nothing() -> Result<()> {
+    let disk = fresh_disk()?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("boots", &mut guest, |guest| {
+        guest.wait_for_control(BOOT)?;
+        guest.wait_for_state("slowest", "running", BOOT).map(drop)
+    });
+    checks.run("writes for five minutes", &mut guest, |guest| {
+        let wrote = crate::limits::load(guest, "slowest", &["write", "20", "/free"])?;
+        let [bytes, took] = wrote.as_slice() else {
+            anyhow::bail!("{wrote:?}")
+        };
+        ensure!(
+            *bytes == 20 << 20 && *took >= 240_000,
+            "{bytes} bytes in {took} ms"
+        );
+        Ok(())
+    });
+    checks.run("was not reset, and restarts when it is told to", &mut guest, |guest| {
+        ensure!(
+            guest.boots() == 1 && guest.resets().is_empty(),
+            "{} boots, {:?}",
+            guest.boots(),
+            guest.resets()
+        );
+        guest.post("/v1/reboot")?;
+        guest.wait_for_boot(2, BOOT)?;
+        guest.wait_for_control(BOOT)?;
+        told(guest, false)
+    });
+    checks.finish(&mut guest)
+}
+
 /// Whether the loader told the kernel of a watchdog's reset.
 fn told(guest: &Guest, expected: bool) -> Result<()> {
     let line = guest.wait_for_log("kernel", "Kernel command line: ", BOOT)?;

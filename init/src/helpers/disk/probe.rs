@@ -1,7 +1,8 @@
 //! The probe of the store: a write that reaches the disk, and a read that comes from it.
 //!
 //! It must hang where the disk hangs, and nowhere else. So it writes one block in place: what changes neither size nor blocks is
-//! brought to the disk without waiting for the file system's transaction, in which others' data may stand.
+//! brought to the disk without committing the file system's transaction, in which others' data may stand. The file's time of change does
+//! join the one that is under way, so a probe waits while that is locked, which is short unless the disk hangs.
 
 use super::super::Error;
 use kedge_sys::rustix::fs::{Advice, fadvise};
