@@ -272,13 +272,18 @@ pub fn boot() -> Boot {
 }
 
 /// What the kernel is told otherwise than it would do by itself.
-const SETTINGS: [(&str, &[u8]); 2] = [
+const SETTINGS: [(&str, &[u8]); 4] = [
     // It takes no orders from keyboards (`Documentation/admin-guide/sysrq.rst`): who is given one, or plugs one in, could
     // restart the device by it, or kill what runs. A developer's kernel argument `sysrq_always_enabled` still counts.
     ("/root/proc/sys/kernel/sysrq", b"0"),
     // Once it had to break up a block of pages it would leave two blocks free, of 2 MiB each, which on a device with 32 MiB is
     // what an update needs (`Documentation/admin-guide/sysctl/vm.rst`). Huge pages, which that is for, nobody here asks for.
     ("/root/proc/sys/vm/watermark_boost_factor", b"0"),
+    // Open files and tasks are counted in the memory of whose they are, and that is bounded. The kernel's own bounds come with the
+    // size of memory and hold for all together: with 64 MiB one container could have all 8,192 files, or two all 512 tasks, and
+    // PID 1 could start nothing any more. What fits a long of 32 bits; as many tasks as there can be numbers for.
+    ("/root/proc/sys/fs/file-max", b"2147483647"),
+    ("/root/proc/sys/kernel/threads-max", b"4194304"),
 ];
 
 fn settings() -> Result<(), Error> {

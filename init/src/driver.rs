@@ -8,6 +8,7 @@
 
 mod agent;
 mod bounds;
+mod checks;
 mod children;
 mod clients;
 mod commands;

@@ -73,7 +73,7 @@ mod tests;
 #[cfg(test)]
 pub(crate) mod world;
 
-pub use event::{Action, Command, Ending, Event, Halt, Id};
+pub use event::{Action, Checked, Command, Ending, Event, Halt, Id};
 pub use exchange::{Exchanged, Refused};
 pub use health::Watch;
 pub use state::{After, Pressure, Run, State};
@@ -202,9 +202,9 @@ impl Machine {
             Event::NotifyReady(id) => self.with(now, id, actions, Unit::notify_ready),
             Event::NotifyWatchdog(id) => self.with(now, id, actions, Unit::notify_watchdog),
             Event::NotifyStopping(id) => self.with(now, id, actions, Unit::notify_stopping),
-            Event::CheckDone { id, token, passed } => {
+            Event::CheckDone { id, token, checked } => {
                 self.with(now, id, actions, |unit, cx| {
-                    unit.check_done(cx, token, passed);
+                    unit.check_done(cx, token, checked);
                 });
             }
             Event::Devices { id, lacks } => {

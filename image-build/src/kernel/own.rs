@@ -447,4 +447,31 @@ mod tests {
         }
         assert!(seen >= 2, "{seen}");
     }
+
+    /// What Linux has by default and asks about, and a kernel that is asked for nothing else has not: programs of distributions
+    /// do not start without it, and nor does the kernel itself on some of these processors.
+    #[test]
+    fn kernels_have_what_their_processors_and_programs_take_for_granted() {
+        let mut seen = 0;
+        for board in kedge_board_support::boards::all().unwrap() {
+            if board.kernel.fragments.is_empty() {
+                continue;
+            }
+            let wanted = wanted(&board.kernel.fragments).unwrap().text();
+            let mut needs = match board.architecture {
+                Architecture::Armv7 => vec!["ARM_THUMB", "KUSER_HELPERS"],
+                Architecture::Riscv64 => vec!["RISCV_ISA_FALLBACK"],
+                _ => Vec::new(),
+            };
+            if wanted.contains("CONFIG_SOC_AM33XX=y\n") {
+                needs.push("SMP_ON_UP");
+            }
+            for symbol in needs {
+                let line = format!("CONFIG_{symbol}=y\n");
+                assert!(wanted.contains(&line), "{}: {symbol}", board.name);
+                seen += 1;
+            }
+        }
+        assert!(seen >= 9, "{seen}");
+    }
 }

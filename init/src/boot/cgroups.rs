@@ -1,7 +1,7 @@
 //! The cgroup tree: `containers/` for what a revision runs, `system/` for PID 1's helpers.
 //!
 //! `containers/` may take all memory but a reserve, and `system/` keeps a minimum, so that the
-//! device survives containers without limits (Linux `Documentation/admin-guide/cgroup-v2.rst`,
+//! device survives containers without limits, and so it is with tasks (Linux `Documentation/admin-guide/cgroup-v2.rst`,
 //! "Memory Protection").
 
 use crate::boot::files;
@@ -28,6 +28,22 @@ pub(super) fn total_memory(meminfo: &str) -> Option<u64> {
     kilobytes.checked_mul(1024)
 }
 
+/// Numbers of processes and threads that containers may not take, of all that there are: one sixteenth, at least 64.
+fn spare(numbers: u64) -> u64 {
+    (numbers / 16).max(64)
+}
+
+/// Bounds the tasks of all containers together, so that PID 1 can start what it has to.
+fn bound_tasks(containers: &Path) -> Result<(), Error> {
+    let numbers = files::read(Path::new("/proc/sys/kernel/pid_max"), 64)?;
+    let numbers = String::from_utf8_lossy(&numbers).trim().parse();
+    // A number, always (`Documentation/admin-guide/sysctl/kernel.rst`).
+    let Ok(numbers) = numbers else { return Ok(()) };
+    let most: u64 = numbers;
+    let most = most.saturating_sub(spare(most)).to_string();
+    files::set(&containers.join("pids.max"), most.as_bytes())
+}
+
 /// Turns controllers on and makes the two cgroups.
 ///
 /// # Errors
@@ -51,6 +67,9 @@ pub(crate) fn prepare() -> Result<(), Error> {
         &containers.join("cgroup.subtree_control"),
         enable.as_bytes(),
     )?;
+    if enable.contains("+pids") {
+        bound_tasks(&containers)?;
+    }
     if !enable.contains("+memory") {
         return Ok(());
     }
@@ -72,6 +91,12 @@ mod tests {
         assert_eq!(reserve(32 << 20), 4 << 20);
         assert_eq!(reserve(256 << 20), 16 << 20);
         assert_eq!(reserve(64 << 30), 64 << 20);
+    }
+
+    #[test]
+    fn numbers_are_left_for_the_system() {
+        assert_eq!(spare(32_768), 2048);
+        assert_eq!(spare(301), 64);
     }
 
     #[test]

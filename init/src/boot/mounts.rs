@@ -60,12 +60,8 @@ pub(crate) fn mount_all() -> Result<(), Error> {
     mount_one(c"sysfs", c"/root/sys", plain, c"")?;
     let dev = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount_one(c"devtmpfs", c"/root/dev", dev, c"mode=0755")?;
-    mount_one(
-        c"cgroup2",
-        c"/root/sys/fs/cgroup",
-        plain,
-        c"memory_recursiveprot",
-    )
+    // Without `memory_recursiveprot`: what a container with `memory-min` leaves of it would be kept for those that asked for none.
+    mount_one(c"cgroup2", c"/root/sys/fs/cgroup", plain, c"")
 }
 
 /// Makes the new root the root. What is left in the initramfs costs memory for ever: the caller has removed it.

@@ -48,16 +48,22 @@ fn sum<'a>(all: impl Iterator<Item = &'a Limits>) -> u64 {
 pub(super) struct Machine {
     /// Bytes of memory for all containers; absent where nothing bounds them.
     memory: Option<u64>,
+    /// Bytes that are to be kept for all of them together, see [`keep`].
+    kept: u64,
     /// Processors.
     processors: u32,
 }
 
 impl Machine {
     pub(super) fn look() -> Self {
-        let memory = std::fs::read_to_string(MEMORY).ok();
+        let number = |path| {
+            let text = std::fs::read_to_string(path).ok()?;
+            text.trim().parse().ok()
+        };
         let processors = sched_getaffinity(None);
         Self {
-            memory: memory.and_then(|text| text.trim().parse().ok()),
+            memory: number(MEMORY),
+            kept: number(KEPT).unwrap_or(0),
             processors: processors.map_or(1, |set| set.count()),
         }
     }
@@ -72,6 +78,12 @@ impl Machine {
             if let Some(least) = limits.memory_min.filter(|least| *least > memory) {
                 return Err(format!(
                     "limits.memory-min: {least} bytes cannot be kept for it: containers have {memory} on this device"
+                ));
+            }
+            if limits.memory_min.is_some() && self.kept > memory {
+                let kept = self.kept;
+                return Err(format!(
+                    "limits.memory-min: {kept} bytes cannot be kept for all containers together: they have {memory} on this device"
                 ));
             }
             for (key, most) in [
@@ -146,6 +158,7 @@ mod tests {
     fn limits_beyond_the_machine_are_told_and_what_cannot_be_kept_is_refused() {
         let machine = Machine {
             memory: Some(64 << 20),
+            kept: 64 << 20,
             processors: 2,
         };
         let limits = Limits {
@@ -167,7 +180,7 @@ mod tests {
         assert!(notes[1].starts_with("limits.cpu-max-percent: 201"));
         let kept = Limits {
             memory_min: Some((64 << 20) + 1),
-            ..limits
+            ..limits.clone()
         };
         assert!(
             machine
@@ -175,8 +188,20 @@ mod tests {
                 .unwrap_err()
                 .contains("limits.memory-min")
         );
+        let together = Machine {
+            kept: (64 << 20) + 1,
+            ..machine
+        };
+        let error = together.judge(&limits).unwrap_err();
+        assert!(error.contains("together"), "{error}");
+        let none = Limits {
+            memory_min: None,
+            ..limits.clone()
+        };
+        assert_eq!(together.judge(&none), Ok(Vec::new()));
         let unbounded = Machine {
             memory: None,
+            kept: 0,
             processors: 4,
         };
         assert_eq!(unbounded.judge(&kept), Ok(Vec::new()));

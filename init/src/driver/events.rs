@@ -265,36 +265,6 @@ impl Driver {
         }
     }
 
-    fn check_ended(&mut self, index: u16) {
-        let Some(id) = self.id(index) else {
-            return;
-        };
-        let Some(check) = self.unit(id).and_then(|unit| unit.check.take()) else {
-            return;
-        };
-        match try_wait_pidfd(check.process.pidfd.as_fd()) {
-            Ok(None) => {
-                if let Some(unit) = self.unit(id) {
-                    unit.check = Some(check);
-                }
-            }
-            status => {
-                self.poller.forget(&check.process.pidfd);
-                let passed = matches!(status, Ok(Some(status)) if status.success());
-                if let Some(Ok(Some(Report::Failed(failure)))) =
-                    check.report.as_ref().map(Report::receive)
-                {
-                    self.say(Stream::Warning, &format!("check: {failure}"));
-                }
-                self.step(Event::CheckDone {
-                    id,
-                    token: check.token,
-                    passed,
-                });
-            }
-        }
-    }
-
     pub(super) fn serve_client(&mut self, client: ClientId, ready: Ready) {
         let mut call = self.clients.take(client, ready);
         let mut answered = 0;

@@ -4,20 +4,18 @@ use super::{Driver, FAREWELL_MS, now_ms};
 use crate::boot::CGROUPS;
 use crate::driver::ending;
 use crate::driver::poller::Token;
-use crate::driver::unit::{Layers, Running, RunningCheck, Unit};
+use crate::driver::unit::{Layers, Running, Unit};
 use crate::log::{SourceId, Stream};
 use crate::machine::{Action, Event, Halt, Id};
 use kedge_board_support::control::Control;
-use kedge_container::{Command, Probe, Spawned};
+use kedge_container::Spawned;
 use kedge_revision::Name;
-use kedge_revision::container::Check;
 use kedge_sys::process::send_signal;
 use kedge_sys::rustix::fs::{CWD, Mode, OFlags, fcntl_setfl, openat};
 use kedge_sys::rustix::io::pread;
-use kedge_sys::rustix::process::{Signal, kill_process_group};
+use kedge_sys::rustix::process::Signal;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Uptime at which a reboot that a container asks for is granted: 20 minutes.
 const REBOOT_AFTER_MS: u64 = 1_200_000;
@@ -275,80 +273,6 @@ impl Driver {
             unit.oom_kills = 0;
         }
         Some(Event::CgroupEmpty(id))
-    }
-
-    fn run_check(&mut self, id: Id, token: u32, timeout_ms: u32) -> Option<Event> {
-        let failed = Event::CheckDone {
-            id,
-            token,
-            passed: false,
-        };
-        let index = u16::try_from(id.index()).ok()?;
-        let unit = self.units.get_mut(id.index())?;
-        let (Some(running), Some(plan)) = (&unit.running, &unit.plan) else {
-            return Some(failed);
-        };
-        let Some(engine) = &self.engine else {
-            return Some(failed);
-        };
-        let check = unit.definition.health.as_ref().map(|health| &health.check);
-        let pidfd = running.pidfd.as_fd();
-        let timeout = Duration::from_millis(timeout_ms.into());
-        let probe = |probe| {
-            let child = engine.probe(plan, pidfd, probe, timeout)?;
-            let process = Running {
-                pid: child.pid,
-                pidfd: child.pidfd,
-            };
-            Ok((process, None))
-        };
-        let started = match check {
-            Some(Check::Command(arguments)) => engine
-                .exec(plan, pidfd, &Command::health(plan, arguments))
-                .map(|spawned| {
-                    let process = Running {
-                        pid: spawned.pid,
-                        pidfd: spawned.pidfd,
-                    };
-                    (process, Some(spawned.report))
-                }),
-            Some(Check::Http { port, path }) => probe(Probe::Http { port: *port, path }),
-            Some(Check::Tcp { port }) => probe(Probe::Tcp { port: *port }),
-            Some(Check::Notify) | None => return Some(failed),
-        };
-        let (process, report) = match started {
-            Ok(started) => started,
-            Err(error) => {
-                let text = format!("check of {}: {error}", unit.name);
-                self.say(Stream::Warning, &text);
-                return Some(failed);
-            }
-        };
-        // Unwatched, its end is told by SIGCHLD.
-        self.poller
-            .watch_end(&process.pidfd, Token::Check(index))
-            .ok();
-        unit.check = Some(RunningCheck {
-            token,
-            process,
-            report,
-        });
-        None
-    }
-
-    fn kill_check(&mut self, id: Id, token: u32) {
-        let Some(unit) = self.units.get_mut(id.index()) else {
-            return;
-        };
-        if let Some(check) = unit.check.take_if(|check| check.token == token) {
-            self.poller.forget(&check.process.pidfd);
-            // It may have ended meanwhile; the reaper of orphans takes it in either case. It is not reaped yet, so that its
-            // number is its own, and what it has started and waits for ends with it.
-            if kill_process_group(check.process.pid, Signal::KILL).is_err() {
-                // It leads no group yet.
-                send_signal(check.process.pidfd.as_fd(), Signal::KILL).ok();
-            }
-        }
     }
 
     fn changed(&mut self, id: Id) {

@@ -23,8 +23,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Where sockets of containers are.
-const SOCKETS: &str = "/run/kedge/sockets";
 /// Name servers for containers with the device's network; the net helper keeps it.
 pub(crate) const RESOLV_CONF: &str = "/run/kedge/resolv.conf";
 
@@ -187,7 +185,7 @@ impl Unit {
         if role.is_none() && !self.wants_notify() && self.definition.process.secrets.is_empty() {
             return Ok(None);
         }
-        let directory = Path::new(SOCKETS).join(self.name.as_str());
+        let directory = until_boot::sockets(&self.name);
         std::fs::create_dir_all(&directory)
             .map_err(|error| format!("make {}: {error}", directory.display()))?;
         if self.wants_notify() {

@@ -15,6 +15,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+const SOCKETS: &str = "/run/kedge/sockets";
 const PLACE: &str = "/run/kedge/boot";
 const ROOT: &str = "root";
 const VOLUMES: &str = "volumes";
@@ -31,8 +32,17 @@ pub(crate) fn volume(container: &Name, volume: &Name) -> PathBuf {
 }
 
 /// Ends what the container has no more under its next definition; all of it without one. Nothing of it runs.
+///
+/// Its sockets and secrets end in either case: the next one's are made when it starts.
 pub(crate) fn end(container: &Name, next: Option<&Container>) {
     end_in(&Path::new(PLACE).join(container.as_str()), next);
+    // What stays is gone with the boot.
+    std::fs::remove_dir_all(sockets(container)).ok();
+}
+
+/// Where a container's sockets lie, and in `secrets/` the secrets that its process reads.
+pub(crate) fn sockets(container: &Name) -> PathBuf {
+    [SOCKETS, container.as_str()].iter().collect()
 }
 
 fn end_in(folder: &Path, next: Option<&Container>) {

@@ -1,6 +1,6 @@
 //! What a container does when time has passed, and what a shutdown or its retirement does to its times.
 
-use super::event::{Action, Ending};
+use super::event::{Action, Checked, Ending};
 use super::health::Watch;
 use super::state::{After, Pressure, Run, State};
 use super::unit::Unit;
@@ -66,7 +66,7 @@ impl Unit {
             Watch::Sign { .. } => self.stop(cx, After::Ended(Ending::Ill)),
             Watch::Busy { token, .. } => {
                 cx.actions.push(Action::KillCheck { id, token });
-                self.check_done(cx, token, false);
+                self.check_done(cx, token, Checked::Failed);
             }
             Watch::Due { pause, .. } => {
                 let Some(health) = &self.rule.health else {

@@ -36,6 +36,17 @@ pub enum Command {
     Restart,
 }
 
+/// What came of a health check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// The container is well.
+    Passed,
+    /// It is not.
+    Failed,
+    /// The check could not be made: nothing is known of the container.
+    Unknown,
+}
+
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -93,8 +104,8 @@ pub enum Event {
         id: Id,
         /// As [`Action::RunCheck`] had it; an answer to an older one is ignored.
         token: u32,
-        /// Whether it passed.
-        passed: bool,
+        /// What came of it.
+        checked: Checked,
     },
     /// What is known of the devices that it requires.
     Devices {

@@ -2,7 +2,9 @@
 
 use super::random::{Op, command, definitions, op, pool};
 use super::world::{KILLED, World};
-use super::{Action, Event, Halt, Id, KILL_WAIT, Machine, Refused, SHUTDOWN_LIMIT};
+use super::{
+    Action, Checked, Event, Halt, Id, KILL_WAIT, Machine, Refused, SHUTDOWN_LIMIT,
+};
 use kedge_revision::container::Goal;
 use kedge_sys::process::ExitStatus;
 use proptest::prelude::*;
@@ -34,6 +36,14 @@ fn obey(world: &mut World, ids: &[Id]) {
     }
 }
 
+fn checked() -> impl Strategy<Value = Checked> {
+    prop_oneof![
+        Just(Checked::Passed),
+        Just(Checked::Failed),
+        Just(Checked::Unknown)
+    ]
+}
+
 /// Any event at all, fitting or not, also about a container that does not exist.
 fn event() -> impl Strategy<Value = Event> {
     (0_u16..4).prop_map(Id).prop_flat_map(|id| {
@@ -58,10 +68,10 @@ fn event() -> impl Strategy<Value = Event> {
             Just(Event::NotifyReady(id)),
             Just(Event::NotifyWatchdog(id)),
             Just(Event::NotifyStopping(id)),
-            (0_u32..3, any::<bool>()).prop_map(move |(token, passed)| Event::CheckDone {
+            (0_u32..3, checked()).prop_map(move |(token, checked)| Event::CheckDone {
                 id,
                 token,
-                passed
+                checked
             }),
             command().prop_map(move |command| Event::Command { id, command }),
             (0_u8..20).prop_map(|rare| if rare == 0 {

@@ -2,7 +2,7 @@
 
 use super::fixture::{Rig, container, content, health, name};
 use super::{
-    Action, After, Command, Ending, Event, Halt, Id, KILL_WAIT, Missed, SHUTDOWN_GRACE,
+    Action, After, Checked, Command, Ending, Event, Halt, Id, KILL_WAIT, Missed, SHUTDOWN_GRACE,
     SHUTDOWN_LIMIT, STUCK_AFTER, State, WaitsFor,
 };
 use kedge_revision::Container;
@@ -220,19 +220,38 @@ fn checks_come_fast_until_ready_and_then_at_the_interval() {
         rig.step(Event::CheckDone {
             id,
             token,
-            passed: false,
+            checked: Checked::Failed,
         });
     }
     let at = rig.machine.next_deadline().unwrap();
     rig.pass(at - rig.now);
     assert!(!rig.machine.goals_met());
-    let passed = true;
-    rig.step(Event::CheckDone { id, token, passed });
+    let checked = Checked::Passed;
+    rig.step(Event::CheckDone { id, token, checked });
     assert!(!rig.machine.goals_met(), "an answer to an older check");
     token += 1;
-    rig.step(Event::CheckDone { id, token, passed });
+    rig.step(Event::CheckDone { id, token, checked });
     assert!(rig.machine.goals_met());
     assert_eq!(rig.machine.next_deadline(), Some(rig.now + 1000));
+}
+
+#[test]
+fn checks_that_could_not_be_made_change_nothing_and_go_on() {
+    let mut definition = container("main", Goal::Ready);
+    definition.health = Some(health(Check::Tcp { port: 80 }));
+    let (mut rig, id) = running(definition);
+    rig.pass(100);
+    for token in 1..=10 {
+        // Between them two that failed: no more in a row than before.
+        let checked = match token {
+            1 => Checked::Passed,
+            4 | 7 => Checked::Failed,
+            _ => Checked::Unknown,
+        };
+        rig.step(Event::CheckDone { id, token, checked });
+        assert!(rig.machine.goals_met(), "after {token}");
+        rig.pass(1000);
+    }
 }
 
 #[test]
@@ -241,11 +260,11 @@ fn failed_checks_in_a_row_make_a_ready_container_ill() {
     definition.health = Some(health(Check::Command(vec!["/check".to_owned()])));
     let (mut rig, id) = running(definition);
     rig.pass(100);
-    let passed = true;
+    let checked = Checked::Passed;
     rig.step(Event::CheckDone {
         id,
         token: 1,
-        passed,
+        checked,
     });
     for token in 2..=4 {
         assert!(rig.machine.goals_met());

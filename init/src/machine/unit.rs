@@ -1,6 +1,6 @@
 //! One container's machine; the diagram is in the parent module.
 
-use super::event::{Action, Command, Ending, Id};
+use super::event::{Action, Checked, Command, Ending, Id};
 use super::health::Watch;
 use super::rule::Rule;
 use super::state::{After, Pressure, Run, State};
@@ -399,7 +399,7 @@ impl Unit {
         }
     }
 
-    pub(super) fn check_done(&mut self, cx: &mut Context<'_>, token: u32, passed: bool) {
+    pub(super) fn check_done(&mut self, cx: &mut Context<'_>, token: u32, checked: Checked) {
         let State::Running(run) = &mut self.state else {
             return;
         };
@@ -415,15 +415,20 @@ impl Unit {
         if token != due {
             return;
         }
-        run.watch = health.after_check(cx.now, pause, run.ready || passed);
-        if passed {
-            run.failures = 0;
-            self.become_ready(cx);
-        } else if run.ready {
-            run.failures = run.failures.saturating_add(1);
-            if run.failures >= health.retries {
-                self.stop(cx, After::Ended(Ending::Ill));
+        let is_ready = run.ready || checked == Checked::Passed;
+        run.watch = health.after_check(cx.now, pause, is_ready);
+        match checked {
+            Checked::Passed => {
+                run.failures = 0;
+                self.become_ready(cx);
             }
+            Checked::Failed if run.ready => {
+                run.failures = run.failures.saturating_add(1);
+                if run.failures >= health.retries {
+                    self.stop(cx, After::Ended(Ending::Ill));
+                }
+            }
+            Checked::Failed | Checked::Unknown => {}
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::fixture::{content, name};
 use super::random::{Draft, GROUPS, NAMES, Op, befores};
-use super::{Action, Command, Ending, Event, Id, Machine, State};
+use super::{Action, Checked, Command, Ending, Event, Id, Machine, State};
 use kedge_revision::container::Container;
 use kedge_revision::{Content, Name};
 use kedge_sys::process::ExitStatus;
@@ -266,8 +266,12 @@ impl World {
             (3, _) => Event::Oom(id),
             (_, Some(token)) => {
                 body.check = None;
-                let passed = what % 6 == 4;
-                Event::CheckDone { id, token, passed }
+                let checked = match (what % 6, what > 200) {
+                    (4, _) => Checked::Passed,
+                    (_, true) => Checked::Unknown,
+                    (_, false) => Checked::Failed,
+                };
+                Event::CheckDone { id, token, checked }
             }
             (_, None) => return,
         };
