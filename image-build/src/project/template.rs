@@ -145,7 +145,7 @@ pub fn container(new: &NewContainer) -> String {
         word(&new.goal)
     ));
     line(format_args!(
-        "root = {:<16} # writes to the root go: refused, revision (kept with it), boot (memory)",
+        "root = {:<16} # writes to the root: refused, revision (on disk, until this definition changes), boot (memory)",
         word(&new.root)
     ));
     network(&mut line, &new.network);

@@ -199,7 +199,7 @@ pub enum RootWrites {
     /// Nowhere: the root is read-only.
     #[default]
     Refused,
-    /// To an overlay on disk that is dropped with the revision.
+    /// To an overlay on disk that is kept until another definition of the container is committed.
     Revision,
     /// To an overlay in memory that is dropped at boot.
     Boot,
@@ -245,7 +245,7 @@ pub enum Snapshot {
 pub enum Lifetime {
     /// As long as the device.
     Permanent,
-    /// As long as the revision.
+    /// As long as the container's definition: until another one is committed.
     Revision,
     /// Until the next boot, in memory.
     Boot,

@@ -1,7 +1,7 @@
 //! How a device becomes one of a hub's: what it was provisioned with, and its request to be taken in.
 //!
-//! The provisioning, `provision.json` on the boot partition, on a stick, or given by QEMU (`fw_cfg`), written by a
-//! person's tool and used once:
+//! The provisioning, `device/provision.json` on the data partition, or given by QEMU (`fw_cfg`, `opt/kedge/provision`),
+//! written by a person's tool and used once:
 //! ```json
 //! {"spec":"kedge.provision/1","hubs":["https://hub.example:8443"],"token":"…","parameters":{"site-ip":"dhcp"}}
 //! ```
