@@ -2,7 +2,7 @@
 
 use super::Address;
 use crate::http::{self, Take};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use kedge_api::Problem;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
@@ -305,13 +305,9 @@ fn has_answered(stream: &mut Stream) -> Result<bool> {
 
 fn refused(reader: &mut BufReader<&mut Stream>, answer: &http::Head) -> Refused {
     let mut bytes = Vec::new();
-    let read = http::body(reader, answer, &mut |piece| {
-        if bytes.len().saturating_add(piece.len()) > LARGEST_PROBLEM {
-            bail!("it is too long");
-        }
-        bytes.extend_from_slice(piece);
-        Ok(true)
-    });
+    let mut keep = http::keep(&mut bytes, LARGEST_PROBLEM);
+    let read = http::body(reader, answer, &mut keep);
+    drop(keep);
     let problem = read.ok().and_then(|()| serde_json::from_slice(&bytes).ok());
     let problem = problem.unwrap_or_else(|| Problem {
         status: answer.status,
