@@ -12,7 +12,7 @@ pub mod settings;
 pub mod tls;
 
 pub use address::Address;
-pub use connection::{Body, Refused};
+pub use connection::{Body, Ended, Refused};
 pub use settings::{Known, Settings};
 
 use crate::http::{Lines, keep};
@@ -196,7 +196,7 @@ impl Client {
     /// The lines of an answer, as they come. With `endless`, the hub may keep silent for ever between two.
     ///
     /// # Errors
-    /// As [`Client::get`]; or whatever `take` says.
+    /// As [`Client::get`]; or whatever `take` says. [`Ended`]: the answer was `endless`, and the hub ended it.
     pub fn lines(
         &self,
         target: &str,
