@@ -7,7 +7,7 @@ use clap::Args;
 /// Which hub.
 #[derive(Debug, Args)]
 pub(super) struct HubArgument {
-    /// The hub, by its address or host; the default one of `kedge login` if absent.
+    /// The hub, by its address, or its host if it is the only one there; the default one of `kedge login` if absent.
     #[arg(long, value_name = "HUB", global = true)]
     hub: Option<String>,
 }
