@@ -72,6 +72,19 @@ impl Project {
     /// # Errors
     /// There is none, or its `kedge.toml` has a mistake ([`Mistake`]).
     pub fn open(start: &Path) -> Result<Self> {
+        Self::find(start)?.with_context(|| {
+            format!(
+                "{} is in no project: there is no {MANIFEST} here or above\nhelp: make one with `kedge new NAME`, or name one with --project",
+                start.canonicalize().unwrap_or_else(|_| start.to_owned()).display()
+            )
+        })
+    }
+
+    /// The project that `start` lies in, if it is in one.
+    ///
+    /// # Errors
+    /// Its `kedge.toml` has a mistake ([`Mistake`]).
+    pub fn find(start: &Path) -> Result<Option<Self>> {
         let start = start
             .canonicalize()
             .with_context(|| format!("cannot open {}", start.display()))?;
@@ -79,18 +92,15 @@ impl Project {
             .ancestors()
             .find(|folder| folder.join(MANIFEST).is_file())
         else {
-            bail!(
-                "{} is in no project: there is no {MANIFEST} here or above\nhelp: make one with `kedge new NAME`, or name one with --project",
-                start.display()
-            );
+            return Ok(None);
         };
         let source = Source::read(&folder.join(MANIFEST))?;
         let manifest = source.parse()?;
-        Ok(Self {
+        Ok(Some(Self {
             folder: folder.to_owned(),
             source,
             manifest,
-        })
+        }))
     }
 
     /// The project's folder.

@@ -1,8 +1,11 @@
 //! What the verbs share that ask a hub.
 
+use crate::files;
 use crate::hub::{Client, Settings};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
+use kedge_revision::Name;
+use zeroize::Zeroizing;
 
 /// Which hub.
 #[derive(Debug, Args)]
@@ -85,6 +88,19 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) | None => Err("write NAME=VALUE".to_owned()),
     }
+}
+
+/// A value that is the text of a file, without the line break at its end.
+pub(super) fn value_in(path: &str) -> Result<String> {
+    let text = Zeroizing::new(files::read_text(path.as_ref())?);
+    let value = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(value.strip_suffix('\r').unwrap_or(value).to_owned())
+}
+
+/// The name of a parameter.
+pub(super) fn parameter(name: &str) -> Result<Name> {
+    name.parse()
+        .with_context(|| format!("`{name}` cannot be a parameter's name"))
 }
 
 #[cfg(test)]
