@@ -2,6 +2,7 @@
 
 use crate::files;
 use crate::hub::{Client, Settings};
+use crate::project::units::milliseconds;
 use anyhow::{Context, Result};
 use clap::Args;
 use kedge_revision::Name;
@@ -66,20 +67,13 @@ pub(super) fn ago(seconds: u64) -> String {
     }
 }
 
-/// A span as people write it: `90s`, `30m`, `1h`, `7d`.
+/// Seconds of a span as people write it: `90s`, `30min` or `30m`, `1h`, `7d`.
 pub(super) fn span(text: &str) -> Result<u32, String> {
-    let wrong = || "write a number with s, m, h or d, as in 90s, 30m, 1h, 7d".to_owned();
-    let at = text.len().saturating_sub(1);
-    let (number, unit) = text.split_at_checked(at).ok_or_else(wrong)?;
-    let unit: u32 = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number: u32 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(unit).ok_or_else(wrong)
+    let ms = milliseconds(text)?;
+    if !ms.is_multiple_of(1000) {
+        return Err(format!("`{text}` is no number of whole seconds"));
+    }
+    u32::try_from(ms / 1000).map_err(|_| format!("`{text}` is longer than 49710 days"))
 }
 
 /// `name=value`.
@@ -120,7 +114,10 @@ mod tests {
         assert_eq!(span("90s"), Ok(90));
         assert_eq!(span("1h"), Ok(3600));
         assert_eq!(span("7d"), Ok(604_800));
-        for bad in ["", "h", "1", "1w", "-1h", "99999999d", "1µ"] {
+        // As in project files, and as devices and hubs have it.
+        assert_eq!(span("30min"), span("30m"));
+        assert_eq!(span("5000ms"), Ok(5));
+        for bad in ["", "h", "1", "1w", "-1h", "99999999d", "1µ", "500ms"] {
             span(bad).unwrap_err();
         }
         assert_eq!(pair("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
