@@ -24,6 +24,7 @@ pub mod users;
 use crate::files;
 use anyhow::{Context, Result, bail};
 use container::ContainerText;
+use kedge_board_support::boards::{self, Board};
 use kedge_revision::{Error, Mode, Name, ObjectId, Product, Root, SignatureSet};
 use manifest::Manifest;
 use source::{Mistake, Source};
@@ -119,6 +120,23 @@ impl Project {
     #[must_use]
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// The kind of machine that it is for.
+    ///
+    /// # Errors
+    /// There is no such board: a [`Mistake`] in `kedge.toml`.
+    pub fn board(&self) -> Result<Board> {
+        let found = boards::find(self.manifest.board.as_str());
+        Ok(found.map_err(|error| {
+            let text = error.to_string();
+            // Behind the place, as every help stands.
+            let (message, help) = match text.split_once("\nhelp: ") {
+                Some((message, help)) => (message, Some(help.to_owned())),
+                None => (text.as_str(), None),
+            };
+            self.source.mistake(&["board"], message, help)
+        })?)
     }
 
     /// The identity that its images are built with.

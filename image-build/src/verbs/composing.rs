@@ -9,7 +9,7 @@ use crate::project::{Project, lock};
 use crate::{image, parameters, progress};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use kedge_board_support::boards::{self, Board};
+use kedge_board_support::boards::Board;
 use kedge_revision::revision::ObjectKind;
 use std::path::PathBuf;
 
@@ -72,18 +72,14 @@ impl Composing {
     /// Makes the revision, judges it as a device would, and holds the device binary to the board's budget.
     pub(super) fn compose(&self, scene: &Scene) -> Result<Composed> {
         let project = scene.project()?;
-        let board = boards::find(project.manifest().board.as_str()).map_err(|error| {
-            project
-                .source()
-                .mistake(&["board"], error.to_string(), None)
-        })?;
+        let board = project.board()?;
         let platform = self.platform(&board)?;
         let passphrases = Passphrases {
             release: self.passphrase.source()?,
             secure_boot: self.secure_boot.source()?,
         };
         let composition = compose::compose(&project, &platform, &passphrases)?;
-        let own_kernel = Platform::load(&platform)?.has_own_kernel();
+        let own_kernel = Platform::of(&platform, &board)?.has_own_kernel();
         budgets(&composition, &board, own_kernel)?;
         Ok(Composed {
             project,

@@ -8,7 +8,6 @@ use crate::qemu::{Console, Ending, Event, Forward, Vm, VmConfig};
 use crate::{files, process};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use kedge_board_support::boards;
 use kedge_revision::enrolment::Provision;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -177,11 +176,7 @@ impl Run {
     }
 
     fn config(&self, scene: &Scene, project: &Project, disk: &Path) -> Result<VmConfig> {
-        let board = boards::find(project.manifest().board.as_str()).map_err(|error| {
-            project
-                .source()
-                .mistake(&["board"], error.to_string(), None)
-        })?;
+        let board = project.board()?;
         let mut config = VmConfig::new(board, disk, &ctl::run_folder(project)?);
         config.forwards.clone_from(&self.port);
         config.memory = self.memory;
@@ -326,6 +321,7 @@ fn forward(text: &str) -> Result<Forward, String> {
 mod tests {
     use super::*;
     use crate::image::tests::Sample;
+    use kedge_board_support::boards;
 
     #[test]
     fn a_provisioning_is_on_the_disk_where_the_kernel_would_not_show_it() {
