@@ -10,7 +10,9 @@ use crate::{image, parameters, progress};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use kedge_board_support::boards::Board;
+use kedge_revision::configuration::Sticks;
 use kedge_revision::revision::ObjectKind;
+use kedge_revision::{ControlRole, Mode, Root};
 use std::path::PathBuf;
 
 /// From what a revision is made.
@@ -106,6 +108,21 @@ impl Composing {
             }
         }
     }
+}
+
+/// Of a production product: nothing can bring its devices another revision.
+pub(super) const ALONE: &str = "no hub and sticks = \"ignore\": devices can be changed only by flashing them again\nhelp: `kedge key trust-hub`, or sticks = \"accept\" in [configuration] of kedge.toml";
+
+/// What may be a mistake in what is about to become images. A hub of which the trust root knows no key brings nothing, and
+/// one that kedge.toml does not name may stand in a provisioning: the root decides.
+pub(super) fn warnings(root: &Root, sticks: Sticks, roles: &[ControlRole]) -> Vec<&'static str> {
+    // Containers with these may try revisions by themselves (`docs/control-socket.md`).
+    let own = |role: &ControlRole| matches!(role, ControlRole::Operate | ControlRole::Exec);
+    let alone = root.mode == Mode::Production
+        && root.roles.hub.keys.is_empty()
+        && sticks == Sticks::Ignore
+        && !roles.iter().any(own);
+    alone.then_some(ALONE).into_iter().collect()
 }
 
 fn budgets(composition: &Composition, board: &Board, own_kernel: bool) -> Result<()> {
