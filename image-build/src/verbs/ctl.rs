@@ -12,6 +12,7 @@ use super::push;
 use crate::http::{self, Lines, Request};
 use crate::payload::Payload;
 use crate::push::Verdict;
+use crate::terminal::clean;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use kedge_revision::Name;
@@ -234,16 +235,4 @@ fn word(value: &Value, name: &str) -> String {
         Some(Value::Null) | None => String::new(),
         Some(other) => other.to_string(),
     }
-}
-
-/// Control characters do not reach the terminal: a device's words may be a container's.
-fn clean(text: &str) -> String {
-    let visible = |c: char| {
-        if c.is_control() && c != '\t' {
-            '\u{fffd}'
-        } else {
-            c
-        }
-    };
-    text.chars().map(visible).collect()
 }

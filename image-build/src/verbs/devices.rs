@@ -2,8 +2,9 @@
 
 use super::Scene;
 use super::device::{self, phase_words};
-use super::hub::{HubArgument, ago, clean, pair, parameter, table, value_in};
+use super::hub::{HubArgument, ago, pair, parameter, table, value_in};
 use crate::hub::escaped;
+use crate::terminal::clean;
 use anyhow::{Result, ensure};
 use clap::Args;
 use kedge_api::operator::{Claim, Device, ParameterValues, ParametersSet, Waiting};

@@ -2,8 +2,9 @@
 
 use super::Scene;
 use super::device::short;
-use super::hub::{HubArgument, clean};
+use super::hub::HubArgument;
 use crate::hub::{Ended, Refused, escaped};
+use crate::terminal::clean;
 use anyhow::Result;
 use clap::Args;
 use kedge_api::operator::Event;

@@ -28,18 +28,6 @@ impl HubArgument {
     }
 }
 
-/// Text that came from somewhere else, without what would move the terminal's cursor.
-pub(super) fn clean(text: &str) -> String {
-    let visible = |c: char| {
-        if c.is_control() && c != '\t' {
-            '\u{fffd}'
-        } else {
-            c
-        }
-    };
-    text.chars().map(visible).collect()
-}
-
 /// Columns as wide as what is in them; the first row is the heading.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -1,10 +1,11 @@
 //! `kedge join-token`: what lets devices in.
 
 use super::Scene;
-use super::hub::{HubArgument, clean, pair, parameter, span, table, value_in};
+use super::hub::{HubArgument, pair, parameter, span, table, value_in};
 use crate::files;
 use crate::hub::{Address, Client, escaped};
 use crate::project::Project;
+use crate::terminal::clean;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use kedge_api::operator::{JoinToken, NewJoinToken};
@@ -216,6 +217,13 @@ fn encoded(provision: &Provision) -> Result<Zeroizing<Vec<u8>>> {
     let bytes = provision.encode().map(Zeroizing::new);
     let bytes = bytes.context("cannot make the provisioning")?;
     Provision::parse(&bytes).context("devices would not take the provisioning")?;
+    Ok(bytes)
+}
+
+/// A provisioning in a file, as devices will understand it.
+pub(super) fn provisioning(path: &Path) -> Result<Vec<u8>> {
+    let bytes = files::read(path)?;
+    Provision::parse(&bytes).with_context(|| format!("{} is no provisioning", path.display()))?;
     Ok(bytes)
 }
 
