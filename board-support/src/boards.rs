@@ -422,12 +422,18 @@ pub fn all() -> Result<Vec<Board>, Error> {
         .collect()
 }
 
+/// The file of a board that ships, with its comments.
+#[must_use]
+pub fn text(name: &Name) -> Option<&'static str> {
+    let file = format!("{name}.toml");
+    let (_, text) = SHIPPED.iter().find(|(shipped, _)| **shipped == file)?;
+    Some(text)
+}
+
 /// What a board that ships is: the first sentence of its file.
 #[must_use]
 pub fn about(name: &Name) -> Option<String> {
-    let file = format!("{name}.toml");
-    let (_, text) = SHIPPED.iter().find(|(shipped, _)| **shipped == file)?;
-    let comment = text.lines().map_while(|line| line.strip_prefix('#'));
+    let comment = text(name)?.lines().map_while(|line| line.strip_prefix('#'));
     let words: Vec<&str> = comment.map(str::trim).collect();
     let words = words.join(" ");
     let (sentence, _) = words.split_once(". ").unwrap_or((words.as_str(), ""));

@@ -21,8 +21,8 @@ use crate::project::{Definition, Project, TrustRoot, users};
 use crate::secure_boot;
 use crate::{files, layers};
 use anyhow::{Context, Result, bail, ensure};
+use kedge_board_support::boards::Board;
 use kedge_board_support::boards::firmware::{Place, tree_name};
-use kedge_board_support::boards::{self, Board};
 use kedge_revision::container::User;
 use kedge_revision::revision::{Boot, Draft, Object, ObjectKind};
 use kedge_revision::signing::Kind;
@@ -258,8 +258,9 @@ struct Parted<'a> {
 impl<'a> Parted<'a> {
     /// Reads the platform in a folder, which must be for the project's board.
     fn load(project: &Project, folder: &'a Path) -> Result<Self> {
-        let platform = Platform::load(folder)?;
-        let wanted = project.manifest().board.as_str();
+        let board = project.board()?;
+        let platform = Platform::of(folder, &board)?;
+        let wanted = board.name.as_str();
         if platform.board != wanted {
             bail!(
                 "the platform in {} is for board {}, the project for {wanted}\nhelp: name another one with --platform",
@@ -267,7 +268,6 @@ impl<'a> Parted<'a> {
                 platform.board,
             );
         }
-        let board = boards::find(wanted)?;
         platform.check(&board)?;
         Ok(Self {
             folder,

@@ -49,6 +49,26 @@ pub struct Target {
     is_device: bool,
 }
 
+/// Why a target cannot be opened, and what to do.
+fn closed(path: &Path, is_device: bool, error: std::io::Error) -> anyhow::Error {
+    let path = path.display();
+    let busy = error.raw_os_error() == Some(Errno::BUSY.raw_os_error());
+    // Of EACCES and EPERM.
+    let forbidden = is_device && error.kind() == ErrorKind::PermissionDenied;
+    let what = if busy {
+        format!(
+            "{path} is in use: something of it is mounted, or part of a volume\nhelp: unmount it first; lsblk {path} tells what"
+        )
+    } else if forbidden {
+        format!(
+            "{path} may not be written by this user\nhelp: writing a disk takes root: sudo env \"PATH=$PATH\" kedge flash {path}"
+        )
+    } else {
+        format!("cannot open {path} for writing")
+    };
+    anyhow::Error::new(error).context(what)
+}
+
 impl Target {
     /// Opens a block device for oneself alone, or a file that is there.
     ///
@@ -71,18 +91,9 @@ impl Target {
             // The kernel refuses whoever wants alone what is mounted, or part of a volume (open(2), O_EXCL).
             options.custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed());
         }
-        let file = options.open(path).map_err(|error| {
-            let busy = error.raw_os_error() == Some(Errno::BUSY.raw_os_error());
-            let error = anyhow::Error::new(error);
-            if busy {
-                error.context(format!(
-                    "{} is in use: something of it is mounted, or part of a volume\nhelp: unmount it first; lsblk {0} tells what",
-                    path.display()
-                ))
-            } else {
-                error.context(format!("cannot open {} for writing", path.display()))
-            }
-        })?;
+        let file = options
+            .open(path)
+            .map_err(|error| closed(path, is_device, error))?;
         let size = seek(&file, SeekFrom::End(0))
             .with_context(|| format!("cannot tell the size of {}", path.display()))?;
         Ok(Self {

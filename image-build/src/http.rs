@@ -3,6 +3,10 @@
 //! The port outlives its clients: what the last one did not read still comes. So each request carries an `x-request-id`, and
 //! everything is passed over until an answer with that id begins. No HTTP crate: the peer is PID 1, and one request is all.
 
+mod lines;
+
+pub(crate) use lines::Lines;
+
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fmt;
@@ -13,16 +17,17 @@ use std::time::Duration;
 
 /// Longest line of a head, and of a chunk's size.
 const LONGEST_LINE: u64 = 16 * 1024;
-/// Largest body that is kept: a status of 64 containers has about 20 kB.
+/// Largest body that [`ask`] keeps: a status of 64 containers has about 20 kB.
 const LARGEST_BODY: usize = 4 * 1024 * 1024;
 /// Most bytes that may come while a request's body is still being sent: what a predecessor left, and an answer.
 const LARGEST_EARLY: usize = 1024 * 1024;
-/// Bytes of a request's body that are read at a time.
+/// Bytes of a body that are read at a time, of a request's and of an answer's.
 const PIECE: usize = 64 * 1024;
 /// PID 1 answers at once; an emulated one on a busy machine takes a while.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a body is read with: pieces as they come; `false` ends the exchange.
+/// What a body is read with: pieces as they come, each small, however large a chunk the other side makes; `false` ends the exchange.
+/// A body has no bound but what this sets.
 pub type Take<'a> = dyn FnMut(&[u8]) -> Result<bool> + 'a;
 
 /// What is asked for.
@@ -104,16 +109,21 @@ pub fn check(status: u16, body: &[u8]) -> Result<(), Refused> {
 /// As [`exchange`], and [`Refused`].
 pub fn ask(socket: &Path, request: Request<'_>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let status = exchange(socket, request, &mut |piece| {
+    let status = exchange(socket, request, &mut keep(&mut bytes, LARGEST_BODY))?;
+    check(status, &bytes)?;
+    Ok(bytes)
+}
+
+/// Keeps a body, up to so many bytes.
+pub(crate) fn keep(bytes: &mut Vec<u8>, most: usize) -> impl FnMut(&[u8]) -> Result<bool> {
+    move |piece| {
         ensure!(
-            bytes.len().saturating_add(piece.len()) <= LARGEST_BODY,
-            "the answer is over {LARGEST_BODY} bytes"
+            bytes.len().saturating_add(piece.len()) <= most,
+            "the answer is over {most} bytes"
         );
         bytes.extend_from_slice(piece);
         Ok(true)
-    })?;
-    check(status, &bytes)?;
-    Ok(bytes)
+    }
 }
 
 /// A status code and the body's length, if it is known.
@@ -360,13 +370,20 @@ fn chunks(reader: &mut impl BufRead, take: &mut Take<'_>) -> Result<()> {
     }
 }
 
+/// So many bytes, in parts: a hub sends a page of a device's logs as one chunk, of several MiB. Whether more is wanted.
 fn piece(reader: &mut impl Read, length: usize, take: &mut Take<'_>) -> Result<bool> {
-    ensure!(length <= LARGEST_BODY, "the answer has {length} bytes");
-    let mut bytes = vec![0; length];
-    reader
-        .read_exact(&mut bytes)
-        .context("the answer broke off")?;
-    take(&bytes)
+    let mut bytes = vec![0; length.min(PIECE)];
+    let mut left = length;
+    while left > 0 {
+        let part = left.min(PIECE);
+        let part = bytes.get_mut(..part).unwrap_or_default();
+        reader.read_exact(part).context("the answer broke off")?;
+        if !take(part)? {
+            return Ok(false);
+        }
+        left = left.saturating_sub(part.len());
+    }
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -424,9 +441,44 @@ mod tests {
     #[test]
     fn what_breaks_off_or_is_too_large_is_an_error() {
         served(b"HTTP/1.1 200 OK\r\nx-request-id: ID\r\ncontent-length: 9\r\n\r\nabc").unwrap_err();
-        served(b"HTTP/1.1 200 OK\r\nx-request-id: ID\r\ncontent-length: 99999999\r\n\r\n")
-            .unwrap_err();
         served(b"nonsense\r\n").unwrap_err();
+        let large = [
+            &b"HTTP/1.1 200 OK\r\ncontent-length: 4194305\r\n\r\n"[..],
+            &[b' '; 4_194_305],
+        ];
+        let (large, mut kept) = (large.concat(), Vec::new());
+        let mut reader = large.as_slice();
+        let head = next_head(&mut reader).unwrap();
+        let error = body(&mut reader, &head, &mut keep(&mut kept, LARGEST_BODY)).unwrap_err();
+        assert!(error.to_string().contains("over 4194304"), "{error}");
+        assert_eq!(kept.len(), LARGEST_BODY);
+    }
+
+    #[test]
+    fn a_large_chunk_comes_in_small_pieces() {
+        let size = 5_000_001;
+        let mut answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+        for _ in 0..2 {
+            answer.extend_from_slice(format!("{size:x}\r\n").as_bytes());
+            answer.resize(answer.len() + size, b'x');
+            answer.extend_from_slice(b"\r\n");
+        }
+        answer.extend_from_slice(b"0\r\n\r\n");
+        let read = |most: usize| {
+            let mut reader = answer.as_slice();
+            let head = next_head(&mut reader).unwrap();
+            let mut got = 0;
+            let end = body(&mut reader, &head, &mut |piece| {
+                assert!(piece.len() <= PIECE && piece.iter().all(|byte| *byte == b'x'));
+                got += piece.len();
+                Ok(got < most)
+            });
+            end.unwrap();
+            (got, reader.len())
+        };
+        assert_eq!(read(usize::MAX), (2 * size, 0));
+        // Whoever has enough reads not on.
+        assert_eq!(read(1).0, PIECE);
     }
 
     #[test]

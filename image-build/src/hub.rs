@@ -12,10 +12,11 @@ pub mod settings;
 pub mod tls;
 
 pub use address::Address;
-pub use connection::{Body, Refused};
+pub use connection::{Body, Ended, Refused};
 pub use settings::{Known, Settings};
 
-use anyhow::{Context, Result, ensure};
+use crate::http::{Lines, keep};
+use anyhow::{Context, Result};
 use connection::Question;
 use kedge_api::operator::{Hub, Page};
 use serde::Serialize;
@@ -24,8 +25,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// Largest answer that is kept.
-const LARGEST: usize = 16 * 1024 * 1024;
+/// Largest answer that is kept: a hundred thousand devices that an assignment refuses, each with its reason, have some 20 MB.
+const LARGEST: usize = 64 * 1024 * 1024;
 /// Items of a page: as many as a hub gives at most.
 const PAGE: u32 = 1000;
 /// Most pages of a list: a list that never ends is a hub's mistake.
@@ -195,7 +196,7 @@ impl Client {
     /// The lines of an answer, as they come. With `endless`, the hub may keep silent for ever between two.
     ///
     /// # Errors
-    /// As [`Client::get`]; or whatever `take` says.
+    /// As [`Client::get`]; or whatever `take` says. [`Ended`]: the answer was `endless`, and the hub ended it.
     pub fn lines(
         &self,
         target: &str,
@@ -204,17 +205,15 @@ impl Client {
     ) -> Result<()> {
         let mut question = Question::new("GET", target);
         question.endless = endless;
-        let mut rest: Vec<u8> = Vec::new();
+        let mut lines = Lines::default();
         self.exchange(question, &mut |piece| {
-            ensure!(rest.len() <= LARGEST, "a line of the answer has no end");
-            rest.extend_from_slice(piece);
-            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = rest.drain(..=end).collect();
-                take(line.trim_ascii_end())?;
-            }
+            lines.take(piece, take)?;
             Ok(true)
         })?;
-        if rest.is_empty() { Ok(()) } else { take(&rest) }
+        match lines.rest() {
+            [] => Ok(()),
+            rest => take(rest),
+        }
     }
 
     fn change(&self, method: &str, target: &str, object: &impl Serialize) -> Result<Vec<u8>> {
@@ -234,14 +233,7 @@ impl Client {
 
     fn whole(&self, question: Question<'_>) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.exchange(question, &mut |piece| {
-            ensure!(
-                bytes.len().saturating_add(piece.len()) <= LARGEST,
-                "the hub's answer is over {LARGEST} bytes"
-            );
-            bytes.extend_from_slice(piece);
-            Ok(true)
-        })?;
+        self.exchange(question, &mut keep(&mut bytes, LARGEST))?;
         Ok(bytes)
     }
 

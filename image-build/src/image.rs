@@ -191,7 +191,7 @@ fn write_boot(
             let program = folder.join(efi::FILE);
             let loader = plan.loader.with_context(|| {
                 format!(
-                    "the platform has no loader for UEFI, which the board {0} needs\nhelp: make it anew with `cargo xtask image {0}`",
+                    "the platform has no loader for UEFI, which the board {0} needs\nhelp: make it anew, in the clone of Kedge: cargo xtask image {0}",
                     plan.board.name
                 )
             })?;

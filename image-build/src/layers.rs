@@ -7,7 +7,6 @@ use crate::registry::reference::Reference;
 use crate::registry::{self, Access, Pulled};
 use crate::{files, process, tools};
 use anyhow::{Context, Result, bail};
-use kedge_board_support::boards;
 use kedge_revision::ObjectId;
 use kedge_rootfs::{Bounds, Image, ImportOptions, Progress, Source};
 use std::collections::BTreeSet;
@@ -234,11 +233,7 @@ fn listed(text: &str, names: &mut BTreeSet<String>) {
 /// # Errors
 /// There is no such board.
 pub fn architecture(project: &Project) -> Result<&'static str> {
-    let board = boards::find(project.manifest().board.as_str()).map_err(|error| {
-        let source = project.source();
-        source.mistake(&["board"], error.to_string(), None)
-    })?;
-    Ok(board.architecture.oci())
+    Ok(project.board()?.architecture.oci())
 }
 
 /// Pulls a registry's image for the project's board.

@@ -94,6 +94,15 @@ impl Output {
         crate::progress::say(line);
     }
 
+    /// Says what may be a mistake; a program finds it in the result.
+    pub fn warn(self, warnings: &[&str]) {
+        if !self.json {
+            for warning in warnings {
+                self.say(format_args!("warning: {warning}"));
+            }
+        }
+    }
+
     /// A moving line while something takes long: hidden if standard error is no terminal, or a program reads.
     #[must_use]
     pub fn spinner(self, text: &str) -> ProgressBar {

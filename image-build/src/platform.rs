@@ -9,7 +9,7 @@ use crate::cache::{self, Cache};
 use crate::kernel::{self, Kernel};
 use crate::toolchain::{self, Crate};
 use crate::{compose, files, firmware, image};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::boards::{self, Backend, Board};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -44,6 +44,8 @@ impl fmt::Display for KernelSource {
     }
 }
 
+/// What a platform is told by.
+const DESCRIPTION: &str = "platform.json";
 /// The loader's name in a platform.
 const LOADER: &str = "loader.efi";
 
@@ -88,18 +90,30 @@ impl Platform {
         self.modules.is_empty()
     }
 
-    /// Reads the platform in a folder.
+    /// Reads the platform of a board, in a folder.
     ///
     /// # Errors
     /// There is none, with the command that makes it, or it is not one.
+    pub fn of(folder: &Path, board: &Board) -> Result<Self> {
+        let own = folder.ends_with(folder_name(board.name.as_str(), KernelSource::Own));
+        // What is made unasked is Debian's, where there is one.
+        let own = own && KernelSource::usual(board) != KernelSource::Own;
+        ensure!(
+            folder.join(DESCRIPTION).exists(),
+            "there is no platform for the board {0} ({1})\nhelp: in the clone of Kedge: cargo xtask image {0}{2}",
+            board.name,
+            folder.display(),
+            if own { " --kernel own" } else { "" }
+        );
+        Self::load(folder)
+    }
+
+    /// Reads the platform in a folder, of whatever board.
+    ///
+    /// # Errors
+    /// It is not one.
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join("platform.json");
-        if !path.exists() {
-            bail!(
-                "there is no platform in {}: make it with `cargo xtask image BOARD`",
-                folder.display()
-            );
-        }
+        let path = folder.join(DESCRIPTION);
         serde_json::from_slice(&files::read(&path)?)
             .with_context(|| format!("cannot parse {}", path.display()))
     }
@@ -111,7 +125,7 @@ impl Platform {
     pub fn check(&self, board: &Board) -> Result<()> {
         if self.named_by != named_by(board) {
             bail!(
-                "the platform has other device trees or other firmware than the board {0} names\nhelp: make it anew with `cargo xtask image {0}`",
+                "the platform has other device trees or other firmware than the board {0} names\nhelp: make it anew, in the clone of Kedge: cargo xtask image {0}",
                 board.name
             );
         }
@@ -137,14 +151,15 @@ pub fn folder(board: &str, source: KernelSource) -> Result<PathBuf> {
 }
 
 fn folder_in(cache: &Cache, board: &str, source: KernelSource) -> PathBuf {
-    let suffix = match source {
-        KernelSource::Own => "-own",
-        KernelSource::Debian => "",
-    };
-    cache
-        .root()
-        .join("platform")
-        .join(format!("{board}{suffix}"))
+    let platforms = cache.root().join("platform");
+    platforms.join(folder_name(board, source))
+}
+
+fn folder_name(board: &str, source: KernelSource) -> String {
+    match source {
+        KernelSource::Own => format!("{board}-own"),
+        KernelSource::Debian => board.to_owned(),
+    }
 }
 
 /// Makes the platform of a board, or brings it up to date, and returns its folder.
@@ -263,7 +278,7 @@ fn assemble(
     };
     let text =
         serde_json::to_string_pretty(&platform).context("cannot write a platform as JSON")?;
-    files::write(&new.join("platform.json"), text)?;
+    files::write(&new.join(DESCRIPTION), text)?;
     files::remove_folder(folder)?;
     files::publish(&new, folder)
 }
@@ -358,9 +373,19 @@ mod tests {
 
     #[test]
     fn a_missing_platform_says_how_to_make_it() {
-        let error = Platform::load(Path::new("/nonexistent"))
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("cargo xtask image"), "{error}");
+        let said = |folder: &str, board: &str| {
+            let board = boards::find(board).unwrap();
+            let error = Platform::of(Path::new(folder), &board).unwrap_err();
+            error.to_string()
+        };
+        assert_eq!(
+            said("/cache/platform/pc-x86-64", "pc-x86-64"),
+            "there is no platform for the board pc-x86-64 (/cache/platform/pc-x86-64)\nhelp: in the clone of Kedge: cargo xtask image pc-x86-64"
+        );
+        let own = said("/cache/platform/pc-x86-64-own", "pc-x86-64");
+        assert!(own.ends_with("image pc-x86-64 --kernel own"), "{own}");
+        // Of this one there is no other.
+        let only = said("/cache/platform/qemu-mipsel-own", "qemu-mipsel");
+        assert!(only.ends_with("image qemu-mipsel"), "{only}");
     }
 }

@@ -20,6 +20,17 @@ pub fn run(command: &mut Command) -> Result<()> {
     output(command).map(drop)
 }
 
+/// Copies a disk image; holes stay holes, since an image is mostly that.
+///
+/// # Errors
+/// As [`run`].
+pub fn copy_with_holes(from: &Path, to: &Path) -> Result<()> {
+    run(Command::new("cp")
+        .args(["--sparse=always", "--reflink=auto", "--"])
+        .arg(from)
+        .arg(to))
+}
+
 /// Runs a program and returns what it wrote to standard output.
 ///
 /// # Errors

@@ -24,6 +24,7 @@ pub mod users;
 use crate::files;
 use anyhow::{Context, Result, bail};
 use container::ContainerText;
+use kedge_board_support::boards::{self, Board};
 use kedge_revision::{Error, Mode, Name, ObjectId, Product, Root, SignatureSet};
 use manifest::Manifest;
 use source::{Mistake, Source};
@@ -72,6 +73,19 @@ impl Project {
     /// # Errors
     /// There is none, or its `kedge.toml` has a mistake ([`Mistake`]).
     pub fn open(start: &Path) -> Result<Self> {
+        Self::find(start)?.with_context(|| {
+            format!(
+                "{} is in no project: there is no {MANIFEST} here or above\nhelp: make one with `kedge new NAME`, or name one with --project",
+                start.canonicalize().unwrap_or_else(|_| start.to_owned()).display()
+            )
+        })
+    }
+
+    /// The project that `start` lies in, if it is in one.
+    ///
+    /// # Errors
+    /// Its `kedge.toml` has a mistake ([`Mistake`]).
+    pub fn find(start: &Path) -> Result<Option<Self>> {
         let start = start
             .canonicalize()
             .with_context(|| format!("cannot open {}", start.display()))?;
@@ -79,18 +93,15 @@ impl Project {
             .ancestors()
             .find(|folder| folder.join(MANIFEST).is_file())
         else {
-            bail!(
-                "{} is in no project: there is no {MANIFEST} here or above\nhelp: make one with `kedge new NAME`, or name one with --project",
-                start.display()
-            );
+            return Ok(None);
         };
         let source = Source::read(&folder.join(MANIFEST))?;
         let manifest = source.parse()?;
-        Ok(Self {
+        Ok(Some(Self {
             folder: folder.to_owned(),
             source,
             manifest,
-        })
+        }))
     }
 
     /// The project's folder.
@@ -109,6 +120,23 @@ impl Project {
     #[must_use]
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// The kind of machine that it is for.
+    ///
+    /// # Errors
+    /// There is no such board: a [`Mistake`] in `kedge.toml`.
+    pub fn board(&self) -> Result<Board> {
+        let found = boards::find(self.manifest.board.as_str());
+        Ok(found.map_err(|error| {
+            let text = error.to_string();
+            // Behind the place, as every help stands.
+            let (message, help) = match text.split_once("\nhelp: ") {
+                Some((message, help)) => (message, Some(help.to_owned())),
+                None => (text.as_str(), None),
+            };
+            self.source.mistake(&["board"], message, help)
+        })?)
     }
 
     /// The identity that its images are built with.

@@ -64,6 +64,19 @@ pub fn sure(yes: bool, question: &str) -> Result<()> {
     Ok(())
 }
 
+/// Text that came from somewhere else, without what would move the terminal's cursor: a device's words may be a container's.
+#[must_use]
+pub fn clean(text: &str) -> String {
+    let visible = |c: char| {
+        if c.is_control() && c != '\t' {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
+    text.chars().map(visible).collect()
+}
+
 fn open() -> Result<File> {
     let terminal = File::options().read(true).write(true).open("/dev/tty");
     terminal.context("there is no terminal to ask on")
@@ -135,5 +148,18 @@ impl Drop for NoEcho {
     fn drop(&mut self) {
         // Nothing better can be done than to try; the next prompt of the shell shows whether it worked.
         tcsetattr(&self.terminal, OptionalActions::Flush, &self.before).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_words_cannot_move_the_cursor() {
+        assert_eq!(
+            clean("a\tb\r\u{1b}[2J\u{9b}ü"),
+            "a\tb\u{fffd}\u{fffd}[2J\u{fffd}ü"
+        );
     }
 }

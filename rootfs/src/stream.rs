@@ -1,7 +1,9 @@
 //! Readers that count, hash, limit and decompress what comes out of an image.
 
 use std::cell::{Cell, RefCell};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use sha2::{Digest, Sha256};
@@ -157,4 +159,62 @@ pub(crate) fn drain(reader: &mut dyn Read, at: &str) -> Result<(), Error> {
     io::copy(reader, &mut io::sink())
         .map(drop)
         .map_err(|e| Error::stream(at, e))
+}
+
+/// A stretch of a file, read without moving the file's own place: several can be read at once.
+#[derive(Debug)]
+pub(crate) struct Stretch<'a> {
+    file: &'a File,
+    offset: u64,
+    left: u64,
+}
+
+impl<'a> Stretch<'a> {
+    pub(crate) const fn new(file: &'a File, offset: u64, size: u64) -> Self {
+        Self {
+            file,
+            offset,
+            left: size,
+        }
+    }
+}
+
+impl Read for Stretch<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = usize::try_from(self.left).map_or(buffer.len(), |l| l.min(buffer.len()));
+        let read = self
+            .file
+            .read_at(buffer.get_mut(..want).unwrap_or_default(), self.offset)?;
+        self.offset += len(read);
+        self.left -= len(read);
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn stretches_of_a_file_are_read_side_by_side() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"onetwothree").unwrap();
+        let mut first = Stretch::new(&file, 0, 3);
+        let mut letter = [0];
+        first.read_exact(&mut letter).unwrap();
+        let mut second = String::new();
+        Stretch::new(&file, 3, 3)
+            .read_to_string(&mut second)
+            .unwrap();
+        let mut rest = String::new();
+        first.read_to_string(&mut rest).unwrap();
+        assert_eq!((rest.as_str(), second.as_str()), ("ne", "two"));
+        // A file that is shorter than it was ends.
+        let mut end = String::new();
+        Stretch::new(&file, 6, 100)
+            .read_to_string(&mut end)
+            .unwrap();
+        assert_eq!(end, "three");
+    }
 }

@@ -68,7 +68,7 @@ impl Fleet {
         // A hub takes in devices of products that it knows.
         fleet.publish(&[])?;
         let out = fleet.provision.display().to_string();
-        let words = ["join-token", "new", "--hub-for-devices", &for_devices];
+        let words = ["join-token", "new", "--device-hub", &for_devices];
         let kedge = &fleet.project.kedge;
         kedge.ask(&[&words[..], &["--uses", "9", "--out", &out]].concat())?;
         Ok((fleet, disk))

@@ -95,7 +95,7 @@ impl fmt::Display for Error {
         match self {
             Self::Unknown { name, known } => write!(
                 f,
-                "there is no board {name}; there are: {}",
+                "there is no board {name}; there are: {}\nhelp: boards are compiled into kedge: after adding board-support/boards/{name}.toml, build kedge again",
                 known.join(", ")
             ),
             Self::TooLarge { file, size } => write!(

@@ -18,7 +18,7 @@ fn an_unknown_board_names_those_there_are() {
     let error = find("toaster").unwrap_err().to_string();
     assert_eq!(
         error,
-        "there is no board toaster; there are: beaglebone-black, orange-pi-pc-plus, orange-pi-zero, pc-x86-64, qemu-arm64, qemu-armv7, qemu-mipsel, qemu-riscv64, qemu-x86-64, raspberry-pi-3, raspberry-pi-4, visionfive-2"
+        "there is no board toaster; there are: beaglebone-black, orange-pi-pc-plus, orange-pi-zero, pc-x86-64, qemu-arm64, qemu-armv7, qemu-mipsel, qemu-riscv64, qemu-x86-64, raspberry-pi-3, raspberry-pi-4, visionfive-2\nhelp: boards are compiled into kedge: after adding board-support/boards/toaster.toml, build kedge again"
     );
 }
 

@@ -4,7 +4,6 @@ use super::{Objects, containers, located, slot};
 use crate::project::Project;
 use crate::project::lock::{self, Lock};
 use anyhow::Result;
-use kedge_board_support::boards;
 use kedge_revision::revision::{Boot, Draft, Object, ObjectKind};
 use kedge_revision::{Content, verity};
 use std::collections::BTreeMap;
@@ -16,10 +15,7 @@ use std::collections::BTreeMap;
 /// imported.
 pub fn check(project: &Project) -> Result<Content> {
     let manifest = project.manifest();
-    let board = boards::find(manifest.board.as_str()).map_err(|error| {
-        let source = project.source();
-        source.mistake(&["board"], error.to_string(), None)
-    })?;
+    let board = project.board()?;
     let root = project.trust_root()?;
     let definitions = project.containers()?;
     let containers = containers(project, &definitions)?;

@@ -99,7 +99,7 @@ fn modules(
     let mut modules = Vec::new();
     if has_pools && !platform.has_own_kernel() && platform.pool_modules.is_empty() {
         bail!(
-            "configuration.networks: the platform of {0} is older than that and lacks its modules\nhelp: make it anew with `cargo xtask image {0}`",
+            "configuration.networks: the platform of {0} is older than that and lacks its modules\nhelp: make it anew, in the clone of Kedge: cargo xtask image {0}",
             platform.board
         );
     }
@@ -114,7 +114,7 @@ fn modules(
         // Such a kernel loads no others, and the device would be the first to find out.
         if signed && !kernel::is_signed(&module) {
             bail!(
-                "the module {file} has no signature, which a kernel under Secure Boot asks for\nhelp: make the platform anew with `cargo xtask image {}`",
+                "the module {file} has no signature, which a kernel under Secure Boot asks for\nhelp: make the platform anew, in the clone of Kedge: cargo xtask image {}",
                 platform.board
             );
         }

@@ -154,3 +154,19 @@ fn what_says_no_size_and_does_not_fit_is_told_with_what_is_known() {
     let said = image.unpack(&copy, 19 * MIB).unwrap_err().to_string();
     assert!(said.contains("20971520 bytes or more"), "{said}");
 }
+
+#[test]
+fn a_disk_that_takes_root_says_how() {
+    let disk = Path::new("/dev/sdb");
+    let said = |is_device, errno: Errno| {
+        let error = std::io::Error::from_raw_os_error(errno.raw_os_error());
+        closed(disk, is_device, error).to_string()
+    };
+    for errno in [Errno::ACCESS, Errno::PERM] {
+        let text = said(true, errno);
+        assert!(text.contains("kedge flash /dev/sdb"), "{text}");
+        assert!(!said(false, errno).contains("help"));
+    }
+    assert!(said(true, Errno::BUSY).contains("lsblk /dev/sdb"));
+    assert!(!said(true, Errno::IO).contains("help"));
+}

@@ -2,12 +2,12 @@
 
 use super::Address;
 use crate::http::{self, Take};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use kedge_api::Problem;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use std::fmt;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,12 +112,24 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// An answer that was to go on came to an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended;
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the hub tells no more: it stops, or the connection broke off\nhelp: ask again once it is there")
+    }
+}
+
+impl std::error::Error for Ended {}
+
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 /// Asks; a good answer's body goes to `take`.
 ///
 /// # Errors
-/// [`Refused`]; nobody answers; the other side is not the hub; the body cannot be read.
+/// [`Refused`]; nobody answers; the other side is not the hub; the body cannot be read; [`Ended`].
 pub(super) fn exchange(
     address: &Address,
     tls: &Arc<ClientConfig>,
@@ -151,8 +163,24 @@ pub(super) fn exchange(
         socket
             .set_read_timeout(None)
             .context("cannot set a timeout")?;
+        return endlessly(&mut reader, &answer, take);
     }
     http::body(&mut reader, &answer, take)
+}
+
+/// Reads a body that has no end: one that comes to an end all the same is a failure, unless `take` wanted no more.
+fn endlessly(reader: &mut impl BufRead, answer: &http::Head, take: &mut Take<'_>) -> Result<()> {
+    let mut enough = false;
+    let read = http::body(reader, answer, &mut |piece| {
+        let more = take(piece);
+        enough = !matches!(more, Ok(true));
+        more
+    });
+    match read {
+        read if enough => read,
+        Ok(()) => Err(Ended.into()),
+        Err(error) => Err(error.context(Ended)),
+    }
 }
 
 fn connect(address: &Address, tls: &Arc<ClientConfig>) -> Result<Stream> {
@@ -305,13 +333,9 @@ fn has_answered(stream: &mut Stream) -> Result<bool> {
 
 fn refused(reader: &mut BufReader<&mut Stream>, answer: &http::Head) -> Refused {
     let mut bytes = Vec::new();
-    let read = http::body(reader, answer, &mut |piece| {
-        if bytes.len().saturating_add(piece.len()) > LARGEST_PROBLEM {
-            bail!("it is too long");
-        }
-        bytes.extend_from_slice(piece);
-        Ok(true)
-    });
+    let mut keep = http::keep(&mut bytes, LARGEST_PROBLEM);
+    let read = http::body(reader, answer, &mut keep);
+    drop(keep);
     let problem = read.ok().and_then(|()| serde_json::from_slice(&bytes).ok());
     let problem = problem.unwrap_or_else(|| Problem {
         status: answer.status,
@@ -356,6 +380,26 @@ mod tests {
         assert!(text.contains("kedge login"), "{text}");
         assert!(refused(503, "").passes());
         assert!(!refused(409, "").passes());
+    }
+
+    #[test]
+    fn an_answer_without_end_that_ends_is_a_failure() {
+        let read = |bytes: &[u8], take: &mut Take<'_>| {
+            let mut reader = bytes;
+            let head = http::next_head(&mut reader).unwrap();
+            endlessly(&mut reader, &head, take)
+        };
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n:\n\r\n";
+        // In order, as a hub that stops; and in the middle, as one that is killed.
+        for end in ["0\r\n\r\n", "", "9\r\nid"] {
+            let answer = format!("{head}{end}");
+            let error = read(answer.as_bytes(), &mut |_| Ok(true)).unwrap_err();
+            assert!(error.is::<Ended>(), "{error:#}");
+        }
+        read(head.as_bytes(), &mut |_| Ok(false)).unwrap();
+        let mut full = |_: &[u8]| -> Result<bool> { anyhow::bail!("the disk is full") };
+        let error = read(head.as_bytes(), &mut full).unwrap_err();
+        assert!(!error.is::<Ended>(), "{error:#}");
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! token = "…"
 //! ```
 
-use super::unhex;
+use super::{Address, unhex};
 use crate::files;
 use anyhow::{Context, Result, bail, ensure};
 use kedge_revision::PublicKey;
@@ -154,24 +154,36 @@ impl Settings {
         files::write_private(path, text.as_bytes())
     }
 
-    /// The hub that is named by its address or host; without a name the default one.
+    /// The hub that is named by its address, or by its host if no other is there; without a name the default one.
     ///
     /// # Errors
-    /// There is none of that name.
+    /// There is none of that name, or several.
     pub fn hub(&self, name: Option<&str>) -> Result<&Known> {
         let Some(name) = name.or(self.default.as_deref()) else {
             bail!("no hub is known\nhelp: `kedge login https://HOST:PORT` makes one known");
         };
-        let known = self.hubs.iter().find(|known| is(known, name));
-        known.with_context(|| {
-            let others: Vec<&str> = self.hubs.iter().map(|known| known.url.as_str()).collect();
-            let others = if others.is_empty() {
-                String::new()
-            } else {
-                format!("; known: {}", others.join(", "))
-            };
-            format!("the hub {name} is not known{others}\nhelp: kedge login {name}")
-        })
+        if let Some(known) = self.hubs.iter().find(|known| is(known, name)) {
+            return Ok(known);
+        }
+        let there: Vec<&Known> = self
+            .hubs
+            .iter()
+            .filter(|known| is_at(known, name))
+            .collect();
+        match there.as_slice() {
+            [known] => Ok(known),
+            [] => {
+                let others = match urls(&self.hubs) {
+                    known if known.is_empty() => String::new(),
+                    known => format!("; known: {known}"),
+                };
+                bail!("the hub {name} is not known{others}\nhelp: kedge login {name}")
+            }
+            several => bail!(
+                "{name} has several hubs that are known: {}\nhelp: name the one that is meant with its port",
+                urls(several.iter().copied())
+            ),
+        }
     }
 
     /// Makes a hub known, in place of what was known of it. The first one becomes the default.
@@ -193,17 +205,36 @@ impl Settings {
     }
 }
 
-/// Whether a hub is meant by an address, or by its host with or without the port.
+fn urls<'a>(hubs: impl IntoIterator<Item = &'a Known>) -> String {
+    let urls: Vec<&str> = hubs.into_iter().map(|known| known.url.as_str()).collect();
+    urls.join(", ")
+}
+
+/// Whether a hub is meant by an address, or by its host with the port: no other one can be.
 fn is(known: &Known, name: &str) -> bool {
-    let Ok(address) = known.url.parse::<super::Address>() else {
-        return false;
-    };
-    name == known.url
-        || name == address.host()
-        || name == address.authority()
-        || name
-            .parse()
-            .is_ok_and(|named: super::Address| named == address)
+    if name == known.url {
+        return true;
+    }
+    // An IPv6 address without brackets has colons, too, and no port.
+    let has_port = |(host, _): &(&str, &str)| host.ends_with(']') || !host.contains(':');
+    let with_port = name.rsplit_once(':').filter(has_port);
+    let named = name
+        .parse()
+        .ok()
+        .or_else(|| with_port.and_then(|_| format!("https://{name}").parse().ok()));
+    named.is_some_and(|named: Address| known.url.parse().is_ok_and(|own: Address| own == named))
+}
+
+/// Whether a hub is at a host.
+fn is_at(known: &Known, name: &str) -> bool {
+    let host = name
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let host = host.unwrap_or(name);
+    known
+        .url
+        .parse()
+        .is_ok_and(|address: Address| address.host().eq_ignore_ascii_case(host))
 }
 
 #[cfg(test)]
@@ -237,6 +268,41 @@ mod tests {
         settings.remove("https://b:8443");
         assert_eq!(settings.hub(None).unwrap().url, "https://a:8443");
         assert_eq!(settings.hub(None).unwrap().authority().unwrap(), [1, 2]);
+    }
+
+    #[test]
+    fn a_host_with_several_hubs_names_none_of_them() {
+        let mut settings = Settings::default();
+        for url in [
+            "https://a",
+            "https://a:8443",
+            "https://b:8443",
+            "https://[fd00::1]:8443",
+            "https://[fd00::1]:8444",
+        ] {
+            settings.add(known(url));
+        }
+        let url = |name: &str| settings.hub(Some(name)).map(|known| known.url.clone());
+        for (name, meant) in [
+            ("b", "https://b:8443"),
+            ("B", "https://b:8443"),
+            ("a:443", "https://a"),
+            ("https://a", "https://a"),
+            ("A:8443", "https://a:8443"),
+            ("[fd00::1]:8444", "https://[fd00::1]:8444"),
+        ] {
+            assert_eq!(url(name).unwrap(), meant, "{name}");
+        }
+        let error = url("a").unwrap_err().to_string();
+        assert!(error.contains("https://a, https://a:8443\n"), "{error}");
+        for several in ["fd00::1", "[fd00::1]"] {
+            let error = url(several).unwrap_err().to_string();
+            assert!(error.contains("several"), "{error}");
+        }
+        for none in ["c", "b:8444", "fd00::1:8443", "https://b"] {
+            let error = url(none).unwrap_err().to_string();
+            assert!(error.contains("is not known; known: "), "{error}");
+        }
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn pieces<'a>(
     let (wanted, found) = (&plan.board.firmware, plan.firmware);
     if wanted.len() != found.len() {
         bail!(
-            "the platform has {} pieces of firmware, and the board {2} {1}\nhelp: make it anew with `cargo xtask image {2}`",
+            "the platform has {} pieces of firmware, and the board {2} {1}\nhelp: make it anew, in the clone of Kedge: cargo xtask image {2}",
             found.len(),
             wanted.len(),
             plan.board.name

@@ -39,7 +39,7 @@ fn split(text: &str) -> Option<(u64, &str)> {
     Some((digits.parse().ok()?, unit.trim_start()))
 }
 
-/// A span of time: `"500ms"`, `"10s"`, `"2min"`, `"1h"`; at most 49 days, as the format has it.
+/// A span of time: `"500ms"`, `"10s"`, `"2min"` or `"2m"`, `"1h"`, `"7d"`; at most 49 days, as the format has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     /// Milliseconds.
@@ -65,25 +65,32 @@ impl Span {
 /// Units of time, the largest first, with their milliseconds.
 const TIME: [(&str, u64); 4] = [("h", 3_600_000), ("min", 60_000), ("s", 1000), ("ms", 1)];
 
+/// Units that are read, too, and never written: a day, and a minute as `kedge ctl logs --since` and the queries of a hub have it.
+const ALSO: [(&str, u64); 2] = [("d", 86_400_000), ("m", 60_000)];
+
+/// Milliseconds of a span of time, however long: one grammar for project files and the command line.
+///
+/// # Errors
+/// It is none; in words that list the units.
+pub fn milliseconds(text: &str) -> Result<u64, String> {
+    let bad = || {
+        format!(
+            "`{text}` is no span of time; write a number with ms, s, min or m, h, d, as in \"500ms\", \"10s\", \"2min\", \"1h\" or \"7d\""
+        )
+    };
+    let (number, unit) = split(text).ok_or_else(bad)?;
+    let mut units = TIME.iter().chain(&ALSO);
+    let (_, factor) = units.find(|(name, _)| *name == unit).ok_or_else(bad)?;
+    number.checked_mul(*factor).ok_or_else(bad)
+}
+
 impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || {
-            format!(
-                "`{text}` is no span of time; write it as \"500ms\", \"10s\", \"2min\" or \"1h\""
-            )
-        };
-        let (number, unit) = split(text).ok_or_else(bad)?;
-        let (_, factor) = TIME
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or_else(bad)?;
-        let ms = number
-            .checked_mul(*factor)
-            .and_then(|ms| u32::try_from(ms).ok());
+        let ms = u32::try_from(milliseconds(text)?);
         ms.map(Self::ms)
-            .ok_or_else(|| format!("`{text}` is longer than 49 days"))
+            .map_err(|_| format!("`{text}` is longer than 49 days"))
     }
 }
 
@@ -289,6 +296,12 @@ mod tests {
         round::<Size>(&["64MiB", "1GiB", "512KiB", "100B", "0B"]);
         round::<UserText>(&["1000:1000", "nginx", "www-data:adm", "0"]);
         round::<Signal>(&["SIGTERM", "SIGQUIT", "SIGRTMIN+3", "17"]);
+        for (text, written) in [("2m", "2min"), ("7d", "168h"), ("49d", "1176h")] {
+            assert_eq!(
+                text.parse::<Span>().map(|s| s.to_string()),
+                Ok(written.into())
+            );
+        }
         assert_eq!("RTMIN+3".parse::<Signal>().map(|s| s.number), Ok(37));
         assert_eq!(
             "15".parse::<Signal>().map(|s| s.to_string()),
@@ -310,6 +323,8 @@ mod tests {
         ] {
             assert!(bad.parse::<Span>().is_err(), "{bad}");
         }
+        let said = "10w".parse::<Span>().unwrap_err();
+        assert!(said.contains("ms, s, min or m, h, d"), "{said}");
         for bad in ["", "64", "64M", "64mb", "MiB", "99999999999TiB"] {
             assert!(bad.parse::<Size>().is_err(), "{bad}");
         }

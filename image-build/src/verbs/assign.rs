@@ -167,7 +167,7 @@ pub(super) fn words(assigned: &Assigned, request: &Assign) -> String {
         lines.extend(assigned.devices.iter().map(|id| format!("  {id}")));
     }
     for (id, why) in &assigned.refused {
-        lines.push(format!("  not {id}: {}", super::hub::clean(why)));
+        lines.push(format!("  not {id}: {}", terminal::clean(why)));
     }
     if assigned.devices.is_empty() && assigned.refused.is_empty() {
         lines.push("No device is meant; `kedge devices` lists them.".to_owned());

@@ -4,15 +4,22 @@ use super::Scene;
 use super::hub::table;
 use anyhow::{Context, Result};
 use clap::Args;
-use kedge_board_support::boards::{self, Architecture, Backend};
+use kedge_board_support::boards::{self, Architecture, Backend, Board};
 use kedge_revision::Name;
 use serde::Serialize;
 
 /// List the boards: the kinds of machines that images are built for, as `board` of kedge.toml names them.
 ///
-/// A board is a file; docs/guides/integrator.md tells how to make one.
+/// Of a board that is named all of its file is shown: what it says of the board's traps, what it starts with, its partitions and its
+/// budgets. docs/guides/integrator.md tells how to make one.
 #[derive(Debug, Args)]
-pub(super) struct Boards {}
+#[command(after_help = "Examples:
+  kedge boards
+  kedge boards visionfive-2")]
+pub(super) struct Boards {
+    /// The board of which all is shown.
+    board: Option<Name>,
+}
 
 #[derive(Serialize)]
 struct List {
@@ -30,18 +37,35 @@ struct Listed {
     emulated: bool,
 }
 
-impl Boards {
-    pub(super) fn run(&self, scene: &Scene) -> Result<()> {
-        let all = boards::all().context("a board file is not valid")?;
-        let listed = all.into_iter().map(|board| Listed {
+/// One board with all that is known of it.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    listed: Listed,
+    file: &'static str,
+}
+
+impl From<Board> for Listed {
+    fn from(board: Board) -> Self {
+        Self {
             about: boards::about(&board.name).unwrap_or_default(),
             name: board.name,
             architecture: board.architecture,
             backend: board.boot.backend,
             emulated: board.qemu.is_some(),
-        });
+        }
+    }
+}
+
+impl Boards {
+    pub(super) fn run(&self, scene: &Scene) -> Result<()> {
+        if let Some(name) = &self.board {
+            let shown = shown(name)?;
+            return scene.output.result(shown.file.trim_end(), &shown);
+        }
+        let all = boards::all().context("a board file is not valid")?;
         let list = List {
-            boards: listed.collect(),
+            boards: all.into_iter().map(Listed::from).collect(),
         };
         let head = ["BOARD", "ARCHITECTURE", "BACKEND", "RUN", ""];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -56,6 +80,16 @@ impl Boards {
         }
         scene.output.result(table(&rows), &list)
     }
+}
+
+fn shown(name: &Name) -> Result<Shown> {
+    let board = boards::find(name.as_str())?;
+    // What is found ships, so that there is a file.
+    let file = boards::text(name).unwrap_or_default();
+    Ok(Shown {
+        listed: board.into(),
+        file,
+    })
 }
 
 /// A word of a board file, as it stands there.
@@ -81,5 +115,18 @@ mod tests {
         let about = boards::about(&name).unwrap();
         assert_eq!(about, "QEMU's q35 machine, x86_64");
         assert_eq!(word(&Architecture::X86_64), "x86-64");
+    }
+
+    #[test]
+    fn a_board_is_shown_with_its_traps() {
+        let name: Name = "visionfive-2".parse().unwrap();
+        let shown = shown(&name).unwrap();
+        assert!(!shown.listed.about.contains("saveenv"));
+        assert!(shown.file.contains("saveenv"));
+        let object = serde_json::to_value(&shown).unwrap();
+        assert_eq!(object["name"], "visionfive-2");
+        assert_eq!(object["file"], shown.file);
+        let error = super::shown(&"toaster".parse().unwrap()).err().unwrap();
+        assert!(error.to_string().contains("visionfive-2"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! `kedge build`: the project as a signed revision and a disk image.
 
 use super::Scene;
-use super::composing::{Composed, Composing};
+use super::composing::{Composed, Composing, warnings};
 use crate::compose::Composition;
 use crate::files;
 use crate::image::packed::{self, Packed};
@@ -66,6 +66,8 @@ struct Built {
     revision_path: PathBuf,
     objects: BTreeMap<ObjectId, Object>,
     sizes: Sizes,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<&'static str>,
     #[serde(flatten)]
     made: Made,
 }
@@ -106,7 +108,13 @@ impl Build {
         } else {
             self.make(scene, &project, &plan, out)?
         };
-        let built = built(&project, &composition, made);
+        let mut built = built(&project, &composition, made);
+        let content = composition.verified.content()?;
+        let containers = content.containers.values();
+        let roles: Vec<_> = containers.flat_map(|c| c.roles.clone()).collect();
+        let sticks = content.configuration.sticks;
+        built.warnings = warnings(&composition.root.root, sticks, &roles);
+        scene.output.warn(&built.warnings);
         let has_pools = !project.manifest().configuration.networks.is_empty();
         let boot = board.budgets.boot_of(own_kernel, has_pools);
         scene.output.result(words(&built, &board, boot), &built)
@@ -244,6 +252,7 @@ fn built(project: &Project, composition: &Composition, made: Made) -> Built {
             initramfs: size(ObjectKind::Initramfs),
             layers: size(ObjectKind::Layer),
         },
+        warnings: Vec::new(),
         made,
     }
 }

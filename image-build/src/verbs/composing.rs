@@ -9,8 +9,10 @@ use crate::project::{Project, lock};
 use crate::{image, parameters, progress};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use kedge_board_support::boards::{self, Board};
+use kedge_board_support::boards::Board;
+use kedge_revision::configuration::Sticks;
 use kedge_revision::revision::ObjectKind;
+use kedge_revision::{ControlRole, Mode, Root};
 use std::path::PathBuf;
 
 /// From what a revision is made.
@@ -72,18 +74,14 @@ impl Composing {
     /// Makes the revision, judges it as a device would, and holds the device binary to the board's budget.
     pub(super) fn compose(&self, scene: &Scene) -> Result<Composed> {
         let project = scene.project()?;
-        let board = boards::find(project.manifest().board.as_str()).map_err(|error| {
-            project
-                .source()
-                .mistake(&["board"], error.to_string(), None)
-        })?;
+        let board = project.board()?;
         let platform = self.platform(&board)?;
         let passphrases = Passphrases {
             release: self.passphrase.source()?,
             secure_boot: self.secure_boot.source()?,
         };
         let composition = compose::compose(&project, &platform, &passphrases)?;
-        let own_kernel = Platform::load(&platform)?.has_own_kernel();
+        let own_kernel = Platform::of(&platform, &board)?.has_own_kernel();
         budgets(&composition, &board, own_kernel)?;
         Ok(Composed {
             project,
@@ -110,6 +108,21 @@ impl Composing {
             }
         }
     }
+}
+
+/// Of a production product: nothing can bring its devices another revision.
+pub(super) const ALONE: &str = "no hub and sticks = \"ignore\": devices can be changed only by flashing them again\nhelp: `kedge key trust-hub`, or sticks = \"accept\" in [configuration] of kedge.toml";
+
+/// What may be a mistake in what is about to become images. A hub of which the trust root knows no key brings nothing, and
+/// one that kedge.toml does not name may stand in a provisioning: the root decides.
+pub(super) fn warnings(root: &Root, sticks: Sticks, roles: &[ControlRole]) -> Vec<&'static str> {
+    // Containers with these may try revisions by themselves (`docs/control-socket.md`).
+    let own = |role: &ControlRole| matches!(role, ControlRole::Operate | ControlRole::Exec);
+    let alone = root.mode == Mode::Production
+        && root.roles.hub.keys.is_empty()
+        && sticks == Sticks::Ignore
+        && !roles.iter().any(own);
+    alone.then_some(ALONE).into_iter().collect()
 }
 
 fn budgets(composition: &Composition, board: &Board, own_kernel: bool) -> Result<()> {

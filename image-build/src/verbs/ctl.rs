@@ -9,9 +9,10 @@ pub(super) use exec::Ended;
 
 use super::Scene;
 use super::push;
-use crate::http::{self, Request};
+use crate::http::{self, Lines, Request};
 use crate::payload::Payload;
 use crate::push::Verdict;
+use crate::terminal::clean;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use kedge_revision::Name;
@@ -199,18 +200,14 @@ fn apply(scene: &Scene, socket: &Path, bundle: &Path) -> Result<()> {
 
 fn logs(scene: &Scene, socket: &Path, query: &str, follow: bool) -> Result<()> {
     let target = format!("/v1/logs?{query}");
-    let mut rest: Vec<u8> = Vec::new();
+    let mut lines = Lines::default();
     let mut request = Request::new("GET", &target);
     request.endless = follow;
     let status = http::exchange(socket, request, &mut |piece| {
-        rest.extend_from_slice(piece);
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            show(scene, &line)?;
-        }
+        lines.take(piece, &mut |line| show(scene, line))?;
         Ok(true)
     })?;
-    Ok(http::check(status, &rest)?)
+    Ok(http::check(status, lines.rest())?)
 }
 
 fn show(scene: &Scene, line: &[u8]) -> Result<()> {
@@ -238,16 +235,4 @@ fn word(value: &Value, name: &str) -> String {
         Some(Value::Null) | None => String::new(),
         Some(other) => other.to_string(),
     }
-}
-
-/// Control characters do not reach the terminal: a device's words may be a container's.
-fn clean(text: &str) -> String {
-    let visible = |c: char| {
-        if c.is_control() && c != '\t' {
-            '\u{fffd}'
-        } else {
-            c
-        }
-    };
-    text.chars().map(visible).collect()
 }

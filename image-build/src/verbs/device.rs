@@ -5,10 +5,10 @@ mod usage;
 
 use super::Scene;
 use super::devices::seen;
-use super::hub::{HubArgument, clean, table};
+use super::hub::{HubArgument, table};
 use crate::hub::{Client, escaped};
 use crate::project::units::human;
-use crate::terminal;
+use crate::terminal::{self, clean};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use kedge_api::device::{Phase, Target, Wait};

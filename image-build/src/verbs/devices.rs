@@ -2,15 +2,14 @@
 
 use super::Scene;
 use super::device::{self, phase_words};
-use super::hub::{HubArgument, ago, clean, pair, table};
-use crate::files;
+use super::hub::{HubArgument, ago, pair, parameter, table, value_in};
 use crate::hub::escaped;
-use anyhow::{Context, Result, ensure};
+use crate::terminal::clean;
+use anyhow::{Result, ensure};
 use clap::Args;
 use kedge_api::operator::{Claim, Device, ParameterValues, ParametersSet, Waiting};
 use kedge_revision::{Name, sealed};
 use std::collections::BTreeMap;
-use std::path::Path;
 use zeroize::Zeroizing;
 
 /// List the devices of a hub.
@@ -271,25 +270,17 @@ impl Parameters {
             all.insert(parameter(name)?, Some(value.clone()));
         }
         for (name, path) in &self.secret_file {
-            let path: &Path = path.as_ref();
-            let text = Zeroizing::new(files::read_text(path)?);
-            let value = text.strip_suffix('\n').unwrap_or(&text);
-            let value = value.strip_suffix('\r').unwrap_or(value);
-            all.insert(parameter(name)?, Some(value.to_owned()));
+            all.insert(parameter(name)?, Some(value_in(path)?));
         }
         all.extend(self.remove.iter().map(|name| (name.clone(), None)));
         Ok(all)
     }
 }
 
-fn parameter(name: &str) -> Result<Name> {
-    name.parse()
-        .with_context(|| format!("`{name}` cannot be a parameter's name"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files;
 
     #[test]
     fn values_come_from_arguments_and_files_and_go_away() {

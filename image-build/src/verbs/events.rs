@@ -2,11 +2,17 @@
 
 use super::Scene;
 use super::device::short;
-use super::hub::{HubArgument, clean};
-use crate::hub::escaped;
+use super::hub::HubArgument;
+use crate::hub::{Ended, Refused, escaped};
+use crate::terminal::clean;
 use anyhow::Result;
 use clap::Args;
 use kedge_api::operator::Event;
+use std::thread;
+use std::time::Duration;
+
+/// How long a hub that went away is waited for, again and again, seconds: five minutes, in which a machine restarts.
+const WAITS: [u64; 13] = [1, 2, 4, 8, 15, 30, 30, 30, 30, 30, 30, 30, 30];
 
 /// What happened at the hub: devices that enrolled, updates, who assigned what. With --json, one object a line.
 #[derive(Debug, Args)]
@@ -25,7 +31,7 @@ pub(super) struct Events {
     /// Only those of this device, by its id or name. What concerned several devices at once is of none.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Go on with what comes.
+    /// Go on with what comes. A hub that goes away is asked again from there on, for five minutes.
     #[arg(long, short)]
     follow: bool,
     #[command(flatten)]
@@ -34,30 +40,81 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
-        let target = self.target();
-        // Server-sent events: what counts stands in `data:` lines, each a whole object.
-        self.hub.client()?.lines(&target, self.follow, &mut |line| {
-            let Some(data) = line.strip_prefix(b"data:") else {
-                return Ok(());
+        let client = self.hub.client()?;
+        let mut place = Place::default();
+        loop {
+            let (target, mut untold) = (self.target(place.seen), false);
+            let asked = client.lines(&target, self.follow, &mut |line| {
+                let told = tell(scene, line, &mut place.seen);
+                told.inspect_err(|_| untold = true)
+            });
+            let Err(error) = asked else { return Ok(()) };
+            let Some(wait) = place.wait(&error).filter(|_| !untold) else {
+                return Err(error);
             };
-            match serde_json::from_slice::<Event>(data) {
-                Ok(event) => scene.output.result(words(&event), &event)?,
-                Err(_) => scene
-                    .output
-                    .say("the hub told an event that this kedge does not know"),
-            }
-            Ok(())
-        })
+            let text = error.to_string();
+            let what = text.lines().next().unwrap_or_default();
+            scene.output.say(format_args!(
+                "{what}; it is asked again in {} s",
+                wait.as_secs()
+            ));
+            thread::sleep(wait);
+        }
     }
 
-    fn target(&self) -> String {
-        let (since, follow) = (self.since, u8::from(self.follow));
-        let last = self.last.map(|last| format!("&last={last}"));
+    /// What is asked for, from the event on that was seen last.
+    fn target(&self, seen: Option<u64>) -> String {
+        let (since, follow) = (seen.unwrap_or(self.since), u8::from(self.follow));
+        // The last so many are counted from the newest: once some of them were told, they are others.
+        let last = self.last.filter(|_| seen.is_none());
+        let last = last.map(|last| format!("&last={last}"));
         let device = self.device.as_deref();
         let device = device.map(|device| format!("&device={}", escaped(device)));
         let (last, device) = (last.unwrap_or_default(), device.unwrap_or_default());
         format!("/v1/events?since={since}{last}{device}&follow={follow}")
     }
+}
+
+/// How far the events were told, and how often a hub that had answered was then asked in vain.
+#[derive(Debug, Default)]
+struct Place {
+    seen: Option<u64>,
+    answered: bool,
+    failures: usize,
+}
+
+impl Place {
+    /// How long to wait before the hub is asked again; none: that would be of no use.
+    fn wait(&mut self, error: &anyhow::Error) -> Option<Duration> {
+        if error.is::<Ended>() {
+            self.answered = true;
+            self.failures = 0;
+        }
+        let refused = error.downcast_ref::<Refused>();
+        if !self.answered || !refused.is_none_or(Refused::passes) {
+            return None;
+        }
+        let wait = WAITS.get(self.failures)?;
+        self.failures += 1;
+        Some(Duration::from_secs(*wait))
+    }
+}
+
+/// A line of server-sent events: what counts stands in `data:` lines, each a whole object.
+fn tell(scene: &Scene, line: &[u8], seen: &mut Option<u64>) -> Result<()> {
+    let Some(data) = line.strip_prefix(b"data:") else {
+        return Ok(());
+    };
+    match serde_json::from_slice::<Event>(data) {
+        Ok(event) => {
+            scene.output.result(words(&event), &event)?;
+            *seen = Some(event.seq);
+        }
+        Err(_) => scene
+            .output
+            .say("the hub told an event that this kedge does not know"),
+    }
+    Ok(())
 }
 
 fn words(event: &Event) -> String {
@@ -84,10 +141,38 @@ mod tests {
             follow: false,
             hub: HubArgument::none(),
         };
-        assert_eq!(verb.target(), "/v1/events?since=0&follow=0");
+        assert_eq!(verb.target(None), "/v1/events?since=0&follow=0");
         verb.last = Some(20);
         verb.device = Some("hall 3".to_owned());
         let target = "/v1/events?since=0&last=20&device=hall%203&follow=0";
-        assert_eq!(verb.target(), target);
+        assert_eq!(verb.target(None), target);
+        // From what was seen on, not the last twenty again.
+        let target = "/v1/events?since=1207&device=hall%203&follow=0";
+        assert_eq!(verb.target(Some(1207)), target);
+    }
+
+    #[test]
+    fn a_hub_that_goes_away_is_asked_again_for_a_while() {
+        let away = || anyhow::anyhow!("the hub cannot be reached");
+        // One that never answered may be a mistyped address.
+        assert_eq!(Place::default().wait(&away()), None);
+        let mut place = Place::default();
+        let second = Some(Duration::from_secs(1));
+        assert_eq!(place.wait(&Ended.into()), second);
+        let waits = std::iter::from_fn(|| place.wait(&away()));
+        assert_eq!(waits.count(), WAITS.len() - 1);
+        // It came back, and went away again.
+        assert_eq!(place.wait(&away().context(Ended)), second);
+        let refused = |status| Refused {
+            problem: kedge_api::Problem {
+                status,
+                kind: String::new(),
+                title: String::new(),
+                detail: String::new(),
+            },
+            retry_after: None,
+        };
+        assert!(place.wait(&refused(503).into()).is_some());
+        assert_eq!(place.wait(&refused(401).into()), None);
     }
 }

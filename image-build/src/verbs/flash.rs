@@ -3,6 +3,7 @@
 use super::Scene;
 use super::disk::Disk as Parts;
 use super::hub::table;
+use super::join_token::provisioning;
 use crate::flash::disks::{self, Disk};
 use crate::flash::{Flashed, Image, Stage, Target};
 use crate::project::units::human;
@@ -10,11 +11,9 @@ use crate::{files, process, progress, terminal};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
-use kedge_revision::enrolment::Provision;
 use serde::Serialize;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 use tempfile::NamedTempFile;
 
@@ -82,7 +81,7 @@ impl Flash {
         );
         let source = Image::open(&image)?;
         ensure!(source.is_disk()?, "{} is no disk image", image.display());
-        let provision = self.provision.as_deref().map(provision).transpose()?;
+        let provision = self.provision.as_deref().map(provisioning).transpose()?;
         let what = self.judge(target)?;
         // Held from here on: what the question is about is what is written.
         let open = Target::open(target)?;
@@ -207,13 +206,6 @@ fn list(scene: &Scene) -> Result<()> {
     scene.output.result(text, &List { disks })
 }
 
-/// A provisioning that a device will understand.
-fn provision(path: &Path) -> Result<Vec<u8>> {
-    let bytes = files::read(path)?;
-    Provision::parse(&bytes).with_context(|| format!("{} is no provisioning", path.display()))?;
-    Ok(bytes)
-}
-
 /// A copy of the image with the provisioning where the device looks for it at its first start; for its owner's eyes alone,
 /// and gone with the value; of at most so many bytes, if it has to be unpacked. On the disk itself it would not be compared, and a desktop might have mounted it by then.
 fn provisioned(image: &Image, most: u64, bytes: &[u8]) -> Result<NamedTempFile> {
@@ -227,12 +219,7 @@ fn provisioned(image: &Image, most: u64, bytes: &[u8]) -> Result<NamedTempFile> 
     if image.is_packed() {
         image.unpack(copy.as_file(), most).with_context(cannot)?;
     } else {
-        process::run(
-            Command::new("cp")
-                .args(["--sparse=always", "--reflink=auto", "--"])
-                .arg(image.path())
-                .arg(copy.path()),
-        )?;
+        process::copy_with_holes(image.path(), copy.path())?;
     }
     let disk = Parts::open(copy.path())?.context("the copy is no disk image")?;
     disk.put_private("/device/provision.json", bytes)?;

@@ -1,13 +1,17 @@
 //! What the verbs share that ask a hub.
 
+use crate::files;
 use crate::hub::{Client, Settings};
-use anyhow::Result;
+use crate::project::units::milliseconds;
+use anyhow::{Context, Result};
 use clap::Args;
+use kedge_revision::Name;
+use zeroize::Zeroizing;
 
 /// Which hub.
 #[derive(Debug, Args)]
 pub(super) struct HubArgument {
-    /// The hub, by its address or host; the default one of `kedge login` if absent.
+    /// The hub, by its address, or its host if it is the only one there; the default one of `kedge login` if absent.
     #[arg(long, value_name = "HUB", global = true)]
     hub: Option<String>,
 }
@@ -22,18 +26,6 @@ impl HubArgument {
     pub(super) fn client(&self) -> Result<Client> {
         Client::of(Settings::open()?.hub(self.hub.as_deref())?)
     }
-}
-
-/// Text that came from somewhere else, without what would move the terminal's cursor.
-pub(super) fn clean(text: &str) -> String {
-    let visible = |c: char| {
-        if c.is_control() && c != '\t' {
-            '\u{fffd}'
-        } else {
-            c
-        }
-    };
-    text.chars().map(visible).collect()
 }
 
 /// Columns as wide as what is in them; the first row is the heading.
@@ -63,20 +55,13 @@ pub(super) fn ago(seconds: u64) -> String {
     }
 }
 
-/// A span as people write it: `90s`, `30m`, `1h`, `7d`.
+/// Seconds of a span as people write it: `90s`, `30min` or `30m`, `1h`, `7d`.
 pub(super) fn span(text: &str) -> Result<u32, String> {
-    let wrong = || "write a number with s, m, h or d, as in 90s, 30m, 1h, 7d".to_owned();
-    let at = text.len().saturating_sub(1);
-    let (number, unit) = text.split_at_checked(at).ok_or_else(wrong)?;
-    let unit: u32 = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number: u32 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(unit).ok_or_else(wrong)
+    let ms = milliseconds(text)?;
+    if !ms.is_multiple_of(1000) {
+        return Err(format!("`{text}` is no number of whole seconds"));
+    }
+    u32::try_from(ms / 1000).map_err(|_| format!("`{text}` is longer than 49710 days"))
 }
 
 /// `name=value`.
@@ -85,6 +70,19 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) | None => Err("write NAME=VALUE".to_owned()),
     }
+}
+
+/// A value that is the text of a file, without the line break at its end.
+pub(super) fn value_in(path: &str) -> Result<String> {
+    let text = Zeroizing::new(files::read_text(path.as_ref())?);
+    let value = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(value.strip_suffix('\r').unwrap_or(value).to_owned())
+}
+
+/// The name of a parameter.
+pub(super) fn parameter(name: &str) -> Result<Name> {
+    name.parse()
+        .with_context(|| format!("`{name}` cannot be a parameter's name"))
 }
 
 #[cfg(test)]
@@ -104,7 +102,10 @@ mod tests {
         assert_eq!(span("90s"), Ok(90));
         assert_eq!(span("1h"), Ok(3600));
         assert_eq!(span("7d"), Ok(604_800));
-        for bad in ["", "h", "1", "1w", "-1h", "99999999d", "1µ"] {
+        // As in project files, and as devices and hubs have it.
+        assert_eq!(span("30min"), span("30m"));
+        assert_eq!(span("5000ms"), Ok(5));
+        for bad in ["", "h", "1", "1w", "-1h", "99999999d", "1µ", "500ms"] {
             span(bad).unwrap_err();
         }
         assert_eq!(pair("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));

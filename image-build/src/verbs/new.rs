@@ -1,5 +1,6 @@
 //! `kedge new`: a project folder with fresh keys and its trust root.
 
+use super::composing::warnings;
 use super::{PassphraseArguments, Scene};
 use crate::hub::{Address, Settings};
 use crate::keys::{self, Protection};
@@ -8,6 +9,7 @@ use crate::{files, project};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use ed25519_dalek::SigningKey;
+use kedge_revision::configuration::Sticks;
 use kedge_revision::root::Roles;
 use kedge_revision::signing::Kind;
 use kedge_revision::{Mode, Name, PublicKey, Role, Root, SignatureSet};
@@ -57,6 +59,8 @@ struct Made {
     encrypted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     hub: Option<Trusted>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<&'static str>,
 }
 
 /// A hub that the project's devices trust.
@@ -83,12 +87,16 @@ impl New {
         let new = files::temporary(&folder);
         let made = self
             .fill(&new, &root, &release, hub.as_ref())
-            .and_then(|()| files::publish(&new, &folder));
-        if let Err(error) = made {
-            // The first error is the one to report.
-            files::remove_folder(&new).ok();
-            return Err(error);
-        }
+            .and_then(|root| files::publish(&new, &folder).map(|()| root));
+        let trusted = match made {
+            Ok(root) => root,
+            Err(error) => {
+                // The first error is the one to report.
+                files::remove_folder(&new).ok();
+                return Err(error);
+            }
+        };
+        let warnings = warnings(&trusted, Sticks::default(), &[]);
         let made = Made {
             path: folder.clone(),
             product: self.name.clone(),
@@ -98,7 +106,9 @@ impl New {
             release_key: keys::public(&release).id().to_string(),
             encrypted: !self.no_passphrase,
             hub,
+            warnings,
         };
+        scene.output.warn(&made.warnings);
         scene
             .output
             .result(self.words(&folder, made.hub.as_ref()), &made)
@@ -132,7 +142,7 @@ impl New {
         root: &SigningKey,
         release: &SigningKey,
         hub: Option<&Trusted>,
-    ) -> Result<()> {
+    ) -> Result<Root> {
         let passphrase = if self.no_passphrase {
             None
         } else {
@@ -161,8 +171,10 @@ impl New {
         )?;
         let (document, signatures) =
             first_root(self.mode(), root, release, hub.map(|hub| hub.key))?;
+        let trusted = Root::parse(&document).context("cannot read the trust root")?;
         files::write(&folder.join("roots/1.json"), document)?;
-        files::write(&folder.join("roots/1.sig"), signatures)
+        files::write(&folder.join("roots/1.sig"), signatures)?;
+        Ok(trusted)
     }
 
     fn ask(&self) -> Result<zeroize::Zeroizing<String>> {
@@ -290,6 +302,32 @@ mod tests {
         let root = Root::parse(&document).unwrap();
         assert_eq!(root.roles.hub.keys, [hub.id()]);
         assert_eq!(root.roles.hub.threshold, 1);
+    }
+
+    #[test]
+    fn a_product_that_nothing_can_change_is_warned_of() {
+        use crate::verbs::composing::ALONE;
+        use kedge_revision::ControlRole::{Exec, Lock, Observe, Operate};
+        let (root, release) = (keys::generate().unwrap(), keys::generate().unwrap());
+        let hub = keys::public(&keys::generate().unwrap());
+        let of = |mode, hub| {
+            let (document, _) = first_root(mode, &root, &release, hub).unwrap();
+            Root::parse(&document).unwrap()
+        };
+        let alone = of(Mode::Production, None);
+        assert_eq!(warnings(&alone, Sticks::Ignore, &[]), [ALONE]);
+        assert_eq!(warnings(&alone, Sticks::Ignore, &[Observe, Lock]), [ALONE]);
+        let none: [&str; 0] = [];
+        for role in [Operate, Exec] {
+            assert_eq!(warnings(&alone, Sticks::Ignore, &[role]), none);
+        }
+        assert_eq!(warnings(&alone, Sticks::Accept, &[]), none);
+        let with_hub = of(Mode::Production, Some(hub));
+        assert_eq!(warnings(&with_hub, Sticks::Ignore, &[]), none);
+        assert_eq!(
+            warnings(&of(Mode::Development, None), Sticks::Ignore, &[]),
+            none
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! `kedge revisions` and `kedge collect`: what a hub has, and what of it nobody needs.
 
 use super::Scene;
-use super::hub::{HubArgument, clean, table};
+use super::hub::{HubArgument, table};
 use crate::project::units::human;
+use crate::terminal::clean;
 use anyhow::Result;
 use clap::Args;
 use kedge_api::operator::{Collect, Collected, Revision};

@@ -1,6 +1,7 @@
 //! `kedge run`: the project's disk image in QEMU.
 
 use super::disk::Disk as Image;
+use super::join_token::provisioning;
 use super::{Scene, ctl};
 use crate::image::fat;
 use crate::project::Project;
@@ -8,12 +9,9 @@ use crate::qemu::{Console, Ending, Event, Forward, Vm, VmConfig};
 use crate::{files, process};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use kedge_board_support::boards;
-use kedge_revision::enrolment::Provision;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// A FAT's own tables, and what its files leave of their last clusters, bytes.
@@ -59,7 +57,8 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn run(&self, scene: &Scene) -> Result<()> {
         let project = scene.project()?;
-        self.check_provision()?;
+        // A device passes over a provisioning that it cannot read; its user had better know at once.
+        self.provision.as_deref().map(provisioning).transpose()?;
         if self.ram {
             return self.without_disk(scene, &project);
         }
@@ -130,17 +129,6 @@ impl Run {
         Ok(some)
     }
 
-    /// A device passes over a provisioning that it cannot read; its user had better know at once.
-    fn check_provision(&self) -> Result<()> {
-        let Some(path) = &self.provision else {
-            return Ok(());
-        };
-        let bytes = files::read(path)?;
-        Provision::parse(&bytes)
-            .with_context(|| format!("{} is no provisioning", path.display()))?;
-        Ok(())
-    }
-
     /// The copy that the device writes to.
     fn disk(&self, scene: &Scene, project: &Project, image: &Path) -> Result<PathBuf> {
         let build = project.build_folder();
@@ -166,22 +154,12 @@ impl Run {
             }
             return Ok(disk);
         }
-        // Holes stay holes: an image is mostly that.
-        process::run(
-            Command::new("cp")
-                .args(["--sparse=always", "--reflink=auto", "--"])
-                .arg(image)
-                .arg(&disk),
-        )?;
+        process::copy_with_holes(image, &disk)?;
         Ok(disk)
     }
 
     fn config(&self, scene: &Scene, project: &Project, disk: &Path) -> Result<VmConfig> {
-        let board = boards::find(project.manifest().board.as_str()).map_err(|error| {
-            project
-                .source()
-                .mistake(&["board"], error.to_string(), None)
-        })?;
+        let board = project.board()?;
         let mut config = VmConfig::new(board, disk, &ctl::run_folder(project)?);
         config.forwards.clone_from(&self.port);
         config.memory = self.memory;
@@ -278,7 +256,7 @@ fn hand_over(config: &mut VmConfig) -> Result<()> {
     }
     if let Some(provision) = config.provision.take() {
         let image = Image::open(&config.disk)?.context("the copy is no disk image")?;
-        image.put_private("/device/provision.json", &files::read(&provision)?)?;
+        image.put_private("/device/provision.json", &provisioning(&provision)?)?;
     }
     Ok(())
 }
@@ -326,6 +304,7 @@ fn forward(text: &str) -> Result<Forward, String> {
 mod tests {
     use super::*;
     use crate::image::tests::Sample;
+    use kedge_board_support::boards;
 
     #[test]
     fn a_provisioning_is_on_the_disk_where_the_kernel_would_not_show_it() {
@@ -334,14 +313,15 @@ mod tests {
             let (disk, _) = sample.build("disk").unwrap();
             let folder = tempfile::tempdir().unwrap();
             let provision = folder.path().join("provision.json");
-            files::write(&provision, "{}").unwrap();
+            let text = r#"{"spec":"kedge.provision/1"}"#;
+            files::write(&provision, text).unwrap();
             let mut config = VmConfig::new(boards::find(board).unwrap(), &disk, folder.path());
             config.provision = Some(provision);
             hand_over(&mut config).unwrap();
             assert_eq!(config.provision.is_none(), on_disk, "{board}");
             let image = Image::open(&disk).unwrap().unwrap();
             let found = image.read("/device/provision.json").unwrap();
-            assert_eq!(found == b"{}", on_disk, "{board}");
+            assert_eq!(found == text.as_bytes(), on_disk, "{board}");
         }
     }
 

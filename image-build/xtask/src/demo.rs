@@ -108,7 +108,7 @@ fn play(arguments: &Arguments, timeline: &Timeline, folder: &std::path::Path) ->
     let provision = folder.join("provision.json");
     let out = provision.to_string_lossy();
     let device_hub = hub.device_url();
-    let words = ["join-token", "new", "--hub-for-devices", &device_hub];
+    let words = ["join-token", "new", "--device-hub", &device_hub];
     // A hub takes in devices of products that it knows.
     let published = update::publish_first(&built)?;
     timeline.event(format_args!("version 1 published: {published} at the hub"));

@@ -10,7 +10,6 @@ use kedge_image_build::sample;
 use kedge_image_build::{files, process, progress, qemu};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// The board of the quick start.
 pub(crate) const BOARD: &str = "qemu-x86-64";
@@ -181,12 +180,7 @@ impl Built {
 /// # Errors
 /// There is no room.
 pub(crate) fn copy_disk(from: &Path, to: &Path) -> Result<()> {
-    process::run(
-        Command::new("cp")
-            .args(["--sparse=always", "--reflink=auto", "--"])
-            .arg(from)
-            .arg(to),
-    )
+    process::copy_with_holes(from, to)
 }
 
 #[cfg(test)]

@@ -19,13 +19,13 @@ pub enum Since {
 const LONGEST: usize = 40;
 
 impl Since {
-    /// From a number, a duration as `10m` (`ms`, `s`, `m`, `h`, `d`), or a time as RFC 3339 has it.
+    /// From a number, a duration as `10m` (`ms`, `s`, `m` or `min`, `h`, `d`), or a time as RFC 3339 has it.
     ///
     /// # Errors
     /// [`Refusal::Malformed`].
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         let bad = Refusal::Malformed(
-            "since is no sequence number, no duration as 10m, and no time as 2026-11-30T16:50:00Z",
+            "since is no sequence number, no duration as 10m (ms, s, m or min, h, d), and no time as 2026-11-30T16:50:00Z",
         );
         if text.len() > LONGEST {
             return Err(bad);
@@ -39,7 +39,7 @@ impl Since {
             "" => return Ok(Self::Sequence(number)),
             "ms" => 1,
             "s" => 1000,
-            "m" => 60_000,
+            "m" | "min" => 60_000,
             "h" => 3_600_000,
             "d" => 86_400_000,
             _ => return unix(text.as_bytes()).map(Self::Unix).ok_or(bad),
@@ -156,6 +156,7 @@ mod tests {
             ("0s", Since::Ago(0)),
             ("250ms", Since::Ago(250)),
             ("10m", Since::Ago(600_000)),
+            ("10min", Since::Ago(600_000)),
             ("2h", Since::Ago(7_200_000)),
             ("3d", Since::Ago(259_200_000)),
             ("1970-01-01T00:00:00Z", Since::Unix(0)),

@@ -3,12 +3,11 @@
 //! The file has holes where sparse files have them. It vanishes with the process, however that ends.
 
 use std::fs::File;
-use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::bounds::len;
 use crate::error::Error;
+use crate::stream::Stretch;
 
 /// Where a file's content lies in the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,31 +56,7 @@ impl Spool {
     }
 
     /// Reads a file from its start.
-    pub(crate) fn reader(&self, content: Content) -> SpoolReader<'_> {
-        SpoolReader {
-            file: &self.file,
-            offset: content.offset,
-            left: content.size,
-        }
-    }
-}
-
-/// See [`Spool::reader`].
-#[derive(Debug)]
-pub(crate) struct SpoolReader<'a> {
-    file: &'a File,
-    offset: u64,
-    left: u64,
-}
-
-impl Read for SpoolReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let want = usize::try_from(self.left).map_or(buffer.len(), |l| l.min(buffer.len()));
-        let read = self
-            .file
-            .read_at(buffer.get_mut(..want).unwrap_or_default(), self.offset)?;
-        self.offset += len(read);
-        self.left -= len(read);
-        Ok(read)
+    pub(crate) fn reader(&self, content: Content) -> Stretch<'_> {
+        Stretch::new(&self.file, content.offset, content.size)
     }
 }

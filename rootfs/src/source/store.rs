@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::archive::{Kind, TarReader};
 use crate::bounds::{Bounds, Limit, check, len};
 use crate::error::{Error, TarFault};
 use crate::layer::path::{clean, join, split};
-use crate::stream::{self, Compression};
+use crate::stream::{self, Compression, Stretch};
 
 /// See the module.
 #[derive(Debug)]
@@ -101,14 +100,7 @@ impl Store {
             }
             Self::Archive { file, .. } => {
                 let (offset, size) = self.place(name.as_bytes()).ok_or_else(missing)?;
-                Ok((
-                    Box::new(Piece {
-                        file,
-                        offset,
-                        left: size,
-                    }),
-                    size,
-                ))
+                Ok((Box::new(Stretch::new(file, offset, size)), size))
             }
         }
     }
@@ -217,23 +209,4 @@ pub(crate) fn looks_like_image_archive(path: &Path, bounds: &Bounds) -> Result<b
         }
     }
     Ok(known)
-}
-
-/// A stretch of a file.
-struct Piece<'a> {
-    file: &'a File,
-    offset: u64,
-    left: u64,
-}
-
-impl Read for Piece<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let want = usize::try_from(self.left).map_or(buffer.len(), |l| l.min(buffer.len()));
-        let read = self
-            .file
-            .read_at(buffer.get_mut(..want).unwrap_or_default(), self.offset)?;
-        self.offset += len(read);
-        self.left -= len(read);
-        Ok(read)
-    }
 }

@@ -2,8 +2,9 @@
 //! not know are shown as they are.
 
 use super::super::Scene;
-use super::{clean, status, word};
+use super::{status, word};
 use crate::push::{Device, Waits};
+use crate::terminal::clean;
 use anyhow::Result;
 use kedge_revision::Timestamp;
 use serde_json::Value;

@@ -1,8 +1,8 @@
 //! `kedge ctl top` and `kedge ctl inspect`: what containers of the device use and are.
 
-use super::clean;
 use crate::http::{self, Request};
 use crate::project::units::human;
+use crate::terminal::clean;
 use crate::verbs::Scene;
 use anyhow::{Context, Result};
 use kedge_revision::Name;

@@ -1,6 +1,6 @@
 //! Logs of a device as a hub was sent them: when each line was said, in which boot, and each once.
 
-use crate::verbs::hub::clean;
+use crate::terminal::clean;
 use kedge_api::device::LogHead;
 use kedge_revision::Timestamp;
 use serde_json::{Value, json};

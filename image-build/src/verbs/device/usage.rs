@@ -1,7 +1,7 @@
 //! What a device's containers use, as `kedge device show` says it to people.
 
-use super::clean;
 use crate::project::units::human;
+use crate::terminal::clean;
 use crate::verbs::hub::ago;
 use kedge_api::device::{ContainerUsage, Pressure, Usage};
 use kedge_api::operator::Device;

@@ -100,7 +100,7 @@ fn boot(hub: &Hub, built: &Built, folder: &Path) -> Result<Device> {
     let provision = folder.join("provision.json");
     let out = provision.to_string_lossy();
     let for_devices = hub.device_url();
-    let words = ["join-token", "new", "--hub-for-devices", &for_devices];
+    let words = ["join-token", "new", "--device-hub", &for_devices];
     built.kedge.ask(&[&words[..], &["--out", &out]].concat())?;
     // As a card is written: not every machine has something that hands a provisioning over.
     let disk = folder.join("disk");
