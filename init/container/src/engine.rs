@@ -20,7 +20,7 @@ use crate::stage::{At, SpawnError, Stage};
 /// Where the engine works.
 #[derive(Debug, Clone, Copy)]
 pub struct Config<'a> {
-    /// A directory in memory for mount points and skeletons, made if it is not there: `/run/kedge`.
+    /// A directory in memory for mount points, made if it is not there: `/run/kedge`.
     /// Short, as the kernel takes mount options of at most 255 bytes.
     pub run: &'a Path,
     /// The cgroup v2 below which containers get theirs (`/sys/fs/cgroup/containers`), made if it is
@@ -45,7 +45,6 @@ pub struct Engine {
     pub(crate) devices: CString,
     /// Below it, by container, that of one with devices of its own.
     pub(crate) own_devices: CString,
-    pub(crate) skeletons: CString,
     /// Mount points for what is attached for a moment, by number.
     pub(crate) temporaries: CString,
 }
@@ -79,7 +78,6 @@ impl Engine {
             root_place: below(c"/root")?,
             devices: below(c"/dev")?,
             own_devices: below(c"/d")?,
-            skeletons: below(c"/skeleton")?,
             temporaries: below(c"/m")?,
         };
         engine.make_devices().at(Stage::Prepare, &engine.devices)?;

@@ -15,6 +15,7 @@
 //! | `layers` | mounts objects |
 //! | [`quota`] | what volumes and roots may take on disk |
 //! | `spawn`, `mounts`, `handshake` | the parent's side of a start |
+//! | `places` | what a read-only root lacks for mounts, and a layer that has it |
 //! | `child`, `interface`, `become_program` | the child's side |
 //! | `exec`, `probe` | commands and probes in a running container |
 //! | `seccomp`, `landlock` | the system call filter, and the fence behind it |
@@ -31,6 +32,7 @@ mod interface;
 mod landlock;
 mod layers;
 mod mounts;
+mod places;
 pub mod plan;
 mod probe;
 pub mod quota;

@@ -21,13 +21,13 @@ use kedge_sys::mount::{
     set_attributes, unmount_detach,
 };
 use kedge_sys::rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, mkdirat, openat, openat2,
-    statat, statvfs,
+    AtFlags, CWD, Gid, Mode, OFlags, Uid, chmodat, chownat, mkdirat, openat, statat, statvfs,
 };
 use kedge_sys::rustix::mount::{MountFlags, mount_remount};
 
 use crate::engine::Engine;
 use crate::handshake::Mounts;
+use crate::places::{self, Place};
 use crate::plan::{Medium, Plan, VolumePlan, Writes};
 use crate::quota;
 use crate::stage::{At, Failure, Stage};
@@ -38,11 +38,6 @@ pub(crate) const NO_DEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
 pub(crate) const NO_EXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
 /// For what holds the kernel's files: none of them is a program or a device.
 pub(crate) const KERNEL: MountAttrFlags = NO_SUID.union(NO_DEV).union(NO_EXEC);
-
-/// Directories that every root must have, as mounts go onto them.
-const PLACES: [&CStr; 3] = [c"/proc", c"/dev", c"/sys"];
-/// Files that the root of a container in a pool must have: images leave them to the runtime.
-pub(crate) const FILES: [&CStr; 2] = [c"/etc/resolv.conf", c"/etc/hosts"];
 
 /// A new file system of a kind with options, mounted nowhere yet. Allocates nothing.
 pub(crate) fn filesystem(
@@ -74,14 +69,23 @@ fn clone(
 ) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(CWD, path, flags)?;
+    set_up(&tree, attributes, map)?;
+    Ok(tree)
+}
+
+/// Makes a detached mount what it is to be, and private.
+fn set_up(
+    tree: &OwnedFd,
+    attributes: MountAttrFlags,
+    map: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
     let mut change = Attributes::new()
         .set(attributes)
         .propagation(Propagation::Private);
     if let Some(namespace) = map {
         change = change.id_map(namespace);
     }
-    set_attributes(&tree, c"", Depth::One, &change).map_err(|error| error.errno)?;
-    Ok(tree)
+    set_attributes(tree, c"", Depth::One, &change).map_err(|error| error.errno)
 }
 
 impl Engine {
@@ -135,47 +139,17 @@ impl Engine {
     /// The root: the layer itself where it is the only one, has all places, and nothing may write;
     /// otherwise an overlay.
     fn root<'p>(&'p self, plan: &'p Plan, ids: BorrowedFd<'_>) -> Result<OwnedFd, Failure<'p>> {
-        let layers = &plan.root.layers;
         let mut temporaries = Temporaries {
             engine: self,
             paths: Vec::new(),
         };
-        let mut overlay = Vec::new();
-        if let Some(writes) = &plan.root.writes {
-            self.upper(plan, writes, ids, &mut temporaries, &mut overlay)?;
-        } else {
-            let missing = missing_places(plan);
-            if let ([layer], true) = (layers.as_slice(), missing.is_empty()) {
-                return clone(layer, READ_ONLY | NO_DEV, Some(ids)).at(Stage::Layer, layer);
-            }
-            if !missing.is_empty() {
-                let skeleton = self.skeleton(plan, &missing)?;
-                let tree = clone(&skeleton, READ_ONLY | NO_DEV, Some(ids));
-                let tree = tree.at(Stage::Overlay, &plan.name)?;
-                overlay.push((c"lowerdir+", temporaries.attach(&tree)?));
-            }
-        }
-        for layer in layers {
-            let tree = clone(layer, READ_ONLY | NO_DEV, Some(ids)).at(Stage::Layer, layer)?;
-            overlay.push((c"lowerdir+", temporaries.attach(&tree)?));
-        }
-        let attributes = match plan.root.writes {
-            Some(_) => NO_DEV,
-            None => READ_ONLY | NO_DEV,
+        let Some(writes) = &plan.root.writes else {
+            return read_only_root(plan, ids, &mut temporaries);
         };
-        // The kernel wants the highest first.
-        let options = overlay
-            .iter()
-            .rev()
-            .map(|(key, path)| (*key, path.as_c_str()));
-        let options: Vec<_> = options.collect();
-        // An overlay does its own work on the writable directory with the ids of who mounts it. Ours
-        // have no place in that mount's map; those of the container's root do.
-        let mounted = with_file_ids(plan.id_base, plan.id_base, || {
-            filesystem(c"overlay", &options, attributes)
-        });
-        let mounted = mounted.at(Stage::Overlay, &plan.name)?;
-        mounted.at(Stage::Overlay, &plan.name)
+        let mut options = Vec::new();
+        self.upper(plan, writes, ids, &mut temporaries, &mut options)?;
+        attach_layers(plan, ids, &mut temporaries, &mut options)?;
+        overlay(plan, &options, NO_DEV)
     }
 
     /// The overlay's writable directory, made if it is not there, as options.
@@ -185,7 +159,7 @@ impl Engine {
         writes: &'p Writes,
         ids: BorrowedFd<'_>,
         temporaries: &mut Temporaries<'p>,
-        options: &mut Vec<(&'static CStr, CString)>,
+        options: &mut Options,
     ) -> Result<(), Failure<'p>> {
         let path = &writes.directory;
         make_source(path, writes.medium, (0, 0)).at(Stage::Overlay, path)?;
@@ -200,26 +174,84 @@ impl Engine {
         }
         Ok(())
     }
+}
 
-    /// A directory with the places that no layer has: the lowest layer of a read-only root.
-    fn skeleton<'p>(&'p self, plan: &'p Plan, places: &[&CStr]) -> Result<CString, Failure<'p>> {
-        let made = || {
-            let base = join(&self.skeletons, c"/")?;
-            let base = join(&base, &plan.name)?;
-            for place in places {
-                let path = join(&base, place)?;
-                if !FILES.contains(place) {
-                    make_directories(&path)?;
-                    continue;
-                }
-                make_directories(&parent(&path).ok_or(Errno::INVAL)?)?;
-                let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
-                openat(CWD, &path, flags, Mode::from_raw_mode(0o644))?;
-            }
-            Ok::<_, Errno>(base)
-        };
-        made().at(Stage::Overlay, &plan.name)
+/// Options of an overlay, the lowest layer first.
+type Options = Vec<(&'static CStr, CString)>;
+
+/// A root that nothing may write to.
+fn read_only_root<'p>(
+    plan: &'p Plan,
+    ids: BorrowedFd<'_>,
+    temporaries: &mut Temporaries<'p>,
+) -> Result<OwnedFd, Failure<'p>> {
+    let mut options = Vec::new();
+    let root = if let [layer] = plan.root.layers.as_slice() {
+        clone_layer(layer, ids)?
+    } else {
+        attach_layers(plan, ids, temporaries, &mut options)?;
+        overlay(plan, &options, READ_ONLY | NO_DEV)?
+    };
+    let missing = places::missing(&root, plan);
+    if missing.is_empty() {
+        return Ok(root);
     }
+    let skeleton = skeleton(plan, &root, &missing, ids).at(Stage::Overlay, &plan.name)?;
+    if options.is_empty() {
+        options.push((LOWER, temporaries.attach(&root)?));
+    }
+    // The highest layer: in a lower one a link or a deletion of the image would hide it.
+    options.push((LOWER, temporaries.attach(&skeleton)?));
+    overlay(plan, &options, READ_ONLY | NO_DEV)
+}
+
+/// A layer with the places that `root` lacks, in memory for as long as a root has it.
+fn skeleton(
+    plan: &Plan,
+    root: &OwnedFd,
+    missing: &[Place],
+    ids: BorrowedFd<'_>,
+) -> Result<OwnedFd, Errno> {
+    let tree = filesystem(c"tmpfs", &[(c"mode", c"0755")], NO_DEV)?;
+    places::make(&tree, root, missing, plan.id_base)?;
+    set_up(&tree, READ_ONLY | NO_DEV, Some(ids))?;
+    Ok(tree)
+}
+
+const LOWER: &CStr = c"lowerdir+";
+
+fn clone_layer<'p>(layer: &'p CStr, ids: BorrowedFd<'_>) -> Result<OwnedFd, Failure<'p>> {
+    clone(layer, READ_ONLY | NO_DEV, Some(ids)).at(Stage::Layer, layer)
+}
+
+fn attach_layers<'p>(
+    plan: &'p Plan,
+    ids: BorrowedFd<'_>,
+    temporaries: &mut Temporaries<'p>,
+    options: &mut Options,
+) -> Result<(), Failure<'p>> {
+    for layer in &plan.root.layers {
+        let tree = clone_layer(layer, ids)?;
+        options.push((LOWER, temporaries.attach(&tree)?));
+    }
+    Ok(())
+}
+
+fn overlay<'p>(
+    plan: &'p Plan,
+    options: &[(&CStr, CString)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Failure<'p>> {
+    // The kernel wants the highest first.
+    let options = options.iter().rev();
+    let options: Vec<_> = options.map(|(key, path)| (*key, path.as_c_str())).collect();
+    // An overlay does its own work on the writable directory with the ids of who mounts it. Ours
+    // have no place in that mount's map; those of the container's root do.
+    let mounted = with_file_ids(plan.id_base, plan.id_base, || {
+        filesystem(c"overlay", &options, attributes)
+    });
+    let mounted = mounted.at(Stage::Overlay, &plan.name)?;
+    mounted.at(Stage::Overlay, &plan.name)
 }
 
 /// Mounts that are attached for a moment.
@@ -245,24 +277,6 @@ impl Drop for Temporaries<'_> {
             unmount_detach(path).ok();
         }
     }
-}
-
-/// The places for mounts that no layer of a read-only root has. Symbolic links are taken within the
-/// layer; one that leads into another layer counts as missing here, and is found in the overlay.
-fn missing_places(plan: &Plan) -> Vec<&CStr> {
-    let volumes = plan.volumes.iter().map(|volume| volume.target.as_c_str());
-    let missing = |place: &&CStr| !plan.root.layers.iter().any(|layer| has(layer, place));
-    let files = plan.hosts.iter().flat_map(|_| FILES);
-    let places = PLACES.into_iter().chain(files).chain(volumes);
-    places.filter(missing).collect()
-}
-
-fn has(layer: &CStr, place: &CStr) -> bool {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let Ok(layer) = openat(CWD, layer, flags | OFlags::DIRECTORY, Mode::empty()) else {
-        return false;
-    };
-    openat2(layer, place, flags, Mode::empty(), ResolveFlags::IN_ROOT).is_ok()
 }
 
 /// A volume: its directory with ids mapped.
