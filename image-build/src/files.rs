@@ -191,6 +191,19 @@ pub fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
+/// A temporary folder for large files, beside a file that is as large, where that can be written: `/tmp` may be memory.
+///
+/// # Errors
+/// Those of the file system.
+pub fn temporary_beside(path: &Path) -> Result<tempfile::TempDir> {
+    let folder = path
+        .parent()
+        .filter(|folder| folder.components().next().is_some());
+    tempfile::tempdir_in(folder.unwrap_or(Path::new(".")))
+        .or_else(|_| tempfile::tempdir())
+        .context("cannot make a temporary folder")
+}
+
 /// Makes a folder and its parents; one that exists is fine.
 ///
 /// # Errors

@@ -10,12 +10,16 @@ use crate::{files, process};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
+use std::fs::{File, Permissions};
 use std::io::IsTerminal;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A FAT's own tables, and what its files leave of their last clusters, bytes.
 const STICK_SPARE: u64 = 32 << 20;
+/// Mode of a file that its owner alone reads.
+const PRIVATE: u32 = 0o600;
 /// When it was made, which nobody looks at: 1980, the first time that FAT knows.
 const STICK_TIME: u64 = 315_619_200;
 
@@ -70,9 +74,13 @@ impl Run {
             );
         }
         let disk = self.disk(scene, &project, &image)?;
-        let mut config = self.config(scene, &project, &disk)?;
-        hand_over(&mut config)?;
-        let result = self.with_stick(scene, config, &disk.with_extension("stick"));
+        // Whatever comes of it, the copy goes: a token may be on it.
+        let ran = || {
+            let mut config = self.config(scene, &project, &disk)?;
+            hand_over(&mut config)?;
+            self.with_stick(scene, config, &disk.with_extension("stick"))
+        };
+        let result = ran();
         if !self.keep {
             std::fs::remove_file(&disk)
                 .with_context(|| format!("cannot remove {}", disk.display()))?;
@@ -152,8 +160,10 @@ impl Run {
                     disk.display()
                 ));
             }
+            only_for_its_owner(&disk)?;
             return Ok(disk);
         }
+        empty_for_its_owner(&disk)?;
         process::copy_with_holes(image, &disk)?;
         Ok(disk)
     }
@@ -300,6 +310,24 @@ fn forward(text: &str) -> Result<Forward, String> {
     parse().ok_or_else(|| "write HOST:GUEST, as in 8080:80".to_owned())
 }
 
+/// Makes the file that the disk becomes, with a device's key, values and volumes on it. What is copied onto it leaves its mode.
+fn empty_for_its_owner(disk: &Path) -> Result<()> {
+    // An earlier process had this number.
+    std::fs::remove_file(disk).ok();
+    let made = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(PRIVATE)
+        .open(disk);
+    made.with_context(|| format!("cannot make {}", disk.display()))?;
+    Ok(())
+}
+
+fn only_for_its_owner(disk: &Path) -> Result<()> {
+    std::fs::set_permissions(disk, Permissions::from_mode(PRIVATE))
+        .with_context(|| format!("cannot change the mode of {}", disk.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,6 +351,25 @@ mod tests {
             let found = image.read("/device/provision.json").unwrap();
             assert_eq!(found == text.as_bytes(), on_disk, "{board}");
         }
+    }
+
+    #[test]
+    fn a_disk_is_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let [image, disk] = ["image", "disk"].map(|name| folder.path().join(name));
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        files::write(&image, [7; 5000]).unwrap();
+        std::fs::set_permissions(&image, Permissions::from_mode(0o644)).unwrap();
+        empty_for_its_owner(&disk).unwrap();
+        process::copy_with_holes(&image, &disk).unwrap();
+        assert_eq!(mode(&disk), PRIVATE);
+        assert_eq!(files::read(&disk).unwrap(), [7; 5000]);
+        std::fs::set_permissions(&disk, Permissions::from_mode(0o644)).unwrap();
+        only_for_its_owner(&disk).unwrap();
+        assert_eq!(mode(&disk), PRIVATE);
+        // One that an earlier run of this number left.
+        empty_for_its_owner(&disk).unwrap();
+        assert_eq!(disk.metadata().unwrap().len(), 0);
     }
 
     #[test]

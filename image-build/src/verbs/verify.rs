@@ -158,7 +158,7 @@ fn verify_disk(judge: &Judge, path: &Path, disk: &Disk) -> Result<Good> {
         verified.id().hex() == *id,
         "its revision stands under the name of another one"
     );
-    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let folder = files::temporary_beside(path)?;
     let boot = &verified.envelope().boot;
     let (mut count, mut bytes) = (0_usize, 0_u64);
     for id in verified.envelope().objects.keys() {

@@ -2,9 +2,7 @@
 
 use super::random::{Op, command, definitions, op, pool};
 use super::world::{KILLED, World};
-use super::{
-    Action, Checked, Event, Halt, Id, KILL_WAIT, Machine, Refused, SHUTDOWN_LIMIT,
-};
+use super::{Action, Checked, Event, Halt, Id, KILL_WAIT, Machine, Refused, SHUTDOWN_LIMIT};
 use kedge_revision::container::Goal;
 use kedge_sys::process::ExitStatus;
 use proptest::prelude::*;

@@ -161,7 +161,13 @@ fn plain_file(path: &Path, bounds: &Bounds, at: &str) -> Result<File, Error> {
         return Ok(file);
     }
     let mut plain = stream::decompress(file, *bounds, at)?;
-    let mut spool = tempfile::tempfile().map_err(Error::io("create a temporary file for", path))?;
+    // Beside it, where there is room for such a file; `/tmp` may be memory.
+    let folder = path
+        .parent()
+        .filter(|folder| folder.components().next().is_some());
+    let mut spool = tempfile::tempfile_in(folder.unwrap_or(Path::new(".")))
+        .or_else(|_| tempfile::tempfile())
+        .map_err(Error::io("create a temporary file for", path))?;
     io::copy(&mut plain.reader, &mut spool).map_err(|e| Error::stream(at, e))?;
     spool
         .seek(SeekFrom::Start(0))

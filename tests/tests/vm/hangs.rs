@@ -65,18 +65,22 @@ fn vm_a_container_with_the_slowest_disk_resets_nothing() -> Result<()> {
         );
         Ok(())
     });
-    checks.run("was not reset, and restarts when it is told to", &mut guest, |guest| {
-        ensure!(
-            guest.boots() == 1 && guest.resets().is_empty(),
-            "{} boots, {:?}",
-            guest.boots(),
-            guest.resets()
-        );
-        guest.post("/v1/reboot")?;
-        guest.wait_for_boot(2, BOOT)?;
-        guest.wait_for_control(BOOT)?;
-        told(guest, false)
-    });
+    checks.run(
+        "was not reset, and restarts when it is told to",
+        &mut guest,
+        |guest| {
+            ensure!(
+                guest.boots() == 1 && guest.resets().is_empty(),
+                "{} boots, {:?}",
+                guest.boots(),
+                guest.resets()
+            );
+            guest.post("/v1/reboot")?;
+            guest.wait_for_boot(2, BOOT)?;
+            guest.wait_for_control(BOOT)?;
+            told(guest, false)
+        },
+    );
     checks.finish(&mut guest)
 }
 
