@@ -230,7 +230,6 @@ fn desire(
         .ok_or_else(|| Refusal::conflict("nothing-assigned", "the device was assigned nothing"))?;
     if what == OperatorAction::Apply {
         wanted.download_only = false;
-        wanted.window = None;
         wanted.now = true;
     } else {
         wanted.retry = wanted.retry.saturating_add(1);
@@ -342,6 +341,10 @@ pub(super) async fn parameters(
                 assign::fitting(revision, &kept).map_err(|why| Refusal::bad("parameters", why))?;
             }
             row.parameters = next_counter(row).max(rows::least_number(step.database)?);
+            // That was said of what was there then: these values wait for window and locks again.
+            if let Some(wanted) = &mut row.wanted {
+                wanted.now = false;
+            }
             keep_values(step, row, &kept)?;
             // Names of parameters are no secrets; values may be.
             let text = format!("{} set parameters {}", operator.name, row.parameters);

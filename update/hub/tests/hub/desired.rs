@@ -1,9 +1,22 @@
 //! What operators desire of a device that has a past: it has failed, was told to apply, was removed, or claims anything.
 
 use crate::world::{Device, Plan, World, report};
-use kedge_api::device::{Phase, Report, Reports};
+use kedge_api::device::{Desired, Phase, Report, Reports, State};
 use kedge_api::operator::ParametersSet;
 use serde_json::{Value, json};
+
+fn act(world: &World, device: &Device, what: &str) -> crate::client::Answer {
+    let path = format!("/v1/devices/{}/actions", device.id);
+    world.operator.post(&path, &json!({"what": what}))
+}
+
+fn state(device: &Device) -> State {
+    device.client.get("/v1/device/state").is(200).json()
+}
+
+fn desired(device: &Device) -> Desired {
+    state(device).assignment.unwrap()
+}
 
 fn tell(device: &Device, report: Report) {
     let reports = Reports {
@@ -23,6 +36,27 @@ fn plan(counter: u64) -> Plan {
         counter,
         ..Plan::default()
     }
+}
+
+#[test]
+fn apply_is_for_what_is_there_and_not_for_later_values() {
+    let world = World::new();
+    let made = world.publish(&plan(1));
+    let device = world.device(1);
+    // It never opens while this runs: it has just closed.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let opens_s = (now.unwrap().as_secs() + 86_400 - 7200) % 86_400;
+    let assign =
+        json!({"query": "all", "revision": made.id, "window": {"opens-s": opens_s, "lasts-s": 60}});
+    world.operator.post("/v1/assignments", &assign).is(200);
+    let waits = |desired: &Desired| desired.apply_in_s.is_some_and(|seconds| seconds > 0);
+    assert!(waits(&desired(&device)));
+    act(&world, &device, "apply").is(202);
+    let applied = desired(&device);
+    assert!(applied.now && applied.apply_in_s.is_none(), "{applied:?}");
+    set(&world, &device, &json!({"site": "berlin"})).is(200);
+    let later = desired(&device);
+    assert!(!later.now && waits(&later), "{later:?}");
 }
 
 #[test]
