@@ -180,7 +180,8 @@ fn queue(step: &Step<'_>, row: &mut Row, what: ActionKind) -> Result<(), Refusal
             "32 actions wait for this device already",
         ));
     }
-    row.action = rows::least_number(step.database)?.max(row.action + 1);
+    let least = rows::least_numbers(step.database, row.id)?;
+    row.action = least.action.max(row.action + 1);
     let action = Action {
         id: row.action,
         what,
@@ -340,7 +341,8 @@ pub(super) async fn parameters(
             if let Some(revision) = revision.as_deref() {
                 assign::fitting(revision, &kept).map_err(|why| Refusal::bad("parameters", why))?;
             }
-            row.parameters = next_counter(row).max(rows::least_number(step.database)?);
+            let least = rows::least_numbers(step.database, row.id)?;
+            row.parameters = next_counter(row).max(least.parameters);
             // That was said of what was there then: these values wait for window and locks again.
             if let Some(wanted) = &mut row.wanted {
                 wanted.now = false;
