@@ -144,7 +144,7 @@ impl Row {
             .unwrap_or_default()
     }
 
-    /// Assigns a revision. The same one again counts as another try.
+    /// Assigns a revision.
     pub(crate) fn assign(&mut self, wanted: Wanted) {
         self.assigned.retain(|id| *id != wanted.revision);
         self.assigned.push(wanted.revision);

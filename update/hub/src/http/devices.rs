@@ -198,6 +198,15 @@ fn queue(step: &Step<'_>, row: &mut Row, what: ActionKind) -> Result<(), Refusal
     Ok(())
 }
 
+/// How often operators have said that a failure counts no longer. It never falls: devices remember what failed with the
+/// number of then, and try it again with a higher one alone, whatever they were assigned in between.
+fn retry(step: &Step<'_>, row: &Row) -> Result<u32, Refusal> {
+    match &row.wanted {
+        Some(wanted) => Ok(wanted.retry),
+        None => Ok(rows::least_numbers(step.database, row.id)?.retry),
+    }
+}
+
 fn desire(
     step: &Step<'_>,
     row: &mut Row,
@@ -217,7 +226,8 @@ fn desire(
         publish::still_there(step, previous.id)?;
         row.assign(Wanted {
             revision: previous.id,
-            retry: 0,
+            // Whoever goes back on purpose wants it tried, also if it has failed there since.
+            retry: retry(step, row)?.saturating_add(1),
             download_only: false,
             now: false,
             window: None,
@@ -467,13 +477,10 @@ fn assign_all(
         if request.dry_run {
             continue;
         }
-        let same = row
-            .wanted
-            .as_ref()
-            .filter(|wanted| wanted.revision == revision.id);
+        let retry = retry(step, &row)?;
         row.assign(Wanted {
             revision: revision.id,
-            retry: same.map_or(0, |wanted| wanted.retry),
+            retry,
             download_only: request.download_only,
             now: false,
             window: request.window,

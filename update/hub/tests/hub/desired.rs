@@ -1,6 +1,6 @@
 //! What operators desire of a device that has a past: it has failed, was told to apply, was removed, or claims anything.
 
-use crate::world::{Device, Plan, World, report};
+use crate::world::{Device, Plan, World, report, request_with};
 use kedge_api::device::{Desired, Phase, Report, Reports, State};
 use kedge_api::operator::ParametersSet;
 use serde_json::{Value, json};
@@ -38,6 +38,28 @@ fn plan(counter: u64) -> Plan {
     }
 }
 
+/// A device remembers that a revision failed, with the `retry` of then: whoever goes back to it, or assigns it again after
+/// another one, must not be told that it failed before.
+#[test]
+fn what_failed_once_and_was_let_try_again_may_be_gone_back_to() {
+    let world = World::new();
+    let (first, second) = (world.publish(&plan(1)), world.publish(&plan(2)));
+    let device = world.device(1);
+    world.assign("all", first.id);
+    act(&world, &device, "retry").is(202);
+    assert_eq!(desired(&device).retry, 1);
+    tell(&device, report(1, Phase::Committed, Some(first.id)));
+    world.assign("all", second.id);
+    assert_eq!(desired(&device).retry, 1);
+    tell(&device, report(2, Phase::Committed, Some(second.id)));
+    world.assign("all", first.id);
+    assert_eq!(desired(&device).retry, 1);
+    world.assign("all", second.id);
+    act(&world, &device, "fall-back").is(202);
+    let back = desired(&device);
+    assert_eq!((back.revision, back.retry), (first.id, 2));
+}
+
 #[test]
 fn apply_is_for_what_is_there_and_not_for_later_values() {
     let world = World::new();
@@ -57,6 +79,38 @@ fn apply_is_for_what_is_there_and_not_for_later_values() {
     set(&world, &device, &json!({"site": "berlin"})).is(200);
     let later = desired(&device);
     assert!(!later.now && waits(&later), "{later:?}");
+}
+
+#[test]
+fn numbers_go_on_when_a_device_was_removed_and_comes_again() {
+    let world = World::new();
+    let made = world.publish(&plan(1));
+    let device = world.device(1);
+    world.assign("all", made.id);
+    for _ in 0..3 {
+        act(&world, &device, "identify").is(202);
+        act(&world, &device, "retry").is(202);
+        set(&world, &device, &json!({"site": "berlin"})).is(200);
+    }
+    world
+        .operator
+        .delete(&format!("/v1/devices/{}", device.id))
+        .is(204);
+    let token = world.join_token(1);
+    let again = request_with(1, "gateway", Some(&token), 77);
+    let answer = world.server.client().post("/v1/enroll", &again).is(200);
+    let device = Device::accepted(&world.server, 1, &answer);
+    world.assign("all", made.id);
+    // Without values of the hub's it goes on with those that it has.
+    assert_eq!(desired(&device).parameters, 0);
+    assert_eq!(desired(&device).retry, 3);
+    act(&world, &device, "identify").is(202);
+    let ids: Vec<u64> = state(&device).actions.iter().map(|a| a.id).collect();
+    assert_eq!(ids, [4]);
+    let counted: ParametersSet = set(&world, &device, &json!({"site": "paris"}))
+        .is(200)
+        .json();
+    assert_eq!(counted.counter, 4);
 }
 
 #[test]
