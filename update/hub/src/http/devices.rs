@@ -220,8 +220,8 @@ fn desire(
                 "the hub does not know of anything that the device has committed before, or does not have it",
             )
         })?;
-        // Its parameters are those of now: what does not fit is told by the device.
-        assign::judge(row, previous, &BTreeMap::new())
+        // Its values are those of now: the operator can mend what does not fit, the device could only refuse it.
+        assign::judge(row, previous, &rows::values(step.database, row.id)?)
             .map_err(|why| Refusal::conflict("cannot-run", why))?;
         publish::still_there(step, previous.id)?;
         row.assign(Wanted {

@@ -3,6 +3,7 @@
 use crate::world::{Device, Plan, World, report, request_with};
 use kedge_api::device::{Desired, Phase, Report, Reports, State};
 use kedge_api::operator::ParametersSet;
+use kedge_revision::parameters::ParameterType;
 use serde_json::{Value, json};
 
 fn act(world: &World, device: &Device, what: &str) -> crate::client::Answer {
@@ -58,6 +59,28 @@ fn what_failed_once_and_was_let_try_again_may_be_gone_back_to() {
     act(&world, &device, "fall-back").is(202);
     let back = desired(&device);
     assert_eq!((back.revision, back.retry), (first.id, 2));
+}
+
+#[test]
+fn values_that_do_not_fit_what_is_gone_back_to_are_told_at_once() {
+    let world = World::new();
+    let first = world.publish(&plan(1));
+    let second = world.publish(&Plan {
+        speed: ParameterType::String,
+        ..plan(2)
+    });
+    let device = world.device(1);
+    world.assign("all", first.id);
+    tell(&device, report(1, Phase::Committed, Some(first.id)));
+    world.assign("all", second.id);
+    tell(&device, report(2, Phase::Committed, Some(second.id)));
+    set(&world, &device, &json!({"speed": "fast"})).is(200);
+    let refused = act(&world, &device, "fall-back").refused(409, "cannot-run");
+    assert!(refused.detail.contains("speed"), "{refused:?}");
+    assert_eq!(desired(&device).revision, second.id);
+    set(&world, &device, &json!({"speed": "9"})).is(200);
+    act(&world, &device, "fall-back").is(202);
+    assert_eq!(desired(&device).revision, first.id);
 }
 
 #[test]
