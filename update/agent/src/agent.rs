@@ -540,3 +540,6 @@ pub(crate) fn chance() -> Result<u64, Error> {
     let first = bytes.first_chunk().copied().unwrap_or_default();
     Ok(u64::from_le_bytes(first))
 }
+
+#[cfg(test)]
+mod tests;

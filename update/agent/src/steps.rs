@@ -118,7 +118,10 @@ impl Agent<'_> {
     }
 
     pub(crate) fn settle(&mut self, phase: Phase, failed: Option<Failed>) -> Result<(), Error> {
-        self.memory.trying = None;
+        let tried = self.memory.trying.take();
+        if let (Phase::Committed, Some(tried)) = (&phase, tried) {
+            self.memory.forget(tried);
+        }
         if let (Phase::Idle, Some(target)) = (&phase, self.taken.take()) {
             // Taken and not begun, without a boot in between: a slot that cannot be written, say. Again at once would only
             // wear it out.
