@@ -47,7 +47,7 @@ pub(crate) struct Agent<'a> {
     pub(crate) known: Known,
     /// The claims that were shown, of each hub its own.
     pub(crate) claims: Vec<String>,
-    reporter: Reporter,
+    pub(crate) reporter: Reporter,
     start: Instant,
     /// Which of the hubs is asked.
     pub(crate) hub: usize,

@@ -70,3 +70,17 @@ fn what_was_committed_is_no_failure_any_more() {
     agent.settle(Phase::Idle, None).unwrap();
     assert_eq!(agent.memory.failed, [tried(2, 0)]);
 }
+
+#[test]
+fn a_hub_that_takes_it_in_is_told_how_things_stand() {
+    let init = Init::new();
+    let mut agent = init.agent();
+    agent.note(false).unwrap();
+    assert_eq!(agent.kept.reports().unwrap(), [1]);
+    agent.reporter.acknowledged(&agent.kept);
+    agent.note(false).unwrap();
+    assert!(agent.kept.reports().unwrap().is_empty());
+    agent.move_in().unwrap();
+    agent.note(false).unwrap();
+    assert_eq!(agent.kept.reports().unwrap().len(), 1);
+}
