@@ -6,6 +6,7 @@
 use crate::asking::Asking;
 use crate::decide::{Device, HELD_BACK, Step, TRIAL_S, Target, View, count_trials, decide};
 use crate::error::Error;
+use crate::failing::Stuck;
 use crate::floor::Rising;
 use crate::frames::{Configure, Level, MAX_CONFIGURE, Order, Report};
 use crate::hub::{Address, Connection};
@@ -52,6 +53,8 @@ pub(crate) struct Agent<'a> {
     /// Which of the hubs is asked.
     pub(crate) hub: usize,
     pub(crate) backoff: Backoff,
+    /// What stands in the way of the assignment alone.
+    pub(crate) stuck: Stuck,
     /// No hub is asked before, milliseconds since the start.
     pub(crate) paused_until: u64,
     /// What was said last of failures, so that the log is not filled with it.
@@ -121,6 +124,7 @@ impl<'a> Agent<'a> {
             backoff: Backoff::default(),
             paused_until: 0,
             said: String::new(),
+            stuck: Stuck::default(),
             answered_at: None,
             told_answered: None,
             changed: true,
@@ -364,7 +368,7 @@ impl<'a> Agent<'a> {
             // PID 1 says what is to be believed from now on.
             return Ok(None);
         }
-        let until = self.follow(&hub, &root)?;
+        let until = self.follow_apart(&hub, &root)?;
         self.report(&hub)?;
         self.act()?;
         self.refresh(&hub, &root)?;
@@ -374,7 +378,7 @@ impl<'a> Agent<'a> {
     }
 
     /// Does what is decided until nothing is left to do.
-    fn follow(&mut self, hub: &Address, root: &Root) -> Result<Option<u64>, Error> {
+    pub(crate) fn follow(&mut self, hub: &Address, root: &Root) -> Result<Option<u64>, Error> {
         if self.asking.outdated {
             return Ok(None);
         }

@@ -106,7 +106,12 @@ impl Agent<'_> {
 
     /// PID 1 does not take it.
     pub(crate) fn refuse(&mut self, target: Target, error: &Error) {
-        let until = self.seconds().saturating_add(REFUSED_S);
+        self.refuse_for(target, error, REFUSED_S);
+    }
+
+    /// It is not tried for so long, seconds.
+    pub(crate) fn refuse_for(&mut self, target: Target, error: &Error, seconds: u64) {
+        let until = self.seconds().saturating_add(seconds);
         let reason = if let Error::Refused { detail, .. } = error {
             detail.clone()
         } else {
