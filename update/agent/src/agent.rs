@@ -79,6 +79,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) refused: Option<(Target, String, u64)>,
     /// What PID 1 has taken to be tried, as far as this process knows.
     pub(crate) taken: Option<Target>,
+    /// The action that was tried last and failed, and how often it was.
+    pub(crate) tried: Option<(u64, u32)>,
     /// It was said that a restart waits.
     pub(crate) restart_waits: bool,
     /// [`Memory::ran`] when it began.
@@ -122,9 +124,9 @@ impl<'a> Agent<'a> {
             start: Instant::now(),
             hub: 0,
             backoff: Backoff::default(),
+            stuck: Stuck::default(),
             paused_until: 0,
             said: String::new(),
-            stuck: Stuck::default(),
             answered_at: None,
             told_answered: None,
             changed: true,
@@ -139,6 +141,7 @@ impl<'a> Agent<'a> {
             plain: false,
             refused: None,
             taken: None,
+            tried: None,
             restart_waits: false,
             ran_before: 0,
             refused_root: None,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::error::Peer;
 use crate::kept::Failed;
+use kedge_api::device::{Action, ActionKind, Poll, State};
 use kedge_revision::root::{Role, Roles};
 use kedge_revision::{Mode, ObjectId, Timestamp};
 use std::os::fd::{AsFd, OwnedFd};
@@ -204,4 +205,39 @@ fn trouble_with_who_the_device_is_or_with_the_hub_is_trouble_with_all() {
     for error in others {
         assert!(!crate::failing::is_apart(&error), "{error}");
     }
+}
+
+#[test]
+fn logs_that_could_not_be_sent_are_sent_again_three_times() {
+    let init = Init::new();
+    let mut agent = init.agent();
+    nowhere(&mut agent);
+    let action = |id, what| Action { id, what };
+    agent.asking.state = Some(State {
+        requires: Vec::new(),
+        assignment: None,
+        actions: vec![
+            action(4, ActionKind::Identify),
+            action(5, ActionKind::CollectLogs),
+            action(6, ActionKind::Identify),
+        ],
+        poll: Poll {
+            interval_s: 1,
+            hold_s: 1,
+            jitter_s: 1,
+        },
+        root: 1,
+        logs: false,
+    });
+    for _ in 0..2 {
+        agent.act().unwrap_err();
+        assert_eq!(agent.memory.action, 4);
+        assert_eq!(init.agent().memory.action, 4);
+    }
+    agent.act().unwrap();
+    assert_eq!(agent.memory.action, 6);
+    let heard = init.heard();
+    let count = |words: &str| heard.iter().filter(|line| line.contains(words)).count();
+    assert_eq!(count("this is the device"), 2);
+    assert_eq!(count("not sent after 3 tries"), 1, "{heard:?}");
 }
