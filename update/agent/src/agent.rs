@@ -6,6 +6,7 @@
 use crate::asking::Asking;
 use crate::decide::{Device, HELD_BACK, Step, TRIAL_S, Target, View, count_trials, decide};
 use crate::error::Error;
+use crate::failing::Stuck;
 use crate::floor::Rising;
 use crate::frames::{Configure, Level, MAX_CONFIGURE, Order, Report};
 use crate::hub::{Address, Connection};
@@ -47,11 +48,13 @@ pub(crate) struct Agent<'a> {
     pub(crate) known: Known,
     /// The claims that were shown, of each hub its own.
     pub(crate) claims: Vec<String>,
-    reporter: Reporter,
+    pub(crate) reporter: Reporter,
     start: Instant,
     /// Which of the hubs is asked.
     pub(crate) hub: usize,
     pub(crate) backoff: Backoff,
+    /// What stands in the way of the assignment alone.
+    pub(crate) stuck: Stuck,
     /// No hub is asked before, milliseconds since the start.
     pub(crate) paused_until: u64,
     /// What was said last of failures, so that the log is not filled with it.
@@ -76,6 +79,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) refused: Option<(Target, String, u64)>,
     /// What PID 1 has taken to be tried, as far as this process knows.
     pub(crate) taken: Option<Target>,
+    /// The action that was tried last and failed, and how often it was.
+    pub(crate) tried: Option<(u64, u32)>,
     /// It was said that a restart waits.
     pub(crate) restart_waits: bool,
     /// [`Memory::ran`] when it began.
@@ -119,6 +124,7 @@ impl<'a> Agent<'a> {
             start: Instant::now(),
             hub: 0,
             backoff: Backoff::default(),
+            stuck: Stuck::default(),
             paused_until: 0,
             said: String::new(),
             answered_at: None,
@@ -135,6 +141,7 @@ impl<'a> Agent<'a> {
             plain: false,
             refused: None,
             taken: None,
+            tried: None,
             restart_waits: false,
             ran_before: 0,
             refused_root: None,
@@ -364,7 +371,7 @@ impl<'a> Agent<'a> {
             // PID 1 says what is to be believed from now on.
             return Ok(None);
         }
-        let until = self.follow(&hub, &root)?;
+        let until = self.follow_apart(&hub, &root)?;
         self.report(&hub)?;
         self.act()?;
         self.refresh(&hub, &root)?;
@@ -374,7 +381,7 @@ impl<'a> Agent<'a> {
     }
 
     /// Does what is decided until nothing is left to do.
-    fn follow(&mut self, hub: &Address, root: &Root) -> Result<Option<u64>, Error> {
+    pub(crate) fn follow(&mut self, hub: &Address, root: &Root) -> Result<Option<u64>, Error> {
         if self.asking.outdated {
             return Ok(None);
         }
@@ -540,3 +547,6 @@ pub(crate) fn chance() -> Result<u64, Error> {
     let first = bytes.first_chunk().copied().unwrap_or_default();
     Ok(u64::from_le_bytes(first))
 }
+
+#[cfg(test)]
+mod tests;

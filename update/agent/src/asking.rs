@@ -129,6 +129,8 @@ impl Agent<'_> {
                 self.say(Level::Error, &text)?;
             } else {
                 news = true;
+                // Another assignment may have nothing in its way.
+                self.stuck.until = 0;
                 self.asking.state = Some(state);
                 self.asking.at = self.seconds();
             }

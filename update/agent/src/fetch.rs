@@ -28,8 +28,16 @@ const MAX_TREE: u64 = 1 << 30;
 const WORTH_PACKING: u64 = 32 * 1024;
 /// Bytes of an object in one frame.
 const FRAME: u64 = 1 << 20;
+/// What a hub does not give is asked for again after so long, seconds: it may have been published again.
+const HUB_REFUSED_S: u64 = 600;
 /// Progress is told at most so often.
 const TELL: Duration = Duration::from_secs(5);
+
+/// What is neither believed nor refused: it may only have been damaged on its way.
+const OTHER: Error = Error::Protocol {
+    doing: "fetch the revision",
+    what: "another revision than was asked for",
+};
 
 /// What of an object has come over the network: kept below a rate, and above one.
 struct Transfer {
@@ -83,24 +91,8 @@ impl Agent<'_> {
     pub(crate) fn fetch(&mut self, hub: &Address, target: Target) -> Result<(), Error> {
         self.phase = Phase::Checking;
         let mut connection = self.connect(hub)?;
-        let head = connection.revision(target.revision, target.parameters)?;
-        self.answered()?;
-        let other = Error::Protocol {
-            doing: "fetch the revision",
-            what: "another revision than was asked for",
-        };
-        // PID 1 judges it. What was only damaged on its way is not to be refused for an hour.
-        let is = Head::parse(&head).map(|head| verity::digest(&head.revision));
-        if !is.is_ok_and(|id| id == target.revision) {
-            return Err(other);
-        }
-        let head = match opened(head, &self.identity.key) {
-            Ok(head) => head,
-            Err(source) => {
-                let what = "the device's parameters";
-                self.refuse(target, &Error::Document { what, source });
-                return Ok(());
-            }
+        let Some(head) = self.head(&mut connection, target)? else {
+            return Ok(());
         };
         let mut done = 0_u64;
         let mut told = Instant::now();
@@ -118,7 +110,7 @@ impl Agent<'_> {
                 offer => offer?,
             };
             if offer.revision != target.revision {
-                return Err(other);
+                return Err(OTHER);
             }
             if offer.missing.is_empty() {
                 if done > 0 {
@@ -140,7 +132,10 @@ impl Agent<'_> {
                     told = Instant::now();
                     self.progress(&mut connection)?;
                 }
-                self.object(&mut connection, missing)?;
+                let came = self.object(&mut connection, missing);
+                if self.unless_refused(target, came, &[404])?.is_none() {
+                    return Ok(());
+                }
                 done = done.saturating_add(missing.size.saturating_sub(missing.have));
             }
         }
@@ -148,6 +143,50 @@ impl Agent<'_> {
             doing: "fetch the revision",
             what: "more objects than it can have",
         })
+    }
+
+    /// The head of a revision, with what is for this device alone opened; none if it was refused.
+    fn head(
+        &mut self,
+        connection: &mut Connection<Stream>,
+        target: Target,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let head = connection.revision(target.revision, target.parameters);
+        let Some(head) = self.unless_refused(target, head, &[404, 409])? else {
+            return Ok(None);
+        };
+        self.answered()?;
+        // PID 1 judges it. What was only damaged on its way is not to be refused for an hour.
+        let is = Head::parse(&head).map(|head| verity::digest(&head.revision));
+        if !is.is_ok_and(|id| id == target.revision) {
+            return Err(OTHER);
+        }
+        match opened(head, &self.identity.key) {
+            Ok(head) => Ok(Some(head)),
+            Err(source) => {
+                let what = "the device's parameters";
+                self.refuse(target, &Error::Document { what, source });
+                Ok(None)
+            }
+        }
+    }
+
+    /// What a hub has given, or none where it says with one of these that it never will: what it lacks, or values that do not
+    /// fit. It is told like a refusal of PID 1's, so that whoever can mend it hears of it.
+    pub(crate) fn unless_refused<T>(
+        &mut self,
+        target: Target,
+        given: Result<T, Error>,
+        never: &[u16],
+    ) -> Result<Option<T>, Error> {
+        match given {
+            Err(error) if is_never(&error, never) => {
+                self.answered()?;
+                self.refuse_for(target, &error, HUB_REFUSED_S);
+                Ok(None)
+            }
+            given => given.map(Some),
+        }
     }
 
     /// Brings one object: its tree, then the bytes that are not there.
@@ -289,6 +328,14 @@ impl Agent<'_> {
             Err(Ended::Failed(error)) => Err(error),
         }
     }
+}
+
+/// Whether a hub has refused with one of these, or because it has the revision no more.
+fn is_never(error: &Error, never: &[u16]) -> bool {
+    let Error::Refused { status, kind, .. } = error else {
+        return false;
+    };
+    error.is_answer() && (never.contains(status) || kind == "not-assigned")
 }
 
 /// Whether what came was wrong, and not that nothing came.

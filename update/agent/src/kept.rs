@@ -106,13 +106,18 @@ impl Memory {
 
     /// Remembers a failure.
     pub fn fail(&mut self, failed: Failed) {
-        self.failed.retain(|other| {
-            other.revision != failed.revision || other.parameters != failed.parameters
-        });
+        self.forget(failed);
         if self.failed.len() >= MOST_FAILED {
             self.failed.remove(0);
         }
         self.failed.push(failed);
+    }
+
+    /// Forgets that this failed, as when it has been committed since: it may be gone back to.
+    pub fn forget(&mut self, tried: Failed) {
+        self.failed.retain(|failed| {
+            failed.revision != tried.revision || failed.parameters != tried.parameters
+        });
     }
 }
 
@@ -374,5 +379,16 @@ mod tests {
             retry: 1,
         });
         assert!(memory.has_failed(id(19), 1, 1) && memory.failed.len() == MOST_FAILED);
+        // What was committed since is no failure, with these values.
+        let tried = |number, parameters| Failed {
+            revision: id(number),
+            parameters,
+            retry: 0,
+        };
+        memory.forget(tried(19, 2));
+        memory.forget(tried(3, 1));
+        assert!(memory.has_failed(id(19), 1, 1));
+        memory.forget(tried(19, 1));
+        assert!(!memory.has_failed(id(19), 1, 0) && memory.has_failed(id(18), 1, 0));
     }
 }

@@ -209,7 +209,9 @@ impl Agent<'_> {
     }
 
     /// The hub that is asked has taken the device in: it is the one from now on.
-    fn move_in(&mut self) -> Result<(), Error> {
+    pub(crate) fn move_in(&mut self) -> Result<(), Error> {
+        // It may be another one, or have removed the device before.
+        self.reporter.tell_again();
         let Some(authority) = &self.known.authority else {
             return Ok(());
         };

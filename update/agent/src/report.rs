@@ -77,6 +77,23 @@ impl Reporter {
         !self.waiting.is_empty()
     }
 
+    /// Whoever is told from now on knows nothing yet: how things stand is told again, though nothing has changed. What waits
+    /// ends with it anyway.
+    pub fn tell_again(&mut self) {
+        if !self.is_waiting() {
+            self.last = None;
+        }
+        self.usage_told = None;
+    }
+
+    /// As when a hub has acknowledged all that waits.
+    #[cfg(test)]
+    pub(crate) fn acknowledged(&mut self, kept: &Kept) {
+        for number in self.waiting.drain(..) {
+            kept.forget(&report_name(number)).unwrap();
+        }
+    }
+
     /// What containers use, in PID 1's words, if it is time to tell it.
     #[must_use]
     pub fn usage(&self, local: &Local, now: u64) -> Option<Vec<u8>> {
@@ -242,6 +259,33 @@ mod tests {
         note().unwrap();
         note().unwrap();
         assert_eq!(kept.reports().unwrap(), [1]);
+    }
+
+    #[test]
+    fn a_hub_that_knows_nothing_is_told_what_has_not_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = Kept::new(folder.path());
+        let (memory, local) = (Memory::default(), Local::new(folder.path()));
+        let mut reporter = Reporter::default();
+        let telling = Telling {
+            phase: &Phase::Committed,
+            stale: false,
+            time: None,
+            failure: false,
+        };
+        let note = |reporter: &mut Reporter| {
+            let noted = reporter.note(&kept, &memory, &local, &Status::default(), &telling);
+            noted.unwrap();
+            kept.reports().unwrap()
+        };
+        assert_eq!(note(&mut reporter), [1]);
+        // It goes to whichever hub there is.
+        reporter.tell_again();
+        assert_eq!(note(&mut reporter), [1]);
+        reporter.acknowledged(&kept);
+        assert!(note(&mut reporter).is_empty());
+        reporter.tell_again();
+        assert_eq!(note(&mut reporter), [1]);
     }
 
     #[test]

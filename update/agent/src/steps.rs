@@ -18,6 +18,8 @@ const SOON: u32 = 2;
 const UP_S: u64 = 1200;
 /// Actions that are done for one answer of the hub's.
 const MOST_ACTIONS: u32 = 16;
+/// So often logs that a hub asks for are tried to be sent.
+const MOST_TRIES: u32 = 3;
 /// A fresh answer is asked for at least so often, seconds.
 const FRESH_S: u64 = 6 * 3600;
 
@@ -106,7 +108,12 @@ impl Agent<'_> {
 
     /// PID 1 does not take it.
     pub(crate) fn refuse(&mut self, target: Target, error: &Error) {
-        let until = self.seconds().saturating_add(REFUSED_S);
+        self.refuse_for(target, error, REFUSED_S);
+    }
+
+    /// It is not tried for so long, seconds.
+    pub(crate) fn refuse_for(&mut self, target: Target, error: &Error, seconds: u64) {
+        let until = self.seconds().saturating_add(seconds);
         let reason = if let Error::Refused { detail, .. } = error {
             detail.clone()
         } else {
@@ -118,7 +125,10 @@ impl Agent<'_> {
     }
 
     pub(crate) fn settle(&mut self, phase: Phase, failed: Option<Failed>) -> Result<(), Error> {
-        self.memory.trying = None;
+        let tried = self.memory.trying.take();
+        if let (Phase::Committed, Some(tried)) = (&phase, tried) {
+            self.memory.forget(tried);
+        }
         if let (Phase::Idle, Some(target)) = (&phase, self.taken.take()) {
             // Taken and not begun, without a boot in between: a slot that cannot be written, say. Again at once would only
             // wear it out.
@@ -156,36 +166,60 @@ impl Agent<'_> {
                 break;
             }
             done = done.saturating_add(1);
-            // Before it is done: a restart must not be done again after itself.
-            self.memory.action = action.id;
-            if action.what == ActionKind::Reboot {
-                self.memory.restarts = self.memory.restarts.saturating_add(1);
-            }
-            self.kept.put("memory", &self.memory)?;
             match action.what {
+                // Before it is done: a restart must not be done again after itself.
                 ActionKind::Reboot => {
+                    self.memory.restarts = self.memory.restarts.saturating_add(1);
+                    self.has_done(action.id)?;
                     self.say(Level::Notice, "a hub asks for a restart")?;
                     self.note(false)?;
                     self.local.post("restart", "/v1/reboot")?;
                 }
                 ActionKind::Identify => {
                     self.say(Level::Notice, "this is the device that you look for")?;
+                    self.has_done(action.id)?;
                 }
                 ActionKind::CollectLogs => {
-                    if let Some(hub) = self.address()? {
-                        self.collect_logs(&hub)?;
-                    }
+                    self.send_all_logs(action.id)?;
+                    self.has_done(action.id)?;
                 }
                 ActionKind::Unknown => {
                     self.say(
                         Level::Warning,
                         "a hub asks for something that this agent does not know",
                     )?;
+                    self.has_done(action.id)?;
                 }
             }
             self.note(false)?;
         }
         Ok(())
+    }
+
+    /// Keeps that an action was done: hubs are told so, and ask for it no more.
+    fn has_done(&mut self, action: u64) -> Result<(), Error> {
+        self.memory.action = action;
+        self.kept.put("memory", &self.memory)
+    }
+
+    /// Sends all logs, as a hub asks for. Where that breaks off it is tried again, but not for ever: what comes behind it
+    /// waits.
+    fn send_all_logs(&mut self, action: u64) -> Result<(), Error> {
+        let Some(hub) = self.address()? else {
+            return Ok(());
+        };
+        let Err(error) = self.collect_logs(&hub) else {
+            return Ok(());
+        };
+        let before = self.tried.filter(|(tried, _)| *tried == action);
+        let times = before.map_or(0, |(_, times)| times).saturating_add(1);
+        self.tried = Some((action, times));
+        if times < MOST_TRIES {
+            return Err(error);
+        }
+        let text =
+            format!("the logs that a hub asks for are not sent after {times} tries: {error}");
+        self.say(Level::Warning, &text)
     }
 
     /// Whether a restart has to wait, because hubs asked for too many.

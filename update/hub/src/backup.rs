@@ -5,7 +5,7 @@
 //! goes into an empty directory, takes nothing but these names, judges every object by its name, and refuses the database
 //! of a newer hub.
 
-use crate::error::Error;
+use crate::error::{Chain, Error};
 use crate::rows::signed;
 use crate::{clock, database};
 use kedge_revision::ObjectId;
@@ -148,18 +148,34 @@ pub fn restore(file: &Path, data: &Path) -> Result<(), Error> {
     }
     durable::make_directory(data)?;
     let _lock = crate::hub::lock(data)?;
-    durable::write(&data.join(HALF), b"")?;
-    let unpacked = unpack(file, data).and_then(|()| restored(data));
-    if unpacked.is_err() {
-        let all = ["hub.db", "hub.db.new", "hub.db-wal", "hub.db-shm"];
-        for name in all.into_iter().chain(["keys", "objects"]) {
-            let path = data.join(name);
-            drop(std::fs::remove_file(&path));
-            drop(durable::remove_tree(&path));
+    let marked = durable::write(&data.join(HALF), b"").map_err(Error::from);
+    let unpacked = marked.and_then(|()| unpack(file, data));
+    match unpacked.and_then(|()| restored(data)) {
+        Ok(()) => Ok(durable::remove(&data.join(HALF))?),
+        Err(error) => {
+            // The error that counts is the first one. What cannot be removed stays marked, so that no hub starts in it.
+            if let Err(left) = clear(data) {
+                let left = Chain(&left);
+                log::error!(
+                    "what was restored until then is left in {}: {left}",
+                    data.display()
+                );
+            }
+            Err(error)
         }
     }
-    durable::remove(&data.join(HALF))?;
-    unpacked
+}
+
+/// Removes all that a restore has made, so that another one may begin: what it has unpacked, then its mark, its lock at last.
+fn clear(data: &Path) -> Result<(), Error> {
+    for name in ["keys", "objects"] {
+        durable::remove_tree(&data.join(name))?;
+    }
+    let database = ["hub.db", "hub.db.new", "hub.db-wal", "hub.db-shm"];
+    for name in database.into_iter().chain([HALF, "lock"]) {
+        durable::remove(&data.join(name))?;
+    }
+    Ok(())
 }
 
 /// Refuses what a restore that was broken off has left: it would start as a new hub, with other keys.
@@ -274,6 +290,25 @@ mod tests {
         // There is nothing to copy, as on a disk without room there is no place for it.
         backup(data.path(), &file, Contents::DatabaseAlone).unwrap_err();
         assert!(kedge_store::names(data.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_restore_that_fails_may_be_done_again_or_is_marked() {
+        let place = tempfile::tempdir().unwrap();
+        let (data, file) = (place.path().join("data"), place.path().join("backup.tar"));
+        durable::write(&file, b"no backup").unwrap();
+        for _ in 0..2 {
+            let Err(Error::File { path, .. }) = restore(&file, &data) else {
+                panic!("it was restored");
+            };
+            assert_eq!(path, file);
+            assert!(kedge_store::names(&data).unwrap().is_empty());
+        }
+        // As where the disk does not let it go.
+        std::fs::create_dir_all(data.join("hub.db")).unwrap();
+        durable::write(&data.join(HALF), b"").unwrap();
+        clear(&data).unwrap_err();
+        assert!(refuse_half(&data).is_err());
     }
 
     #[test]

@@ -11,12 +11,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Each brings the schema from its index to the next version. One that was released is never changed.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("database/1.sql"),
     include_str!("database/2.sql"),
     include_str!("database/3.sql"),
     include_str!("database/4.sql"),
     include_str!("database/5.sql"),
+    include_str!("database/6.sql"),
+    include_str!("database/7.sql"),
 ];
 
 /// The file in the data directory.
@@ -140,6 +142,9 @@ impl Readers {
         result
     }
 }
+
+#[cfg(test)]
+mod plans;
 
 #[cfg(test)]
 mod tests {

@@ -222,13 +222,14 @@ fn token(verb: TokenVerb) -> Result<()> {
     }
 }
 
-/// `12h`: at least a minute.
+/// `12h`: at least a second.
 fn span(text: &str) -> Result<u32, String> {
-    let wrong = || "write a number with m, h or d, as in 90m, 12h, 30d".to_owned();
-    let at = text.len().saturating_sub(1);
-    let (number, unit) = text.split_at_checked(at).ok_or_else(wrong)?;
+    let wrong = || "write a number with s, min, h or d, as in 90min, 12h, 30d".to_owned();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
     let unit: u32 = match unit {
-        "m" => 60,
+        "s" => 1,
+        "m" | "min" => 60,
         "h" => 3600,
         "d" => 86_400,
         _ => return Err(wrong()),
@@ -264,4 +265,29 @@ fn say(lines: &str) -> Result<()> {
     out.write_all(lines.as_bytes())?;
     out.flush()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::span;
+
+    #[test]
+    fn a_span_is_a_number_with_its_unit() {
+        let spans = [
+            ("1s", 1),
+            ("90s", 90),
+            ("10min", 600),
+            ("10m", 600),
+            ("12h", 43_200),
+            ("30d", 2_592_000),
+        ];
+        for (text, seconds) in spans {
+            assert_eq!(span(text), Ok(seconds), "{text}");
+        }
+        for wrong in [
+            "", "s", "10", "0s", "-1h", "+1h", "1.5h", "1 h", "10ms", "1w", "99999d", "1ß",
+        ] {
+            assert!(span(wrong).is_err(), "{wrong}");
+        }
+    }
 }

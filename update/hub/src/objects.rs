@@ -212,6 +212,13 @@ impl Objects {
         Ok(())
     }
 
+    /// Keeps all frames from being made for as long as it lives, as a large object does.
+    #[cfg(test)]
+    pub(crate) fn hold_frames(&self) -> std::sync::MutexGuard<'_, ()> {
+        let [_, frames] = &*self.making;
+        frames.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The index is written last: where it is, the frames are whole.
     fn compress(&self, id: ObjectId) -> Result<(), Error> {
         let source = self.path(id);

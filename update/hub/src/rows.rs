@@ -1,5 +1,6 @@
 //! Rows of the database, as values.
 
+use crate::clock;
 use crate::error::Error;
 use crate::fleet::{Row, Summary};
 use crate::usage::Used;
@@ -146,8 +147,13 @@ pub(crate) fn save(database: &Connection, row: &Row) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes a device with everything that is kept of it; but for the nonces of its enrolments, which must not be used again.
+/// Devices that were removed of which the last numbers are kept; those that were removed first are forgotten.
+const REMOVED: u64 = 100_000;
+
+/// Removes a device with everything that is kept of it; but for the nonces of its enrolments, which must not be used again,
+/// and the last numbers that it was given.
 pub(crate) fn remove(database: &Connection, device: KeyId) -> Result<(), Error> {
+    keep_numbers(database, device, clock::unix(), REMOVED)?;
     for statement in [
         "DELETE FROM devices WHERE id = ?1",
         "DELETE FROM actions WHERE device = ?1",
@@ -158,11 +164,46 @@ pub(crate) fn remove(database: &Connection, device: KeyId) -> Result<(), Error> 
     Ok(())
 }
 
-/// Numbers that devices are given are at least this one: see `database/5.sql`.
-pub(crate) fn least_number(database: &Connection) -> Result<u64, Error> {
+fn keep_numbers(database: &Connection, device: KeyId, now: u64, most: u64) -> Result<(), Error> {
+    database.execute(
+        "INSERT INTO numbers (device, action, parameters, retry, time) \
+         SELECT id, action, parameters, coalesce(desired ->> '$.retry', 0), ?2 FROM devices WHERE id = ?1 \
+         ON CONFLICT (device) DO UPDATE SET action = max(action, excluded.action), \
+         parameters = max(parameters, excluded.parameters), retry = max(retry, excluded.retry), time = excluded.time",
+        (device.digest(), signed(now)),
+    )?;
+    database.execute(
+        "DELETE FROM numbers WHERE device != ?1 AND time <= \
+         (SELECT time FROM numbers ORDER BY time DESC LIMIT 1 OFFSET ?2)",
+        (device.digest(), signed(most)),
+    )?;
+    Ok(())
+}
+
+/// Numbers that a device is given from now on are at least these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Least {
+    pub(crate) action: u64,
+    pub(crate) parameters: u64,
+    pub(crate) retry: u32,
+}
+
+/// See `database/5.sql` for a hub that was restored, and `database/7.sql` for a device that was removed and came again.
+pub(crate) fn least_numbers(database: &Connection, device: KeyId) -> Result<Least, Error> {
     let mut statement = database.prepare_cached("SELECT max(time) FROM restored")?;
     let time: Option<i64> = statement.query_row([], |row| row.get(0))?;
-    Ok(time.map_or(0, unsigned))
+    let restored = time.map_or(0, unsigned);
+    let mut statement = database
+        .prepare_cached("SELECT action, parameters, retry FROM numbers WHERE device = ?1")?;
+    let given = statement.query_row([device.digest()], |row| {
+        Ok((unsigned(row.get(0)?), unsigned(row.get(1)?), row.get(2)?))
+    });
+    let (action, parameters, retry) = given.optional()?.unwrap_or_default();
+    Ok(Least {
+        retry,
+        action: restored.max(action.saturating_add(1)),
+        parameters: restored.max(parameters.saturating_add(1)),
+    })
 }
 
 /// The values that a device has now.
@@ -179,4 +220,66 @@ pub(crate) fn values(
         .map(|text| serde_json::from_str(&text))
         .transpose()?
         .unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::Wanted;
+
+    fn device(database: &Connection, byte: u8, action: u64, parameters: u64) -> KeyId {
+        let key = PublicKey::from_bytes([byte; 32]);
+        let name = |text: &str| text.parse().unwrap();
+        let mut row = Row::new(key, name("gateway"), name("board"), clock::now());
+        (row.action, row.parameters) = (action, parameters);
+        row.assign(Wanted {
+            revision: ObjectId::from_digest([byte; 32]),
+            retry: 5,
+            download_only: false,
+            now: false,
+            window: None,
+            rate: None,
+        });
+        save(database, &row).unwrap();
+        row.id
+    }
+
+    #[test]
+    fn numbers_of_a_device_go_on_behind_those_of_its_former_lives() {
+        let data = tempfile::tempdir().unwrap();
+        let database = crate::database::open(data.path()).unwrap();
+        let least = |id| {
+            let least = least_numbers(&database, id).unwrap();
+            (least.action, least.parameters, least.retry)
+        };
+        let id = device(&database, 1, 7, 3);
+        assert_eq!(least(id), (1, 1, 0));
+        remove(&database, id).unwrap();
+        assert_eq!(least(id), (8, 4, 5));
+        // The second life was given fewer of one kind.
+        device(&database, 1, 9, 0);
+        remove(&database, id).unwrap();
+        assert_eq!(least(id), (10, 4, 5));
+        database
+            .execute("INSERT INTO restored (time) VALUES (1000)", [])
+            .unwrap();
+        assert_eq!(least(id), (1000, 1000, 5));
+    }
+
+    #[test]
+    fn numbers_of_those_that_were_removed_first_are_forgotten_first() {
+        let data = tempfile::tempdir().unwrap();
+        let database = crate::database::open(data.path()).unwrap();
+        let removed: Vec<KeyId> = (1..=4)
+            .map(|byte| {
+                let id = device(&database, byte, 7, 7);
+                keep_numbers(&database, id, 100 + u64::from(byte), 2).unwrap();
+                id
+            })
+            .collect();
+        let actions = removed
+            .iter()
+            .map(|id| least_numbers(&database, *id).unwrap().action);
+        assert_eq!(actions.collect::<Vec<_>>(), [1, 1, 8, 8]);
+    }
 }

@@ -1,6 +1,6 @@
 //! What a device is told when it asks for its state: pure.
 
-use crate::fleet::Row;
+use crate::fleet::{Row, Wanted};
 use kedge_api::device::{Desired, Poll, State};
 use kedge_api::operator::Window;
 
@@ -49,7 +49,7 @@ pub(crate) fn standing(window: Window, now: u64) -> Standing {
 /// The answer to a poll; `logs`: somebody looks on.
 pub(crate) fn state(row: &Row, root: u32, now: u64, logs: bool) -> State {
     let assignment = row.wanted.as_ref().map(|wanted| {
-        let window = wanted.window.map(|window| standing(window, now));
+        let window = wanted.awaited().map(|window| standing(window, now));
         Desired {
             revision: wanted.revision,
             parameters: row.parameters,
@@ -73,7 +73,7 @@ pub(crate) fn state(row: &Row, root: u32, now: u64, logs: bool) -> State {
 
 /// The name of that answer: another one once anything in it is, but for the seconds that pass.
 pub(crate) fn etag(row: &Row, tag: &str, root: u32, now: u64, logs: bool) -> String {
-    let window = row.wanted.as_ref().and_then(|wanted| wanted.window);
+    let window = row.wanted.as_ref().and_then(Wanted::awaited);
     let number = window.map_or(0, |window| standing(window, now).number);
     let poll = POLL.interval_s ^ POLL.hold_s << 8 ^ POLL.jitter_s << 16;
     let logs = u8::from(logs);

@@ -116,7 +116,7 @@ fn phase(phase: &Phase, wanted: &Wanted, now: u64) -> String {
         Phase::Waiting { for_what } => match for_what {
             Wait::Window => {
                 let opens = wanted
-                    .window
+                    .awaited()
                     .map_or(0, |window| standing(window, now).opens_in_s);
                 format!("it waits for its window, which opens in {opens} s")
             }

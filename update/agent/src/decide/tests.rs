@@ -91,8 +91,11 @@ impl World {
                 self.memory.ran = self.ran_before + self.now;
                 self.device.trial = Some(true);
             }
-            Step::Settle(_, failed) => {
-                self.memory.trying = None;
+            Step::Settle(phase, failed) => {
+                let tried = self.memory.trying.take();
+                if let (Phase::Committed, Some(tried)) = (phase, tried) {
+                    self.memory.forget(tried);
+                }
                 if let Some(failed) = failed {
                     self.memory.fail(*failed);
                 }

@@ -22,13 +22,20 @@ pub(crate) struct Wanted {
     pub(crate) retry: u32,
     #[serde(default)]
     pub(crate) download_only: bool,
-    /// An operator said apply: no lock of a container counts.
+    /// An operator said apply: no lock of a container counts, nor does the window, until something else is desired.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) now: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) window: Option<Window>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) rate: Option<u64>,
+}
+
+impl Wanted {
+    /// The window that is to be waited for.
+    pub(crate) fn awaited(&self) -> Option<Window> {
+        self.window.filter(|_| !self.now)
+    }
 }
 
 /// What of the last report is looked at by others than people.
@@ -137,7 +144,7 @@ impl Row {
             .unwrap_or_default()
     }
 
-    /// Assigns a revision. The same one again counts as another try.
+    /// Assigns a revision.
     pub(crate) fn assign(&mut self, wanted: Wanted) {
         self.assigned.retain(|id| *id != wanted.revision);
         self.assigned.push(wanted.revision);

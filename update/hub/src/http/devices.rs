@@ -180,7 +180,8 @@ fn queue(step: &Step<'_>, row: &mut Row, what: ActionKind) -> Result<(), Refusal
             "32 actions wait for this device already",
         ));
     }
-    row.action = rows::least_number(step.database)?.max(row.action + 1);
+    let least = rows::least_numbers(step.database, row.id)?;
+    row.action = least.action.max(row.action + 1);
     let action = Action {
         id: row.action,
         what,
@@ -197,6 +198,15 @@ fn queue(step: &Step<'_>, row: &mut Row, what: ActionKind) -> Result<(), Refusal
     Ok(())
 }
 
+/// How often operators have said that a failure counts no longer. It never falls: devices remember what failed with the
+/// number of then, and try it again with a higher one alone, whatever they were assigned in between.
+fn retry(step: &Step<'_>, row: &Row) -> Result<u32, Refusal> {
+    match &row.wanted {
+        Some(wanted) => Ok(wanted.retry),
+        None => Ok(rows::least_numbers(step.database, row.id)?.retry),
+    }
+}
+
 fn desire(
     step: &Step<'_>,
     row: &mut Row,
@@ -210,13 +220,14 @@ fn desire(
                 "the hub does not know of anything that the device has committed before, or does not have it",
             )
         })?;
-        // Its parameters are those of now: what does not fit is told by the device.
-        assign::judge(row, previous, &BTreeMap::new())
+        // Its values are those of now: the operator can mend what does not fit, the device could only refuse it.
+        assign::judge(row, previous, &rows::values(step.database, row.id)?)
             .map_err(|why| Refusal::conflict("cannot-run", why))?;
         publish::still_there(step, previous.id)?;
         row.assign(Wanted {
             revision: previous.id,
-            retry: 0,
+            // Whoever goes back on purpose wants it tried, also if it has failed there since.
+            retry: retry(step, row)?.saturating_add(1),
             download_only: false,
             now: false,
             window: None,
@@ -230,7 +241,6 @@ fn desire(
         .ok_or_else(|| Refusal::conflict("nothing-assigned", "the device was assigned nothing"))?;
     if what == OperatorAction::Apply {
         wanted.download_only = false;
-        wanted.window = None;
         wanted.now = true;
     } else {
         wanted.retry = wanted.retry.saturating_add(1);
@@ -341,7 +351,12 @@ pub(super) async fn parameters(
             if let Some(revision) = revision.as_deref() {
                 assign::fitting(revision, &kept).map_err(|why| Refusal::bad("parameters", why))?;
             }
-            row.parameters = next_counter(row).max(rows::least_number(step.database)?);
+            let least = rows::least_numbers(step.database, row.id)?;
+            row.parameters = next_counter(row).max(least.parameters);
+            // That was said of what was there then: these values wait for window and locks again.
+            if let Some(wanted) = &mut row.wanted {
+                wanted.now = false;
+            }
             keep_values(step, row, &kept)?;
             // Names of parameters are no secrets; values may be.
             let text = format!("{} set parameters {}", operator.name, row.parameters);
@@ -377,14 +392,15 @@ fn merged(
     Ok(kept)
 }
 
-/// Above whatever the device has: it may have been provisioned, or belonged to another hub.
+/// Above whatever the device has: it may have been provisioned, or belonged to another hub. Half of all numbers are left,
+/// whatever it claims.
 fn next_counter(row: &Row) -> u64 {
     let report = row.report.as_ref();
     let told = report
         .into_iter()
         .flat_map(|report| [&report.running, &report.committed])
         .flatten()
-        .map(|target| target.parameters);
+        .map(|target| target.parameters.min(u64::MAX / 4));
     told.fold(row.parameters, u64::max).saturating_add(1)
 }
 
@@ -461,13 +477,10 @@ fn assign_all(
         if request.dry_run {
             continue;
         }
-        let same = row
-            .wanted
-            .as_ref()
-            .filter(|wanted| wanted.revision == revision.id);
+        let retry = retry(step, &row)?;
         row.assign(Wanted {
             revision: revision.id,
-            retry: same.map_or(0, |wanted| wanted.retry),
+            retry,
             download_only: request.download_only,
             now: false,
             window: request.window,

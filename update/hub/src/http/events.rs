@@ -16,7 +16,7 @@ use kedge_revision::KeyId;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -24,6 +24,9 @@ use tokio::sync::mpsc;
 const PAGE: u32 = 500;
 /// Pages on their way to a follower.
 const QUEUE: usize = 4;
+/// Most bytes that are sent at a time, each time as one chunk of HTTP: a page may be several megabytes, and clients take
+/// what comes a chunk at a time.
+const PIECE: usize = 256 * 1024;
 /// A silent connection is told that it lives, so that proxies keep it.
 const ALIVE: Duration = Duration::from_secs(20);
 
@@ -69,7 +72,7 @@ pub(super) async fn events(
         drop(tell(&hub, (since, of), follow, &pages).await);
     });
     let kind = HeaderValue::from_static("text/event-stream");
-    let body = Body::new(Pages(queue));
+    let body = Body::new(Pages::new(queue));
     Ok(super::answer::bytes(StatusCode::OK, kind, body))
 }
 
@@ -121,8 +124,19 @@ async fn send(pages: &mpsc::Sender<Bytes>, events: &[Event]) -> Result<(), Gone>
     pages.send(text.into()).await.map_err(|_| Gone)
 }
 
-/// What a task sends, as a body.
-pub(super) struct Pages(pub(super) mpsc::Receiver<Bytes>);
+/// What a task sends, as a body, at most [`PIECE`] at a time.
+pub(super) struct Pages {
+    queue: mpsc::Receiver<Bytes>,
+    /// Of the page that was taken last, what is still to be sent.
+    rest: Bytes,
+}
+
+impl Pages {
+    pub(super) const fn new(queue: mpsc::Receiver<Bytes>) -> Self {
+        let rest = Bytes::new();
+        Self { queue, rest }
+    }
+}
 
 impl http_body::Body for Pages {
     type Data = Bytes;
@@ -132,8 +146,13 @@ impl http_body::Body for Pages {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0
-            .poll_recv(context)
-            .map(|page| page.map(|page| Ok(Frame::data(page))))
+        while self.rest.is_empty() {
+            match ready!(self.queue.poll_recv(context)) {
+                Some(page) => self.rest = page,
+                None => return Poll::Ready(None),
+            }
+        }
+        let length = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 }

@@ -60,7 +60,11 @@ pub(super) async fn show(
         drop(tell(&hub, id, container.as_deref(), follow, &pages).await);
     });
     let kind = HeaderValue::from_static("application/jsonl");
-    Ok(answer::bytes(StatusCode::OK, kind, Body::new(Pages(queue))))
+    Ok(answer::bytes(
+        StatusCode::OK,
+        kind,
+        Body::new(Pages::new(queue)),
+    ))
 }
 
 /// The reader is gone, or the disk.

@@ -12,6 +12,7 @@ mod admission;
 mod bounds;
 mod client;
 mod crowd;
+mod desired;
 mod first_path;
 mod operators;
 mod polls;

@@ -481,6 +481,33 @@ fn logs_are_kept_for_a_device_and_read_by_container() {
     }
 }
 
+/// A page of a log is one chunk no more: `kedge device logs` refused chunks of megabytes.
+#[test]
+fn many_lines_of_a_log_come_in_pieces_and_whole() {
+    let world = World::new();
+    let device = world.device(1);
+    let lines: String = (0..40_000)
+        .map(|number| format!("{{\"source\":\"web\",\"text\":\"line {number}\"}}\n"))
+        .collect();
+    assert!(lines.len() > 1 << 20);
+    let body = zstd::bulk::compress(lines.as_bytes(), 3).unwrap();
+    let sent = device.client.ask("POST", "/v1/device/logs", &[], &body);
+    sent.unwrap().is(204);
+    let mut stream = world.operator.connect().unwrap();
+    let address = path(&device, "/logs");
+    world
+        .operator
+        .send(stream.get_mut(), "GET", &address, &[], &[])
+        .unwrap();
+    receive_head(&mut stream).unwrap().is(200);
+    let mut told = Vec::new();
+    while let Some(chunk) = receive_chunk(&mut stream).unwrap() {
+        assert!(chunk.len() <= 256 * 1024, "{} bytes at once", chunk.len());
+        told.extend(chunk);
+    }
+    assert_eq!(String::from_utf8(told).unwrap(), lines);
+}
+
 #[test]
 fn a_device_is_told_whether_somebody_looks_at_its_logs() {
     let world = World::new();

@@ -209,6 +209,8 @@ pub(crate) struct Plan {
     pub(crate) counter: u64,
     pub(crate) floor: u64,
     pub(crate) layer: Vec<u8>,
+    /// What the parameter `speed` takes.
+    pub(crate) speed: ParameterType,
 }
 
 impl Default for Plan {
@@ -219,6 +221,7 @@ impl Default for Plan {
             counter: 1,
             floor: 1,
             layer: sample(300_000),
+            speed: ParameterType::Integer,
         }
     }
 }
@@ -270,7 +273,7 @@ impl Plan {
                 statement: None,
                 arguments: "quiet".to_owned(),
             },
-            content: content(),
+            content: content(self.speed),
         };
         let (id, document) = draft.encode().unwrap();
         let mut signatures = SignatureSet::default();
@@ -288,7 +291,7 @@ impl Plan {
     }
 }
 
-fn content() -> Content {
+fn content(speed: ParameterType) -> Content {
     let parameter = |kind, secret| Parameter {
         kind,
         max_length: None,
@@ -302,10 +305,7 @@ fn content() -> Content {
                 "site".parse().unwrap(),
                 parameter(ParameterType::String, false),
             ),
-            (
-                "speed".parse().unwrap(),
-                parameter(ParameterType::Integer, false),
-            ),
+            ("speed".parse().unwrap(), parameter(speed, false)),
             (
                 "password".parse().unwrap(),
                 parameter(ParameterType::String, true),
