@@ -269,7 +269,7 @@ impl Container {
     }
 }
 
-const CONTAINERS: [Container; 21] = [
+const CONTAINERS: [Container; 22] = [
     Container {
         group: "platform",
         goal: "ready",
