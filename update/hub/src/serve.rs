@@ -95,13 +95,15 @@ async fn serve(
     );
     let fingerprint = hub.identity.fingerprint();
     let key = hub.identity.public();
-    log::info!("key {key}, authority {fingerprint} (SHA-256), listens on {address}");
+    let told = format!("key {key}, authority {fingerprint} (SHA-256), listens on {address}");
     // Not before it listens: a first start that fails would take the token along.
     ready(Ready {
         address,
         fingerprint,
         first_token: hub.first_token().await?,
     });
+    // Behind the token: who reads the log and then looks for that finds it.
+    log::info!("{told}");
     let accepting = tokio::spawn(accept(
         Arc::clone(hub),
         listener,
