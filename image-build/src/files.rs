@@ -191,7 +191,8 @@ pub fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A temporary folder for large files, beside a file that is as large, where that can be written: `/tmp` may be memory.
+/// A temporary folder for large files, beside a file that is as large, where that can be written: `/tmp` may be memory. Beside a
+/// disk there is none, since `/dev` is memory, too.
 ///
 /// # Errors
 /// Those of the file system.
@@ -199,7 +200,13 @@ pub fn temporary_beside(path: &Path) -> Result<tempfile::TempDir> {
     let folder = path
         .parent()
         .filter(|folder| folder.components().next().is_some());
-    tempfile::tempdir_in(folder.unwrap_or(Path::new(".")))
+    let beside = if path.is_file() {
+        tempfile::tempdir_in(folder.unwrap_or(Path::new(".")))
+    } else {
+        // A disk: `/dev` is memory, too.
+        tempfile::tempdir()
+    };
+    beside
         .or_else(|_| tempfile::tempdir())
         .context("cannot make a temporary folder")
 }

@@ -141,7 +141,7 @@ type Phase = (
 const PHASES: [Phase; 11] = [
     ("mounts", OnFailure::LastResort, InRepair::Runs, |boot| {
         mounts::mount_all()?;
-        for done in [settings(), dirty::bound(), descriptors()] {
+        for done in [settings(), dirty::bound(), descriptors(), tasks()] {
             boot.problems
                 .extend(done.err().map(|error| ("mounts", error)));
         }
@@ -306,6 +306,17 @@ fn descriptors() -> Result<(), Error> {
         maximum: Some(524_288),
     };
     setrlimit(Resource::Nofile, limit).during("RLIMIT_NOFILE")?;
+    Ok(())
+}
+
+/// The kernel gives the first process half of the tasks that memory is thought to hold, counted for each user, and containers would
+/// have that from here: of theirs the control groups' count alone is the bound, which a definition names.
+fn tasks() -> Result<(), Error> {
+    let none = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    setrlimit(Resource::Nproc, none).during("RLIMIT_NPROC")?;
     Ok(())
 }
 

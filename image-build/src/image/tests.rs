@@ -32,7 +32,7 @@ pub(crate) struct Sample {
     document: Vec<u8>,
     signatures: Vec<u8>,
     root: Document,
-    objects: BTreeMap<ObjectId, PathBuf>,
+    pub(crate) objects: BTreeMap<ObjectId, PathBuf>,
     loader: Option<PathBuf>,
     firmware: Vec<PathBuf>,
 }

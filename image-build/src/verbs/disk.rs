@@ -62,7 +62,9 @@ impl Disk {
     pub(super) fn copy_object(&self, id: ObjectId, to: &Path) -> Result<()> {
         let hex = id.hex();
         let shard: String = hex.chars().take(2).collect();
-        self.ask(&format!("dump /objects/v1/{shard}/{hex} {}", to.display()))?;
+        // In quotation marks, since debugfs takes a blank for the end of a word; one of those within is written twice.
+        let to_quoted = to.display().to_string().replace('"', "\"\"");
+        self.ask(&format!("dump /objects/v1/{shard}/{hex} \"{to_quoted}\""))?;
         ensure!(
             to.exists(),
             "object {id} is missing in {}",

@@ -164,7 +164,11 @@ impl Run {
             return Ok(disk);
         }
         empty_for_its_owner(&disk)?;
-        process::copy_with_holes(image, &disk)?;
+        if let Err(error) = process::copy_with_holes(image, &disk) {
+            // A half of it would be gone on with.
+            std::fs::remove_file(&disk).ok();
+            return Err(error);
+        }
         Ok(disk)
     }
 
@@ -324,8 +328,12 @@ fn empty_for_its_owner(disk: &Path) -> Result<()> {
 }
 
 fn only_for_its_owner(disk: &Path) -> Result<()> {
-    std::fs::set_permissions(disk, Permissions::from_mode(PRIVATE))
-        .with_context(|| format!("cannot change the mode of {}", disk.display()))
+    std::fs::set_permissions(disk, Permissions::from_mode(PRIVATE)).with_context(|| {
+        format!(
+            "cannot keep {} from others, which is somebody else's\nhelp: remove it to begin anew",
+            disk.display()
+        )
+    })
 }
 
 #[cfg(test)]
@@ -351,6 +359,21 @@ mod tests {
             let found = image.read("/device/provision.json").unwrap();
             assert_eq!(found == text.as_bytes(), on_disk, "{board}");
         }
+    }
+
+    #[test]
+    fn an_object_is_copied_out_to_a_folder_of_any_name() {
+        let sample = Sample::new();
+        let (disk, _) = sample.build("disk").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let strange = folder.path().join("my \"new\" device's");
+        files::make_folder(&strange).unwrap();
+        let image = Image::open(&disk).unwrap().unwrap();
+        let mut layers = sample.objects.iter();
+        let (id, layer) = layers.find(|(_, path)| path.ends_with("layer0")).unwrap();
+        let copy = strange.join("object");
+        image.copy_object(*id, &copy).unwrap();
+        assert_eq!(files::read(&copy).unwrap(), files::read(layer).unwrap());
     }
 
     #[test]

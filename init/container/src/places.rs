@@ -25,6 +25,8 @@ pub(crate) const FILES: [&CStr; 2] = [c"/etc/resolv.conf", c"/etc/hosts"];
 const MAX_LINKS: usize = 40;
 /// Names on the way to a place, those of its links among them. Links can say millions, and it is PID 1 that goes there.
 const MAX_STEPS: usize = 1024;
+/// Bytes of a name that a directory can have.
+const MAX_NAME: usize = 255;
 
 /// A directory of a root, to read or to make something in; a link to one is none.
 const DIRECTORY: OFlags = OFlags::DIRECTORY
@@ -75,7 +77,7 @@ fn walk(
     let mut directory: Option<OwnedFd> = None;
     // The next name is the last.
     let mut rest = Vec::new();
-    put(&mut rest, place);
+    put(&mut rest, place)?;
     let mut links = 0..MAX_LINKS;
     for _ in 0..MAX_STEPS {
         let Some(name) = rest.pop() else {
@@ -107,7 +109,7 @@ fn walk(
                     path.clear();
                     directory = None;
                 }
-                put(&mut rest, target.to_bytes());
+                put(&mut rest, target.to_bytes())?;
                 continue;
             }
             // It is there, and no link.
@@ -128,11 +130,17 @@ fn walk(
     None
 }
 
-/// Puts the names of `path` before the others.
-fn put(rest: &mut Vec<Vec<u8>>, path: &[u8]) {
+/// Puts the names of `path` before the others; none: a way of so many names comes to no end here, or one has a name that none can
+/// have.
+fn put(rest: &mut Vec<Vec<u8>>, path: &[u8]) -> Option<()> {
     let names = path.rsplit(|byte| *byte == b'/');
-    let names = names.filter(|name| !name.is_empty() && *name != b".");
-    rest.extend(names.map(<[u8]>::to_vec));
+    for name in names.filter(|name| !name.is_empty() && *name != b".") {
+        if rest.len() >= MAX_STEPS || name.len() > MAX_NAME {
+            return None;
+        }
+        rest.push(name.to_vec());
+    }
+    Some(())
 }
 
 /// Makes `places` in `layer`, which is empty and will lie over `root`. An overlay shows a directory as its highest layer has

@@ -138,6 +138,8 @@ fn judge(port: u16, request: Option<&str>, deadline: Instant) -> Outcome {
         Ok(false) => Outcome::BadAnswer,
         // Of a socket with a timeout: `EINPROGRESS` by connect, `EAGAIN` by the others.
         Err(Errno::AGAIN | Errno::INPROGRESS | Errno::TIMEDOUT) => Outcome::TimedOut,
+        // The machine has none left to give.
+        Err(Errno::NOMEM | Errno::NOBUFS | Errno::NFILE) => Outcome::Unknown,
         Err(_) => Outcome::Refused,
     }
 }

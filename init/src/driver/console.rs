@@ -11,28 +11,22 @@ use std::path::Path;
 /// Name of the port, as the host gave it (virtio-serial, `/sys/class/virtio-ports/*/name`).
 const PORT: &str = "kedge.control";
 
-/// The kernel's consoles by name.
-const ACTIVE: &str = "/sys/class/tty/console/active";
-/// The terminal that the screen shows.
-const SCREEN: &str = "tty0";
-
 /// The system console. Until it is opened it keeps its lines: a serial line takes an interrupt for
 /// every few bytes, and the first containers do not wait for that.
 #[derive(Debug)]
 pub(crate) enum Console {
     Closed(Vec<String>),
-    /// The console that the kernel prefers, and the screen, if it is one beside it; none of both where a machine has none.
-    Open([Option<OwnedFd>; 2]),
+    Open(OwnedFd),
+    /// This machine has none.
+    Absent,
 }
 
 impl Console {
     /// Opens it and writes what has waited.
     pub(crate) fn open(&mut self) {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let opened = |path| openat(CWD, path, flags, Mode::empty()).ok();
-        let active = std::fs::read_to_string(ACTIVE).unwrap_or_default();
-        let screen = has_a_screen_beside(&active).then(|| opened("/dev/tty0"));
-        let opened = Self::Open([opened("/dev/console"), screen.flatten()]);
+        let opened = openat(CWD, "/dev/console", flags, Mode::empty());
+        let opened = opened.map_or(Self::Absent, Self::Open);
         if let Self::Closed(lines) = std::mem::replace(self, opened) {
             for line in lines {
                 self.line(&line);
@@ -44,21 +38,13 @@ impl Console {
     pub(crate) fn line(&mut self, text: &str) {
         match self {
             Self::Closed(lines) => lines.push(text.to_owned()),
-            Self::Open(consoles) => {
+            Self::Open(console) => {
                 let line = format!("kedge: {text}\r\n");
-                for console in consoles.iter().flatten() {
-                    write(console, line.as_bytes()).ok();
-                }
+                write(console, line.as_bytes()).ok();
             }
+            Self::Absent => {}
         }
     }
-}
-
-/// Whether the kernel writes to a screen that is not what it calls the console, which is the last of these
-/// (Linux `Documentation/ABI/testing/sysfs-tty`, "active"): whoever stands before a PC looks at the screen.
-fn has_a_screen_beside(active: &str) -> bool {
-    let mut names = active.split_ascii_whitespace();
-    names.next_back().is_some_and(|last| last != SCREEN) && names.any(|name| name == SCREEN)
 }
 
 /// Opens the control port, if this machine has one.
@@ -73,18 +59,4 @@ pub(crate) fn control_port() -> Option<OwnedFd> {
         }
     }
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_screen_beside_the_console_is_written_to() {
-        assert!(has_a_screen_beside("tty0 ttyS0\n"));
-        assert!(has_a_screen_beside("ttyS1 tty0 ttyS0\n"));
-        for active in ["ttyS0\n", "tty0\n", "ttyS0 tty0\n", ""] {
-            assert!(!has_a_screen_beside(active), "{active:?}");
-        }
-    }
 }
