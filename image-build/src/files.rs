@@ -109,6 +109,10 @@ fn put(path: &Path, bytes: &[u8], mode: u32, lasting: bool) -> Result<()> {
                 .mode(mode)
                 .open(new)?;
             file.write_all(bytes)?;
+            if mode == EXECUTABLE {
+                // Whatever the umask: a layer's hash depends on it.
+                file.set_permissions(fs::Permissions::from_mode(mode))?;
+            }
             if lasting { file.sync_all() } else { Ok(()) }
         };
         write().with_context(|| format!("cannot write {}", path.display()))
@@ -123,7 +127,10 @@ fn put(path: &Path, bytes: &[u8], mode: u32, lasting: bool) -> Result<()> {
 }
 
 /// Puts what `make` makes under another name in the place of `path`, or leaves nothing of it.
-fn replace(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+///
+/// # Errors
+/// What `make` says, or as [`write`].
+pub fn replace(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let path = &target(path)?;
     if let Some(folder) = path.parent() {
         make_folder(folder)?;
@@ -139,14 +146,14 @@ fn replace(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     made
 }
 
-/// [`write`], then mode 0755.
+const EXECUTABLE: u32 = 0o755;
+
+/// As [`write`], with mode 0755: whoever finds the file under its name can run it.
 ///
 /// # Errors
 /// As [`write`].
 pub fn write_executable(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
-    write(path, bytes)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("cannot make {} executable", path.display()))
+    put(path, bytes.as_ref(), EXECUTABLE, false)
 }
 
 /// Renames a finished file or folder to its final name. A file is replaced; a folder's name must be free.

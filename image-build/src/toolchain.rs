@@ -371,9 +371,12 @@ fn linker(cache: &Cache, target: &Target<'_>) -> Result<PathBuf> {
     files::write_executable(&folder.join(LINKER), LINK)?;
     let stands_in = format!("{UNWIND}{}", target.instead.unwrap_or_default());
     files::write(&folder.join("unwind.c"), stands_in)?;
-    let mut compile = Command::new(folder.join("cc"));
-    compile.arg("-Os").arg("-c").arg(folder.join("unwind.c"));
-    process::run(compile.arg("-o").arg(folder.join(UNWIND_OBJECT)))?;
+    // As a whole, too: another run may be linking with it.
+    files::replace(&folder.join(UNWIND_OBJECT), |object| {
+        let mut compile = Command::new(folder.join("cc"));
+        compile.arg("-Os").arg("-c").arg(folder.join("unwind.c"));
+        process::run(compile.arg("-o").arg(object))
+    })?;
     Ok(folder)
 }
 

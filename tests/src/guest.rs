@@ -511,7 +511,9 @@ impl Checks {
         let word = if result.is_ok() { "ok" } else { "FAILED" };
         kedge_image_build::progress::say(format_args!("    {name}: {word} ({took:.1} s)"));
         if let Err(error) = result {
-            self.failures.push(format!("{name}: {error:#}"));
+            // Now: a later check may start another machine.
+            self.failures
+                .push(format!("{name}: {error:#}\n{}", guest.tail()));
         }
     }
 
@@ -521,19 +523,18 @@ impl Checks {
         self.failures.is_empty()
     }
 
-    /// All passed, or an error with every failure and the end of the console.
+    /// All passed, or an error with every failure and what was the end of the console then.
     ///
     /// # Errors
     /// A check failed.
-    pub fn finish(self, guest: &mut Guest) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
         if self.failures.is_empty() {
             return Ok(());
         }
         bail!(
-            "{} checks failed:\n- {}\n{}",
+            "{} checks failed:\n- {}",
             self.failures.len(),
-            self.failures.join("\n- "),
-            guest.tail()
+            self.failures.join("\n- ")
         )
     }
 }

@@ -71,7 +71,7 @@ pub(crate) fn confined_agent(fleet: &Fleet, mut guest: Guest) -> Result<()> {
             Ok(())
         },
     );
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// A hub's updates that take a slot and a reboot: one that holds, one whose kernel panics, and a power cut behind both.
@@ -113,7 +113,7 @@ pub(crate) fn other_slots(fleet: &Fleet, disk: &Disk) -> Result<()> {
         runs(guest, &good)
     });
     guest.cut_power()?;
-    checks.finish(&mut guest)?;
+    checks.finish()?;
     let mut guest = Guest::with(fleet.machine(disk)?)?;
     let mut checks = Checks::default();
     checks.run("it is where it was", &mut guest, |guest| {
@@ -122,7 +122,7 @@ pub(crate) fn other_slots(fleet: &Fleet, disk: &Disk) -> Result<()> {
         ensure!(failure(guest)? == why, "another failure is told");
         runs(guest, &good)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// This revision is committed, and runs from slot b.
@@ -169,7 +169,7 @@ fn vm_a_clock_that_is_wrong_is_set_and_keeps_nobody_out() -> Result<()> {
             Ok(())
         });
         guest.cut_power()?;
-        checks.finish(&mut guest)?;
+        checks.finish()?;
     }
     Ok(())
 }
@@ -212,7 +212,7 @@ fn vm_frames_travel_and_a_cut_costs_one_of_them() -> Result<()> {
         Ok(())
     });
     guest.cut_power()?;
-    checks.finish(&mut guest)?;
+    checks.finish()?;
     let mut guest = fleet.start(&disk)?;
     let mut checks = Checks::default();
     checks.run(
@@ -233,7 +233,7 @@ fn vm_frames_travel_and_a_cut_costs_one_of_them() -> Result<()> {
             fleet.wait_for_commit(guest, &revision)
         },
     );
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// A container holds updates back: until an operator says apply, and until it ends.
@@ -287,7 +287,7 @@ fn vm_a_container_holds_updates_back() -> Result<()> {
         ensure!(locks(guest)?.is_empty());
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// From the operator's file to the container's, and in clear nowhere between.
@@ -359,7 +359,7 @@ fn vm_a_secret_reaches_its_container_and_nobody_else() -> Result<()> {
         }
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// Its revision names no hub, and nobody provisions it twice: the hub that took it in is asked. Of two hubs that it was
@@ -393,7 +393,7 @@ fn vm_a_device_remembers_who_took_it_in() -> Result<()> {
         guest.post("/v1/poweroff")?;
         guest.wait_for_end(BOOT).map(drop)
     });
-    checks.finish(&mut guest)?;
+    checks.finish()?;
     let kept = disk.debugfs("stat /device/agent\n")?;
     ensure!(kept.contains("Project: 64000"), "{kept}");
     let limits = disk.debugfs("list_quota project\n")?;
@@ -416,7 +416,7 @@ fn vm_a_device_remembers_who_took_it_in() -> Result<()> {
             fleet.wait_for_commit(guest, &revision)
         },
     );
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// The next root names another hub, too: the device takes it, and what was signed under it.
@@ -462,7 +462,7 @@ fn vm_a_device_follows_its_product_to_the_next_root() -> Result<()> {
         ensure!(committed(guest)? == revision);
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// Its containers run well: that it has lost its hub is what ends the trial.
@@ -502,7 +502,7 @@ fn vm_a_revision_that_loses_the_hub_is_rolled_back() -> Result<()> {
             told.then_some(())
         })
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// Eight boots did not hold: nothing but PID 1 and its helpers runs, and that is enough.
@@ -516,7 +516,7 @@ fn vm_a_device_in_repair_mode_is_mended_by_its_hub() -> Result<()> {
         fleet.wait_for_enrolment(guest)
     });
     guest.cut_power()?;
-    checks.finish(&mut guest)?;
+    checks.finish()?;
     disk.set_unsettled(8)?;
     let mut guest = fleet.start(&disk)?;
     let mut checks = Checks::default();
@@ -546,7 +546,7 @@ fn vm_a_device_in_repair_mode_is_mended_by_its_hub() -> Result<()> {
         ensure!(text(&guest.status()?, "phase") == "running");
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// Which containers hold updates back.

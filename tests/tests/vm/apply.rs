@@ -82,5 +82,5 @@ fn vm_a_bundle_is_applied() -> Result<()> {
         ensure!(text(&said, "verdict") == "nothing", "{said}");
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }

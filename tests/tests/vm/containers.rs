@@ -104,7 +104,7 @@ fn vm_limits_between_containers() -> Result<()> {
     });
     checks.run("a lack of memory ends all of it", &mut guest, together);
     checks.run("memory that is kept", &mut guest, kept);
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// What files of a container's cgroup say: all numbers behind a name.

@@ -83,7 +83,7 @@ fn vm_a_thousand_starts_leave_nothing_behind() -> Result<()> {
     checks.run("so many namespaces were all", &mut guest, |guest| {
         too_few(&project, guest)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 fn thousand(guest: &mut Guest) -> Result<()> {

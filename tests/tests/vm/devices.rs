@@ -166,5 +166,5 @@ fn vm_devices_that_are_plugged_in() -> Result<()> {
             says(guest, "app", "/dev/stick", "r", "ok this is second")
         },
     );
-    checks.finish(&mut guest)
+    checks.finish()
 }

@@ -58,7 +58,7 @@ fn in_repair(mut guest: Guest, reasons: &[&str]) -> Result<()> {
         guest.post("/v1/poweroff")?;
         guest.wait_for_end(Duration::from_secs(60)).map(drop)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// The product's release key signs these bytes.
@@ -185,7 +185,7 @@ fn vm_with_both_state_records_damaged_the_device_runs_and_says_so() -> Result<()
         );
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// One damaged copy of the state record, and one flipped bit in a layer: both cost nobody else anything.
@@ -226,7 +226,7 @@ fn vm_a_flipped_bit_costs_only_its_file() -> Result<()> {
     checks.run("the kernel's log tells", &mut guest, |guest| {
         guest.wait_for_log("kernel", "verity", SOON).map(drop)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// Without it the kernel would judge nothing that is read of a layer. The container `delicate` has one of its own.
@@ -242,7 +242,7 @@ fn vm_fs_verity_cannot_be_switched_off() -> Result<()> {
         unsealed(guest, "is not sealed")?;
         not_running(guest, "delicate")
     });
-    checks.finish(&mut guest)?;
+    checks.finish()?;
     drop(guest);
 
     let disk = fresh_disk()?;
@@ -255,7 +255,7 @@ fn vm_fs_verity_cannot_be_switched_off() -> Result<()> {
         not_running(guest, "delicate")?;
         not_running(guest, "confined")
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// The status says why.
@@ -304,7 +304,7 @@ fn vm_another_disk_with_the_same_partitions_is_not_taken() -> Result<()> {
     checks.run("while the other one is there", &mut guest, |guest| {
         guest.expect("[sda]", SOON).map(drop)
     });
-    checks.finish(&mut guest)?;
+    checks.finish()?;
     drop(guest);
 
     // Neither is the loader's.
@@ -340,7 +340,7 @@ fn vm_a_full_data_partition_does_not_stop_the_device() -> Result<()> {
         guest.wait_for_boot(2, Duration::from_secs(60))?;
         guest.wait_for_control(BOOT).map(drop)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// What containers write without a limit ends before the system's room does, in a volume and in a root: the device enrols, takes
@@ -389,7 +389,7 @@ fn vm_containers_that_fill_the_disk_leave_room_for_an_update() -> Result<()> {
         guest.wait_for_boot(2, Duration::from_secs(60))?;
         guest.wait_for_state("site", "running", BOOT).map(drop)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// Nothing is left for containers.
@@ -415,7 +415,7 @@ fn vm_a_power_cut_costs_nothing_that_was_synced() -> Result<()> {
                 .wait_for_log("volumes", &format!("volume /keep {count}"), BOOT)
                 .map(drop)
         });
-        checks.finish(&mut guest)?;
+        checks.finish()?;
         guest.cut_power()?;
     }
     disk.check_data()

@@ -38,7 +38,7 @@ fn vm_orange_pi_runs_containers() -> Result<()> {
             Ok(())
         },
     );
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 #[test]
@@ -84,5 +84,5 @@ fn starts(machine: &str, edit: fn(&Disk) -> Result<()>) -> Result<()> {
         guest.expect(&format!("OF: fdt: Machine model: {machine}"), BOOT)?;
         guest.expect("PID 1 started at", BOOT).map(drop)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }

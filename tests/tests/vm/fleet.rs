@@ -330,7 +330,7 @@ fn vm_a_card_that_was_flashed_and_provisioned() -> Result<()> {
         ensure!(after? == before? + (64 << 20), "another size");
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// Bytes of a disk's data partition, by the first copy of its table.
@@ -393,7 +393,7 @@ fn vm_a_device_and_its_hub() -> Result<()> {
         }
     }
     drop(hub);
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 fn heard(events: &mut Following) -> Result<()> {

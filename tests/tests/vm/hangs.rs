@@ -39,7 +39,7 @@ fn vm_a_disk_that_hangs_is_for_the_watchdog() -> Result<()> {
         guest.wait_for_control(BOOT)?;
         told(guest, true)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// What the slowest limit there is holds back stands in transactions of the file system for minutes, and the probe of the store
@@ -81,7 +81,7 @@ fn vm_a_container_with_the_slowest_disk_resets_nothing() -> Result<()> {
             told(guest, false)
         },
     );
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// Whether the loader told the kernel of a watchdog's reset.

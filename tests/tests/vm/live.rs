@@ -82,7 +82,7 @@ fn vm_trials_without_a_reboot() -> Result<()> {
     checks.run("the file system is clean", &mut guest, |_| {
         disk.check_data()
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// Every way in which a container can fail a trial.

@@ -36,7 +36,7 @@ fn vm_a_store_that_turns_read_only_is_a_reason_of_its_own() -> Result<()> {
         ensure!(guest.boots() == 1, "the device was restarted");
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// The damage is where the trial's own container needs it.
@@ -66,7 +66,7 @@ fn vm_a_store_that_turns_read_only_ends_a_trial() -> Result<()> {
     checks.run("what is committed runs on", &mut guest, |guest| {
         guest.wait_for_state("keeper", "running", SOON).map(drop)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn vm_a_device_that_never_settles_can_be_mended() -> Result<()> {
         ensure!(update.get("unsettled") == Some(&0.into()), "{update}");
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// As a device is that was set back to its factory revision after the floor has risen.
@@ -141,7 +141,7 @@ fn mended(project: &Project, disk: &Disk, why: &str, slot: &str) -> Result<Value
         after = update(guest)?;
         Ok(())
     });
-    checks.finish(&mut guest)?;
+    checks.finish()?;
     Ok(after)
 }
 
@@ -177,5 +177,5 @@ fn vm_a_damaged_layer_is_brought_again() -> Result<()> {
         ensure!(text(&status, "phase") == "running", "{status}");
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }

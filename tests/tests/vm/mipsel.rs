@@ -43,7 +43,7 @@ fn vm_mipsel_smoke_in_32_mib() -> Result<()> {
         ensure!(guest.boots() == 2, "{} boots", guest.boots());
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 #[test]

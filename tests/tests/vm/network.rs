@@ -92,7 +92,7 @@ fn vm_a_network_is_leased_and_tried() -> Result<()> {
     checks.run("name servers reach a container", &mut guest, |guest| {
         names(&project, guest)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// What is leased stays while there is no link, and is asked for again when it is back.
@@ -249,5 +249,5 @@ fn vm_two_ports_of_which_one_is_enough() -> Result<()> {
             bound(guest).map(drop)
         });
     }
-    checks.finish(&mut guest)
+    checks.finish()
 }

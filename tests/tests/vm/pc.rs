@@ -50,7 +50,7 @@ impl Machine {
             life::volumes(guest, 2, 2, 1)
         });
         checks.run(&said("power off"), &mut guest, life::power_off);
-        checks.finish(&mut guest)
+        checks.finish()
     }
 }
 

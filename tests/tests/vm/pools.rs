@@ -72,7 +72,7 @@ fn vm_containers_of_a_pool_reach_one_another_and_the_world() -> Result<()> {
         &mut guest,
         |guest| overlapping(&project, guest),
     );
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// One that comes when what it must not reach is there, and is reached by those who may.

@@ -85,7 +85,7 @@ pub(crate) fn runs_from_memory(board: &str) -> Result<()> {
         })?;
         guest.wait_for_state("app", "running", SOON).map(drop)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// Bytes of the revision's own archive, behind which the disk stands.
@@ -137,7 +137,7 @@ fn vm_what_came_into_memory_is_judged() -> Result<()> {
         ensure!(phase.starts_with("repair; "), "{status}");
         Ok(())
     });
-    checks.finish(&mut guest)?;
+    checks.finish()?;
     guest.cut_power()?;
     files::write(&path, whole)?;
 
@@ -151,5 +151,5 @@ fn vm_what_came_into_memory_is_judged() -> Result<()> {
         ensure!(status.get("revision").is_none(), "{status}");
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }

@@ -138,7 +138,7 @@ pub(crate) fn trials_of_a_slot(board: &str) -> Result<()> {
     checks.run("the file system is clean", &mut guest, |_| {
         disk.check_data()
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 fn cut(project: &Project, guest: &mut Guest) -> Result<()> {

@@ -189,7 +189,7 @@ fn vm_sticks_that_are_plugged_in() -> Result<()> {
         );
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// The trial takes a reboot, in which the stick is still there, and again after the commit.
@@ -233,7 +233,7 @@ fn vm_a_stick_that_stays_in() -> Result<()> {
         );
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 #[test]
@@ -258,5 +258,5 @@ fn vm_a_stick_that_nobody_asked_for() -> Result<()> {
         );
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }

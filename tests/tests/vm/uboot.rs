@@ -116,7 +116,7 @@ pub(crate) fn vm_uboot_smoke(board: &str) -> Result<()> {
     checks.run("idle memory", &mut guest, |guest| {
         life::idle_memory(guest, board)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// Whether the kernel of the board's platform has this driver: ours has all that the boards name, Debian's its modules.
@@ -183,7 +183,7 @@ pub(crate) fn vm_uboot_boots_the_same_images(board: &str) -> Result<()> {
     checks.run("the file system is clean", &mut guest, |_| {
         disk.check_data()
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// The agent's filter has a table for each architecture.
@@ -318,7 +318,7 @@ pub(crate) fn vm_uboot_counts_a_trial_that_panics_and_goes_back(board: &str) -> 
         ensure!(text(&status, "slot") == "a", "{status}");
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// QEMU is one process here, but U-Boot and a kernel run between the panic and whoever reads its text.
@@ -368,7 +368,7 @@ pub(crate) fn vm_uboot_leaves_a_panics_text_alone(board: &str) -> Result<()> {
             Ok(has("booted", "\"boot\":2").then_some(()))
         })
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// An initramfs whose `/init` starts the watchdog and then does nothing.
@@ -429,7 +429,7 @@ fn vm_uboot_goes_back_from_a_trial_that_hangs(board: &str) -> Result<()> {
             Ok(())
         },
     );
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// One machine, whose reset button is pressed once U-Boot has decided.
@@ -496,7 +496,7 @@ fn vm_uboot_falls_back_from_what_cannot_be_started(board: &str) -> Result<()> {
         );
         guest.expect("kedge.slot=b", SOON).map(drop)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// QEMU fails every write to one copy of the record. A trial that cannot be counted would be tried for ever.
@@ -541,7 +541,7 @@ fn vm_uboot_does_not_try_what_it_cannot_count(board: &str) -> Result<()> {
             ensure!(copies == expected, "{copies:?}");
             Ok(())
         });
-        checks.finish(&mut guest)?;
+        checks.finish()?;
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ fn vm_uefi_boots_the_same_images() -> Result<()> {
     checks.run("the file system is clean", &mut guest, |_| {
         disk.check_data()
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// A trial of two tries whose kernel panics.
@@ -116,7 +116,7 @@ fn vm_uefi_counts_a_trial_that_panics_and_goes_back() -> Result<()> {
         ensure!(text(&status, "slot") == "a", "{status}");
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// One machine, whose reset button is pressed once the loader has decided.
@@ -179,7 +179,7 @@ fn vm_uefi_falls_back_from_what_cannot_be_started() -> Result<()> {
             judge(guest, &disk, 3, &case)
         },
     );
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// QEMU fails every write to one copy of the record. A trial that cannot be counted would be tried for ever.
@@ -221,7 +221,7 @@ fn vm_uefi_does_not_try_what_it_cannot_count() -> Result<()> {
             ensure!(copies == expected, "{copies:?}");
             Ok(())
         });
-        checks.finish(&mut guest)?;
+        checks.finish()?;
     }
     Ok(())
 }
@@ -314,7 +314,7 @@ fn vm_uefi_commits_an_update_in_the_other_slot() -> Result<()> {
             slots::told(guest, "Attempted to kill init")
         },
     );
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 const SECURE_BOOT: &str = r#"
@@ -366,5 +366,5 @@ fn vm_uefi_refuses_early_what_secure_boot_would_not_start() -> Result<()> {
         ensure!(untried && guest.boots() == 1, "it was tried: {update}");
         Ok(())
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }

@@ -30,7 +30,7 @@ fn vm_trials_that_are_never_judged() -> Result<()> {
     checks.run("never booted", &mut guest, |guest| {
         never_booted(&project, &disk, guest)
     });
-    checks.finish(&mut guest)
+    checks.finish()
 }
 
 /// The device has given up what was tried, for this reason, and runs what is committed.
