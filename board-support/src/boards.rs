@@ -122,6 +122,17 @@ impl Architecture {
             Self::Mipsel => "mipsel",
         }
     }
+
+    /// Bytes of the longest command line that a kernel keeps whole, its end among them (Linux 6.12, `COMMAND_LINE_SIZE` in
+    /// `arch/*/include`).
+    #[must_use]
+    pub const fn command_line_size(self) -> usize {
+        match self {
+            Self::X86_64 | Self::Arm64 => 2048,
+            Self::Armv7 | Self::Riscv64 => 1024,
+            Self::Mipsel => 4096,
+        }
+    }
 }
 
 /// Where a kernel comes from.
@@ -344,7 +355,7 @@ pub struct Budgets {
     pub initramfs: u64,
     /// The kernel.
     pub kernel: u64,
-    /// The disk image as it occupies the host's disk (holes do not count).
+    /// The disk image as it occupies the host's disk (holes do not count), the containers' layers aside.
     pub image: u64,
     /// PSS of PID 1 and its helpers while nothing happens, an agent that holds its question open among them. Tests hold
     /// it where QEMU plays the board with a control port, which must have one.

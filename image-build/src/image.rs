@@ -96,6 +96,8 @@ pub struct ImageReport {
     pub size: u64,
     /// What the image occupies on the host, bytes: it has holes.
     pub allocated: u64,
+    /// What of that is not the containers' layers, bytes: kernel, initramfs, firmware, the file systems themselves.
+    pub base: u64,
     /// Objects sealed in the store.
     pub sealed: usize,
     /// Where each partition is.
@@ -108,7 +110,7 @@ pub struct ImageReport {
 /// An object is missing or not what its id says, a budget or the data partition is too small, a tool fails, or the
 /// finished file system is not clean.
 pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Result<ImageReport> {
-    check_inputs(plan)?;
+    let layers = check_inputs(plan)?;
     let scratch = Scratch::beside(out)?;
     let layout = layout(plan);
     let disk = scratch.path("disk");
@@ -148,13 +150,19 @@ pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Res
         .metadata()
         .with_context(|| format!("cannot stat {}", disk.display()))?;
     let allocated = metadata.blocks().saturating_mul(512);
-    budget("the image on disk", allocated, plan.board.budgets.image)?;
+    let base = allocated.saturating_sub(layers);
+    budget(
+        "the image on disk, its layers aside,",
+        base,
+        plan.board.budgets.image,
+    )?;
     files::publish(&disk, out)?;
     Ok(ImageReport {
         path: out.to_owned(),
         revision: plan.revision.id(),
         size: metadata.len(),
         allocated,
+        base,
         sealed,
         partitions,
     })
@@ -180,7 +188,7 @@ fn write_boot(
             let record = gpt::find(partitions, "bootenv")?.offset;
             files::write(
                 &script,
-                boot_script::make(plan.board, record, created(plan)),
+                boot_script::make(plan.board, record, gpt::disk_guid(disk)?, created(plan)),
             )?;
             let mut contents = vec![script];
             contents.extend(firmware::boot_files(plan, scratch)?);
@@ -344,19 +352,14 @@ fn layout<'a>(plan: &ImagePlan<'a>) -> Layout<'a> {
     }
 }
 
-/// Everything that can be known before anything is written.
-fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
+/// Everything that can be known before anything is written; what the layers take in the store, bytes.
+fn check_inputs(plan: &ImagePlan<'_>) -> Result<u64> {
     let envelope = plan.revision.envelope();
     if envelope.board != plan.board.name {
         bail!(
             "the revision is for board {}, the image for {}",
             envelope.board,
             plan.board.name
-        );
-    }
-    if plan.board.boot.backend == Backend::UBoot && envelope.boot.arguments.contains('\\') {
-        bail!(
-            "the kernel arguments have a backslash, which U-Boot's `env import` takes for its own"
         );
     }
     // A content that is of no interest here is judged where it is.
@@ -399,7 +402,7 @@ fn check_inputs(plan: &ImagePlan<'_>) -> Result<()> {
             plan.board.name
         );
     }
-    Ok(())
+    Ok(layers)
 }
 
 /// What the loader would find out on the device.

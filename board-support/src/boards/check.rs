@@ -132,6 +132,17 @@ fn arguments(board: &Board) -> Result<(), Problem> {
         "boot.arguments",
         "has a word that only loaders say",
     )?;
+    let mut words = arguments.split(' ');
+    let spoken = words.any(|word| {
+        let console = word.strip_prefix("console=");
+        let device = console.and_then(|console| console.split(',').next());
+        device == Some(board.boot.console.as_str())
+    });
+    demand(
+        spoken,
+        "boot.console",
+        "is no console= of boot.arguments: the kernel would say nothing there",
+    )?;
     let reboots = arguments.split(' ').any(|word| {
         word.strip_prefix("panic=")
             .is_some_and(|value| value != "0")
@@ -396,6 +407,12 @@ fn budgets(board: &Board) -> Result<(), Problem> {
         "is missing: QEMU plays the board with a control port, so that it can be held",
     )?;
     demand(idle != Some(0), "budgets.idle-memory", "is zero")?;
+    let both = !board.kernel.fragments.is_empty() && board.kernel.package.is_some();
+    demand(
+        budgets.own.is_some() || !both,
+        "budgets.own",
+        "is missing: our own kernel is smaller than the package's, which the others allow for",
+    )?;
     let own = budgets.boot(true);
     demand(
         own.kernel <= budgets.kernel && own.kernel > 0,

@@ -215,6 +215,11 @@ fn trees(board: &Board) -> Result<(), Problem> {
         KEY,
         "have no use: nothing but U-Boot's script and a Raspberry Pi's firmware load one",
     )?;
+    demand(
+        trees.is_empty() || board.kernel.package.is_some(),
+        KEY,
+        "need kernel.package: they are taken out of it",
+    )?;
     trees.iter().try_for_each(|path| {
         demand(
             is_path(path) && path.ends_with(".dtb") && tree_name(path).is_some(),

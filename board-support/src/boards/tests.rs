@@ -18,7 +18,7 @@ fn an_unknown_board_names_those_there_are() {
     let error = find("toaster").unwrap_err().to_string();
     assert_eq!(
         error,
-        "there is no board toaster; there are: beaglebone-black, orange-pi-pc-plus, orange-pi-zero, pc-x86-64, qemu-arm64, qemu-armv7, qemu-mipsel, qemu-riscv64, qemu-x86-64, raspberry-pi-3, raspberry-pi-4, visionfive-2\nhelp: boards are compiled into kedge: after adding board-support/boards/toaster.toml, build kedge again"
+        "there is no board toaster; there are: beaglebone-black, orange-pi-pc-plus, orange-pi-zero, pc-x86-64, qemu-arm64, qemu-armv7, qemu-mipsel, qemu-riscv64, qemu-x86-64, raspberry-pi-3, raspberry-pi-4, raspberry-pi-4-tryboot, visionfive-2\nhelp: boards are compiled into kedge: after adding board-support/boards/toaster.toml, build kedge again"
     );
 }
 
@@ -106,6 +106,11 @@ fn values_that_cannot_work_are_refused_with_line_and_key() {
         (
             "console = \"ttyS0\"",
             "console = \"tty S0\"",
+            "boot.console",
+        ),
+        (
+            "console = \"ttyS0\"",
+            "console = \"ttyS1\"",
             "boot.console",
         ),
         ("common.config", "../common.config", "kernel.fragments"),
@@ -225,7 +230,7 @@ fn arguments_over_several_lines_are_one_line_for_the_kernel() {
 #[test]
 fn a_raspberry_pis_firmware_has_a_small_partition_and_no_emulation() {
     let shipped = |name| SHIPPED.iter().find(|(file, _)| *file == name).unwrap().1;
-    let pi = shipped("raspberry-pi-4.toml");
+    let pi = shipped("raspberry-pi-4-tryboot.toml");
     let board = parse("pi.toml", pi).unwrap();
     assert_eq!(board.boot.backend, Backend::Tryboot);
     let (_, qemu) = U_BOOT.split_once("\n[qemu]\n").unwrap();
@@ -412,7 +417,34 @@ fn a_watchdog_that_resets_its_processor_is_loaded_first() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 4);
+    assert_eq!(seen, 5);
+}
+
+/// What a board with two kernels must say of the smaller, and what is nowhere but in a package.
+#[test]
+fn a_board_is_held_to_what_its_kernels_are() {
+    let without = |text: &str, from: &str, to: &str| {
+        let (before, rest) = text.split_once(from).unwrap();
+        let (_, after) = rest.split_once(to).unwrap();
+        format!("{before}{to}{after}")
+    };
+    let orange = include_str!("../../boards/orange-pi-zero.toml");
+    for (text, wanted) in [
+        (
+            without(GOOD, "[budgets.own]\n", "[watchdog]\n"),
+            "budgets.own",
+        ),
+        (
+            without(orange, "package = \"linux-image", "fragments = "),
+            "boot.device-trees",
+        ),
+    ] {
+        let error = parse("my.toml", &text).unwrap_err();
+        assert!(
+            matches!(&error, Error::Value { key, .. } if *key == wanted),
+            "{error}"
+        );
+    }
 }
 
 #[test]

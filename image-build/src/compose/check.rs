@@ -30,7 +30,7 @@ pub fn check(project: &Project) -> Result<Content> {
         initramfs: stand_in(ObjectKind::Initramfs, b"an initramfs"),
         files: BTreeMap::new(),
         statement: None,
-        arguments: slot::arguments(&board, &manifest.boot.arguments),
+        arguments: slot::arguments(&board, &manifest.boot.arguments)?,
     };
     let last = Lock::read(project.folder())?;
     let counter = manifest.revision.counter;

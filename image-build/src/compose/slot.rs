@@ -6,7 +6,7 @@ use crate::project::{Project, TrustRoot};
 use crate::sbom::Parts;
 use crate::secure_boot::{self, authenticode};
 use crate::{files, kernel};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::boards::{self, Backend, Board};
 use kedge_board_support::loading::program::Program;
 use kedge_revision::revision::{Boot, ObjectKind};
@@ -61,7 +61,7 @@ pub(super) fn boot(
     let arguments = arguments(
         &boards::find(&platform.board)?,
         &project.manifest().boot.arguments,
-    );
+    )?;
     let statement = signer.map(|signer| {
         let line = format!("{arguments}\n");
         let made = secure_boot::statement::make(&image, &archive, line.as_bytes())?;
@@ -79,13 +79,35 @@ pub(super) fn boot(
     ))
 }
 
+/// The most that loaders add to the arguments, bytes: the disk, the slot, what is to be said of it.
+const LOADERS_MOST: usize = 128;
+
 /// The kernel arguments of a slot: the revision's own, behind those of the board where no loader brings these.
-pub(super) fn arguments(board: &Board, own: &str) -> String {
-    match board.boot.backend {
+///
+/// # Errors
+/// A loader would change them, or a kernel cut them: a device would find out.
+pub(super) fn arguments(board: &Board, own: &str) -> Result<String> {
+    let backend = board.boot.backend;
+    ensure!(
+        backend != Backend::UBoot || !own.contains('\\'),
+        "boot.arguments has a backslash, which U-Boot's `env import` takes for its own"
+    );
+    let of_board = board.arguments();
+    let most = board.architecture.command_line_size();
+    let room = most.saturating_sub(of_board.len().saturating_add(LOADERS_MOST));
+    ensure!(
+        own.len() <= room,
+        "boot.arguments has {} bytes, and may have {room}: of {most} that the kernel takes, the board {} has {}, and its loader \
+         may need {LOADERS_MOST}",
+        own.len(),
+        board.name,
+        of_board.len()
+    );
+    Ok(match backend {
         Backend::Direct | Backend::UBoot | Backend::Uefi => own.to_owned(),
         // The firmware hands `cmdline.txt` over as it is.
-        Backend::Tryboot => format!("{} {own}", board.arguments()).trim_end().to_owned(),
-    }
+        Backend::Tryboot => format!("{of_board} {own}").trim_end().to_owned(),
+    })
 }
 
 /// The platform's modules in load order: name and contents; `signed` for a kernel that Secure Boot locks down. Those for networks
@@ -172,20 +194,41 @@ fn initramfs<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kedge_board_support::boards::Architecture;
 
     #[test]
     fn where_no_loader_says_the_boards_arguments_the_slot_does() {
         let mut board = boards::find("qemu-arm64").unwrap();
-        assert_eq!(arguments(&board, "quiet"), "quiet");
+        assert_eq!(arguments(&board, "quiet").unwrap(), "quiet");
         board.boot.backend = Backend::Tryboot;
         board.boot.arguments = "console=ttyS1 panic=1".to_owned();
         assert_eq!(
-            arguments(&board, "quiet"),
+            arguments(&board, "quiet").unwrap(),
             "console=ttyS1 panic=1 gpt quiet"
         );
-        assert_eq!(arguments(&board, ""), "console=ttyS1 panic=1 gpt");
+        assert_eq!(arguments(&board, "").unwrap(), "console=ttyS1 panic=1 gpt");
         board.led = Some("ACT".to_owned());
         let line = "console=ttyS1 panic=1 gpt kedge.led=ACT quiet";
-        assert_eq!(arguments(&board, "quiet"), line);
+        assert_eq!(arguments(&board, "quiet").unwrap(), line);
+    }
+
+    #[test]
+    fn what_a_loader_would_change_or_a_kernel_cut_is_refused() {
+        let of = |name: &str| boards::find(name).unwrap();
+        let said = arguments(&of("qemu-armv7"), "a=\\b").unwrap_err().to_string();
+        assert!(said.contains("backslash"), "{said}");
+        arguments(&of("pc-x86-64"), "a=\\b").unwrap();
+        // As many as a revision may have.
+        let many = "x".repeat(1024);
+        for board in boards::all().unwrap() {
+            let room = 1024 - board.arguments().len() - LOADERS_MOST;
+            let narrow = matches!(board.architecture, Architecture::Armv7 | Architecture::Riscv64);
+            assert!(arguments(&board, &many[..room]).is_ok(), "{}", board.name);
+            let more = arguments(&board, &many[..=room]);
+            assert_eq!(more.is_err(), narrow, "{}", board.name);
+            if let Err(said) = more {
+                assert!(said.to_string().contains(&format!("may have {room}:")), "{said}");
+            }
+        }
     }
 }

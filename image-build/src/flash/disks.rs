@@ -116,6 +116,11 @@ impl Places {
         if read("ro").as_deref() == Some("1") {
             objections.push("it cannot be written: is its lock pushed?".to_owned());
         }
+        // An image's partition table counts blocks of 512 bytes: firmware would look for it elsewhere.
+        let block = read("queue/logical_block_size").filter(|size| size != "512");
+        objections.extend(
+            block.map(|size| format!("its blocks have {size} bytes: images are for disks of 512")),
+        );
         objections.extend(self.uses(name, &folder));
         Some(Disk {
             path: Path::new("/dev").join(name),
@@ -187,6 +192,7 @@ mod tests {
             write(&disk.join("size"), &format!("{size}\n"));
             write(&disk.join("removable"), &format!("{removable}\n"));
             write(&disk.join("ro"), "0\n");
+            write(&disk.join("queue/logical_block_size"), "512\n");
             write(&disk.join("dev"), "8:0\n");
             write(&disk.join("device/vendor"), "Maker   \n");
             write(&disk.join("device/model"), "Stick\n");
@@ -218,8 +224,14 @@ mod tests {
         places.swaps.push_str("/dev/sdb partition 1 0 -2\n");
         write(&folder.path().join("sdb/sdb1/holders/dm-0/x"), "");
         write(&folder.path().join("sdb/ro"), "1\n");
+        let blocks = folder.path().join("sdb/queue/logical_block_size");
+        write(&blocks, "4096\n");
         let objections = places.disk("sdb").unwrap().objections;
-        assert_eq!(objections.len(), 4, "{objections:?}");
+        assert_eq!(objections.len(), 5, "{objections:?}");
+        assert!(
+            objections.iter().any(|said| said.starts_with("its blocks have 4096 bytes")),
+            "{objections:?}"
+        );
         assert!(objections.contains(&"sdb1 is mounted at /media/stick".to_owned()));
     }
 

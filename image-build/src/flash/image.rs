@@ -113,15 +113,29 @@ impl Image {
         }
     }
 
-    /// Whether it begins as a disk with a partition table does.
+    /// Whether it begins as a disk with a partition table does, and is as long as that table says (UEFI 2.10, 5.3.2: the
+    /// header's `AlternateLBA` is the disk's last block).
     ///
     /// # Errors
-    /// It cannot be read or unpacked.
-    pub fn is_disk(&self) -> Result<bool> {
+    /// It cannot be read or unpacked, is no disk image, or its end is missing: with both sizes.
+    pub fn check(&self) -> Result<()> {
         let mut head = [0; HEAD];
         let mut reader = self.reader()?;
         let length = fill(&mut *reader, &mut head).with_context(|| self.damaged(0))?;
-        Ok(length == HEAD && head.get(512..520) == Some(b"EFI PART"))
+        let is_disk = length == HEAD && head.get(512..520) == Some(b"EFI PART");
+        ensure!(is_disk, "{} is no disk image", self.path.display());
+        let last = head.get(544..552).and_then(|bytes| bytes.try_into().ok());
+        let last = u64::from_le_bytes(last.unwrap_or_default());
+        let whole = last.saturating_add(1).saturating_mul(512);
+        // One that does not say how long it is ends with a checksum of its own.
+        let size = self.size().unwrap_or(whole);
+        ensure!(
+            size >= whole,
+            "{} has {size} bytes, and its partition table is of a disk of {whole}: its end is missing\nhelp: copy or \
+             build it again",
+            self.path.display()
+        );
+        Ok(())
     }
 
     /// Hands all of it to `take`, in order and without gaps.

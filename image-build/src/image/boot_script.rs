@@ -10,6 +10,7 @@
 use super::{fit, gpt};
 use anyhow::{Result, bail};
 use kedge_board_support::boards::{Architecture, Backend, Board, Load, Script};
+use kedge_board_support::loading::gpt::Guid;
 use kedge_board_support::record::{COPY, Slot, crc32};
 
 /// The name under which U-Boot looks for it.
@@ -24,10 +25,11 @@ const SCRIPT: u8 = 6;
 const NOT_COMPRESSED: u8 = 0;
 const NAME: &[u8; 32] = b"kedge\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
-/// The script for a board whose boot record begins at `record`, bytes; its time is `time`, seconds since 1970.
+/// The script for a board whose boot record begins at `record`, bytes, of the disk `own`; its time is `time`, seconds since
+/// 1970.
 #[must_use]
-pub fn make(board: &Board, record: u64, time: u64) -> Vec<u8> {
-    let script = script(board, record);
+pub fn make(board: &Board, record: u64, own: Guid, time: u64) -> Vec<u8> {
+    let script = script(board, record, own);
     match board.boot.script {
         Script::Legacy => wrap(script.as_bytes(), board.architecture, time),
         Script::Fit => fit::wrap(script.as_bytes(), name(board.architecture), seconds(time)),
@@ -71,9 +73,10 @@ pub fn started(line: &str) -> Option<Slot> {
     Slot::from_letter(line.trim().strip_prefix(STARTING)?)
 }
 
-fn script(board: &Board, record: u64) -> String {
+/// The kernel hears from which disk it comes: a card's system must not run on what an older one left on the board's eMMC.
+fn script(board: &Board, record: u64, own: Guid) -> String {
     format!(
-        "setenv kedge_arguments \"{}\"\nsetenv kedge_start {}\n{}{}{}{TEXT}",
+        "setenv kedge_arguments \"{} kedge.disk={own}\"\nsetenv kedge_start {}\n{}{}{}{TEXT}",
         board.arguments(),
         starter(board.architecture),
         tree(&board.boot.device_trees),
@@ -197,7 +200,7 @@ mod tests {
 
     #[test]
     fn the_wrapping_is_what_u_boot_checks_before_it_runs_a_script() {
-        let image = make(&board(), 1 << 20, 1_790_000_000);
+        let image = make(&board(), 1 << 20, own(), 1_790_000_000);
         assert_eq!(field(&image, 0), 0x2705_1956);
         let mut header = image[..64].to_vec();
         header[4..8].fill(0);
@@ -214,7 +217,7 @@ mod tests {
         );
         let text = &body[8..];
         assert_eq!((field(body, 0) as usize, field(body, 4)), (text.len(), 0));
-        assert_eq!(text, script(&board(), 1 << 20).as_bytes());
+        assert_eq!(text, script(&board(), 1 << 20, own()).as_bytes());
     }
 
     /// Made by `mkimage -T script -C none -A arm64 -O linux -n kedge` 2023.01, with `SOURCE_DATE_EPOCH=1790000000`.
@@ -261,13 +264,19 @@ mod tests {
         }
     }
 
+    const DISK: &str = "01020304-0506-8708-890a-0b0c0d0e0f10";
+
+    fn own() -> Guid {
+        Guid::parse(DISK).unwrap()
+    }
+
     #[test]
     fn the_boards_arguments_come_first() {
-        let text = script(&board(), 1 << 20);
+        let text = script(&board(), 1 << 20, own());
         let lines: Vec<&str> = text.lines().take(2).collect();
         let begin = "setenv kedge_arguments \"console=ttyAMA0 panic=1 oops=panic ";
         assert!(
-            lines[0].starts_with(begin) && lines[0].ends_with('"'),
+            lines[0].starts_with(begin) && lines[0].ends_with(&format!(" kedge.disk={DISK}\"")),
             "{lines:?}"
         );
         assert_eq!(lines[1], "setenv kedge_start booti");
@@ -275,14 +284,14 @@ mod tests {
 
     #[test]
     fn both_copies_of_the_record_are_named_by_their_sectors() {
-        let text = script(&board(), 3 << 20);
+        let text = script(&board(), 3 << 20, own());
         assert!(text.contains("setenv kedge_one 1800\nsetenv kedge_two 1808\n"));
     }
 
     /// Debian's U-Boot for the AM335x has no `setexpr`: a board with addresses of its own must do without.
     #[test]
     fn a_board_with_addresses_of_its_own_needs_no_arithmetic() {
-        let script = script(&boards::find("beaglebone-black").unwrap(), 4 << 20);
+        let script = script(&boards::find("beaglebone-black").unwrap(), 4 << 20, own());
         assert!(script.contains("setenv ramdisk_addr_r 88080000\nsetenv kedge_text 88080004\n"));
         let sums: Vec<_> = script
             .lines()
@@ -297,7 +306,7 @@ mod tests {
 
     #[test]
     fn pid_1_is_told_of_the_boards_led() {
-        let text = script(&boards::find("orange-pi-zero").unwrap(), 1 << 20);
+        let text = script(&boards::find("orange-pi-zero").unwrap(), 1 << 20, own());
         let line = text.lines().next().unwrap();
         assert!(line.ends_with(" kedge.led=orangepi:green:pwr\""), "{line}");
     }
@@ -338,7 +347,7 @@ mod tests {
             ("beaglebone-black", [0xd0, 0x0d, 0xfe, 0xed]),
             ("orange-pi-pc-plus", [0xd0, 0x0d, 0xfe, 0xed]),
         ] {
-            let made = make(&boards::find(board).unwrap(), 1 << 20, 0);
+            let made = make(&boards::find(board).unwrap(), 1 << 20, own(), 0);
             assert!(made.starts_with(&magic), "{board}");
         }
     }
@@ -404,7 +413,7 @@ mod tests {
     /// U-Boot's shell reads bytes, and its older one has no other way to go on in the next line.
     #[test]
     fn the_script_is_plain_ascii_in_short_lines() {
-        let script = script(&board(), 1 << 20);
+        let script = script(&board(), 1 << 20, own());
         // The board's arguments are one line, whatever their length.
         assert!(script.lines().skip(1).all(|line| line.len() <= 128));
         for line in script.lines() {

@@ -10,6 +10,7 @@
 
 use anyhow::{Context, Result, bail};
 use kedge_board_support::bootenv::{EraseBlock, Layout as RecordLayout};
+use kedge_board_support::loading::gpt::{self, Guid};
 use kedge_board_support::record::crc32;
 use serde::Serialize;
 use std::fs::File;
@@ -212,6 +213,18 @@ pub fn write(disk: &File, layout: &Layout<'_>) -> Result<Vec<Partition>> {
         last.saturating_mul(SECTOR),
     )?;
     Ok(partitions)
+}
+
+/// What the first header of a disk calls it.
+///
+/// # Errors
+/// It cannot be read, or has none that is whole.
+pub fn disk_guid(disk: &File) -> Result<Guid> {
+    let mut sector = [0; gpt::SECTOR];
+    disk.read_exact_at(&mut sector, SECTOR)
+        .context("cannot read the partition table")?;
+    let header = gpt::Header::parse(&sector, 1).context("the disk has no partition table")?;
+    Ok(header.disk)
 }
 
 /// One partition of type 0xEE over the whole disk, so that old tools leave it alone.

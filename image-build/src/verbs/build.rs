@@ -276,7 +276,7 @@ fn words(built: &Built, board: &Board, boot: OwnBudgets) -> String {
         format!("  {:<14} {:>9}", "layers", human(sizes.layers)),
     ];
     if let Some(image) = &built.made.image {
-        lines.push(row("image on disk", image.allocated, board.budgets.image));
+        lines.push(row("rest of image", image.base, board.budgets.image));
         let next = match board.qemu {
             Some(_) => "Boot it: kedge run",
             None => "Write it onto a card: kedge flash",

@@ -80,7 +80,7 @@ impl Flash {
             image.display()
         );
         let source = Image::open(&image)?;
-        ensure!(source.is_disk()?, "{} is no disk image", image.display());
+        source.check()?;
         let provision = self.provision.as_deref().map(provisioning).transpose()?;
         let what = self.judge(target)?;
         // Held from here on: what the question is about is what is written.

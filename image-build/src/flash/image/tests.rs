@@ -171,7 +171,9 @@ fn a_damaged_stream_is_told_with_the_byte() {
 fn the_size_is_known_before_it_is_unpacked() {
     let sample = Sample::new();
     let image = Image::open(&sample.path()).unwrap();
-    assert!(image.is_packed() && !image.is_disk().unwrap());
+    assert!(image.is_packed());
+    let said = image.check().unwrap_err().to_string();
+    assert!(said.ends_with("is no disk image"), "{said}");
     assert_eq!(image.size(), Some(65_536));
     let to = tempfile::tempfile().unwrap();
     let said = format!("{:#}", image.unpack(&to, 65_535).unwrap_err());
@@ -199,4 +201,27 @@ fn pieces_cover_a_part() {
     let pieces: Vec<(u64, usize)> = part.pieces().collect();
     let piece = usize::try_from(PIECE).unwrap();
     assert_eq!(pieces, [(3, piece), (3 + PIECE, piece), (3 + 2 * PIECE, 1)]);
+}
+
+#[test]
+fn an_image_whose_end_is_missing_is_told_with_both_sizes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.img");
+    let mut disk = vec![0; 100 * 512];
+    disk[512..520].copy_from_slice(b"EFI PART");
+    disk[544..552].copy_from_slice(&99_u64.to_le_bytes());
+    files::write(&path, &disk).unwrap();
+    Image::open(&path).unwrap().check().unwrap();
+    // What is longer, as the dump of a larger card, has all of it.
+    disk.extend([0; 512]);
+    files::write(&path, &disk).unwrap();
+    Image::open(&path).unwrap().check().unwrap();
+    disk.truncate(100 * 512 - 1);
+    files::write(&path, &disk).unwrap();
+    let said = Image::open(&path).unwrap().check().unwrap_err().to_string();
+    assert!(said.contains("has 51199 bytes") && said.contains("a disk of 51200"), "{said}");
+    // A table that claims more than there can be.
+    disk[544..552].fill(0xff);
+    files::write(&path, &disk).unwrap();
+    Image::open(&path).unwrap().check().unwrap_err();
 }

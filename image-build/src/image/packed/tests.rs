@@ -79,7 +79,7 @@ fn bmaptool_copies_it_onto_a_used_card_and_so_do_we() {
 
     let ours = used(&sample, "ours", size + 5000);
     let image = Image::open(&packed.path).unwrap();
-    assert!(image.is_disk().unwrap());
+    image.check().unwrap();
     let target = Target::open(&ours).unwrap();
     let flashed = target.flash(&image, &mut |_, _| {}).unwrap();
     assert_eq!((flashed.size, flashed.left), (size, size - packed.mapped));
