@@ -108,11 +108,7 @@ fn values_that_cannot_work_are_refused_with_line_and_key() {
             "console = \"tty S0\"",
             "boot.console",
         ),
-        (
-            "console = \"ttyS0\"",
-            "console = \"ttyS1\"",
-            "boot.console",
-        ),
+        ("console = \"ttyS0\"", "console = \"ttyS1\"", "boot.console"),
         ("common.config", "../common.config", "kernel.fragments"),
         (
             "initramfs = 1_600_000",

@@ -215,19 +215,27 @@ mod tests {
     #[test]
     fn what_a_loader_would_change_or_a_kernel_cut_is_refused() {
         let of = |name: &str| boards::find(name).unwrap();
-        let said = arguments(&of("qemu-armv7"), "a=\\b").unwrap_err().to_string();
+        let said = arguments(&of("qemu-armv7"), "a=\\b")
+            .unwrap_err()
+            .to_string();
         assert!(said.contains("backslash"), "{said}");
         arguments(&of("pc-x86-64"), "a=\\b").unwrap();
         // As many as a revision may have.
         let many = "x".repeat(1024);
         for board in boards::all().unwrap() {
             let room = 1024 - board.arguments().len() - LOADERS_MOST;
-            let narrow = matches!(board.architecture, Architecture::Armv7 | Architecture::Riscv64);
+            let narrow = matches!(
+                board.architecture,
+                Architecture::Armv7 | Architecture::Riscv64
+            );
             assert!(arguments(&board, &many[..room]).is_ok(), "{}", board.name);
             let more = arguments(&board, &many[..=room]);
             assert_eq!(more.is_err(), narrow, "{}", board.name);
             if let Err(said) = more {
-                assert!(said.to_string().contains(&format!("may have {room}:")), "{said}");
+                assert!(
+                    said.to_string().contains(&format!("may have {room}:")),
+                    "{said}"
+                );
             }
         }
     }

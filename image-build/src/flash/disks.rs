@@ -229,7 +229,9 @@ mod tests {
         let objections = places.disk("sdb").unwrap().objections;
         assert_eq!(objections.len(), 5, "{objections:?}");
         assert!(
-            objections.iter().any(|said| said.starts_with("its blocks have 4096 bytes")),
+            objections
+                .iter()
+                .any(|said| said.starts_with("its blocks have 4096 bytes")),
             "{objections:?}"
         );
         assert!(objections.contains(&"sdb1 is mounted at /media/stick".to_owned()));

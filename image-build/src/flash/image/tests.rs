@@ -219,7 +219,10 @@ fn an_image_whose_end_is_missing_is_told_with_both_sizes() {
     disk.truncate(100 * 512 - 1);
     files::write(&path, &disk).unwrap();
     let said = Image::open(&path).unwrap().check().unwrap_err().to_string();
-    assert!(said.contains("has 51199 bytes") && said.contains("a disk of 51200"), "{said}");
+    assert!(
+        said.contains("has 51199 bytes") && said.contains("a disk of 51200"),
+        "{said}"
+    );
     // A table that claims more than there can be.
     disk[544..552].fill(0xff);
     files::write(&path, &disk).unwrap();
