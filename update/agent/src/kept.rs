@@ -104,6 +104,15 @@ impl Memory {
         })
     }
 
+    /// Numbers of actions and retries are a hub's own, and another one begins with its own. What failed has failed all the
+    /// same, until that one says so.
+    pub fn move_in(&mut self) {
+        self.action = 0;
+        for failed in &mut self.failed {
+            failed.retry = 0;
+        }
+    }
+
     /// Remembers a failure.
     pub fn fail(&mut self, failed: Failed) {
         self.forget(failed);
@@ -169,8 +178,14 @@ impl Kept {
         name: &str,
         damaged: &mut dyn FnMut(&str),
     ) -> Result<Option<T>, Error> {
-        let Some(bytes) = read(&self.directory.join(name))? else {
-            return Ok(None);
+        let bytes = match read(&self.directory.join(name)) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(Error::Kept { source, .. }) if is_lost(&source) => {
+                damaged(name);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
         };
         let value = unsummed(&bytes).and_then(|json| json::read(json).ok());
         if value.is_none() {
@@ -302,6 +317,13 @@ fn unsummed(bytes: &[u8]) -> Option<&[u8]> {
     (*first == sum(rest)).then_some(rest)
 }
 
+/// Whether what was kept is gone: a block that cannot be read, a file system that is damaged there (`EFSCORRUPTED`, `EFSBADCRC`).
+fn is_lost(error: &io::Error) -> bool {
+    use kedge_sys::Errno;
+    Errno::from_io_error(error)
+        .is_some_and(|errno| [Errno::IO, Errno::UCLEAN, Errno::BADMSG].contains(&errno))
+}
+
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let failed = |source| Error::Kept {
         doing: "read",
@@ -356,6 +378,34 @@ mod tests {
         durable::write(&path, &whole).unwrap();
         let read: Option<Memory> = kept.get("memory", &mut |_| {}).unwrap();
         assert_eq!(read, Some(memory));
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_read_is_damage_and_a_passing_trouble_is_none() {
+        use kedge_sys::Errno;
+        for errno in [Errno::IO, Errno::UCLEAN, Errno::BADMSG] {
+            assert!(is_lost(&errno.into()), "{errno}");
+        }
+        for errno in [Errno::MFILE, Errno::NOMEM, Errno::ACCESS] {
+            assert!(!is_lost(&errno.into()), "{errno}");
+        }
+    }
+
+    #[test]
+    fn another_hub_begins_with_its_own_numbers_and_what_failed_has_failed() {
+        let mut memory = Memory {
+            action: 9,
+            ..Memory::default()
+        };
+        let revision = ObjectId::from_digest([1; 32]);
+        memory.fail(Failed {
+            revision,
+            parameters: 1,
+            retry: 5,
+        });
+        memory.move_in();
+        assert_eq!(memory.action, 0);
+        assert!(memory.has_failed(revision, 1, 0) && !memory.has_failed(revision, 1, 1));
     }
 
     #[test]

@@ -224,9 +224,8 @@ impl Agent<'_> {
         self.kept.put("authority", authority)?;
         self.kept.forget("hub")?;
         self.known.hub = None;
-        // Numbers of actions are a hub's own; this one begins with its own.
         self.asking = Asking::default();
-        self.memory.action = 0;
+        self.memory.move_in();
         self.kept.put("memory", &self.memory)
     }
 

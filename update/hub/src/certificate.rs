@@ -32,6 +32,11 @@ impl Certificate {
         self.key.map(|key| key.id())
     }
 
+    /// Whether it holds at this time, seconds since 1970.
+    pub(crate) const fn is_in_time(&self, now: u64) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+
     /// Reads a certificate; none if it is not as the hub writes them.
     pub(crate) fn read(der: &[u8]) -> Option<Self> {
         let (mut certificate, _) = element(der, SEQUENCE)?;
@@ -147,7 +152,15 @@ mod tests {
         let read = Certificate::read(&der).unwrap();
         assert_eq!(read.device(), Some(key.id()));
         let now = clock::unix();
-        assert!(read.not_before < now && now < read.not_after);
+        for (at, holds) in [
+            (read.not_before - 1, false),
+            (read.not_before, true),
+            (now, true),
+            (read.not_after, true),
+            (read.not_after + 1, false),
+        ] {
+            assert_eq!(read.is_in_time(at), holds, "{at}");
+        }
         for end in 0..der.len() {
             assert_eq!(Certificate::read(&der[..end]), None, "{end}");
         }

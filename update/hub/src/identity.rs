@@ -36,7 +36,13 @@ const DEVICE_LASTS: u64 = 90 * DAY;
 /// Made anew long before: see [`SERVER_RENEWED`].
 const SERVER_LASTS: u64 = 90 * DAY;
 /// How often a running hub makes itself a new certificate.
-pub(crate) const SERVER_RENEWED: Duration = Duration::from_secs(30 * DAY);
+const SERVER_RENEWED: u64 = 30 * DAY;
+
+/// Whether the hub's own certificate, made at the time `made`, should be made anew at `now`: it is old, or the clock was put
+/// back behind the day from which it holds.
+pub(crate) const fn server_is_due(made: u64, now: u64) -> bool {
+    now.saturating_add(BACKDATED) < made || now.saturating_sub(made) >= SERVER_RENEWED
+}
 
 /// The hub's keys.
 pub(crate) struct Identity {
@@ -231,6 +237,16 @@ fn kept(path: &Path, make: impl FnOnce() -> Result<Vec<u8>, Error>) -> Result<Ve
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_hubs_certificate_is_made_anew_when_it_is_old_or_of_another_time() {
+        let made = 1_800_000_000;
+        assert!(!server_is_due(made, made));
+        assert!(!server_is_due(made, made - BACKDATED));
+        assert!(server_is_due(made, made - BACKDATED - 1));
+        assert!(!server_is_due(made, made + SERVER_RENEWED - 1));
+        assert!(server_is_due(made, made + SERVER_RENEWED));
+    }
 
     #[test]
     fn keys_stay_and_are_their_owners_alone() {

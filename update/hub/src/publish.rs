@@ -16,6 +16,9 @@ use kedge_revision::{
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::Arc;
 
+/// How much later than now a revision may have been made, seconds: clocks of two machines differ.
+const CLOCKS_APART: u64 = 300;
+
 /// Takes roots and revisions into memory, at the start. They were judged before they were written. A revision whose
 /// objects are gone, as after a backup without them was restored, is not complete any more.
 pub(crate) fn load(
@@ -118,7 +121,20 @@ pub(crate) fn judge(hub: &Hub, bytes: &[u8]) -> Result<(Verified, Head), Refusal
     };
     let verified =
         Verified::verify(&head.revision, &signatures, &root, &policy).map_err(refused)?;
+    made_before(verified.envelope().created, clock::now())?;
     Ok((verified, head))
+}
+
+/// A device takes the moment when what it runs was made for past: by one of the future it would believe no hub's time, and so
+/// no hub, until then.
+fn made_before(created: Timestamp, now: Timestamp) -> Result<(), Refusal> {
+    if created.unix() <= now.unix().saturating_add(CLOCKS_APART) {
+        return Ok(());
+    }
+    let said = format!(
+        "the revision says that it was made at {created}, and the hub's clock says {now}: put the wrong one right, and build it again"
+    );
+    Err(Refusal::bad("revision", said))
 }
 
 /// Keeps a judged revision; it is told to devices once all its objects are there.
@@ -235,4 +251,24 @@ pub(crate) async fn complete(hub: &Hub, revision: &Arc<Revision>) -> Result<(), 
             Ok(())
         })
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_of_the_future_is_refused_with_both_times() {
+        let at = Timestamp::from_unix;
+        let now = 1_800_000_000;
+        assert!(made_before(at(0), at(now)).is_ok());
+        assert!(made_before(at(now + CLOCKS_APART), at(now)).is_ok());
+        let refusal = made_before(at(now + CLOCKS_APART + 1), at(now)).unwrap_err();
+        assert!(
+            refusal.detail.contains("2027-01-15T08:05:01Z")
+                && refusal.detail.contains("2027-01-15T08:00:00Z"),
+            "{}",
+            refusal.detail
+        );
+    }
 }

@@ -1,7 +1,7 @@
 //! TLS: one port for devices, operators and strangers.
 //!
-//! A client's certificate is optional. One that is shown must be of the hub's own authority; one whose time is over passes
-//! here all the same, so that its device can renew it, and is refused by every other request (`http::access`), which also
+//! A client's certificate is optional. One that is shown must be of the hub's own authority; one whose time is over, or has not
+//! begun, passes here all the same, so that its device can renew it, and is refused by every other request (`http::access`), which also
 //! judges revocation. Both are judged for each request and not for each connection: connections and resumed sessions
 //! outlive either.
 
@@ -69,7 +69,7 @@ pub(crate) fn config(identity: &Identity, current: Arc<Current>) -> Result<Serve
     Ok(config)
 }
 
-/// Judges clients' certificates by the hub's authority, and forgives only that their time is over.
+/// Judges clients' certificates by the hub's authority, and forgives only that it is not their time.
 #[derive(Debug)]
 struct Verifier {
     inner: Arc<dyn ClientCertVerifier>,
@@ -109,8 +109,9 @@ impl ClientCertVerifier for Verifier {
         let read = Certificate::read(certificate).ok_or(rustls::Error::InvalidCertificate(
             CertificateError::BadEncoding,
         ))?;
-        // Judged at a moment at which it was good, if there was one.
-        let moment = now.as_secs().min(read.not_after);
+        // Judged at a moment at which it was good, if there was one: either clock may have been off when it was made, and
+        // whether it still counts is for the device's row to say.
+        let moment = now.as_secs().max(read.not_before).min(read.not_after);
         let moment = UnixTime::since_unix_epoch(Duration::from_secs(moment));
         self.inner
             .verify_client_cert(certificate, intermediates, moment)
@@ -138,5 +139,33 @@ impl ClientCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ed25519_dalek::SigningKey;
+    use kedge_revision::PublicKey;
+
+    #[test]
+    fn a_certificate_of_another_time_passes_and_one_of_another_authority_does_not() {
+        let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [own, other] = data
+            .each_ref()
+            .map(|data| Identity::open(data.path()).unwrap());
+        let key = SigningKey::from_bytes(&[5; 32]).verifying_key();
+        let key = PublicKey::from_bytes(key.to_bytes());
+        let verifier = Verifier::new(own.authority(), &Arc::new(default_provider())).unwrap();
+        let passes = |identity: &Identity, now| {
+            let der = CertificateDer::from(identity.issue(&key).unwrap().der);
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+            verifier.verify_client_cert(&der, &[], now).is_ok()
+        };
+        // Of a clock that was ahead when it was issued, and one that has run on.
+        for now in [0, crate::clock::unix(), 4_000_000_000] {
+            assert!(passes(&own, now), "{now}");
+            assert!(!passes(&other, now), "{now}");
+        }
     }
 }

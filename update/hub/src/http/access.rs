@@ -55,7 +55,7 @@ fn limited(hub: &Hub, peer: Peer, cost: f64) -> Result<(), Refusal> {
 /// issued says no more of who asks than none.
 pub(crate) fn holds(hub: &Hub, certificate: &Certificate) -> bool {
     let device = certificate.device().and_then(|id| hub.fleet.device(id));
-    device.is_some_and(|device| !device.row().revoked) && clock::unix() <= certificate.not_after
+    device.is_some_and(|device| !device.row().revoked) && certificate.is_in_time(clock::unix())
 }
 
 /// Anybody, as often as one address may ask; and which one that is.
@@ -109,10 +109,10 @@ impl FromRequestParts<Arc<Hub>> for Known {
 
     async fn from_request_parts(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Self, Refusal> {
         let (certificate, device) = known(parts, hub)?;
-        if clock::unix() > certificate.not_after {
+        if !certificate.is_in_time(clock::unix()) {
             return Err(unauthorized(
                 "certificate-expired",
-                "the certificate's time is over: POST /v1/device/certificate renews it",
+                "the certificate's time is over, or has not begun: POST /v1/device/certificate renews it",
             ));
         }
         Ok(Self(device))

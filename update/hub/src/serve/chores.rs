@@ -5,7 +5,7 @@ use crate::error::{Chain, Refusal};
 use crate::events::By;
 use crate::fleet::Presence;
 use crate::hub::Hub;
-use crate::identity::SERVER_RENEWED;
+use crate::identity::server_is_due;
 use crate::{backup, clock, collect, events, tls};
 use kedge_revision::KeyId;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) async fn run(hub: Arc<Hub>, current: Arc<tls::Current>, names: Vec<St
     let mut collected = Instant::now();
     let mut minute = tokio::time::interval(FLUSH);
     let mut flushed = clock::unix();
-    let mut renewed = Instant::now();
+    let mut renewed = clock::unix();
     loop {
         minute.tick().await;
         let now = clock::unix();
@@ -57,10 +57,10 @@ pub(super) async fn run(hub: Arc<Hub>, current: Arc<tls::Current>, names: Vec<St
                 log::warn!("{}", Chain(&error));
             }
         }
-        if renewed.elapsed() >= SERVER_RENEWED {
+        if server_is_due(renewed, now) {
             let made = hub.identity.server(&names);
             match made.and_then(|new| current.replace(new)) {
-                Ok(()) => renewed = Instant::now(),
+                Ok(()) => renewed = now,
                 Err(error) => log::error!("{}", Chain(&error)),
             }
         }
