@@ -18,7 +18,7 @@ fn an_unknown_board_names_those_there_are() {
     let error = find("toaster").unwrap_err().to_string();
     assert_eq!(
         error,
-        "there is no board toaster; there are: beaglebone-black, orange-pi-pc-plus, orange-pi-zero, pc-x86-64, qemu-arm64, qemu-armv7, qemu-mipsel, qemu-riscv64, qemu-x86-64, raspberry-pi-3, raspberry-pi-4, raspberry-pi-4-tryboot, visionfive-2\nhelp: boards are compiled into kedge: after adding board-support/boards/toaster.toml, build kedge again"
+        "there is no board toaster; there are: beaglebone-black, orange-pi-pc-plus, orange-pi-zero, pc-x86-64, qemu-arm64, qemu-armv7, qemu-mipsel, qemu-riscv64, qemu-x86-64, raspberry-pi-3, raspberry-pi-4-tryboot, raspberry-pi-4, visionfive-2\nhelp: boards are compiled into kedge: after adding board-support/boards/toaster.toml, build kedge again"
     );
 }
 
@@ -147,7 +147,7 @@ fn values_that_cannot_work_are_refused_with_line_and_key() {
 fn a_led_is_a_word_for_the_kernel_and_a_module() {
     let shipped = all().unwrap();
     let with_led: Vec<&Board> = shipped.iter().filter(|board| board.led.is_some()).collect();
-    assert_eq!(with_led.len(), 5);
+    assert_eq!(with_led.len(), 6);
     for board in with_led {
         let word = format!(" kedge.led={}", board.led.as_deref().unwrap());
         assert!(board.arguments().ends_with(&word), "{}", board.name);

@@ -11,6 +11,7 @@ use kedge_board_support::boards;
 use kedge_board_support::record::loader::Armed;
 use kedge_board_support::record::{Loader, Slot};
 use kedge_image_build::files;
+use kedge_image_build::image::gpt;
 use kedge_image_build::platform::Platform;
 use kedge_image_build::qemu::{ResetCause, VmConfig};
 use kedge_rootfs::Initramfs;
@@ -305,11 +306,14 @@ pub(crate) fn vm_uboot_counts_a_trial_that_panics_and_goes_back(board: &str) -> 
     );
     checks.run("the kernel is told", &mut guest, |guest| {
         let first = boards::find(board)?.arguments();
+        // Which disk it comes from stands there, too: no other one is taken.
+        let own = gpt::disk_guid(&std::fs::File::open(disk.path())?)?;
         for rest in [
             "kedge.slot=b kedge.try=1 rdinit=/nonexistent",
             "kedge.slot=a kedge.failed=b",
         ] {
-            guest.expect(&format!("Kernel command line: {first} {rest}"), SOON)?;
+            let line = format!("Kernel command line: {first} kedge.disk={own} {rest}");
+            guest.expect(&line, SOON)?;
         }
         Ok(())
     });
