@@ -272,7 +272,7 @@ pub fn boot() -> Boot {
 }
 
 /// What the kernel is told otherwise than it would do by itself.
-const SETTINGS: [(&str, &[u8]); 4] = [
+const SETTINGS: [(&str, &[u8]); 9] = [
     // It takes no orders from keyboards (`Documentation/admin-guide/sysrq.rst`): who is given one, or plugs one in, could
     // restart the device by it, or kill what runs. A developer's kernel argument `sysrq_always_enabled` still counts.
     ("/root/proc/sys/kernel/sysrq", b"0"),
@@ -282,9 +282,19 @@ const SETTINGS: [(&str, &[u8]); 4] = [
     // Open files and tasks are counted in the memory of whose they are, and that is bounded. The kernel's own bounds come with the
     // size of memory and hold for all together: with 64 MiB one container could have all 8,192 files, or two all 512 tasks, and
     // PID 1 could start nothing any more. What fits a long of 32 bits; as many tasks as there can be numbers for.
-    ("/root/proc/sys/fs/file-max", b"2147483647"),
+    ("/root/proc/sys/fs/file-max", MANY),
     ("/root/proc/sys/kernel/threads-max", b"4194304"),
+    // The same of what watches files, and of requests to the disk: all containers together would have 128 of the first, since
+    // they are counted for whoever made their namespaces (`Documentation/filesystems/inotify.rst`, `kernel/ucount.c`).
+    ("/root/proc/sys/fs/inotify/max_user_instances", MANY),
+    ("/root/proc/sys/fs/inotify/max_user_watches", MANY),
+    ("/root/proc/sys/fs/fanotify/max_user_groups", MANY),
+    ("/root/proc/sys/fs/fanotify/max_user_marks", MANY),
+    ("/root/proc/sys/fs/aio-max-nr", MANY),
 ];
+
+/// What fits an `int` and a long of 32 bits.
+const MANY: &[u8] = b"2147483647";
 
 fn settings() -> Result<(), Error> {
     let set = SETTINGS.map(|(path, value)| match files::set(Path::new(path), value) {
@@ -309,14 +319,17 @@ fn descriptors() -> Result<(), Error> {
     Ok(())
 }
 
-/// The kernel gives the first process half of the tasks that memory is thought to hold, counted for each user, and containers would
-/// have that from here: of theirs the control groups' count alone is the bound, which a definition names.
+/// The kernel gives the first process half of the tasks that memory is thought to hold, as many signals that wait and timers, and
+/// 800 kB of message queues. They are counted for each user, and whatever containers have is counted as ours, too: one could leave the
+/// others none. What bounds theirs is the control groups' count of tasks and of memory, which a definition names.
 fn tasks() -> Result<(), Error> {
     let none = Rlimit {
         current: None,
         maximum: None,
     };
     setrlimit(Resource::Nproc, none).during("RLIMIT_NPROC")?;
+    setrlimit(Resource::Sigpending, none).during("RLIMIT_SIGPENDING")?;
+    setrlimit(Resource::Msgqueue, none).during("RLIMIT_MSGQUEUE")?;
     Ok(())
 }
 

@@ -39,7 +39,7 @@ enum Action {
     Clone,
     /// Allowed for the harmless execution domains.
     Personality,
-    /// Allowed for all families but VSOCK, which reaches the hypervisor of a virtual machine.
+    /// Allowed for all families but [`FAMILIES_REFUSED`].
     Socket,
 }
 
@@ -172,7 +172,9 @@ const ARGUMENT: u32 = if cfg!(target_endian = "big") { 20 } else { 16 };
 const CLONE_REFUSED: u32 = 0x7e02_8000;
 /// Linux, Linux with 32-bit addresses of uname, each also without address randomisation's legacy, and the query.
 const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
-const AF_VSOCK: u32 = 40;
+/// ALG, the kernel's ciphers: a large surface that libraries do not need. VSOCK, which reaches the hypervisor of a virtual
+/// machine.
+const FAMILIES_REFUSED: [u32; 2] = [38, 40];
 
 /// Where the shared ends of a filter are.
 #[derive(Clone, Copy)]
@@ -318,7 +320,13 @@ impl Filter {
             at += 1;
         }
         self.put(SockFilter::new(LOAD, 0, 0, ARGUMENT));
-        self.jump(JUMP_EQUAL, AF_VSOCK, labels.refuse, labels.allow);
+        let mut at = 0;
+        while at < FAMILIES_REFUSED.len() {
+            let last = at + 1 == FAMILIES_REFUSED.len();
+            let other = if last { labels.allow } else { self.length + 1 };
+            self.jump(JUMP_EQUAL, FAMILIES_REFUSED[at], labels.refuse, other);
+            at += 1;
+        }
         self.put(SockFilter::new(RETURN, 0, 0, ANSWER_ALLOW));
         self.put(SockFilter::new(RETURN, 0, 0, ANSWER_ERRNO | EPERM));
         self.put(SockFilter::new(RETURN, 0, 0, ANSWER_ERRNO | ENOSYS));

@@ -12,6 +12,7 @@ use crate::machine::{Event, Halt};
 use kedge_board_support::record::Reason;
 use kedge_board_support::record::state::Target;
 use kedge_revision::{ObjectId, Verified};
+use kedge_store::Store;
 use std::path::Path;
 
 impl Driver {
@@ -27,8 +28,14 @@ impl Driver {
                 if kept == Some(target.revision) {
                     return false;
                 }
-                let volumes = self.volumes_to_copy();
-                self.send_snapshot(target.revision, &volumes)
+                match self.volumes_to_copy() {
+                    Ok(volumes) => self.send_snapshot(target.revision, &volumes),
+                    Err(text) => {
+                        self.await_volumes();
+                        self.volumes_copied(false, &text);
+                        return true;
+                    }
+                }
             }
             // A trial ended without a commit: what it did to the volumes is undone.
             Some(revision) if revision != target.revision || self.tried_other_values(target) => {
@@ -69,14 +76,24 @@ impl Driver {
             .any(|tried| tried.revision == target.revision && tried.parameters != target.parameters)
     }
 
-    /// Volumes of the committed revision of which the trial that runs needs copies.
-    fn volumes_to_copy(&self) -> Vec<(String, String)> {
+    /// Volumes of the committed revision of which the trial that runs needs copies. It is not judged again: it was when it was
+    /// committed, by a root that this PID 1 may not know any more.
+    fn volumes_to_copy(&mut self) -> Result<Vec<(String, String)>, String> {
         let committed = self.boot.control.as_ref().map(|c| c.state().committed);
-        let side = committed.and_then(|target| self.boot.read_committed(target).ok());
-        side.zip(self.boot.content.as_ref())
-            .map_or_else(Vec::new, |(side, tried)| {
-                boot::snapshot_volumes(&side.content, tried)
-            })
+        let Some(committed) = committed.map(|target| target.revision) else {
+            return Ok(Vec::new());
+        };
+        let store = Store::at(Path::new(DATA));
+        if let Err(error) = store.revision(committed) {
+            // Nothing goes back to it, and the trial is what mends the device.
+            let text = format!("volumes: of which a copy is due nobody knows: {error}");
+            self.say(Stream::Error, &text);
+            return Ok(Vec::new());
+        }
+        let content = store.content_of(committed);
+        let content = content.map_err(|error| error.to_string())?;
+        let tried = self.boot.content.as_ref();
+        Ok(tried.map_or_else(Vec::new, |tried| boot::snapshot_volumes(&content, tried)))
     }
 
     pub(super) fn copy_volumes(&mut self, planned: Box<Planned>) {

@@ -248,7 +248,12 @@ impl Driver {
         let Some(order) = place(revision) else {
             return Err("its document cannot be read back".into());
         };
-        leads_forward(control.state(), revision, order, place)
+        let state = control.state();
+        let was_left = state.committed.revision != revision && store.is_committed(revision);
+        if was_left && !self.boot.repair {
+            return Err("it was committed here before, and somebody went back from it: a hub or a push brings it again".into());
+        }
+        leads_forward(state, revision, order, place)
     }
 
     /// Applies for a client; what a stick brings under its own rules.

@@ -27,6 +27,12 @@ pub(crate) fn run(name: &str, number: u64) -> Option<ExitCode> {
         "snoop" => snoop(Duration::from_secs(number)),
         "spin" => loads::spin(number),
         "swell" => loads::swell(number),
+        "gather" => drop(loads::gather(number)),
+        "hoard" => {
+            let held = loads::gather(number);
+            pause(60_000);
+            drop(held);
+        }
         "write" => loads::write(&folder(), number),
         "read-disk" => loads::read(&folder(), number),
         "seek" => loads::seek(&folder(), number),

@@ -1,10 +1,11 @@
 //! Loads for limits: each says what it got of what it wanted, in relation to the kernel's own counts in its cgroup.
 
 use crate::say;
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, inotify};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -35,6 +36,23 @@ pub(crate) fn spin(seconds: u64) {
         "spun {} throttled {times}",
         used() * 1000 / passed.max(1)
     ));
+}
+
+/// Takes so many things that watch files, if it may: `gathered COUNT refused ERRNO`.
+pub(crate) fn gather(most: u64) -> Vec<OwnedFd> {
+    let mut held = Vec::new();
+    let mut refused = 0;
+    for _ in 0..most {
+        match inotify::init(inotify::CreateFlags::CLOEXEC) {
+            Ok(one) => held.push(one),
+            Err(error) => {
+                refused = error.raw_os_error();
+                break;
+            }
+        }
+    }
+    say(&format!("gathered {} refused {refused}", held.len()));
+    held
 }
 
 /// Takes memory until the kernel has slowed it down, or so much of it: `swollen MEBIBYTES high TIMES killed TIMES`.

@@ -91,6 +91,7 @@ fn vm_limits_between_containers() -> Result<()> {
     });
     checks.run("a check by TCP", &mut guest, checked);
     checks.run("limits are those of the definition", &mut guest, written);
+    checks.run("what the kernel counts for a user", &mut guest, counted);
     checks.run("a processor by weight", &mut guest, weighed);
     checks.run("bytes that are read", &mut guest, |guest| {
         // 4 MiB at 1 MiB a second, of which the first half second is not waited for.
@@ -162,6 +163,25 @@ fn checked(guest: &mut Guest) -> Result<()> {
     })?;
     let hearing = guest.container("hearing")?;
     ensure!(restarts(&hearing) == Some(0), "{hearing}");
+    Ok(())
+}
+
+/// To the kernel all containers are one user's. What it counts for users, here things that watch files, of which it gives one 128,
+/// one of them does not take from the others.
+fn counted(guest: &mut Guest) -> Result<()> {
+    begin_beside(guest, "light", "hoard", 300)?;
+    let said = end_beside(guest, "light", "gathered")?;
+    ensure!(said == "gathered 300 refused 0\n", "{said}");
+    let others = load(guest, "heavy", &["gather", "300"])?;
+    ensure!(others == [300, 0], "the other: {others:?}");
+    for limit in ["Max pending signals", "Max msgqueue size"] {
+        let words = ["exec", "heavy", "/probe", "show", "/proc/self/limits"];
+        let said = run(guest, &words, b"")?;
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let line = said.lines().find(|line| line.contains(limit));
+        let is_free = line.is_some_and(|line| line.matches("unlimited").count() == 2);
+        ensure!(is_free, "{limit}: {said}");
+    }
     Ok(())
 }
 

@@ -39,6 +39,11 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+/// Of Linux 6.7 on (`include/uapi/linux/if_link.h`).
+const IFLA_BR_FDB_MAX_LEARNED: u16 = 49;
+/// Most hardware addresses that a bridge learns. Each takes memory that is counted as nobody's, for five minutes, and whoever may
+/// send raw frames makes as many as it likes.
+const MOST_LEARNED: u32 = 1024;
 const VETH_INFO_PEER: u16 = 1;
 /// What is tried first for a pool.
 const MAKE: &str = "make the network";
@@ -471,12 +476,18 @@ fn host(address: Ipv4Addr) -> Prefix {
 
 /// The bridge of a pool, up.
 fn bridge(pool: &Pool) -> Vec<u8> {
+    let most = attribute(IFLA_BR_FDB_MAX_LEARNED, &MOST_LEARNED.to_ne_bytes());
+    let kind = [
+        attribute(IFLA_INFO_KIND, b"bridge"),
+        attribute(IFLA_INFO_DATA, &most),
+    ]
+    .concat();
     let parts = [
         &interface(0, IFF_UP, IFF_UP)[..],
         &named(&[BRIDGE, &pool.name].concat()),
         &hardware(pool.gateway),
         &attribute(IFLA_GROUP, &GROUP.to_ne_bytes()),
-        &attribute(IFLA_LINKINFO, &attribute(IFLA_INFO_KIND, b"bridge")),
+        &attribute(IFLA_LINKINFO, &kind),
     ];
     message(RTM_NEWLINK, ACKNOWLEDGED | NEW, &parts)
 }
