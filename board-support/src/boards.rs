@@ -366,10 +366,11 @@ pub struct Budgets {
 
 /// Modules of Debian's kernels that networks of containers' own need: bridges, pairs of interfaces, the rules between them, and
 /// what ends connections that outlive those. Our own kernels have all of it built in.
-pub const POOL_MODULES: [&str; 7] = [
+pub const POOL_MODULES: [&str; 8] = [
     "bridge",
     "veth",
     "nft_ct",
+    "nft_connlimit",
     "nft_chain_nat",
     "nft_nat",
     "nft_masq",

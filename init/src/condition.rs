@@ -164,6 +164,8 @@ pub enum Reach {
     NoAddress,
     /// Nothing is plugged in.
     Unplugged,
+    /// Nothing has been told yet of the ports under what they are to be now.
+    Untold,
 }
 
 /// What is known of a hub.
@@ -213,7 +215,7 @@ impl Facts {
     const fn lacks_network(&self) -> bool {
         match self.reach {
             Reach::Up => false,
-            Reach::NoAddress => true,
+            Reach::NoAddress | Reach::Untold => true,
             Reach::Unplugged => !matches!(self.hub, Hub::Unasked),
         }
     }
@@ -327,13 +329,17 @@ impl Course {
         }
     }
 
-    /// The network, where after a boot a cable has a moment to be seen: else a device would be good, and then wait for an
-    /// address.
+    /// The network, where after a boot a cable has a moment to be seen, from the first that is told of ports: else a device
+    /// would be good, and then wait for an address.
     pub fn reach(&mut self, now: u64, reach: Reach) -> Reach {
+        if reach == Reach::Untold {
+            self.link_at = None;
+            return reach;
+        }
         let by = *self.link_by.get_or_insert(now.saturating_add(LINK_MS));
         match reach {
             Reach::Up | Reach::NoAddress => self.link_by = Some(0),
-            Reach::Unplugged => {}
+            Reach::Unplugged | Reach::Untold => {}
         }
         let waits = reach == Reach::Unplugged && now < by;
         self.link_at = waits.then_some(by);

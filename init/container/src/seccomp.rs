@@ -194,7 +194,7 @@ impl Labels {
         let clone = start;
         let personality = clone + 2;
         let socket = personality + 1 + PERSONALITIES.len();
-        let allow = socket + 2;
+        let allow = socket + 1 + FAMILIES_REFUSED.len();
         Self {
             clone,
             personality,

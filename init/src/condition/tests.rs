@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 const GOALS: [Goals; 3] = [Goals::Met, Goals::Coming, Goals::Missed];
 const TRIALS: [Trial; 3] = [Trial::None, Trial::Runs, Trial::Waits];
-const REACHES: [Reach; 3] = [Reach::Up, Reach::NoAddress, Reach::Unplugged];
+const REACHES: [Reach; 4] = [Reach::Up, Reach::NoAddress, Reach::Unplugged, Reach::Untold];
 const HUBS: [Hub; 5] = [
     Hub::Unasked,
     Hub::Enrolling,
@@ -79,7 +79,8 @@ fn all() -> Vec<Facts> {
 fn by_the_table(facts: &Facts) -> Condition {
     let lost = facts.hub == Hub::Lost;
     let unplugged = facts.reach == Reach::Unplugged && facts.hub != Hub::Unasked;
-    let no_network = facts.reach == Reach::NoAddress || unplugged;
+    let untold = [Reach::NoAddress, Reach::Untold].contains(&facts.reach);
+    let no_network = untold || unplugged;
     let enrolling = facts.hub == Hub::Enrolling;
     let no_hub = lost || facts.hub == Hub::Awaited;
     let rows = [
@@ -108,7 +109,7 @@ fn by_the_table(facts: &Facts) -> Condition {
 #[test]
 fn of_all_that_holds_the_first_row_counts() {
     let all = all();
-    assert_eq!(all.len(), 128 * 3 * 3 * 3 * 5);
+    assert_eq!(all.len(), 128 * 3 * 3 * 4 * 5);
     let mut seen = BTreeSet::new();
     for facts in all {
         let found = condition(&facts);
@@ -146,7 +147,7 @@ fn a_steady_light_is_never_a_lie() {
 fn one_thing_alone_has_its_word_and_light() {
     use Light::{Fast, Flash, Slow, Steady};
     type Change = fn(&mut Facts);
-    let rows: [(Change, &str, Light); 16] = [
+    let rows: [(Change, &str, Light); 17] = [
         (|facts| facts.stopping = true, "stopping", Slow),
         (|facts| facts.repair = true, "repair", Flash),
         (|facts| facts.booting = true, "booting", Slow),
@@ -158,6 +159,7 @@ fn one_thing_alone_has_its_word_and_light() {
         (|facts| facts.unwritten = true, "unwritten", Fast),
         (|facts| facts.growing = true, "growing", Slow),
         (|facts| facts.reach = Reach::NoAddress, "no-network", Slow),
+        (|facts| facts.reach = Reach::Untold, "no-network", Slow),
         (|facts| facts.reach = Reach::Unplugged, "no-network", Slow),
         (|facts| facts.hub = Hub::Enrolling, "enrolling", Slow),
         (|facts| facts.hub = Hub::Awaited, "no-hub", Slow),
@@ -292,8 +294,13 @@ fn a_cable_that_is_loose_does_not_flood_the_console() {
 #[test]
 fn a_cable_has_a_moment_after_the_boot_and_no_second_one() {
     let mut course = Course::default();
+    // However slow the boot is, it begins with the first word of a port.
+    assert_eq!(course.reach(100, Reach::Untold), Reach::Untold);
+    assert_eq!(course.deadline(), None);
     assert_eq!(course.reach(500, Reach::Unplugged), Reach::NoAddress);
     assert_eq!(course.deadline(), Some(500 + LINK_MS));
+    // Ports that are configured anew are no link that was seen.
+    assert_eq!(course.reach(600, Reach::Untold), Reach::Untold);
     let last = 499 + LINK_MS;
     assert_eq!(course.reach(last, Reach::Unplugged), Reach::NoAddress);
     assert_eq!(course.reach(last + 1, Reach::Unplugged), Reach::Unplugged);

@@ -24,9 +24,9 @@ const MOST_PORTS: usize = 33;
 /// What PID 1 knows of the device's network.
 #[derive(Debug, Default)]
 pub(crate) struct Network {
-    /// How ports stand, by name, under the configuration of `number`.
+    /// How ports stand, by name, under the configuration of `number`; none: the helper has told nothing yet.
     pub(super) ports: Vec<PortStatus>,
-    number: u32,
+    number: Option<u32>,
     /// What of the next list has come.
     coming: Vec<PortStatus>,
     /// How many configurations the helper was given.
@@ -44,6 +44,7 @@ impl Network {
     pub(super) fn forget(&mut self) {
         self.ports.clear();
         self.coming.clear();
+        self.number = None;
     }
 
     /// Whether the device can be reached by what `wanted` says of its network, as far as it can be seen from inside; `None`:
@@ -71,6 +72,9 @@ impl Network {
 
     /// How others can reach the device, by what the helper was told last.
     pub(super) fn reach(&self) -> Reach {
+        if !self.is_told() {
+            return Reach::Untold;
+        }
         match self.stands_if(self.listed) {
             Some(true) => Reach::Up,
             Some(false) => Reach::NoAddress,
@@ -88,8 +92,13 @@ impl Network {
         addresses.map(|address| address.split('/').next().unwrap_or_default())
     }
 
+    /// Whether the helper has told how ports stand under the last configuration.
+    fn is_told(&self) -> bool {
+        self.number == Some(self.asked)
+    }
+
     fn stands_if(&self, listed: bool) -> Option<bool> {
-        if self.number != self.asked {
+        if !self.is_told() {
             return Some(false);
         }
         let linked = || self.ports.iter().filter(|port| port.link);
@@ -190,7 +199,7 @@ impl Driver {
         network.coming.truncate(MOST_PORTS);
         if standing.last {
             network.ports = core::mem::take(&mut network.coming);
-            network.number = standing.number;
+            network.number = Some(standing.number);
             self.network_changed();
         }
         None
@@ -263,6 +272,7 @@ mod tests {
         };
         Network {
             ports: ports.iter().map(port).collect(),
+            number: Some(0),
             ..Network::default()
         }
     }
@@ -300,6 +310,8 @@ mod tests {
         assert_eq!(shown.reach(), Reach::Up);
         assert_eq!(shown.addresses().collect::<Vec<_>>(), ["10.0.2.15"]);
         shown.forget();
+        assert_eq!(shown.reach(), Reach::Untold);
+        shown.number = Some(0);
         assert_eq!(shown.reach(), Reach::Unplugged);
         shown.listed = true;
         assert_eq!(shown.reach(), Reach::NoAddress);
@@ -312,6 +324,10 @@ mod tests {
         let mut stale = network(&[("eth0", true, address)]);
         stale.asked = 1;
         assert_eq!(stale.stands(&automatic), Some(false));
+        assert_eq!(stale.reach(), Reach::Untold);
+        // Before the first word nothing is known, and no port is no good sign.
+        assert_eq!(Network::default().reach(), Reach::Untold);
+        assert_eq!(Network::default().stands(&automatic), Some(false));
     }
 
     #[test]

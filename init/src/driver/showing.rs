@@ -126,7 +126,7 @@ impl Driver {
             Condition::NoNetwork | Condition::Offline | Condition::Enrolling | Condition::NoHub => {
                 match self.network.reach() {
                     Reach::Unplugged => Some("no cable is in".to_owned()),
-                    Reach::NoAddress => Some("no address yet".to_owned()),
+                    Reach::NoAddress | Reach::Untold => Some("no address yet".to_owned()),
                     Reach::Up => self.hubs().into_iter().next(),
                 }
             }

@@ -504,6 +504,11 @@ fn compare_rules(device: &Namespace) {
             iifgroup 19269 ip6 saddr :: accept
             iifgroup 19269 meta nfproto ipv6 drop
         }
+        chain bounds {
+            type filter hook prerouting priority mangle; policy accept;
+            iifname "br-front" ct status ! confirmed ct count over 4096 drop
+            iifname "br-back" ct status ! confirmed ct count over 4096 drop
+        }
         chain prerouting {
             type nat hook prerouting priority dstnat; policy accept;
             iifgroup 19269 accept

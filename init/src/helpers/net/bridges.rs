@@ -54,6 +54,11 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 /// The same of IPv6, by pools that have such a prefix. Ports hear routers nevertheless: see their rules.
 const FORWARDING6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 
+/// For how many connections the kernel has room.
+const CONNECTIONS: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+/// For how many it has by itself on the smallest machine (Linux `net/netfilter/nf_conntrack_core.c`, nf_conntrack_init_start).
+const LEAST_CONNECTIONS: u32 = 1024;
+
 /// What the helper has made, and is to make.
 #[derive(Debug, Default)]
 pub(super) struct Bridges {
@@ -283,8 +288,32 @@ impl Net<'_> {
                 note(refused, "stop to forward", "", unless_absent(done));
             }
         }
-        let batch = if on { rules::all(made) } else { rules::none() };
-        let done = Netlink::open_rules().and_then(|socket| socket.command("rules", &batch));
+        let set = |batch: &[u8]| {
+            let socket = Netlink::open_rules()?;
+            socket.command("rules", batch)
+        };
+        let mut done = if on {
+            let bound = rules::share(most_connections(), made.pools.len());
+            set(&rules::all(made, Some(bound)))
+        } else {
+            set(&rules::none())
+        };
+        if on
+            && done
+                .as_ref()
+                .is_err_and(|error| error.errno() == Errno::NOENT)
+        {
+            done = set(&rules::all(made, None));
+            if done.is_ok() {
+                let doing = "bound connections of networks, as this kernel cannot count them,";
+                note(
+                    refused,
+                    doing,
+                    "",
+                    Err(Error::Netlink(kedge_sys::Error::new("rules", Errno::NOENT))),
+                );
+            }
+        }
         // A bridge without them is a network whose containers have one another alone.
         let doing = "set rules for networks, which this kernel may not have";
         if !note(refused, doing, "", done) {
@@ -357,6 +386,12 @@ impl Net<'_> {
             .command("pair", &message)
             .or_else(only_refusals)
     }
+}
+
+/// For how many connections the kernel has room.
+fn most_connections() -> u32 {
+    let text = std::fs::read_to_string(CONNECTIONS).unwrap_or_default();
+    text.trim_end().parse().unwrap_or(LEAST_CONNECTIONS)
 }
 
 /// Whether a table of rules is there: the kernel answers with it, or refuses.
@@ -545,12 +580,13 @@ mod tests {
             six: None,
         };
         let bridge = bridge(&pool);
-        assert_eq!(&bridge[..8], &[84, 0, 0, 0, 16, 0, 5, 6]);
+        assert_eq!(&bridge[..8], &[96, 0, 0, 0, 16, 0, 5, 6]);
         assert_eq!(&bridge[32..48], b"\x0d\0\x03\0br-front\0\0\0\0");
         assert_eq!(&bridge[48..60], &[10, 0, 1, 0, 2, 0x4b, 10, 88, 0, 1, 0, 0]);
         let group = [8, 0, 27, 0, 0x45, 0x4b, 0, 0];
         assert_eq!(bridge[60..68], group);
-        assert_eq!(&bridge[68..], b"\x10\0\x12\0\x0a\0\x01\0bridge\0\0");
+        assert_eq!(&bridge[68..84], b"\x1c\0\x12\0\x0a\0\x01\0bridge\0\0");
+        assert_eq!(&bridge[84..], b"\x0c\0\x02\0\x08\0\x31\0\0\x04\0\0");
         let attach = Attach {
             pid: 4711,
             address: Ipv4Addr::new(10, 88, 0, 2),

@@ -6,6 +6,7 @@
 //!                                     iifgroup POOLS ip6 saddr fe80::/10 accept
 //!                                     iifgroup POOLS ip6 saddr :: accept
 //!                                     iifgroup POOLS meta nfproto ipv6 drop
+//!   chain bounds       filter, mangle: iifname "br-NAME" ct status ! confirmed ct count over N drop   for each pool
 //!   chain prerouting   nat, dstnat:   iifgroup POOLS accept
 //!                                     ip daddr ADDRESS tcp|udp dport PORT dnat ip to CONTAINER:PORT   for each published port;
 //!                                     without an address: meta nfproto ipv4 meta pkttype host …,
@@ -24,6 +25,10 @@
 //! reaches a container but by a published port; and what has nothing to do with pools is forwarded by nobody, as before there
 //! were any. Packets within a pool cross its bridge, and come here only on a kernel that shows them to these rules, too
 //! (`br_netfilter`): hence the rule for each pool. In all others an interface of their group is a pool's.
+//!
+//! All share the kernel's one table of connections, the device's agent too. What a pool begins is bounded ([`share`]), where
+//! what is forwarded and what is asked of the device itself still go one way; a connection is counted by its first packet, since
+//! only then it is not in the table.
 //!
 //! Of IPv6 there is no `rp_filter`: each packet that comes out of a pool has an address of its, or one that asks neighbours
 //! and is never forwarded. What is untracked there, as questions to neighbours are, would leave as it is. And where a router outside
@@ -93,8 +98,15 @@ const INVALID: u32 = 1;
 const UNTRACKED: u32 = 1 << 6;
 /// Bits of established and related connections.
 const KNOWN: u32 = 2 | 4;
+/// `IPS_CONFIRMED`: it is in the table of connections.
+const CONFIRMED: u32 = 1 << 3;
 /// `IPS_DST_NAT`.
 const REDIRECTED: u32 = 1 << 5;
+/// `NFT_CONNLIMIT_F_INV`: more than so many.
+const MORE: u32 = 1;
+/// Most connections that a pool may have begun, however large the table is: the kernel looks at all of them for each that
+/// is new (Linux `net/netfilter/nf_conncount.c`), if at most once in a tick of its clock.
+const MOST_CONNECTIONS: u32 = 4096;
 /// `NFT_PAYLOAD_NETWORK_HEADER` and where an IPv4 packet has its destination, and one of IPv6 its source and its destination;
 /// `NFT_PAYLOAD_TRANSPORT_HEADER` and where TCP and UDP have their destination: base, offset, length.
 const DESTINATION: [u32; 3] = [1, 16, 4];
@@ -119,18 +131,31 @@ enum Value<'a> {
 }
 use Value::{Data, Number, Verdict};
 
-/// One batch, which makes everything anew.
-pub(super) fn all(Pools { pools, ports }: &Pools) -> Vec<u8> {
+/// How many connections each of so many pools may have begun, where the table has room for `most`: a quarter is the device's own.
+pub(super) fn share(most: u32, pools: usize) -> u32 {
+    let pools = u32::try_from(pools).unwrap_or(u32::MAX).max(1);
+    let free = most.saturating_sub(most / 4);
+    (free / pools).clamp(1, MOST_CONNECTIONS)
+}
+
+/// One batch, which makes everything anew. `bound`: how many connections a pool may have begun; `None`: the kernel cannot count them.
+pub(super) fn all(Pools { pools, ports }: &Pools, bound: Option<u32>) -> Vec<u8> {
     let mut batch = Batch(Vec::new());
     batch.frame(BEGIN);
     batch.clear();
     batch.table(NEW_TABLE, CREATE);
     // NF_INET_PRE_ROUTING, NF_INET_FORWARD, NF_INET_POST_ROUTING; priorities as Netfilter has them for such chains.
     batch.chain("sources", "filter", [0, -300], ACCEPT);
+    batch.chain("bounds", "filter", [0, -150], ACCEPT);
     batch.chain("prerouting", "nat", [0, -100], ACCEPT);
     batch.chain("forward", "filter", [2, 0], DROP);
     batch.chain("postrouting", "nat", [4, 100], ACCEPT);
     batch.sources(pools);
+    if let Some(bound) = bound {
+        for pool in pools {
+            batch.bound(pool, bound);
+        }
+    }
     batch.pools("prerouting", COMES_OUT_OF, |batch| batch.verdict(ACCEPT));
     for forward in ports {
         batch.forward(forward, IPV4, &forward.to.octets());
@@ -386,6 +411,17 @@ impl Batch {
         self.compare(EQUAL, &prefix.to_be_bytes());
     }
 
+    /// Bounds what a pool begins.
+    fn bound(&mut self, pool: &Pool, bound: u32) {
+        let rule = self.rule("bounds", 0);
+        self.meets(COMES_IN_BY, &bridge(pool));
+        self.connection(STATUS, CONFIRMED, EQUAL);
+        // NFTA_CONNLIMIT_COUNT, NFTA_CONNLIMIT_FLAGS.
+        self.expression("connlimit", &[(1, Number(bound)), (2, Number(MORE))]);
+        self.verdict(DROP);
+        self.close_rule(rule);
+    }
+
     /// A rule for packets within a pool.
     fn within(&mut self, pool: &Pool) {
         let name = bridge(pool);
@@ -432,17 +468,17 @@ impl Batch {
     /// A rule for what is forwarded of connections with these bits.
     fn connections(&mut self, key: u32, bits: u32, verdict: u32) {
         let rule = self.rule("forward", 0);
-        self.connection(key, bits);
+        self.connection(key, bits, UNEQUAL);
         self.verdict(verdict);
         self.close_rule(rule);
     }
 
-    /// Its connection must have one of these bits, which are the machine's own numbers.
-    fn connection(&mut self, key: u32, bits: u32) {
+    /// Its connection must have one of these bits, which are the machine's own numbers; or none of them, if that is to be equal to zero.
+    fn connection(&mut self, key: u32, bits: u32, operation: u32) {
         // NFTA_CT_DREG, NFTA_CT_KEY.
         self.expression("ct", &[(1, Number(1)), (2, Number(key))]);
         self.masked(&bits.to_ne_bytes());
-        self.compare(UNEQUAL, &[0; 4]);
+        self.compare(operation, &[0; 4]);
     }
 
     fn load(&mut self, register: u32, value: Value<'_>) {

@@ -249,6 +249,49 @@ fn tracked(site: &Site, word: &str) -> Vec<String> {
 }
 
 #[test]
+fn root_a_pool_leaves_connections_to_the_others() {
+    let site = Site::new();
+    let helper = site.helper(&pools(&[("8080:80", 3)]));
+    let hog = site.container(&helper, "hog", "front", "10.88.0.2");
+    let server = site.container(&helper, "server", "front", "10.88.0.3");
+    let other = site.container(&helper, "other", "back", "10.88.1.2");
+    server.namespace().serves("10.88.0.3:80");
+    eventually(|| site.rules().contains("8080"));
+    let rules = site.rules();
+    let bound = rules
+        .split_once("ct count over ")
+        .and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<usize>().ok())
+        .expect(&rules);
+    // Half to others, half to the device itself: one datagram each, for which a connection is kept for half a minute.
+    let sockets: Vec<_> = (0..2).map(|_| udp(&hog.namespace(), "0.0.0.0:0")).collect();
+    for at in 0..=bound {
+        for (socket, to) in sockets.iter().zip(["10.77.0.1", "10.88.0.1"]) {
+            // Where none is let through the sender is told so, or not.
+            socket
+                .send_to(b"more", (to, 10_000 + u16::try_from(at).unwrap()))
+                .ok();
+        }
+    }
+    let kept = tracked(&site, "src=10.88.0.2").len();
+    assert!(kept <= bound && kept > bound / 2, "{kept} of {bound}");
+    // No more for it, and as before for others, in and out, and for the device.
+    assert_eq!(hog.namespace().asks("10.77.0.1:1", NEVER), None);
+    let asked = other.namespace().asks("10.77.0.1:1", PATIENCE);
+    assert_eq!(asked.as_deref(), Some("10.77.0.2"));
+    let asked = site.outside.asks("10.77.0.2:8080", PATIENCE);
+    assert_eq!(asked.as_deref(), Some("10.77.0.1"));
+    assert!(site.device.asks("10.77.0.1:1", PATIENCE).is_some());
+    // What ends makes room.
+    kill(hog.spawned);
+    let next = site.container(&helper, "hog", "front", "10.88.0.2");
+    eventually(|| next.namespace().asks("10.77.0.1:1", NEVER).is_some());
+    helper.end();
+    for container in [next, server, other] {
+        kill(container.spawned);
+    }
+}
+
+#[test]
 fn root_a_published_port_takes_nothing_that_is_for_all() {
     let site = Site::new();
     let helper = site.helper(&pools(&[("9999:99/udp", 2)]));

@@ -16,6 +16,10 @@ fn messages(mut batch: &[u8]) -> Vec<(u16, u16, &[u8])> {
     found
 }
 
+fn all_of(pools: &Pools) -> Vec<u8> {
+    all(pools, Some(700))
+}
+
 fn long(bytes: usize) -> u8 {
     u8::try_from(bytes).unwrap()
 }
@@ -43,13 +47,14 @@ fn pools(ports: &[&str]) -> Pools {
 
 #[test]
 fn a_batch_makes_the_table_anew() {
-    let batch = all(&pools(&["8080:80", "10.0.2.15:5353:53/udp"]));
+    let batch = all_of(&pools(&["8080:80", "10.0.2.15:5353:53/udp"]));
     let kinds: Vec<u16> = messages(&batch).iter().map(|(kind, ..)| *kind).collect();
     let (table, gone, chain, rule) = (0xa00, 0xa02, 0xa03, 0xa06);
     let wanted = [
-        &[BEGIN, table, gone, table, chain, chain, chain, chain][..],
-        // Two ports, two pools; the others are always there.
-        &[rule; 2 + 2 + 11],
+        &[BEGIN, table, gone, table],
+        &[chain; 5][..],
+        // Two ports, two pools with two each; the others are always there.
+        &[rule; 2 + 4 + 11],
         &[END],
     ];
     assert_eq!(kinds, wanted.concat());
@@ -93,8 +98,8 @@ fn the_bytes_of_a_batch_that_removes() {
 
 #[test]
 fn the_bytes_of_a_chain() {
-    let batch = all(&pools(&[]));
-    let (_, flags, chain) = messages(&batch)[6];
+    let batch = all_of(&pools(&[]));
+    let (_, flags, chain) = messages(&batch)[7];
     assert_eq!(flags, 0x401);
     let wanted: &[&[u8]] = &[
         &[1, 0, 0, 0],
@@ -108,7 +113,7 @@ fn the_bytes_of_a_chain() {
     ];
     assert_eq!(chain, wanted.concat());
     // A priority below zero.
-    let (_, _, chain) = messages(&batch)[5];
+    let (_, _, chain) = messages(&batch)[6];
     let found = chain
         .windows(8)
         .any(|bytes| bytes == b"\x08\0\x02\0\xff\xff\xff\x9c");
@@ -117,8 +122,8 @@ fn the_bytes_of_a_chain() {
 
 #[test]
 fn the_bytes_of_a_published_port() {
-    let batch = all(&pools(&["8080:80"]));
-    let (_, flags, rule) = messages(&batch)[12];
+    let batch = all_of(&pools(&["8080:80"]));
+    let (_, flags, rule) = messages(&batch)[15];
     assert_eq!(flags, 0xc01);
     let number = |kind: u8, value: u8| vec![8, 0, kind, 0, 0, 0, 0, value];
     let expression = |name: &[u8], data: Vec<u8>| {
@@ -172,25 +177,51 @@ fn the_bytes_of_a_published_port() {
 }
 
 #[test]
+fn what_a_pool_begins_is_bounded() {
+    let batch = all_of(&pools(&[]));
+    // Behind three rules for sources.
+    let (_, _, rule) = messages(&batch)[12];
+    let has = |bytes: &[u8]| rule.windows(bytes.len()).any(|found| found == bytes);
+    assert!(has(b"\x0b\0\x02\0bounds\0"));
+    assert!(has(b"br-front\0\0\0\0\0\0\0\0"));
+    // 700 and more, of what is not in the table.
+    assert!(has(
+        b"\x0e\0\x01\0connlimit\0\0\0\x14\0\x02\x80\x08\0\x01\0\0\0\x02\xbc\x08\0\x02\0\0\0\0\x01"
+    ));
+    let without = all(&pools(&[]), None);
+    assert_eq!(messages(&without).len() + 2, messages(&batch).len());
+    for (most, pools, each) in [
+        (1024, 1, 768),
+        (1024, 16, 48),
+        (262_144, 2, 4096),
+        (u32::MAX, 1, 4096),
+        (3, 16, 1),
+        (0, 0, 1),
+    ] {
+        assert_eq!(share(most, pools), each, "{most} {pools}");
+    }
+}
+
+#[test]
 fn what_ipv6_adds() {
     let mut pools = pools(&["8080:80", "10.0.2.15:5353:53/udp"]);
-    let before = messages(&all(&pools)).len();
+    let before = messages(&all_of(&pools)).len();
     let six = "fd00:88::1".parse().unwrap();
     pools.pools[0].six = Some((six, 64));
     // A pool without it, a container with it: none that the host makes, and nothing comes in by it.
     for forward in &mut pools.ports {
         forward.to6 = Some("fd00:88::2".parse().unwrap());
     }
-    let batch = all(&pools);
+    let batch = all_of(&pools);
     let messages = messages(&batch);
     // Its addresses, going out and coming in; one port: what is published at an address of IPv4 is not, for IPv6.
     assert_eq!(messages.len(), before + 3);
     let has = |at: usize, bytes: &[u8]| messages[at].2.windows(bytes.len()).any(|b| b == bytes);
     // Its own rules come first of all.
     let prefix = [&[0xfd, 0, 0, 0x88][..], &[0; 12]].concat();
-    assert!(has(8, b"br-front\0\0\0\0\0\0\0\0"));
-    assert!(has(8, &[[0xff; 8], [0; 8]].concat()) && has(8, &prefix));
-    assert!(has(14, &pools.ports[0].to6.unwrap().octets()));
+    assert!(has(9, b"br-front\0\0\0\0\0\0\0\0"));
+    assert!(has(9, &[[0xff; 8], [0; 8]].concat()) && has(9, &prefix));
+    assert!(has(17, &pools.ports[0].to6.unwrap().octets()));
 }
 
 #[test]
@@ -208,7 +239,7 @@ fn the_most_rules_fit_into_one_message() {
     pools.pools = vec![one; 16];
     // What the kernel lets a socket send at once where it has 32 bits (`net.core.wmem_max`), doubled.
     let most = 2 * 163_840;
-    assert!(all(&pools).len() < most, "{}", all(&pools).len());
+    assert!(all_of(&pools).len() < most, "{}", all_of(&pools).len());
 }
 
 #[test]
