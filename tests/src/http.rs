@@ -2,11 +2,15 @@
 //! mistakes of the product's own client.
 
 use anyhow::{Context, Result, bail};
+use kedge_image_build::progress::say;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,17 +32,31 @@ pub fn control(socket: &Path, method: &str, target: &str) -> Result<Answer> {
         std::process::id(),
         NUMBER.fetch_add(1, Ordering::Relaxed)
     );
-    // QEMU serves one client at a time, and may let go of one that came while its predecessor went, unheard.
+    // QEMU serves one client at a time, and may let go of one that came while its predecessor went, unheard; or, as seen
+    // once on a machine under load, keep its line open and its question to itself.
     let mut last = None;
     for _ in 0..3 {
         let stream = UnixStream::connect(socket).context("cannot connect to the control port")?;
-        stream.set_read_timeout(Some(Duration::from_secs(15)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         match exchange(&stream, method, target, Some(&id)) {
             Err(error) if error.is::<Unheard>() => last = Some(error),
+            // What only asks may be asked twice. Whoever is really deaf is so again.
+            Err(error) if method == "GET" && last.is_none() && is_late(&error) => {
+                say(format_args!(
+                    "      no answer to {target} in {PATIENCE:?}: asked again"
+                ));
+                last = Some(error);
+            }
             answer => return answer,
         }
     }
     Err(last.unwrap_or_else(|| Unheard.into()))
+}
+
+/// Whether it was waited for in vain.
+fn is_late(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 /// The connection ended before a byte of an answer came.
