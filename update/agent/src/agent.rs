@@ -411,6 +411,7 @@ impl<'a> Agent<'a> {
                     }
                 }
                 Step::Apply(target) => self.apply(target)?,
+                Step::GiveUp => self.give_up()?,
                 Step::Settle(phase, failed) => self.settle(phase, failed)?,
             }
         }

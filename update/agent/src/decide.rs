@@ -37,13 +37,32 @@ pub struct Target {
     pub parameters: u64,
 }
 
+/// How a trial stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trial {
+    /// It runs and is judged.
+    Runs,
+    /// It is about to begin, or waits for its next try, which comes when what is committed has settled; if that
+    /// never does, it waits on.
+    Waits(Target),
+}
+
+impl Target {
+    const fn of(desired: &Desired) -> Self {
+        Self {
+            revision: desired.revision,
+            parameters: desired.parameters,
+        }
+    }
+}
+
 /// What PID 1 says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Device {
     /// What the device returns to.
     pub committed: Option<Target>,
-    /// A trial is recorded; true: it runs and is judged.
-    pub trial: Option<bool>,
+    /// The trial that is recorded.
+    pub trial: Option<Trial>,
     /// The last trial that failed, and why.
     pub failed: Option<(Target, String)>,
     /// Nothing of a revision runs, and why; empty: that is not told.
@@ -88,6 +107,8 @@ pub enum Step {
     Fetch(Target),
     /// Keep that it is tried, and let PID 1 try it.
     Apply(Target),
+    /// Let PID 1 give up a trial that waits: something else is wanted, and as long as it waits nothing else is taken.
+    GiveUp,
     /// What was tried was judged: remember it, and tell.
     Settle(Phase, Option<Failed>),
 }
@@ -96,13 +117,16 @@ pub enum Step {
 #[must_use]
 pub fn decide(view: &View<'_>) -> Step {
     let device = view.device;
-    if let Some(judged) = device.trial {
-        let phase = if judged {
-            Phase::Judging
-        } else {
-            Phase::Trying
-        };
-        return Step::Rest(phase, None);
+    match device.trial {
+        None => {}
+        Some(Trial::Runs) => return Step::Rest(Phase::Judging, None),
+        Some(Trial::Waits(waiting)) => {
+            return match another(view, waiting) {
+                None => Step::Rest(Phase::Trying, None),
+                Some(target) if view.confirmed == Some(target) => Step::GiveUp,
+                Some(_) => Step::Confirm,
+            };
+        }
     }
     if let Some(tried) = view.memory.trying {
         // A slot is written before its trial is recorded: what is not yet tried is not yet judged.
@@ -120,10 +144,7 @@ pub fn decide(view: &View<'_>) -> Step {
     let Some(desired) = view.desired else {
         return Step::Rest(idle, None);
     };
-    let target = Target {
-        revision: desired.revision,
-        parameters: desired.parameters,
-    };
+    let target = Target::of(desired);
     if runs(device, target) {
         return Step::Rest(idle, None);
     }
@@ -182,6 +203,16 @@ pub fn count_trials(memory: &mut Memory, ran: u64) -> bool {
         memory.ran = ran;
     }
     must_be_kept
+}
+
+/// What the hub wants now instead of the trial that waits. What a person began at the device is left alone while the hub wants no more
+/// than what is there.
+fn another(view: &View<'_>, waiting: Target) -> Option<Target> {
+    let desired = view.desired.filter(|desired| !desired.download_only)?;
+    let target = Target::of(desired);
+    let is_ours = view.memory.trying.is_some() || !runs(view.device, target);
+    let is_another = !view.device.busy && !is_of(waiting, target);
+    (is_ours && is_another).then_some(target)
 }
 
 /// Whether it is what the device returns to.

@@ -1,7 +1,7 @@
 //! PID 1's control interface, as the agent asks it.
 
 use crate::agent::milliseconds;
-use crate::decide::{Device, Target};
+use crate::decide::{Device, Target, Trial};
 use crate::error::{Error, Peer};
 use crate::http::{Http, Request};
 use kedge_api::device::{self as api, Failed};
@@ -42,9 +42,20 @@ pub struct Status {
     #[serde(default)]
     pub uptime_ms: u64,
     #[serde(default)]
+    trial: Standing,
+    #[serde(default)]
     update: Option<Update>,
     #[serde(default)]
     containers: Vec<api::Container>,
+}
+
+/// How what runs stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Standing {
+    #[default]
+    Committed,
+    Trying {},
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -110,12 +121,14 @@ impl Status {
     #[must_use]
     pub fn device(&self) -> Device {
         let update = self.update.as_ref();
-        let running = self.revision.as_ref().map(|revision| revision.id.as_str());
-        let runs = |trial: &Named| running == Some(trial.revision.to_string().as_str());
+        let stands = |trial: &Named| match self.trial {
+            Standing::Trying {} => Trial::Runs,
+            Standing::Committed => Trial::Waits(trial.target()),
+        };
         let staging = update.and_then(|update| update.staging.as_ref());
         Device {
             committed: update.map(|update| update.committed.target()),
-            trial: update.and_then(|update| update.trial.as_ref().map(runs)),
+            trial: update.and_then(|update| update.trial.as_ref().map(stands)),
             failed: update.and_then(|update| {
                 let failed = update.failed.as_ref()?;
                 let target = Target {
@@ -488,9 +501,16 @@ mod tests {
         assert!(device.locked);
         assert_eq!(
             (device.trial, device.repair, device.busy),
-            (Some(true), None, false)
+            (Some(Trial::Runs), None, false)
         );
         assert_eq!(device.failed.unwrap().1, "operator");
+        let waits = json.replace(r#"{"trying":{"tries-left":2}}"#, r#""committed""#);
+        let waits: Status = serde_json::from_str(&waits).unwrap();
+        let waiting = Target {
+            revision: ObjectId::from_digest([0x22; 32]),
+            parameters: 4,
+        };
+        assert_eq!(waits.device().trial, Some(Trial::Waits(waiting)));
         let report = status.report();
         let running = report.running.unwrap();
         assert_eq!((running.version.as_str(), running.parameters), ("1.2", 4));

@@ -106,6 +106,19 @@ impl Agent<'_> {
         self.look_again()
     }
 
+    /// Ends a trial that waits. PID 1 refuses where there is none any more, or the device goes down for it.
+    pub(crate) fn give_up(&mut self) -> Result<(), Error> {
+        let place = "/v1/update/rollback";
+        let done = self.local.post("give up a trial that waits", place);
+        if done
+            .as_ref()
+            .is_err_and(|error| error.status() != Some(409))
+        {
+            return done;
+        }
+        self.look_again()
+    }
+
     /// PID 1 does not take it.
     pub(crate) fn refuse(&mut self, target: Target, error: &Error) {
         self.refuse_for(target, error, REFUSED_S);

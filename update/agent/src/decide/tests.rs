@@ -89,7 +89,13 @@ impl World {
                 });
                 self.memory.trials += 1;
                 self.memory.ran = self.ran_before + self.now;
-                self.device.trial = Some(true);
+                self.device.trial = Some(Trial::Runs);
+            }
+            Step::GiveUp => {
+                let Some(Trial::Waits(given_up)) = self.device.trial.take() else {
+                    panic!("nothing waits: {self:?}");
+                };
+                self.device.failed = Some((given_up, "operator".to_owned()));
             }
             Step::Settle(phase, failed) => {
                 let tried = self.memory.trying.take();
@@ -137,7 +143,7 @@ fn the_way_of_a_good_revision() {
     assert_eq!(world.act(), Step::Fetch(target(2)));
     assert_eq!(world.act(), Step::Apply(target(2)));
     assert_eq!(world.act(), Step::Rest(Phase::Judging, None));
-    world.device.trial = Some(false);
+    world.device.trial = Some(Trial::Waits(target(2)));
     assert_eq!(world.act(), Step::Rest(Phase::Trying, None));
     world.judge(true);
     assert_eq!(world.act(), Step::Settle(Phase::Committed, None));
@@ -165,6 +171,62 @@ fn a_bad_revision_is_tried_again_only_when_retry_is_raised() {
         desired.retry = 1;
     }
     assert_eq!(world.act(), Step::Confirm);
+}
+
+/// What is committed never settles, so that the trial is never tried again, and nothing else would ever be taken.
+#[test]
+fn a_trial_that_waits_gives_way_to_what_is_wanted_now() {
+    let waiting = || {
+        let mut world = World::new();
+        while world.device.trial.is_none() {
+            world.act();
+        }
+        world.device.trial = Some(Trial::Waits(target(2)));
+        assert_eq!(world.act(), Step::Rest(Phase::Trying, None));
+        world
+    };
+    for (killed, repair) in [(false, None), (true, None), (true, Some(String::new()))] {
+        let mut world = waiting();
+        world.device.repair = repair;
+        if killed {
+            world.kill();
+        }
+        world.desired = Some(desired(3));
+        // A hub's answer that is not signed and fresh ends nothing.
+        assert_eq!(world.act(), Step::Confirm);
+        assert_eq!(world.act(), Step::GiveUp);
+        assert!(matches!(
+            world.act(),
+            Step::Settle(Phase::RolledBack { .. }, Some(_))
+        ));
+        while world.device.trial.is_none() {
+            world.act();
+        }
+        world.judge(true);
+        world.act();
+        assert_eq!(world.device.committed, Some(target(3)));
+    }
+    // Back to what is committed: the operator wants no trial any more.
+    let mut world = waiting();
+    world.desired = Some(desired(1));
+    assert_eq!(world.act(), Step::Confirm);
+    assert_eq!(world.act(), Step::GiveUp);
+    world.act();
+    assert_eq!(world.act(), Step::Rest(Phase::Idle, None));
+    // Somebody's with a stick, who knows why.
+    let mut world = World::new();
+    world.desired = Some(desired(1));
+    world.device.trial = Some(Trial::Waits(target(2)));
+    assert_eq!(world.act(), Step::Rest(Phase::Trying, None));
+    // What is only to be kept is not to be tried; and what is written is left to its end.
+    for busy in [false, true] {
+        let mut world = waiting();
+        world.device.busy = busy;
+        let mut other = desired(3);
+        other.download_only = !busy;
+        world.desired = Some(other);
+        assert_eq!(world.act(), Step::Rest(Phase::Trying, None));
+    }
 }
 
 #[test]
