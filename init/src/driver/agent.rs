@@ -20,15 +20,12 @@ use kedge_agent::frames::{Configure, Level, Order, Report};
 use kedge_board_support::record::Hub;
 use kedge_revision::content::HubGoal;
 use kedge_revision::enrolment::Provision;
-use kedge_revision::parameters::Parameters;
 use kedge_revision::{Configuration, Content, Timestamp};
 use kedge_sys::rustix::fs::{Gid, Uid, chown};
 use std::path::Path;
 
 /// Index of the agent's listener among those of containers, which are below.
 pub(super) const LISTENER: u16 = u16::MAX;
-/// Most bytes of a provisioning's values that are kept: a frame to the disk helper has room for them.
-const MOST_KEPT: usize = 16 * 1024;
 /// The agent hears of changes at most so often, milliseconds: it asks for the whole status then.
 const HINT_MS: u64 = 250;
 
@@ -152,18 +149,11 @@ impl Driver {
         let Some(document) = &self.agent.provision else {
             return;
         };
-        let values = boot::provisioned_values(document);
-        if values.is_empty() {
-            return;
-        }
-        match Parameters::new(0, values).encode() {
-            Ok(document) if document.len() <= MOST_KEPT => {
-                self.send(DISK, disk::Request::Provision(&document).encode());
-            }
-            Ok(_) | Err(_) => {
-                let text = "provisioning: values of over 16 KiB hold for this boot alone";
-                self.say(Stream::Warning, text);
-            }
+        if let Some(values) = disk::kept_values(document) {
+            self.send(DISK, disk::Request::Provision(&values).encode());
+        } else if !boot::provisioned_values(document).is_empty() {
+            let text = "provisioning: values of over 16 KiB hold for this boot alone";
+            self.say(Stream::Warning, text);
         }
     }
 

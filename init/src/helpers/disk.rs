@@ -17,7 +17,10 @@ pub use frames::{Report, Request};
 pub use segments::Segments;
 
 use super::{Error, confine, hold};
+use crate::boot::files;
 use events::Events;
+use kedge_revision::enrolment::Provision;
+use kedge_revision::parameters::Parameters;
 use kedge_sys::privilege::CapabilitySet;
 use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
 use kedge_sys::{Errno, sock, timer};
@@ -28,6 +31,8 @@ use std::time::Duration;
 
 /// Largest frame from PID 1: a batch of at most 16 KiB, and its kind.
 const MAX_REQUEST: usize = 20 * 1024;
+/// Most bytes of a provisioning's values that a device keeps: a frame has room for them.
+pub(crate) const MOST_KEPT: usize = 16 * 1024;
 /// What was appended is on disk after so long at the latest.
 const SYNC_AFTER: Duration = Duration::from_secs(5);
 /// Where logs are, on the device.
@@ -171,10 +176,16 @@ impl<'a> Disk<'a> {
         kedge_store::durable::write(&path, document)
     }
 
-    /// Removes what was given on the disk.
+    /// Removes what was given on the disk. Its values are kept then: that may have failed before, on a disk that was full.
     fn provisioned(&self) -> Result<(), kedge_store::Error> {
         let directory = self.directory.with_file_name("device");
-        kedge_store::durable::remove(&directory.join(crate::boot::PROVISION_ON_DISK))
+        let path = directory.join(crate::boot::PROVISION_ON_DISK);
+        let given = files::read_if_there(&path, Provision::CAP).ok().flatten();
+        let given = given.and_then(|bytes| String::from_utf8(bytes).ok());
+        if let Some(document) = given.as_deref().and_then(kept_values) {
+            self.provision(&document)?;
+        }
+        kedge_store::durable::remove(&path)
     }
 
     fn tell_history(&self, token: u32) -> Result<(), Error> {
@@ -213,6 +224,16 @@ impl<'a> Disk<'a> {
             .map(drop)
             .map_err(Error::Socket)
     }
+}
+
+/// The values of a provisioning as a device keeps them: none if there are none, or more than are kept.
+pub(crate) fn kept_values(provision: &str) -> Option<Vec<u8>> {
+    let values = crate::boot::provisioned_values(provision);
+    if values.is_empty() {
+        return None;
+    }
+    let document = Parameters::new(0, values).encode().ok()?;
+    (document.len() <= MOST_KEPT).then_some(document)
 }
 
 /// On the console: what of a provisioning did not work.
@@ -261,6 +282,32 @@ mod tests {
             helper.join().unwrap().unwrap();
             frames
         })
+    }
+
+    #[test]
+    fn what_was_given_goes_when_its_values_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let device = directory.path().join("device");
+        std::fs::create_dir(&device).unwrap();
+        let given = device.join("provision.json");
+        let kept = device.join("parameters.json");
+        let document = r#"{"spec":"kedge.provision/1","parameters":{"site":"north"}}"#;
+        kedge_store::durable::write(&given, document.as_bytes()).unwrap();
+        // Nothing can be kept at that place, nor could it when the device started.
+        std::fs::create_dir(&kept).unwrap();
+        let (own, _other) = sock::pair(sock::Kind::Messages).unwrap();
+        let logs = directory.path().join("logs");
+        let disk = Disk::new(own.as_fd(), &logs);
+        disk.provisioned().unwrap_err();
+        assert_eq!(std::fs::read_to_string(&given).unwrap(), document);
+        std::fs::remove_dir(&kept).unwrap();
+        disk.provisioned().unwrap();
+        assert!(!given.exists());
+        let values = Parameters::parse(&std::fs::read(&kept).unwrap()).unwrap();
+        assert_eq!(values.values.len(), 1);
+        // Each boot says it again.
+        disk.provisioned().unwrap();
+        assert!(kept.exists());
     }
 
     #[test]

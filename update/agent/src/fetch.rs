@@ -13,6 +13,7 @@ use crate::hub::{Address, Connection, Form};
 use crate::local::{Missing, Upload};
 use crate::pace::LEAST;
 use crate::secrets::opened;
+use crate::steps::REFUSED_S;
 use crate::tls::Stream;
 use crate::unpack::{Damaged, Frame};
 use kedge_api::device::Phase;
@@ -30,6 +31,8 @@ const WORTH_PACKING: u64 = 32 * 1024;
 const FRAME: u64 = 1 << 20;
 /// What a hub does not give is asked for again after so long, seconds: it may have been published again.
 const HUB_REFUSED_S: u64 = 600;
+/// The same of a conflict, seconds.
+const CONFLICT_S: u64 = 60;
 /// Progress is told at most so often.
 const TELL: Duration = Duration::from_secs(5);
 
@@ -100,11 +103,13 @@ impl Agent<'_> {
             let offer = match self.local.offer(&head) {
                 Err(
                     error @ Error::Refused {
-                        status: 400 | 409 | 413 | 422 | 507,
+                        status: status @ (400 | 409 | 413 | 422 | 507),
                         ..
                     },
                 ) => {
-                    self.refuse(target, &error);
+                    // As a rule a conflict is one with what goes on at the moment: a developer's push, or a stick.
+                    let seconds = if status == 409 { CONFLICT_S } else { REFUSED_S };
+                    self.refuse_for(target, &error, seconds);
                     return Ok(());
                 }
                 offer => offer?,

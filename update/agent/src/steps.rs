@@ -11,7 +11,7 @@ use kedge_api::device::{ActionKind, Phase};
 use kedge_revision::Root;
 
 /// A refusal of PID 1's is asked again after so long, seconds: room may have been made.
-const REFUSED_S: u64 = 3600;
+pub(crate) const REFUSED_S: u64 = 3600;
 /// Restarts that are done as soon as a hub asks for them. Whoever has a hub's key must not keep its fleet from working.
 const SOON: u32 = 2;
 /// Any other waits until the device was up for so long, seconds: at most three an hour.
