@@ -22,6 +22,7 @@ pub mod pools;
 mod ports;
 mod rtnetlink;
 mod rules;
+mod ruling;
 
 pub use frames::{MAX_REPORT, Report, Standing, configure, decode_configure};
 

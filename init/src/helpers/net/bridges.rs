@@ -20,7 +20,7 @@ use super::rtnetlink::{
     Netlink, News, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, attribute, interface, message,
 };
 use super::{
-    Error, MAX_NEWS, Net, POOLS, Report, connections, now_ms, only_refusals, overwrite, rules,
+    Error, MAX_NEWS, Net, POOLS, Report, connections, now_ms, only_refusals, overwrite, ruling,
 };
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use kedge_container::INTERFACE;
@@ -53,11 +53,6 @@ const PAIR: &str = "kedge";
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 /// The same of IPv6, by pools that have such a prefix. Ports hear routers nevertheless: see their rules.
 const FORWARDING6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
-
-/// For how many connections the kernel has room.
-const CONNECTIONS: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
-/// For how many it has by itself on the smallest machine (Linux `net/netfilter/nf_conntrack_core.c`, nf_conntrack_init_start).
-const LEAST_CONNECTIONS: u32 = 1024;
 
 /// What the helper has made, and is to make.
 #[derive(Debug, Default)]
@@ -276,7 +271,7 @@ impl Net<'_> {
     fn forward(&mut self, made: &Pools, refused: &mut Vec<Refused>) -> Result<(), Error> {
         let on = !made.pools.is_empty();
         // A kernel without rules has none to be removed, and who else forwards is left alone.
-        let is_left = !self.bridges.looked && are_there();
+        let is_left = !self.bridges.looked && ruling::are_there();
         if !on && self.bridges.ruled.is_none() && !is_left {
             self.bridges.looked = true;
             return Ok(());
@@ -288,32 +283,14 @@ impl Net<'_> {
                 note(refused, "stop to forward", "", unless_absent(done));
             }
         }
-        let set = |batch: &[u8]| {
-            let socket = Netlink::open_rules()?;
-            socket.command("rules", batch)
-        };
-        let mut done = if on {
-            let bound = rules::share(most_connections(), made.pools.len());
-            set(&rules::all(made, Some(bound)))
-        } else {
-            set(&rules::none())
-        };
-        if on
-            && done
-                .as_ref()
-                .is_err_and(|error| error.errno() == Errno::NOENT)
-        {
-            done = set(&rules::all(made, None));
-            if done.is_ok() {
+        let done = if on {
+            ruling::set(made).map(|unbounded| {
                 let doing = "bound connections of networks, as this kernel cannot count them,";
-                note(
-                    refused,
-                    doing,
-                    "",
-                    Err(Error::Netlink(kedge_sys::Error::new("rules", Errno::NOENT))),
-                );
-            }
-        }
+                note(refused, doing, "", unbounded.map_or(Ok(()), Err));
+            })
+        } else {
+            ruling::remove()
+        };
         // A bridge without them is a network whose containers have one another alone.
         let doing = "set rules for networks, which this kernel may not have";
         if !note(refused, doing, "", done) {
@@ -386,19 +363,6 @@ impl Net<'_> {
             .command("pair", &message)
             .or_else(only_refusals)
     }
-}
-
-/// For how many connections the kernel has room.
-fn most_connections() -> u32 {
-    let text = std::fs::read_to_string(CONNECTIONS).unwrap_or_default();
-    text.trim_end().parse().unwrap_or(LEAST_CONNECTIONS)
-}
-
-/// Whether a table of rules is there: the kernel answers with it, or refuses.
-fn are_there() -> bool {
-    let asked =
-        Netlink::open_rules().and_then(|socket| socket.command("rules", &rules::question()));
-    asked.is_err_and(|error| error.errno() == Errno::PROTO)
 }
 
 /// On a bridge the device has no address but the pool's, and hears no container as a router; and what comes from there
