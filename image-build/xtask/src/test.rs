@@ -10,6 +10,9 @@ use kedge_image_build::{debian, process, progress, toolchain};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+/// Most tests with devices that are run once more, alone, when they failed. Several devices at once on a machine that others
+/// use, too, miss times that each of them alone keeps; where more fail than this it is no accident.
+const AGAIN: usize = 3;
 /// The board that the tests boot.
 const BOARD: &str = "qemu-x86-64";
 
@@ -37,6 +40,9 @@ pub(crate) struct Arguments {
     /// All cases on every board, where a smoke test of some is enough else.
     #[arg(long)]
     all_boards: bool,
+    /// A device's test that fails is not run a second time, alone, to see whether the machine was too slow for several at once.
+    #[arg(long)]
+    once: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -77,6 +83,8 @@ struct Outcome {
     good: bool,
     /// How many tests were run, if there is a filter that the tier heeds.
     matches: Option<u64>,
+    /// Tests that failed, and passed alone.
+    unstable: Vec<String>,
     time: Duration,
 }
 
@@ -99,6 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             tier,
             good: result.is_ok(),
             matches: filter.filter(|_| tier.has_names()).map(|_| counted.tests),
+            unstable: counted.unstable,
             time: start.elapsed(),
         });
     }
@@ -117,10 +126,14 @@ fn wanted(named: &[Tier], filter: Option<&str>) -> Vec<Tier> {
     all.filter(|tier| tier.has_names()).collect()
 }
 
-/// The tests that were run, as the harness says them: a line `running N tests` for each binary.
+/// The tests that were run, as the harness says them: a line `running N tests` for each binary, and at its end, where some
+/// failed, `failures:` and their names.
 #[derive(Debug, Default)]
 struct Counted {
     tests: u64,
+    failed: Vec<String>,
+    /// Failed with others at once, and passed alone.
+    unstable: Vec<String>,
     /// A line that has not ended yet.
     line: Vec<u8>,
 }
@@ -134,8 +147,21 @@ impl Counted {
             }
             let line = std::mem::take(&mut self.line);
             self.tests = self.tests.saturating_add(told(&line).unwrap_or(0));
+            match std::str::from_utf8(&line) {
+                // Twice: before what they said, and before their names.
+                Ok("failures:") => self.failed.clear(),
+                Ok(line) => self.failed.extend(failed(line)),
+                Err(_) => {}
+            }
         }
     }
+}
+
+/// The test that a line of the last list names.
+fn failed(line: &str) -> Option<String> {
+    let name = line.strip_prefix("    ")?;
+    let is_one = name.contains("::") && !name.contains(char::is_whitespace);
+    is_one.then(|| name.to_owned())
 }
 
 /// How many tests a line of the harness announces, if it announces any.
@@ -196,33 +222,46 @@ fn run_tier(tier: Tier, arguments: &Arguments, counted: &mut Counted) -> Result<
         Tier::Unit | Tier::Host => {}
     }
     for selection in selections(tier) {
-        let mut command = cargo()?;
-        command
-            // One report shows all that is broken.
-            .args(["test", "--quiet", "--locked", "--no-fail-fast"])
-            .args(*selection);
-        if let Some(folder) = &platform {
-            command.env("KEDGE_PLATFORM", folder);
-        }
-        if tier == Tier::Vm && std::env::var_os("RUST_TEST_THREADS").is_none() {
-            command.env("RUST_TEST_THREADS", machines.to_string());
-        }
-        if arguments.all_boards && tier == Tier::Vm {
-            command.args(["--features", "all-boards"]);
-        }
-        if arguments.long {
-            command.env("KEDGE_LONG", "1");
-            if tier == Tier::Vm || (tier == Tier::Host && selection.contains(&"kedge-tests")) {
-                command.args(["--features", "long"]);
+        let run = |filter: &[&str], machines: usize, counted: &mut Counted| {
+            let mut command = cargo()?;
+            command
+                // One report shows all that is broken.
+                .args(["test", "--quiet", "--locked", "--no-fail-fast"])
+                .args(*selection);
+            if let Some(folder) = &platform {
+                command.env("KEDGE_PLATFORM", folder);
             }
-        }
-        match &arguments.filter {
-            None => process::run_visibly(&mut command)?,
-            Some(filter) => {
-                command.args(["--", filter]);
-                process::run_seen(&mut command, &mut |bytes| counted.see(bytes))?;
+            if tier == Tier::Vm && std::env::var_os("RUST_TEST_THREADS").is_none() {
+                command.env("RUST_TEST_THREADS", machines.to_string());
             }
+            if arguments.all_boards && tier == Tier::Vm {
+                command.args(["--features", "all-boards"]);
+            }
+            if arguments.long {
+                command.env("KEDGE_LONG", "1");
+                if tier == Tier::Vm || (tier == Tier::Host && selection.contains(&"kedge-tests")) {
+                    command.args(["--features", "long"]);
+                }
+            }
+            command.arg("--").args(filter);
+            process::run_seen(&mut command, &mut |bytes| counted.see(bytes))
+        };
+        let filter = arguments.filter.as_deref();
+        let done = run(filter.as_slice(), machines, counted);
+        let failed = std::mem::take(&mut counted.failed);
+        if done.is_ok()
+            || tier != Tier::Vm
+            || arguments.once
+            || !(1..=AGAIN).contains(&failed.len())
+        {
+            done?;
+            continue;
         }
+        for name in &failed {
+            progress::say(format_args!("  {name} failed: once more, alone"));
+            run(&["--exact", name], 1, counted)?;
+        }
+        counted.unstable.extend(failed);
     }
     Ok(())
 }
@@ -264,6 +303,11 @@ fn summary(outcomes: &[Outcome], filter: Option<&str>) -> Result<()> {
             (true, Some(0)) => progress::say(format_args!("{name:<5} has no such test")),
             (true, _) => progress::say(format_args!("{name:<5} passed in {time}")),
         }
+        for test in &outcome.unstable {
+            progress::say(format_args!(
+                "      UNSTABLE: {test} failed, and passed when it was run alone (--once: that is a failure)"
+            ));
+        }
     }
     judge(outcomes, filter)?;
     progress::say("test: all passed");
@@ -301,6 +345,7 @@ mod tests {
             tier,
             good,
             matches,
+            unstable: Vec::new(),
             time: Duration::ZERO,
         }
     }
@@ -315,6 +360,18 @@ mod tests {
         assert_eq!(counted.tests, 13);
         counted.see(b"running late\nrunning 5 devices\nis running 7 tests\nrunning 2 tests");
         assert_eq!(counted.tests, 13);
+    }
+
+    #[test]
+    fn the_harness_names_what_failed() {
+        let said = "running 3 tests\n..\nfailures:\n\n---- live::vm_trials stdout ----\n    boots: ok (5.9 s)\n    kedge::strange\n\
+            Error: 1 checks failed:\n\nfailures:\n    life::vm_a_device_lives\n    live::vm_trials\n\ntest result: FAILED. 1 passed\n";
+        let mut counted = Counted::default();
+        counted.see(said.as_bytes());
+        assert_eq!(
+            counted.failed,
+            ["life::vm_a_device_lives", "live::vm_trials"]
+        );
     }
 
     #[test]
