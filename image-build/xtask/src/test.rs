@@ -10,8 +10,8 @@ use kedge_image_build::{debian, process, progress, toolchain};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// Most tests with devices that are run once more, alone, when they failed. Several devices at once on a machine that others
-/// use, too, miss times that each of them alone keeps; where more fail than this it is no accident.
+/// Most tests that are run once more, alone, when they failed: several at once on a machine that others use, too, miss
+/// times that each of them alone keeps; where more fail than this it is no accident.
 const AGAIN: usize = 3;
 /// The board that the tests boot.
 const BOARD: &str = "qemu-x86-64";
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// All cases on every board, where a smoke test of some is enough else.
     #[arg(long)]
     all_boards: bool,
-    /// A device's test that fails is not run a second time, alone, to see whether the machine was too slow for several at once.
+    /// A test that fails is not run a second time, alone, to see whether the machine was too slow for several at once.
     #[arg(long)]
     once: bool,
 }
@@ -126,12 +126,17 @@ fn wanted(named: &[Tier], filter: Option<&str>) -> Vec<Tier> {
     all.filter(|tier| tier.has_names()).collect()
 }
 
-/// The tests that were run, as the harness says them: a line `running N tests` for each binary, and at its end, where some
-/// failed, `failures:` and their names.
+/// The tests that were run, as the harness says them: for each binary a line `running N tests` and one `test result: …`,
+/// before which, where some failed, their names stand below `failures:`.
 #[derive(Debug, Default)]
 struct Counted {
     tests: u64,
+    /// Binaries that began, and that said how it ended: one that crashed has not.
+    begun: u32,
+    ended: u32,
     failed: Vec<String>,
+    /// What stands below the last `failures:`.
+    listed: Vec<String>,
     /// Failed with others at once, and passed alone.
     unstable: Vec<String>,
     /// A line that has not ended yet.
@@ -146,27 +151,33 @@ impl Counted {
                 continue;
             }
             let line = std::mem::take(&mut self.line);
-            self.tests = self.tests.saturating_add(told(&line).unwrap_or(0));
-            match std::str::from_utf8(&line) {
-                // Twice: before what they said, and before their names.
-                Ok("failures:") => self.failed.clear(),
-                Ok(line) => self.failed.extend(failed(line)),
-                Err(_) => {}
+            self.line(&String::from_utf8_lossy(&line));
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        if let Some(count) = told(line) {
+            self.tests = self.tests.saturating_add(count);
+            self.begun = self.begun.saturating_add(1);
+        } else if line == "failures:" {
+            // Twice: before what they said, and before their names.
+            self.listed.clear();
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            self.ended = self.ended.saturating_add(1);
+            let listed = std::mem::take(&mut self.listed);
+            if result.starts_with("FAILED") {
+                self.failed.extend(listed);
             }
+        } else if let Some(name) = line.strip_prefix("    ") {
+            let is_one = !name.is_empty() && !name.contains(char::is_whitespace);
+            self.listed.extend(is_one.then(|| name.to_owned()));
         }
     }
 }
 
-/// The test that a line of the last list names.
-fn failed(line: &str) -> Option<String> {
-    let name = line.strip_prefix("    ")?;
-    let is_one = name.contains("::") && !name.contains(char::is_whitespace);
-    is_one.then(|| name.to_owned())
-}
-
 /// How many tests a line of the harness announces, if it announces any.
-fn told(line: &[u8]) -> Option<u64> {
-    let rest = std::str::from_utf8(line).ok()?.strip_prefix("running ")?;
+fn told(line: &str) -> Option<u64> {
+    let rest = line.strip_prefix("running ")?;
     let (number, word) = rest.split_once(' ')?;
     matches!(word, "test" | "tests").then(|| number.parse().ok())?
 }
@@ -201,14 +212,14 @@ fn selections(tier: Tier) -> &'static [&'static [&'static str]] {
 
 fn run_tier(tier: Tier, arguments: &Arguments, counted: &mut Counted) -> Result<()> {
     let mut platform = None;
-    let mut machines = 1;
+    let mut machines = None;
     match tier {
         Tier::Fuzz => return fuzz::run(fuzz::INPUTS),
         Tier::Vm => {
             debian::require(&["qemu-system-x86"], "boot devices in QEMU")?;
             let kernel = kernel()?;
             platform = Some(platform::make(BOARD, kernel)?);
-            machines = at_once(kernel);
+            machines = Some(at_once(kernel));
             if arguments.filter.is_none() {
                 device_binaries(arguments.all_boards)?;
             }
@@ -222,7 +233,7 @@ fn run_tier(tier: Tier, arguments: &Arguments, counted: &mut Counted) -> Result<
         Tier::Unit | Tier::Host => {}
     }
     for selection in selections(tier) {
-        let run = |filter: &[&str], machines: usize, counted: &mut Counted| {
+        let run = |filter: &[&str], at_once: Option<usize>, counted: &mut Counted| {
             let mut command = cargo()?;
             command
                 // One report shows all that is broken.
@@ -231,8 +242,8 @@ fn run_tier(tier: Tier, arguments: &Arguments, counted: &mut Counted) -> Result<
             if let Some(folder) = &platform {
                 command.env("KEDGE_PLATFORM", folder);
             }
-            if tier == Tier::Vm && std::env::var_os("RUST_TEST_THREADS").is_none() {
-                command.env("RUST_TEST_THREADS", machines.to_string());
+            if let Some(count) = at_once {
+                command.env("RUST_TEST_THREADS", count.to_string());
             }
             if arguments.all_boards && tier == Tier::Vm {
                 command.args(["--features", "all-boards"]);
@@ -247,19 +258,19 @@ fn run_tier(tier: Tier, arguments: &Arguments, counted: &mut Counted) -> Result<
             process::run_seen(&mut command, &mut |bytes| counted.see(bytes))
         };
         let filter = arguments.filter.as_deref();
-        let done = run(filter.as_slice(), machines, counted);
+        let asked = std::env::var_os("RUST_TEST_THREADS").is_some();
+        let done = run(filter.as_slice(), machines.filter(|_| !asked), counted);
         let failed = std::mem::take(&mut counted.failed);
-        if done.is_ok()
-            || tier != Tier::Vm
-            || arguments.once
-            || !(1..=AGAIN).contains(&failed.len())
-        {
+        let few = (1..=AGAIN).contains(&failed.len()) && counted.begun == counted.ended;
+        if done.is_ok() || arguments.once || !few {
             done?;
             continue;
         }
         for name in &failed {
             progress::say(format_args!("  {name} failed: once more, alone"));
-            run(&["--exact", name], 1, counted)?;
+            let before = counted.tests;
+            run(&["--exact", name], Some(1), counted)?;
+            ensure!(counted.tests > before, "{name} was not found again");
         }
         counted.unstable.extend(failed);
     }
@@ -365,13 +376,21 @@ mod tests {
     #[test]
     fn the_harness_names_what_failed() {
         let said = "running 3 tests\n..\nfailures:\n\n---- live::vm_trials stdout ----\n    boots: ok (5.9 s)\n    kedge::strange\n\
-            Error: 1 checks failed:\n\nfailures:\n    life::vm_a_device_lives\n    live::vm_trials\n\ntest result: FAILED. 1 passed\n";
+            Error: 1 checks failed:\n\nfailures:\n    life::vm_a_device_lives\n    live::vm_trials\n\ntest result: FAILED. 1 passed\n\
+            running 1 test\n    alone\n.\ntest result: ok. 1 passed\n\
+            running 1 test\nfailures:\n\nfailures:\n    inbox::tests::reading\n\ntest result: FAILED. 0 passed\n";
         let mut counted = Counted::default();
         counted.see(said.as_bytes());
-        assert_eq!(
-            counted.failed,
-            ["life::vm_a_device_lives", "live::vm_trials"]
-        );
+        let names = [
+            "life::vm_a_device_lives",
+            "live::vm_trials",
+            "inbox::tests::reading",
+        ];
+        assert_eq!(counted.failed, names);
+        assert_eq!((counted.tests, counted.begun, counted.ended), (5, 3, 3));
+        // One that crashes says nothing more.
+        counted.see(b"running 7 tests\n...");
+        assert_ne!(counted.begun, counted.ended);
     }
 
     #[test]
