@@ -7,10 +7,11 @@
 //! unlike the device's data (`kedge_store::durable`).
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::{Pid, test_kill_process};
 use std::fs::{self, FileType};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// How the names begin of what a verb has for itself alone in `build/`; the process's id follows. This one: an import's layers.
@@ -170,6 +171,45 @@ pub fn publish(new: &Path, path: &Path) -> Result<()> {
         .with_context(|| format!("cannot rename {} to {}", new.display(), path.display()))
 }
 
+/// Puts the folder `new` in the place of `path`, so that whoever reads there at that moment finds the files of before or the
+/// new ones, and never none. What is the same already stays.
+///
+/// # Errors
+/// A folder cannot be renamed or removed.
+pub fn publish_folder(new: &Path, path: &Path) -> Result<()> {
+    if is_same(new, path).unwrap_or(false) {
+        return remove_folder(new);
+    }
+    if renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE).is_ok() {
+        return remove_folder(new);
+    }
+    // There is none yet, or a file system that cannot exchange.
+    remove_folder(path)?;
+    publish(new, path)
+}
+
+/// Whether two folders hold files of the same names, modes and bytes.
+fn is_same(one: &Path, other: &Path) -> Result<bool> {
+    let (these, those) = (list(one)?, list(other)?);
+    if these.len() != those.len() {
+        return Ok(false);
+    }
+    for (this, that) in these.iter().zip(&those) {
+        let (is, was) = (fs::symlink_metadata(this)?, fs::symlink_metadata(that)?);
+        let same = this.file_name() == that.file_name()
+            && is.mode() == was.mode()
+            && if is.is_dir() {
+                is_same(this, that)?
+            } else {
+                is.len() == was.len() && read(this)? == read(that)?
+            };
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Copies a file as a whole, as [`write`] does; the mode comes along.
 ///
 /// # Errors
@@ -316,6 +356,35 @@ mod tests {
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o755
         );
+    }
+
+    #[test]
+    fn a_folder_is_there_at_every_moment_of_its_exchange() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, new) = (folder.path().join("made"), folder.path().join("new"));
+        let make = |text: &str| {
+            write(&new.join("modules/a.ko"), "the same").unwrap();
+            write(&new.join("init"), text).unwrap();
+            publish_folder(&new, &path).unwrap();
+            assert!(!new.exists());
+            fs::metadata(&path).unwrap().ino()
+        };
+        let first = make("0");
+        // What is the same stays what it is.
+        assert_eq!(make("0"), first);
+        assert_ne!(make("1"), first);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut last = String::new();
+                while last != "300" {
+                    last = read_text(&path.join("init")).unwrap();
+                }
+            });
+            for number in 2..=300 {
+                make(&number.to_string());
+            }
+            reader.join().unwrap();
+        });
     }
 
     /// An id that no process has: the kernel gives none above 2^22.

@@ -229,7 +229,7 @@ struct BootParts {
     named_by: String,
 }
 
-/// The description is written last and removed first: a folder that has one is whole.
+/// A folder of that name is whole at every moment: others may read there now.
 fn assemble(
     board: &str,
     kernel: &Kernel,
@@ -279,8 +279,7 @@ fn assemble(
     let text =
         serde_json::to_string_pretty(&platform).context("cannot write a platform as JSON")?;
     files::write(&new.join(DESCRIPTION), text)?;
-    files::remove_folder(folder)?;
-    files::publish(&new, folder)
+    files::publish_folder(&new, folder)
 }
 
 #[cfg(test)]
