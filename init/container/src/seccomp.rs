@@ -307,26 +307,24 @@ impl Filter {
         self.tree(runs, middle, to, labels);
     }
 
+    /// Whether the argument is one of these.
+    const fn among(&mut self, values: &[u32], is: usize, is_not: usize) {
+        self.put(SockFilter::new(LOAD, 0, 0, ARGUMENT));
+        let mut at = 0;
+        while at < values.len() {
+            let last = at + 1 == values.len();
+            let other = if last { is_not } else { self.length + 1 };
+            self.jump(JUMP_EQUAL, values[at], is, other);
+            at += 1;
+        }
+    }
+
     /// The tests of arguments and the answers.
     const fn ends(&mut self, labels: &Labels) {
         self.put(SockFilter::new(LOAD, 0, 0, ARGUMENT));
         self.jump(JUMP_ANY_BIT, CLONE_REFUSED, labels.refuse, labels.allow);
-        self.put(SockFilter::new(LOAD, 0, 0, ARGUMENT));
-        let mut at = 0;
-        while at < PERSONALITIES.len() {
-            let last = at + 1 == PERSONALITIES.len();
-            let other = if last { labels.refuse } else { self.length + 1 };
-            self.jump(JUMP_EQUAL, PERSONALITIES[at], labels.allow, other);
-            at += 1;
-        }
-        self.put(SockFilter::new(LOAD, 0, 0, ARGUMENT));
-        let mut at = 0;
-        while at < FAMILIES_REFUSED.len() {
-            let last = at + 1 == FAMILIES_REFUSED.len();
-            let other = if last { labels.allow } else { self.length + 1 };
-            self.jump(JUMP_EQUAL, FAMILIES_REFUSED[at], labels.refuse, other);
-            at += 1;
-        }
+        self.among(&PERSONALITIES, labels.allow, labels.refuse);
+        self.among(&FAMILIES_REFUSED, labels.refuse, labels.allow);
         self.put(SockFilter::new(RETURN, 0, 0, ANSWER_ALLOW));
         self.put(SockFilter::new(RETURN, 0, 0, ANSWER_ERRNO | EPERM));
         self.put(SockFilter::new(RETURN, 0, 0, ANSWER_ERRNO | ENOSYS));

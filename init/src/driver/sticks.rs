@@ -248,12 +248,9 @@ impl Driver {
         let Some(order) = place(revision) else {
             return Err("its document cannot be read back".into());
         };
-        let state = control.state();
-        let was_left = state.committed.revision != revision && store.is_committed(revision);
-        if was_left && !self.boot.repair {
-            return Err("it was committed here before, and somebody went back from it: a hub or a push brings it again".into());
-        }
-        leads_forward(state, revision, order, place)
+        // In repair mode a stick is what there is.
+        let was_left = !self.boot.repair && store.is_committed(revision);
+        leads_forward(control.state(), (revision, order), was_left, place)
     }
 
     /// Applies for a client; what a stick brings under its own rules.
@@ -277,17 +274,21 @@ impl Driver {
     }
 }
 
-/// Whether a revision stands above what the device returns to and what has failed on it. `place` tells where a revision
+/// Whether a revision stands above what the device returns to and what has failed on it, and is none that it had, `was_left`, and
+/// has gone back from. `place` tells where a revision
 /// stands whose document is there.
 fn leads_forward(
     state: &State,
-    revision: ObjectId,
-    order: Order,
+    (revision, order): (ObjectId, Order),
+    was_left: bool,
     place: impl Fn(ObjectId) -> Option<Order>,
 ) -> Result<(), Refused> {
     let committed = state.committed.revision;
     if committed == revision {
         return Err("this is what the device runs".into());
+    }
+    if was_left {
+        return Err("it was committed here before, and somebody went back from it: a hub or a push brings it again".into());
     }
     if let Some(failed) = &state.failed {
         if failed.target.revision == revision {
@@ -342,7 +343,7 @@ mod tests {
 
     fn judge(state: &State, byte: u8, root: u32, counter: u64) -> Result<(), String> {
         let order = Order { root, counter };
-        leads_forward(state, id(byte), order, place).map_err(|refused| refused.0)
+        leads_forward(state, (id(byte), order), false, place).map_err(|refused| refused.0)
     }
 
     #[test]
@@ -350,6 +351,15 @@ mod tests {
         let mut state = State::born(id(2), Floor::default(), 1);
         assert_eq!(judge(&state, 3, 1, 21), Ok(()));
         assert_eq!(judge(&state, 3, 2, 1), Ok(()));
+        // A hub went back from it: a stick that stays in must not undo that.
+        let order = Order {
+            root: 1,
+            counter: 30,
+        };
+        let left = leads_forward(&state, (id(3), order), true, place).unwrap_err();
+        assert!(left.0.contains("went back from it"), "{}", left.0);
+        let runs = leads_forward(&state, (id(2), order), true, place).unwrap_err();
+        assert!(runs.0.contains("what the device runs"), "{}", runs.0);
         for older in [1, 19, 20] {
             let refused = judge(&state, 3, 1, older).unwrap_err();
             assert!(refused.contains("not newer than 1.20"), "{refused}");
