@@ -1,8 +1,8 @@
-//! Logs: what containers, the kernel and PID 1 say, kept in a bounded ring on its way to disk and readers.
+//! Logs: what containers, the kernel and PID 1 say, kept in bounded rings on its way to disk and readers.
 //!
 //! Everything here is pure: bytes and times come in, records and batches go out. The reactor reads
 //! pipes and `/dev/kmsg`, the disk helper writes segments. Nothing here blocks, and nothing grows
-//! with what is said: the ring has one size, a torn line is cut at [`MAX_TEXT`], a source that talks
+//! with what is said: a ring has one size, a torn line is cut at [`MAX_TEXT`], a source that talks
 //! too fast is cut short and told so in its own log, and a reader or disk that is too slow loses
 //! the oldest records and is told how many.
 
@@ -12,13 +12,15 @@ mod kmsg;
 mod limit;
 mod lines;
 mod ring;
+mod rings;
 
 pub use batch::{BadBatch, Batch, Entry, LogLine};
-pub use journal::{BATCH_AFTER_MS, BATCH_BYTES, Journal, RING_BYTES};
+pub use journal::{BATCH_AFTER_MS, BATCH_BYTES, Journal};
 pub use kmsg::{KernelRecord, KmsgError};
 pub use limit::{Bucket, Verdict};
 pub use lines::Lines;
-pub use ring::{Next, Position, Record, Ring};
+pub use ring::Record;
+pub use rings::{Next, Position, Rings};
 
 use serde::{Deserialize, Serialize};
 

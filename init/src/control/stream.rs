@@ -35,7 +35,7 @@ impl LogStream {
             None | Some(Since::Ago(_) | Since::Unix(_)) => (ring.oldest(), 0),
         };
         let mut stream = Self {
-            at,
+            at: at.clone(),
             source,
             follow: query.follow,
             from_ms,
@@ -44,7 +44,7 @@ impl LogStream {
         };
         if let Some(limit) = query.limit {
             let mut matching = 0_u64;
-            let mut look = at;
+            let mut look = at.clone();
             while let Some(next) = ring.next(&mut look) {
                 matching = matching.saturating_add(u64::from(stream.selects(&next)));
             }

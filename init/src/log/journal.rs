@@ -1,16 +1,14 @@
-//! The journal: sources with their limits, the ring, and what is still to go to disk.
+//! The journal: sources with their limits, the rings, and what is still to go to disk.
 //!
-//! Records go to the disk helper in batches taken from the ring, so nothing is kept twice: as long
-//! as the helper is slow or gone, the ring is the queue, and what it loses the next batch says.
+//! Records go to the disk helper in batches taken from the rings, so nothing is kept twice: as long
+//! as the helper is slow or gone, the rings are the queue, and what it loses the next batch says.
 
 use super::{
-    Bucket, KernelRecord, KmsgError, Lines, Next, Position, Record, Ring, SourceId, Stream,
+    Bucket, KernelRecord, KmsgError, Lines, Next, Position, Record, Rings, SourceId, Stream,
     Verdict, batch,
 };
 use core::fmt;
 
-/// Size of the ring. With all else of the journal it must fit PID 1's 350 kB.
-pub const RING_BYTES: usize = 64 * 1024;
 /// A batch goes to disk once so much is waiting; it holds at most twice that.
 pub const BATCH_BYTES: usize = 8 * 1024;
 /// … or once something has waited so long.
@@ -30,7 +28,7 @@ struct Source {
 /// See the module.
 #[derive(Debug)]
 pub struct Journal {
-    ring: Ring,
+    ring: Rings,
     sources: Vec<Source>,
     /// What has been handed to the disk helper.
     disk: Position,
@@ -50,7 +48,7 @@ impl Journal {
     /// An empty journal that knows PID 1 (`kedge`) and the kernel (`kernel`).
     #[must_use]
     pub fn new() -> Self {
-        let ring = Ring::new(RING_BYTES);
+        let ring = Rings::default();
         let disk = ring.oldest();
         let mut journal = Self {
             ring,
@@ -102,9 +100,9 @@ impl Journal {
             .map_or("unknown", |source| &source.name)
     }
 
-    /// The ring, for readers.
+    /// The rings, for readers.
     #[must_use]
-    pub const fn ring(&self) -> &Ring {
+    pub const fn ring(&self) -> &Rings {
         &self.ring
     }
 
@@ -229,7 +227,7 @@ impl Journal {
     #[must_use]
     pub fn batch_due_ms(&self) -> Option<u64> {
         let since = self.waiting_since_ms?;
-        let much = self.ring.behind(self.disk) >= u64::try_from(BATCH_BYTES).unwrap_or(u64::MAX);
+        let much = self.ring.behind(&self.disk) >= u64::try_from(BATCH_BYTES).unwrap_or(u64::MAX);
         Some(if much {
             0
         } else {
@@ -260,7 +258,7 @@ impl Journal {
                 }
             }
         }
-        let left = self.ring.behind(self.disk) > 0;
+        let left = self.ring.behind(&self.disk) > 0;
         self.waiting_since_ms = left.then_some(now_ms);
         (!encoded.is_empty()).then_some(encoded)
     }

@@ -1,10 +1,13 @@
-//! How fast a source may talk: a token bucket of bytes.
+//! How fast a source may talk: two token buckets of bytes, of which one is for a while and one for ever.
 
-/// Bytes a source may say at once after a silence: a start with its banners passes, and at most a
-/// quarter of the ring: nobody drives out what the others said.
+/// Bytes a source may say at once after a silence: a start with its banners passes, and fits its ring.
 const BURST: u32 = 16 * 1024;
-/// Bytes a second that it may say for ever.
+/// Bytes a second that it may say until [`SPELL`] is used up.
 const RATE: u64 = 32 * 1024;
+/// Bytes that it may say at that rate: a trace of an hour's trouble passes.
+const SPELL: u32 = 256 * 1024;
+/// Bytes a second that it may say for ever. All of it is written to flash, and takes from what is kept of others on the disk.
+const LASTING: u64 = 2 * 1024;
 /// What a line costs besides its text: its header in the ring, names and numbers on disk.
 const LINE_COST: u32 = 64;
 
@@ -20,19 +23,51 @@ pub enum Verdict {
     Drop,
 }
 
-/// The bucket of one source.
+/// One bucket, at its bound as long as it says nothing.
+#[derive(Debug)]
+struct Tokens {
+    left: u32,
+    most: u32,
+    /// Tokens a second.
+    rate: u64,
+    filled_ms: u64,
+}
+
+impl Tokens {
+    const fn new(most: u32, rate: u64) -> Self {
+        Self {
+            left: most,
+            most,
+            rate,
+            filled_ms: 0,
+        }
+    }
+
+    fn fill(&mut self, now_ms: u64) {
+        let passed = now_ms.saturating_sub(self.filled_ms);
+        let new = passed.saturating_mul(self.rate) / 1000;
+        // Below one token nothing is taken from the time either, or a fast caller would never be paid.
+        if new > 0 {
+            self.filled_ms = now_ms;
+            let new = u32::try_from(new).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(new).min(self.most);
+        }
+    }
+}
+
+/// The buckets of one source.
 #[derive(Debug)]
 pub struct Bucket {
-    tokens: u32,
-    filled_ms: u64,
+    burst: Tokens,
+    spell: Tokens,
     suppressed: u32,
 }
 
 impl Default for Bucket {
     fn default() -> Self {
         Self {
-            tokens: BURST,
-            filled_ms: 0,
+            burst: Tokens::new(BURST, RATE),
+            spell: Tokens::new(SPELL, LASTING),
             suppressed: 0,
         }
     }
@@ -41,30 +76,27 @@ impl Default for Bucket {
 impl Bucket {
     /// Judges a line of `length` bytes at `now_ms`.
     pub fn take(&mut self, now_ms: u64, length: usize) -> Verdict {
-        self.fill(now_ms);
+        let left = self.fill(now_ms);
         let cost = u32::try_from(length)
             .unwrap_or(u32::MAX)
             .saturating_add(LINE_COST);
-        match self.tokens.checked_sub(cost) {
-            // Once it is suppressed, a source is let through again only with a quarter of its
-            // burst in hand: one note for many lines, instead of a note before each line.
-            Some(left) if self.suppressed == 0 || self.tokens >= BURST / 4 => {
-                self.tokens = left;
-                Verdict::Keep {
-                    suppressed: core::mem::take(&mut self.suppressed),
-                }
-            }
-            Some(_) | None => {
-                self.suppressed = self.suppressed.saturating_add(1);
-                Verdict::Drop
-            }
+        // Once it is suppressed, a source is let through again only with a quarter of its
+        // burst in hand: one note for many lines, instead of a note before each line.
+        if left < cost || self.suppressed > 0 && left < BURST / 4 {
+            self.suppressed = self.suppressed.saturating_add(1);
+            return Verdict::Drop;
+        }
+        for tokens in [&mut self.burst, &mut self.spell] {
+            tokens.left = tokens.left.saturating_sub(cost);
+        }
+        Verdict::Keep {
+            suppressed: core::mem::take(&mut self.suppressed),
         }
     }
 
     /// Lines dropped that nobody was told of, once; for a source that fell silent.
     pub fn settle(&mut self, now_ms: u64) -> u32 {
-        self.fill(now_ms);
-        if self.tokens >= BURST / 4 {
+        if self.fill(now_ms) >= BURST / 4 {
             core::mem::take(&mut self.suppressed)
         } else {
             0
@@ -77,17 +109,11 @@ impl Bucket {
         self.suppressed > 0
     }
 
-    fn fill(&mut self, now_ms: u64) {
-        let passed = now_ms.saturating_sub(self.filled_ms);
-        let new = passed.saturating_mul(RATE) / 1000;
-        // Below one token nothing is taken from the time either, or a fast caller would never be paid.
-        if new > 0 {
-            self.filled_ms = now_ms;
-            self.tokens = self
-                .tokens
-                .saturating_add(u32::try_from(new).unwrap_or(u32::MAX))
-                .min(BURST);
-        }
+    /// What both have in hand now.
+    fn fill(&mut self, now_ms: u64) -> u32 {
+        self.burst.fill(now_ms);
+        self.spell.fill(now_ms);
+        self.burst.left.min(self.spell.left)
     }
 }
 
@@ -108,14 +134,33 @@ mod tests {
         assert_eq!(bucket.take(2000, 64), Verdict::Keep { suppressed: 0 });
     }
 
-    #[test]
-    fn the_rate_holds_over_time() {
+    /// Bytes that come through of a line of 192 bytes each millisecond.
+    fn kept(seconds: u64) -> u64 {
         let mut bucket = Bucket::default();
-        let kept = (0..100_000_u64)
-            .filter(|ms| bucket.take(*ms, 192) != Verdict::Drop)
-            .count();
-        let most = (BURST + 100 * 32 * 1024) / 256;
-        assert!(kept <= usize::try_from(most).unwrap());
-        assert!(kept >= usize::try_from(most).unwrap() * 9 / 10);
+        let kept = (0..seconds * 1000).filter(|ms| bucket.take(*ms, 192) != Verdict::Drop);
+        u64::try_from(kept.count()).unwrap() * 256
+    }
+
+    #[test]
+    fn the_rates_hold_over_time() {
+        let most = u64::from(BURST) + 5 * RATE;
+        assert!((most * 9 / 10..=most).contains(&kept(5)), "{}", kept(5));
+        for seconds in [100, 1000] {
+            let most = u64::from(SPELL) + seconds * LASTING;
+            let kept = kept(seconds);
+            assert!((most * 9 / 10..=most).contains(&kept), "{kept}");
+        }
+    }
+
+    #[test]
+    fn a_silence_earns_a_spell_again() {
+        let mut bucket = Bucket::default();
+        for now in 0..100_000 {
+            bucket.take(now, 192);
+        }
+        let now = 100_000 + 1000 * u64::from(SPELL) / LASTING;
+        assert!(bucket.settle(now) > 0);
+        let kept = (0..5000).filter(|ms| bucket.take(now + ms, 192) != Verdict::Drop);
+        assert!(kept.count() * 256 > 160 * 1024);
     }
 }

@@ -1,43 +1,33 @@
-//! The ring: records one behind the other in a buffer of one size; the oldest make room.
+//! A ring of one source: records one behind the other in a buffer of one size; the oldest make room.
 //!
-//! A record is a header of 12 bytes (length of the text u16, source u8, stream u8, time u64, all
-//! little-endian) and its text. Its sequence number is not stored: records are numbered without
-//! gaps. Positions are offsets that never wrap (2⁶⁴ bytes are never written), so that a reader's
-//! position stays meaningful after the ring has gone past it.
+//! A record is a header of 20 bytes (length of the text u16, source u8, stream u8, time u64, sequence number u64, all
+//! little-endian) and its text. Places are offsets that never wrap (2⁶⁴ bytes are never written), so that a reader's
+//! place stays meaningful after the ring has gone past it.
 
 use super::{MAX_TEXT, SourceId, Stream};
 
-const HEADER: usize = 12;
+const HEADER: usize = 20;
+/// What a buffer begins with, bytes. It doubles as records come: most sources say a few lines and no more.
+const FIRST: usize = 512;
 
 /// A bounded sequence of records. See the module.
 #[derive(Debug)]
-pub struct Ring {
+pub(super) struct Ring {
     /// Grows to `capacity` with what is written, and never beyond: memory is touched when it is needed.
     buffer: Vec<u8>,
     capacity: usize,
-    /// Offset of the oldest record.
-    head: u64,
-    /// Offset behind the newest record.
-    tail: u64,
-    /// Sequence number of the oldest record.
-    head_sequence: u64,
-    /// Sequence number of the next record; the first is 1.
-    next_sequence: u64,
+    /// Before the oldest record.
+    head: Place,
+    /// Behind the newest record.
+    tail: Place,
 }
 
-/// A place between two records, of one reader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
+/// A place between two records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Place {
     offset: u64,
-    sequence: u64,
-}
-
-impl Position {
-    /// The sequence number of the record that is read next.
-    #[must_use]
-    pub const fn sequence(self) -> u64 {
-        self.sequence
-    }
+    /// How many records were before it, of those that are and those that have gone.
+    count: u64,
 }
 
 /// One record, borrowed from the ring.
@@ -70,133 +60,121 @@ impl Record<'_> {
     }
 }
 
-/// What a reader finds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next<'a> {
-    /// So many records went by unread.
-    Lost(u64),
-    /// The next record.
-    Record(Record<'a>),
-}
-
 impl Ring {
     /// A ring of `capacity` bytes, and of one largest record at least.
-    #[must_use]
-    pub fn new(capacity: usize) -> Self {
-        let capacity = capacity.max(HEADER + MAX_TEXT);
+    pub(super) fn new(capacity: usize) -> Self {
         Self {
-            // Reserved at once: growing would copy, and leave holes behind.
-            buffer: Vec::with_capacity(capacity),
-            capacity,
-            head: 0,
-            tail: 0,
-            head_sequence: 1,
-            next_sequence: 1,
+            buffer: Vec::new(),
+            capacity: capacity.max(HEADER + MAX_TEXT),
+            head: Place::default(),
+            tail: Place::default(),
         }
     }
 
-    /// Appends a record and returns its sequence number. Text beyond [`MAX_TEXT`] is cut off.
-    pub fn push(&mut self, time_ms: u64, source: SourceId, stream: Stream, text: &[u8]) -> u64 {
-        let text = text.get(..MAX_TEXT).unwrap_or(text);
-        let size = wide(HEADER + text.len());
-        while self.tail.saturating_add(size).saturating_sub(self.head) > wide(self.capacity) {
-            self.drop_oldest();
+    /// Appends a record. Text beyond [`MAX_TEXT`] is cut off.
+    pub(super) fn push(&mut self, record: &Record<'_>) {
+        let [first, second] = record.text;
+        let first = first.get(..MAX_TEXT).unwrap_or(first);
+        let room = MAX_TEXT.saturating_sub(first.len());
+        let second = second.get(..room).unwrap_or(second);
+        let length = first.len().saturating_add(second.len());
+        let size = wide(HEADER.saturating_add(length));
+        let most = wide(self.capacity);
+        while self
+            .tail
+            .offset
+            .saturating_add(size)
+            .saturating_sub(self.head.offset)
+            > most
+        {
+            // Empty: nothing is in the way of anything.
+            self.head = self.read(self.head).map_or(self.tail, |(_, next)| next);
         }
         // MAX_TEXT fits.
-        let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
+        let length = u16::try_from(length).unwrap_or(u16::MAX);
         let mut header = [0; HEADER];
-        let [l0, l1, s, k, time @ ..] = &mut header;
+        let [l0, l1, s, k, rest @ ..] = &mut header;
         [*l0, *l1] = length.to_le_bytes();
-        *s = source.0;
-        *k = stream.number();
-        *time = time_ms.to_le_bytes();
-        self.write(&header);
-        self.write(text);
-        let sequence = self.next_sequence;
-        self.next_sequence = sequence.saturating_add(1);
-        sequence
+        *s = record.source.0;
+        *k = record.stream.number();
+        let numbers = record.time_ms.to_le_bytes().into_iter();
+        for (to, from) in rest
+            .iter_mut()
+            .zip(numbers.chain(record.sequence.to_le_bytes()))
+        {
+            *to = from;
+        }
+        for bytes in [&header[..], first, second] {
+            self.write(bytes);
+        }
+        self.tail.count = self.tail.count.saturating_add(1);
     }
 
     /// Before the oldest record.
-    #[must_use]
-    pub const fn oldest(&self) -> Position {
-        Position {
-            offset: self.head,
-            sequence: self.head_sequence,
-        }
+    pub(super) const fn oldest(&self) -> Place {
+        self.head
     }
 
     /// Behind the newest record.
-    #[must_use]
-    pub const fn newest(&self) -> Position {
-        Position {
-            offset: self.tail,
-            sequence: self.next_sequence,
-        }
+    pub(super) const fn newest(&self) -> Place {
+        self.tail
     }
 
-    /// Before the record `sequence`; the oldest or newest place if that has gone or is yet to come.
-    #[must_use]
-    pub fn seek(&self, sequence: u64) -> Position {
-        if sequence >= self.next_sequence {
-            return self.newest();
-        }
-        let mut at = self.oldest();
-        while at.sequence < sequence {
-            if self.next(&mut at).is_none() {
-                break;
-            }
-        }
-        at
+    /// Bytes between a place and the newest record, headers included.
+    pub(super) fn behind(&self, at: Place) -> u64 {
+        let from = at.offset.max(self.head.offset);
+        self.tail.offset.saturating_sub(from)
     }
 
-    /// Bytes between a position and the newest record, headers included.
-    #[must_use]
-    pub fn behind(&self, at: Position) -> u64 {
-        self.tail.saturating_sub(at.offset.max(self.head))
+    /// Moves a place that the ring has gone past to the oldest record; how many it has lost by that.
+    pub(super) fn catch_up(&self, at: &mut Place) -> u64 {
+        if at.offset >= self.head.offset {
+            return 0;
+        }
+        let lost = self.head.count.saturating_sub(at.count);
+        *at = self.head;
+        lost
     }
 
-    /// What is at a position; moves it on. `None`: nothing yet.
-    pub fn next(&self, at: &mut Position) -> Option<Next<'_>> {
-        if at.offset < self.head {
-            let lost = self.head_sequence.saturating_sub(at.sequence);
-            *at = self.oldest();
-            return Some(Next::Lost(lost));
-        }
-        if at.offset >= self.tail {
+    /// The record at a place that is still there, and the place behind it. `None`: nothing yet.
+    pub(super) fn read(&self, at: Place) -> Option<(Record<'_>, Place)> {
+        if at.offset >= self.tail.offset {
             return None;
         }
-        let record = self.record(*at)?;
-        at.offset = at.offset.saturating_add(wide(HEADER + record.text_len()));
-        at.sequence = at.sequence.saturating_add(1);
-        Some(Next::Record(record))
-    }
-
-    fn record(&self, at: Position) -> Option<Record<'_>> {
         let mut header = [0; HEADER];
         let [first, second] = self.slices(at.offset, HEADER);
         for (to, from) in header.iter_mut().zip(first.iter().chain(second)) {
             *to = *from;
         }
-        let [l0, l1, source, stream, time @ ..] = header;
+        let [
+            l0,
+            l1,
+            source,
+            stream,
+            t0,
+            t1,
+            t2,
+            t3,
+            t4,
+            t5,
+            t6,
+            t7,
+            sequence @ ..,
+        ] = header;
         let length = usize::from(u16::from_le_bytes([l0, l1]));
-        Some(Record {
-            sequence: at.sequence,
-            time_ms: u64::from_le_bytes(time),
+        let record = Record {
+            sequence: u64::from_le_bytes(sequence),
+            time_ms: u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
             source: SourceId(source),
             stream: Stream::from_number(stream)?,
             text: self.slices(at.offset.saturating_add(wide(HEADER)), length),
-        })
-    }
-
-    fn drop_oldest(&mut self) {
-        let mut at = self.oldest();
-        if self.next(&mut at).is_none() {
-            // Empty: nothing is in the way of anything.
-            at = self.newest();
-        }
-        self.head = at.offset;
-        self.head_sequence = at.sequence;
+        };
+        let size = wide(HEADER.saturating_add(length));
+        let next = Place {
+            offset: at.offset.saturating_add(size),
+            count: at.count.saturating_add(1),
+        };
+        Some((record, next))
     }
 
     /// Where an offset is in the buffer.
@@ -217,9 +195,16 @@ impl Ring {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        let place = self.place(self.tail);
+        let place = self.place(self.tail.offset);
         let room = self.capacity.saturating_sub(place);
         let (first, second) = bytes.split_at(room.min(bytes.len()));
+        let needed = place.saturating_add(first.len());
+        if needed > self.buffer.capacity() {
+            let doubled = self.buffer.capacity().saturating_mul(2).max(FIRST);
+            let wanted = doubled.max(needed).min(self.capacity);
+            self.buffer
+                .reserve_exact(wanted.saturating_sub(self.buffer.len()));
+        }
         // Until it went round once, the tail is the buffer's end.
         for (index, from) in (place..).zip(first).chain((0..).zip(second)) {
             match self.buffer.get_mut(index) {
@@ -227,7 +212,7 @@ impl Ring {
                 None => self.buffer.push(*from),
             }
         }
-        self.tail = self.tail.saturating_add(wide(bytes.len()));
+        self.tail.offset = self.tail.offset.saturating_add(wide(bytes.len()));
     }
 }
 
@@ -241,39 +226,58 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn push(ring: &mut Ring, sequence: u64, text: &[u8]) {
+        ring.push(&Record {
+            sequence,
+            time_ms: 7,
+            source: SourceId::KERNEL,
+            stream: Stream::Out,
+            text: [text, b""],
+        });
+    }
+
     fn texts(ring: &Ring) -> Vec<(u64, Vec<u8>)> {
         let mut at = ring.oldest();
         let mut all = Vec::new();
-        while let Some(Next::Record(record)) = ring.next(&mut at) {
+        while let Some((record, next)) = ring.read(at) {
             let mut text = Vec::new();
             record.append_text(&mut text);
+            assert_eq!((record.time_ms, record.source), (7, SourceId::KERNEL));
             all.push((record.sequence, text));
+            at = next;
         }
+        assert_eq!(at, ring.newest());
         all
-    }
-
-    #[test]
-    fn a_slow_reader_is_told_what_it_lost() {
-        let mut ring = Ring::new(0);
-        let mut at = ring.oldest();
-        for _ in 0..3 {
-            ring.push(0, SourceId::KEDGE, Stream::Notice, &[b'x'; 2000]);
-        }
-        assert_eq!(ring.next(&mut at), Some(Next::Lost(1)));
-        assert!(matches!(
-            ring.next(&mut at),
-            Some(Next::Record(Record { sequence: 2, .. }))
-        ));
-        assert_eq!(ring.seek(3).sequence(), 3);
-        assert_eq!(ring.seek(1).sequence(), 2);
-        assert_eq!(ring.seek(99).sequence(), 4);
     }
 
     #[test]
     fn text_beyond_the_bound_is_cut() {
         let mut ring = Ring::new(0);
-        ring.push(0, SourceId::KERNEL, Stream::Error, &[1; 2 * MAX_TEXT]);
-        assert_eq!(texts(&ring), [(1, vec![1; MAX_TEXT])]);
+        push(&mut ring, 9, &[1; 2 * MAX_TEXT]);
+        assert_eq!(texts(&ring), [(9, vec![1; MAX_TEXT])]);
+        let halves = [&[2; MAX_TEXT - 1][..], &[3; 9]];
+        let (record, _) = ring.read(ring.oldest()).unwrap();
+        let record = Record {
+            text: halves,
+            source: SourceId::KERNEL,
+            ..record
+        };
+        let mut ring = Ring::new(0);
+        ring.push(&record);
+        assert_eq!(texts(&ring)[0].1, [&[2; MAX_TEXT - 1][..], &[3]].concat());
+    }
+
+    #[test]
+    fn a_ring_takes_memory_as_it_is_used() {
+        let mut ring = Ring::new(16 * 1024);
+        assert_eq!(ring.buffer.capacity(), 0);
+        push(&mut ring, 1, b"started");
+        assert_eq!(ring.buffer.capacity(), FIRST);
+        for sequence in 2..1000 {
+            push(&mut ring, sequence, &[b'x'; 80]);
+        }
+        assert_eq!(ring.buffer.capacity(), 16 * 1024);
+        assert_eq!(texts(&ring).len(), 16 * 1024 / 100);
     }
 
     proptest! {
@@ -284,7 +288,8 @@ mod tests {
             let mut pushed = Vec::new();
             for (number, size) in sizes.iter().enumerate() {
                 let text = vec![u8::try_from(number).unwrap(); *size];
-                let sequence = ring.push(7, SourceId::KEDGE, Stream::Out, &text);
+                let sequence = 3 * u64::try_from(number).unwrap();
+                push(&mut ring, sequence, &text);
                 pushed.push((sequence, text));
                 let kept = texts(&ring);
                 prop_assert_eq!(&pushed[pushed.len() - kept.len()..], &kept[..]);

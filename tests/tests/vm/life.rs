@@ -454,8 +454,15 @@ fn threads(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-/// Two megabytes as fast as they are taken: the container is never kept waiting, PID 1 answers, memory is bounded.
+/// Two megabytes as fast as they are taken: the container is never kept waiting, PID 1 answers, memory is bounded, and what others
+/// said is all there.
 fn flood(guest: &mut Guest) -> Result<()> {
+    let others = ["kedge", "kernel", "first", "setup", "confined"];
+    let mut before = Vec::new();
+    for other in others {
+        let last = guest.logs(other)?.pop();
+        before.push(last.with_context(|| format!("{other} has said nothing"))?);
+    }
     let begun = Instant::now();
     ensure!(
         guest.get(8080, "/flood/20000")?.status == 200,
@@ -487,6 +494,18 @@ fn flood(guest: &mut Guest) -> Result<()> {
         guest.get(8080, "/health")?.status == 200,
         "the flooding container is ill"
     );
+    // Over and over, as long as it takes to drive out what is kept of anybody at that rate.
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        guest.get(8080, "/flood/2000")?;
+    }
+    for (other, last) in others.iter().zip(before) {
+        let is_there = |line: &LogLine| (line.time_ms, &line.text) == (last.time_ms, &last.text);
+        ensure!(
+            guest.logs(other)?.iter().any(is_there),
+            "the flood drove out what {other} had said: {last:?}"
+        );
+    }
     Ok(())
 }
 
