@@ -130,7 +130,7 @@ impl Driver {
     fn may_look(&self) -> bool {
         self.machine.halting().is_none()
             && self.boot.control.is_some()
-            && self.upload.is_none()
+            && self.may_upload()
             && !self.update.is_busy()
             && !self.trial_pending()
             && self.update.locks.held().next().is_none()

@@ -48,6 +48,8 @@ pub(crate) struct Update {
     pub(crate) received: u64,
     /// A body is on its way.
     pub(crate) receiving: bool,
+    /// Until when what a hub sends keeps out of the way of somebody before the device, milliseconds since the boot.
+    pub(crate) yields_until: u64,
     /// When an exchange has taken too long.
     pub(crate) limit: Option<u64>,
     /// The stage helper was killed for that, and has not ended yet.

@@ -5,12 +5,14 @@
 //!                                 ◀──Credit── at most WINDOW bytes ahead
 //!        ◀──────── answer ◀──────── Answer
 //! ```
-//! One upload at a time. The helper is started when the first one comes, and ends when nothing has been asked of it for
+//! One upload at a time. What a hub sends gives way to whoever stands before the device, at a shell or with a stick: over a
+//! slow link it could keep them out for days. What has come of it stays. The helper is started when the first one comes, and ends when nothing has been asked of it for
 //! a minute: an idle device has no such process.
 
 use super::helpers::STAGE;
 use super::{Driver, now_ms};
 use crate::control::{Problem, Refusal, Upload as What};
+use crate::driver::agent::LISTENER as AGENT;
 use crate::driver::clients::ClientId;
 use crate::driver::poller::Ready;
 use crate::driver::update::Refused;
@@ -21,6 +23,9 @@ use serde::Deserialize;
 
 /// How long an upload may stand still, milliseconds: sealing a large object takes the kernel a while.
 const STILL_MS: u64 = 120_000;
+
+/// For so long what a hub sends keeps out of the way of whoever it made way for, milliseconds.
+const YIELDS_MS: u64 = 60_000;
 
 /// What its answers are.
 const JSON: &str = "application/json";
@@ -37,6 +42,8 @@ pub(crate) struct Upload {
     /// When something of it was last handed on or worked off, milliseconds since the boot.
     moved: u64,
     what: What,
+    /// The agent's, which gives way.
+    yields: bool,
 }
 
 /// What PID 1 wants to know of the helper's answer to an offer.
@@ -49,7 +56,8 @@ pub(super) struct Offered {
 impl Driver {
     /// Takes a new upload, or refuses it.
     pub(super) fn upload_begins(&mut self, client: ClientId, what: What, length: u64) {
-        let refusal = self.upload_refusal().map(|refusal| {
+        let yields = self.clients.listener(client) == Some(AGENT);
+        let refusal = self.upload_refusal(yields).map(|refusal| {
             // Whatever is in the way passes; a stick's helper looks again then.
             if self.is_stick(client) {
                 Refusal::Unavailable(refusal.detail())
@@ -77,6 +85,7 @@ impl Driver {
             ahead: 0,
             moved: now_ms(),
             what,
+            yields,
         });
         let body = match what {
             What::Offer => {
@@ -93,15 +102,31 @@ impl Driver {
         self.send(STAGE, Request::Begin { body, length }.encode());
     }
 
-    fn upload_refusal(&self) -> Option<Refusal> {
+    fn upload_refusal(&mut self, yields: bool) -> Option<Refusal> {
         if self.machine.halting().is_some() {
             return Some(Refusal::Unavailable("the device goes down"));
         }
         if self.boot.control.is_none() || self.boot.identity.is_none() {
             return Some(Refusal::Unavailable("this device has no boot record"));
         }
-        if self.upload.is_some() {
-            return Some(Refusal::Conflict("another upload is under way"));
+        match self.upload {
+            Some(upload) if upload.yields && !yields => {
+                self.update.yields_until = now_ms().saturating_add(YIELDS_MS);
+                self.say(Stream::Notice, "what a hub sends gives way");
+                self.upload_lost();
+                self.close_stage();
+                // Once the helper has ended there is room.
+                return Some(Refusal::Unavailable(
+                    "what a hub sends gives way; try again",
+                ));
+            }
+            Some(_) => return Some(Refusal::Conflict("another upload is under way")),
+            None if yields && now_ms() < self.update.yields_until => {
+                return Some(Refusal::Conflict(
+                    "somebody before the device brings a revision",
+                ));
+            }
+            None => {}
         }
         // What is staged for it may be collected by an offer, and what it is judged by may change.
         if self.update.is_busy() || self.trial_pending() {
@@ -248,6 +273,11 @@ impl Driver {
             self.upload_lost();
             self.close_stage();
         }
+    }
+
+    /// Whether nothing is uploaded but what gives way.
+    pub(super) fn may_upload(&self) -> bool {
+        self.upload.is_none_or(|upload| upload.yields)
     }
 
     /// When the upload that is under way has not moved for too long.

@@ -1,17 +1,21 @@
-//! A disk that fills up in the middle of a download: the agent and the stage helper as they run on a device, with a data
-//! folder that is a file system of its own.
+//! A disk that fills up in the middle of a download, and one that takes nothing any more: the agent and the stage helper as
+//! they run on a device, with a folder that is a file system of its own.
 
 use anyhow::{Context, Result, ensure};
 use kedge_api::device::Phase;
+use kedge_api::operator::{ActionRequest, OperatorAction};
 use kedge_store::Store;
+use kedge_sys::Errno;
 use kedge_sys::rustix::fs::{FallocateFlags, fallocate, statvfs};
-use kedge_sys::rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use kedge_tests::agent::Device;
+use kedge_sys::rustix::mount::{
+    MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount,
+};
+use kedge_tests::agent::{Device, PATIENCE};
 use kedge_tests::proxy::{Break, Cable};
 use kedge_tests::releases::{Fleet, Plan};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const HUB: &str = env!("CARGO_BIN_EXE_test-hub");
 const HELPER: &str = env!("CARGO_BIN_EXE_test-helper");
@@ -111,4 +115,71 @@ fn root_a_disk_that_fills_up_in_the_middle_costs_nothing_that_was_there() -> Res
     );
     ensure!(Store::at(device.data()).revisions()?.contains(&release.id));
     device.audit(&[&release])
+}
+
+/// Makes a bind mount one for reading alone, or for both. The kernel does not while somebody writes there.
+fn mount_again(path: &Path, flags: MountFlags) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match mount_remount(path, MountFlags::BIND | flags, c"") {
+            Err(Errno::BUSY) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done => return done.context("mount again"),
+        }
+    }
+}
+
+#[test]
+fn root_a_disk_that_takes_nothing_any_more_silences_no_device() -> Result<()> {
+    crate::own_mounts()?;
+    let fleet = Fleet::start(HUB)?;
+    let folder = tempfile::tempdir()?;
+    let cable = Cable::new(fleet.address()?)?;
+    let mut device = Device::new(HELPER, folder.path(), &fleet, &[cable.url()])?;
+    device.provision(fleet.provision(1, 3600)?);
+    let state = device.state_folder();
+    mount_bind(&state, &state).context("mount")?;
+    device.start()?;
+    device.until("the hub's answer", |device| device.state().hub)?;
+    let id = device.id()?;
+    let shown = || fleet.device(id).ok();
+    let reported = |_: &Device| shown().is_some_and(|shown| shown.report > 0);
+    device.until("a report", reported)?;
+
+    // As ext4 does it where its device fails.
+    mount_again(&state, MountFlags::RDONLY)?;
+    let release = fleet.publish(&Plan::new(2, 9000))?;
+    fleet.assign(&format!("id={id}"), release.id)?;
+    let staged = |_: &Device| shown().is_some_and(|shown| shown.phase == Some(Phase::Staged));
+    device.until("the progress at the hub", staged)?;
+    ensure!(
+        device.state().trials == 0,
+        "a trial that is not remembered could be repeated without end"
+    );
+    ensure!(device.has_said("Read-only file system"));
+    let asks = |what| {
+        let target = format!("/v1/devices/{id}/actions");
+        fleet
+            .operator
+            .tell("POST", &target, &ActionRequest { what })
+    };
+    // A restart may be what mends it. It is asked for once, by an agent before and after it that remembers nothing.
+    asks(OperatorAction::Reboot)?;
+    device.until("the restart", |device| device.state().reboots == 1)?;
+    device.start()?;
+    device.until("the hub's answer", |device| device.state().hub)?;
+    asks(OperatorAction::Identify)?;
+    let found = |device: &Device| device.has_said("the device that you look for");
+    device.until("the second action", found)?;
+    ensure!(device.state().reboots == 1, "{:?}", device.state());
+    device.until("the progress, told again", staged)?;
+
+    // The disk is mended, and all goes on.
+    mount_again(&state, MountFlags::empty())?;
+    device.start()?;
+    device.until_committed(release.id)?;
+    device.audit(&[&release])?;
+    device.kill();
+    unmount(&state, UnmountFlags::DETACH).context("unmount")
 }

@@ -59,6 +59,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) paused_until: u64,
     /// What was said last of failures, so that the log is not filled with it.
     pub(crate) said: String,
+    /// The same of what failed apart from the rest.
+    said_apart: String,
     /// When a hub has answered last, and whether PID 1 knows it.
     pub(crate) answered_at: Option<u64>,
     pub(crate) told_answered: Option<bool>,
@@ -127,6 +129,7 @@ impl<'a> Agent<'a> {
             stuck: Stuck::default(),
             paused_until: 0,
             said: String::new(),
+            said_apart: String::new(),
             answered_at: None,
             told_answered: None,
             changed: true,
@@ -305,7 +308,32 @@ impl<'a> Agent<'a> {
             &self.local,
             &self.status,
             &telling,
-        )
+        );
+        self.say_trouble()
+    }
+
+    /// Says what the disk has refused of reports.
+    fn say_trouble(&mut self) -> Result<(), Error> {
+        match self.reporter.trouble() {
+            Some(error) => self.apart::<()>(Err(error)).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// What fails on the device's own side in one errand of a turn, and is said, must not keep the others from being run: by
+    /// those an operator learns of it, and mends it.
+    fn apart<T>(&mut self, done: Result<T, Error>) -> Result<Option<T>, Error> {
+        match done {
+            Err(error) if error.is_local() => {
+                let text = error.to_string();
+                if text != self.said_apart {
+                    self.say(Level::Warning, &text)?;
+                    self.said_apart = text;
+                }
+                Ok(None)
+            }
+            done => done.map(Some),
+        }
     }
 
     /// The time, if a hub has told it.
@@ -373,8 +401,10 @@ impl<'a> Agent<'a> {
         }
         let until = self.follow_apart(&hub, &root)?;
         self.report(&hub)?;
-        self.act()?;
-        self.refresh(&hub, &root)?;
+        let acted = self.act(&hub);
+        self.apart(acted)?;
+        let refreshed = self.refresh(&hub, &root);
+        self.apart(refreshed)?;
         let asked = self.ask(&hub)?;
         let logs = self.stream_logs(&hub)?;
         Ok([until, Some(asked), logs].into_iter().flatten().min())
@@ -488,7 +518,7 @@ impl<'a> Agent<'a> {
         self.desired()?.rate
     }
 
-    fn report(&mut self, hub: &Address) -> Result<(), Error> {
+    pub(crate) fn report(&mut self, hub: &Address) -> Result<(), Error> {
         let told = self.usage();
         if told.0.is_none() && !self.reporter.is_waiting() {
             return Ok(());
@@ -496,6 +526,7 @@ impl<'a> Agent<'a> {
         let mut connection = self.connect(hub)?;
         self.reporter
             .send(&self.kept, &mut self.memory, told, &mut connection)?;
+        self.say_trouble()?;
         self.answered()
     }
 

@@ -14,6 +14,8 @@ use kedge_sys::rustix::event::{PollFd, PollFlags, poll};
 const HELD_MARGIN_S: u64 = 30;
 /// A revision that comes for longer, seconds, may have been taken back meanwhile.
 const LONG_S: u64 = 10;
+/// When to ask again after that failed while something else went on, milliseconds.
+const LATER_MS: u64 = 60_000;
 /// Before the hub has said anything.
 const FIRST_POLL: Poll = Poll {
     interval_s: 30,
@@ -51,12 +53,12 @@ impl Asking {
 }
 
 impl Agent<'_> {
-    /// Brings a revision. While that takes a while nobody hears what the hub wants: it is asked again before the revision
-    /// is tried, since it may have been taken back.
+    /// Brings a revision. Where that has taken a while it is asked again what the hub wants before the revision is tried,
+    /// since it may have been taken back.
     pub(crate) fn bring(&mut self, hub: &Address, target: Target) -> Result<(), Error> {
         let began = self.seconds();
         self.fetch(hub, target)?;
-        if self.seconds().saturating_sub(began) >= LONG_S {
+        if self.wants(target) && self.seconds().saturating_sub(began) >= LONG_S {
             self.confirmed = None;
             self.asking.outdate();
         }
@@ -92,6 +94,23 @@ impl Agent<'_> {
         let until = now.saturating_add(hold.saturating_mul(1000));
         self.asking.until = Some((now, until));
         Ok(until)
+    }
+
+    /// Whether that is what the hub wants, as far as it was heard.
+    pub(crate) fn wants(&self, target: Target) -> bool {
+        self.desired().is_some_and(|desired| {
+            desired.revision == target.revision && desired.parameters == target.parameters
+        })
+    }
+
+    /// Hears what the hub wants, and asks again when it is time, while something goes on that tells of a hub's trouble by
+    /// itself: what fails here is asked again later.
+    pub(crate) fn hear_meanwhile(&mut self, hub: &Address) {
+        if self.hear().and_then(|()| self.ask(hub)).is_err() {
+            self.asking.connection = None;
+            self.asking.until = None;
+            self.asking.next = self.now_ms().saturating_add(LATER_MS);
+        }
     }
 
     fn poll_settings(&self) -> Poll {

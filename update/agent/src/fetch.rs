@@ -29,12 +29,18 @@ const MAX_TREE: u64 = 1 << 30;
 const WORTH_PACKING: u64 = 32 * 1024;
 /// Bytes of an object in one frame.
 const FRAME: u64 = 1 << 20;
+/// No rate is kept below that, bytes a second: what comes slower counts as lost.
+const LEAST_RATE: u64 = 1024;
 /// What a hub does not give is asked for again after so long, seconds: it may have been published again.
 const HUB_REFUSED_S: u64 = 600;
 /// The same of a conflict, seconds.
 const CONFLICT_S: u64 = 60;
-/// Progress is told at most so often.
+/// Progress is told at most so often, between objects.
 const TELL: Duration = Duration::from_secs(5);
+/// The same while one object comes, which takes a connection of its own; so often the hub is heard, too.
+const MEANWHILE: Duration = Duration::from_secs(30);
+
+const NO_MORE: &str = "the hub wants something else: no more of the revision is brought";
 
 /// What is neither believed nor refused: it may only have been damaged on its way.
 const OTHER: Error = Error::Protocol {
@@ -42,10 +48,26 @@ const OTHER: Error = Error::Protocol {
     what: "another revision than was asked for",
 };
 
+/// A revision that is brought.
+struct Errand<'a> {
+    hub: &'a Address,
+    target: Target,
+    /// Bytes of objects that PID 1 was handed, of how many.
+    done: u64,
+    total: u64,
+    /// When progress was told last.
+    told: Instant,
+    /// When it was last looked what the hub wants.
+    heard: Instant,
+    /// The hub wants something else by now.
+    is_over: bool,
+}
+
 /// What of an object has come over the network: kept below a rate, and above one.
 struct Transfer {
     limit: Option<u64>,
-    start: Instant,
+    /// Since when the rate is kept, and how much had come then.
+    start: (Instant, u64),
     bytes: u64,
     pieces: u32,
     /// Since when is counted what must come in a minute, and how much had come then.
@@ -56,11 +78,20 @@ impl Transfer {
     fn new(limit: Option<u64>) -> Self {
         let now = Instant::now();
         Self {
-            limit: limit.map(|limit| limit.max(1024)),
-            start: now,
+            limit: limit.map(|limit| limit.max(LEAST_RATE)),
+            start: (now, 0),
             bytes: 0,
             pieces: 0,
             minute: (now, 0),
+        }
+    }
+
+    /// Another rate than before counts from here.
+    fn keep_to(&mut self, limit: Option<u64>) {
+        let limit = limit.map(|limit| limit.max(LEAST_RATE));
+        if limit != self.limit {
+            self.limit = limit;
+            self.start = (Instant::now(), self.bytes);
         }
     }
 
@@ -83,9 +114,35 @@ impl Transfer {
 
     /// How much later all of it should have come, if that is worth a pause.
     fn ahead(&self) -> Option<Duration> {
-        let due = Duration::from_millis(self.bytes.saturating_mul(1000) / self.limit?);
-        let ahead = due.saturating_sub(self.start.elapsed());
+        let (since, before) = self.start;
+        let bytes = self.bytes.saturating_sub(before);
+        let due = Duration::from_millis(bytes.saturating_mul(1000) / self.limit?);
+        let ahead = due.saturating_sub(since.elapsed());
         (ahead > Duration::from_millis(20)).then_some(ahead)
+    }
+}
+
+impl<'a> Errand<'a> {
+    fn new(hub: &'a Address, target: Target) -> Self {
+        let now = Instant::now();
+        Self {
+            hub,
+            target,
+            done: 0,
+            total: 0,
+            told: now,
+            heard: now,
+            is_over: false,
+        }
+    }
+
+    /// PID 1 is handed so much of an object.
+    fn hand(&mut self, upload: &mut Upload<'_>, bytes: &[u8]) -> Result<(), Error> {
+        upload.send(bytes)?;
+        self.done = self
+            .done
+            .saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
+        Ok(())
     }
 }
 
@@ -97,8 +154,7 @@ impl Agent<'_> {
         let Some(head) = self.head(&mut connection, target)? else {
             return Ok(());
         };
-        let mut done = 0_u64;
-        let mut told = Instant::now();
+        let mut errand = Errand::new(hub, target);
         for _ in 0..MOST_OFFERS {
             let offer = match self.local.offer(&head) {
                 Err(
@@ -118,6 +174,7 @@ impl Agent<'_> {
                 return Err(OTHER);
             }
             if offer.missing.is_empty() {
+                let done = errand.done;
                 if done > 0 {
                     let wire = core::mem::take(&mut self.wire);
                     let text = format!("{done} bytes of {} came as {wire}", target.revision);
@@ -130,18 +187,25 @@ impl Agent<'_> {
             let left = offer.missing.iter().fold(0, |sum: u64, missing| {
                 sum.saturating_add(missing.size.saturating_sub(missing.have))
             });
-            let total = done.saturating_add(left);
+            errand.total = errand.done.saturating_add(left);
             for missing in &offer.missing {
-                self.phase = Phase::Downloading { done, total };
-                if told.elapsed() >= TELL || done == 0 {
-                    told = Instant::now();
+                if !self.still_wants(&mut errand) {
+                    return self.say(Level::Notice, NO_MORE);
+                }
+                self.has_come(&errand);
+                if errand.told.elapsed() >= TELL || errand.done == 0 {
+                    errand.told = Instant::now();
                     self.progress(&mut connection)?;
                 }
-                let came = self.object(&mut connection, missing);
+                let before = errand.done;
+                let came = self.object(&mut connection, missing, &mut errand);
+                if errand.is_over {
+                    return self.say(Level::Notice, NO_MORE);
+                }
                 if self.unless_refused(target, came, &[404])?.is_none() {
                     return Ok(());
                 }
-                done = done.saturating_add(missing.size.saturating_sub(missing.have));
+                errand.done = before.saturating_add(missing.size.saturating_sub(missing.have));
             }
         }
         Err(Error::Protocol {
@@ -199,6 +263,7 @@ impl Agent<'_> {
         &mut self,
         connection: &mut Connection<Stream>,
         missing: &Missing,
+        errand: &mut Errand<'_>,
     ) -> Result<(), Error> {
         let Missing { id, size, have } = *missing;
         let doing = "fetch a tree";
@@ -227,10 +292,13 @@ impl Agent<'_> {
         drop(tree);
         let mut transfer = Transfer::new(self.rate());
         let fetched = match self.packed(connection, missing)? {
-            Some(index) => self.frames(connection, missing, &index, &mut upload, &mut transfer),
+            Some(index) => {
+                let (upload, transfer) = (&mut upload, &mut transfer);
+                self.frames(connection, missing, &index, upload, transfer, errand)
+            }
             None => connection.object(id, Form::Plain, (have, size), &mut |piece| {
-                self.piece(&mut transfer, piece.len())?;
-                upload.send(piece)
+                self.piece(&mut transfer, piece.len(), errand)?;
+                errand.hand(&mut upload, piece)
             }),
         };
         self.wire = self.wire.saturating_add(transfer.bytes);
@@ -266,6 +334,7 @@ impl Agent<'_> {
         index: &[u64],
         upload: &mut Upload<'_>,
         transfer: &mut Transfer,
+        errand: &mut Errand<'_>,
     ) -> Result<(), Error> {
         let Missing { id, size, have } = *missing;
         let first = have / FRAME;
@@ -280,12 +349,12 @@ impl Agent<'_> {
         // Of the first frame, what is there already.
         let mut sent = usize::try_from(have.saturating_sub(begin)).unwrap_or(0);
         let mut unpack = |piece: &[u8]| -> Result<(), Error> {
-            self.piece(transfer, piece.len())?;
+            self.piece(transfer, piece.len(), errand)?;
             let mut rest = piece;
             while !rest.is_empty() {
                 rest = frame.take(rest).map_err(damaged)?;
                 if let Some(new) = frame.out().get(sent..).filter(|new| !new.is_empty()) {
-                    upload.send(new)?;
+                    errand.hand(upload, new)?;
                     sent = frame.out().len();
                 }
                 if frame.is_done() {
@@ -298,7 +367,7 @@ impl Agent<'_> {
         };
         let fetched = connection.object(id, Form::Frames, (*from, *to), &mut unpack);
         // What cannot be unpacked, or is something else then, may be whole in its other form.
-        if fetched.as_ref().is_err_and(is_damage) && !self.plain {
+        if fetched.as_ref().is_err_and(is_damage) && !errand.is_over && !self.plain {
             self.plain = true;
             self.say(
                 Level::Warning,
@@ -308,18 +377,58 @@ impl Agent<'_> {
         fetched
     }
 
-    /// A piece has come: keeps to the rate, and looks after PID 1 meanwhile.
-    fn piece(&mut self, transfer: &mut Transfer, bytes: usize) -> Result<(), Error> {
+    /// A piece has come: keeps to the rate, and looks after PID 1 and the hub meanwhile.
+    fn piece(
+        &mut self,
+        transfer: &mut Transfer,
+        bytes: usize,
+        errand: &mut Errand<'_>,
+    ) -> Result<(), Error> {
         let mut looks = transfer.took(bytes)?;
         while let Some(ahead) = transfer.ahead() {
             std::thread::sleep(ahead.min(Duration::from_secs(1)));
-            self.look_up()?;
+            self.meanwhile(transfer, errand)?;
             looks = false;
         }
         if looks {
-            self.look_up()?;
+            self.meanwhile(transfer, errand)?;
         }
         Ok(())
+    }
+
+    /// While an object comes, which may take days where a link is slow: the hub is heard, does not wait for progress, and may
+    /// want something else, or another rate, or a restart.
+    fn meanwhile(&mut self, transfer: &mut Transfer, errand: &mut Errand<'_>) -> Result<(), Error> {
+        self.look_up()?;
+        if errand.heard.elapsed() < MEANWHILE {
+            return Ok(());
+        }
+        if !self.still_wants(errand) {
+            return Err(OTHER);
+        }
+        errand.told = errand.heard;
+        transfer.keep_to(self.rate());
+        self.act(errand.hub)?;
+        self.has_come(errand);
+        self.note(false)?;
+        self.report(errand.hub)?;
+        self.stream_logs(errand.hub).map(drop)
+    }
+
+    /// Whether the hub still wants it, heard now and then.
+    fn still_wants(&mut self, errand: &mut Errand<'_>) -> bool {
+        if errand.heard.elapsed() >= MEANWHILE {
+            errand.heard = Instant::now();
+            self.hear_meanwhile(errand.hub);
+            errand.is_over = !self.wants(errand.target);
+        }
+        !errand.is_over
+    }
+
+    /// Where the errand stands.
+    fn has_come(&mut self, errand: &Errand<'_>) {
+        let Errand { done, total, .. } = *errand;
+        self.phase = Phase::Downloading { done, total };
     }
 
     /// A device that goes down must not wait for the network.
@@ -343,11 +452,16 @@ fn is_never(error: &Error, never: &[u16]) -> bool {
     error.is_answer() && (never.contains(status) || kind == "not-assigned")
 }
 
-/// Whether what came was wrong, and not that nothing came.
+/// Whether what came was wrong, and not that nothing came, or that PID 1 has no time for it.
 const fn is_damage(error: &Error) -> bool {
     matches!(
         error,
-        Error::Protocol { .. } | Error::Refused { by: Peer::Init, .. }
+        Error::Protocol { .. }
+            | Error::Refused {
+                by: Peer::Init,
+                status: 400..=499,
+                ..
+            }
     )
 }
 

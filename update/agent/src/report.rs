@@ -1,5 +1,7 @@
 //! What a hub is told: made when something worth telling has changed, kept until a hub has it, sent in order.
 //!
+//! Where the disk takes nothing, the newest goes from memory: that is when an operator must hear of the device.
+//!
 //! What containers use goes along with what is sent anyway. That it has changed is no reason to send anything: it always has.
 
 use crate::error::Error;
@@ -54,6 +56,12 @@ pub struct Reporter {
     last: Option<Report>,
     /// Numbers that wait.
     waiting: Vec<u64>,
+    /// The newest, which could not be kept.
+    unkept: Option<Report>,
+    /// Up to here all is acknowledged, though its file may be there yet.
+    acknowledged: u64,
+    /// What the disk has refused and was not said.
+    trouble: Option<Error>,
     /// When a hub was told last what containers use, seconds since the agent began.
     usage_told: Option<u64>,
 }
@@ -65,16 +73,20 @@ impl Reporter {
     /// [`Error::Kept`].
     pub fn new(kept: &Kept) -> Result<Self, Error> {
         Ok(Self {
-            last: None,
             waiting: kept.reports()?,
-            usage_told: None,
+            ..Self::default()
         })
     }
 
     /// Whether something waits for a hub.
     #[must_use]
     pub const fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || self.unkept.is_some()
+    }
+
+    /// What the disk has refused since this was asked last.
+    pub const fn trouble(&mut self) -> Option<Error> {
+        self.trouble.take()
     }
 
     /// Whoever is told from now on knows nothing yet: how things stand is told again, though nothing has changed. What waits
@@ -103,10 +115,7 @@ impl Reporter {
         local.usage()
     }
 
-    /// Keeps a report if it tells something new.
-    ///
-    /// # Errors
-    /// [`Error::Kept`], [`Error::Store`].
+    /// Keeps a report if it tells something new: in memory alone where the disk takes none, see [`Self::trouble`].
     pub fn note(
         &mut self,
         kept: &Kept,
@@ -114,14 +123,14 @@ impl Reporter {
         local: &Local,
         status: &Status,
         telling: &Telling<'_>,
-    ) -> Result<(), Error> {
+    ) {
         let mut report = status.report();
         report.uptime_ms = 0;
         report.phase = telling.phase.clone();
         report.stale = telling.stale;
         report.action = memory.action;
         if self.last.as_ref() == Some(&report) {
-            return Ok(());
+            return;
         }
         let told = report.clone();
         report.uptime_ms = status.uptime_ms;
@@ -133,13 +142,54 @@ impl Reporter {
                 container,
             });
         }
-        let newest = self.waiting.last().copied().unwrap_or(0);
-        report.seq = newest.max(memory.report).saturating_add(1);
-        kept.keep_report(&report)?;
-        // Not before it is kept: what could not be written is tried again.
+        // The one that is not kept may have been sent, though no answer came.
+        let unkept = self.unkept.as_ref().map_or(0, |report| report.seq);
+        let newest = self.waiting.last().copied().unwrap_or(0).max(unkept);
+        let before = newest.max(memory.report).max(self.acknowledged);
+        report.seq = before.saturating_add(1);
+        match kept.keep_report(&report) {
+            Ok(()) => self.unkept = None,
+            Err(error) => {
+                // Whoever hears of it should hear why.
+                let console = report.console.take();
+                report.console = console.or_else(|| Some(local.tail("kedge")));
+                self.unkept = Some(report);
+                self.trouble = Some(error);
+            }
+        }
         self.last = Some(told);
-        self.waiting = kept.reports()?;
-        Ok(())
+        self.list(kept);
+    }
+
+    /// Which files wait.
+    fn list(&mut self, kept: &Kept) {
+        match kept.reports() {
+            Ok(waiting) => {
+                self.waiting = waiting;
+                self.waiting.retain(|number| *number > self.acknowledged);
+            }
+            Err(error) => self.trouble = Some(error),
+        }
+    }
+
+    /// The oldest that wait, or the one that could not be kept.
+    fn next(&mut self, kept: &Kept) -> Vec<Report> {
+        let mut reports = Vec::new();
+        for number in self.waiting.iter().take(Reports::MOST / 8) {
+            let name = report_name(*number);
+            let read = kept.get(&name, &mut |_| {});
+            match read.and_then(|report| match report {
+                None => kept.forget(&name).map(|()| None),
+                report => Ok(report),
+            }) {
+                Ok(report) => reports.extend(report),
+                Err(error) => self.trouble = Some(error),
+            }
+        }
+        if reports.is_empty() {
+            reports.extend(self.unkept.clone());
+        }
+        reports
     }
 
     /// Sends what waits, the oldest first, and with the first of it what containers use `now`. A report that cannot be
@@ -154,47 +204,30 @@ impl Reporter {
         (mut usage, now): (Option<Vec<u8>>, u64),
         hub: &mut Connection<Stream>,
     ) -> Result<(), Error> {
-        while usage.is_some() || !self.waiting.is_empty() {
-            let mut reports = Vec::new();
-            for number in self.waiting.iter().take(Reports::MOST / 8) {
-                let name = report_name(*number);
-                match kept.get(&name, &mut |_| {})? {
-                    Some(report) => reports.push(report),
-                    None => kept.forget(&name)?,
-                }
-            }
-            let alone = reports.is_empty();
-            if alone && usage.is_none() {
-                self.waiting = kept.reports()?;
+        while usage.is_some() || self.is_waiting() {
+            let reports = self.next(kept);
+            let newest = reports.last().map(|report| report.seq);
+            if newest.is_none() && usage.is_none() {
+                self.list(kept);
                 return Ok(());
             }
             let acknowledged = hub.report(&reports, usage.as_deref())?.seq;
             if usage.take().is_some() {
                 self.usage_told = Some(now);
             }
-            if alone {
-                self.waiting = kept.reports()?;
+            let Some(newest) = newest else {
+                self.list(kept);
                 continue;
-            }
+            };
             if acknowledged > MOST_SEQ {
                 return Err(Error::Protocol {
                     doing: "report",
                     what: "an acknowledgement of what no device has sent",
                 });
             }
-            // Before the files go: a number must never be given twice.
-            memory.report = memory.report.max(acknowledged);
-            kept.put("memory", memory)?;
             let before = self.waiting.len();
-            for number in self
-                .waiting
-                .iter()
-                .filter(|number| **number <= acknowledged)
-            {
-                kept.forget(&report_name(*number))?;
-            }
-            self.waiting = kept.reports()?;
-            if self.waiting.len() >= before {
+            self.are_acknowledged(kept, memory, acknowledged);
+            if self.waiting.len() >= before && acknowledged < newest {
                 return Err(Error::Protocol {
                     doing: "report",
                     what: "an acknowledgement of nothing",
@@ -202,6 +235,26 @@ impl Reporter {
             }
         }
         Ok(())
+    }
+
+    /// A hub has all reports up to this one. Where the disk does not take that, it is remembered as long as the agent runs.
+    fn are_acknowledged(&mut self, kept: &Kept, memory: &mut Memory, acknowledged: u64) {
+        self.acknowledged = self.acknowledged.max(acknowledged);
+        memory.report = memory.report.max(acknowledged);
+        let unkept = self.unkept.take_if(|report| report.seq <= acknowledged);
+        if unkept.is_some_and(|report| report.seq < acknowledged) {
+            // Its number was given before, by an agent whose disk did not keep that either: the hub has not read it.
+            self.last = None;
+        }
+        // Before the files go: a number must never be given twice.
+        let gone = kept.put("memory", memory).and_then(|()| {
+            let mut gone = self.waiting.iter().filter(|n| **n <= acknowledged);
+            gone.try_for_each(|number| kept.forget(&report_name(*number)))
+        });
+        if let Err(error) = gone {
+            self.trouble = Some(error);
+        }
+        self.list(kept);
     }
 }
 
@@ -240,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_could_not_be_written_is_written_later() {
+    fn a_report_that_could_not_be_written_waits_in_memory() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         let kept = Kept::new(&state);
@@ -252,13 +305,47 @@ mod tests {
             time: None,
             failure: false,
         };
-        let mut note = || reporter.note(&kept, &memory, &local, &Status::default(), &telling);
         // As on a disk without room.
-        note().unwrap_err();
+        reporter.note(&kept, &memory, &local, &Status::default(), &telling);
+        assert!(reporter.is_waiting() && reporter.trouble().is_some());
+        assert!(reporter.trouble().is_none());
+        assert_eq!(reporter.unkept.as_ref().unwrap().seq, 1);
         std::fs::create_dir(&state).unwrap();
-        note().unwrap();
-        note().unwrap();
+        // It may have been sent: its number is not given again.
+        let phase = &Phase::Idle;
+        let telling = Telling { phase, ..telling };
+        for _ in 0..2 {
+            reporter.note(&kept, &memory, &local, &Status::default(), &telling);
+            assert_eq!(kept.reports().unwrap(), [2]);
+        }
+        assert!(reporter.unkept.is_none() && reporter.trouble().is_none());
+    }
+
+    #[test]
+    fn what_a_disk_does_not_forget_is_sent_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = Kept::new(folder.path());
+        let (mut memory, local) = (Memory::default(), Local::new(folder.path()));
+        let mut reporter = Reporter::default();
+        let telling = Telling {
+            phase: &Phase::Committed,
+            stale: false,
+            time: None,
+            failure: false,
+        };
+        reporter.note(&kept, &memory, &local, &Status::default(), &telling);
+        // What stands in the place of a file cannot be replaced.
+        std::fs::create_dir(folder.path().join("memory")).unwrap();
+        reporter.are_acknowledged(&kept, &mut memory, 1);
+        assert!(reporter.trouble().is_some());
         assert_eq!(kept.reports().unwrap(), [1]);
+        assert!(!reporter.is_waiting());
+        // A number that a hub knows already was given by an agent that could not keep it: how things stand is told again.
+        reporter.unkept = Some(Status::default().report());
+        reporter.are_acknowledged(&kept, &mut memory, 9);
+        assert!(!reporter.is_waiting());
+        reporter.note(&kept, &memory, &local, &Status::default(), &telling);
+        assert_eq!(kept.reports().unwrap(), [1, 10]);
     }
 
     #[test]
@@ -274,8 +361,7 @@ mod tests {
             failure: false,
         };
         let note = |reporter: &mut Reporter| {
-            let noted = reporter.note(&kept, &memory, &local, &Status::default(), &telling);
-            noted.unwrap();
+            reporter.note(&kept, &memory, &local, &Status::default(), &telling);
             kept.reports().unwrap()
         };
         assert_eq!(note(&mut reporter), [1]);

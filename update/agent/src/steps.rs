@@ -76,7 +76,11 @@ impl Agent<'_> {
         // Before it begins: a restart must not make it uncounted.
         self.memory.trials = self.memory.trials.saturating_add(1);
         self.memory.ran = self.ran();
-        self.kept.put("memory", &self.memory)?;
+        let kept = self.kept.put("memory", &self.memory);
+        if kept.is_err() {
+            self.is_not_tried();
+            return kept;
+        }
         let Target {
             revision,
             parameters,
@@ -86,8 +90,7 @@ impl Agent<'_> {
         let place = format!("/v1/update/apply?revision={hex}&parameters={parameters}&now={now}");
         let applied = self.local.post("let PID 1 try the revision", &place);
         if let Err(error @ Error::Refused { .. }) = applied {
-            self.memory.trying = None;
-            self.memory.trials = self.memory.trials.saturating_sub(1);
+            self.is_not_tried();
             self.kept.put("memory", &self.memory)?;
             if error.status() == Some(423) {
                 // A container was quicker with its lock: the status tells of it.
@@ -104,6 +107,12 @@ impl Agent<'_> {
         self.taken = Some(target);
         self.phase = Phase::Trying;
         self.look_again()
+    }
+
+    /// What was about to be tried is not.
+    const fn is_not_tried(&mut self) {
+        self.memory.trying = None;
+        self.memory.trials = self.memory.trials.saturating_sub(1);
     }
 
     /// Ends a trial that waits. PID 1 refuses where there is none any more, or the device goes down for it.
@@ -160,7 +169,7 @@ impl Agent<'_> {
     }
 
     /// Does what the hub asks for once.
-    pub(crate) fn act(&mut self) -> Result<(), Error> {
+    pub(crate) fn act(&mut self, hub: &Address) -> Result<(), Error> {
         if self.memory.restarts > 0 && self.seconds() >= UP_S {
             self.memory.restarts = 0;
             self.kept.put("memory", &self.memory)?;
@@ -183,9 +192,14 @@ impl Agent<'_> {
                 // Before it is done: a restart must not be done again after itself.
                 ActionKind::Reboot => {
                     self.memory.restarts = self.memory.restarts.saturating_add(1);
-                    self.has_done(action.id)?;
+                    let kept = self.has_done(action.id);
                     self.say(Level::Notice, "a hub asks for a restart")?;
                     self.note(false)?;
+                    if let Err(error) = kept {
+                        // What the disk cannot remember the hub has to: it asks no more once it is told.
+                        self.say(Level::Warning, &error.to_string())?;
+                        self.report(hub)?;
+                    }
                     self.local.post("restart", "/v1/reboot")?;
                 }
                 ActionKind::Identify => {
@@ -209,7 +223,7 @@ impl Agent<'_> {
         Ok(())
     }
 
-    /// Keeps that an action was done: hubs are told so, and ask for it no more.
+    /// Keeps that an action was done, in any case as long as the agent runs: hubs are told so, and ask for it no more.
     fn has_done(&mut self, action: u64) -> Result<(), Error> {
         self.memory.action = action;
         self.kept.put("memory", &self.memory)

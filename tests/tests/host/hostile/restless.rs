@@ -235,3 +235,38 @@ fn host_what_is_taken_back_while_it_comes_is_not_tried() -> Result<()> {
     ensure!(shown.revision == good.id);
     bench.audit(&[&bad, &good])
 }
+
+#[test]
+fn host_an_object_that_comes_for_long_makes_no_device_deaf() -> Result<()> {
+    let fleet = Fleet::start(HUB)?;
+    let mut bench = Bench::new(&fleet)?;
+    bench.enrol()?;
+    // Nearly ten minutes.
+    let slow = fleet.publish(&Plan::noise(2, 1_200_000))?;
+    let good = fleet.publish(&Plan::new(3, 9000))?;
+    let id = bench.device.id()?;
+    assign_slowly(&bench, &fleet, &slow, 2048)?;
+    let shown = || fleet.device(id).ok().and_then(|device| device.phase);
+    let half_way = |_: &Device| matches!(shown(), Some(Phase::Downloading { done, total }) if done > 0 && done < total);
+    bench.device.until("progress within an object", half_way)?;
+    bench.assign(&fleet, &good)?;
+    bench.device.until_committed(good.id)?;
+    ensure!(bench.device.has_said("the hub wants something else"));
+    ensure!(bench.device.state().trials == 1);
+    bench.audit(&[&slow, &good])
+}
+
+#[test]
+fn host_a_rate_is_raised_while_an_object_comes() -> Result<()> {
+    let fleet = Fleet::start(HUB)?;
+    let mut bench = Bench::new(&fleet)?;
+    bench.enrol()?;
+    let release = fleet.publish(&Plan::noise(2, 1_200_000))?;
+    assign_slowly(&bench, &fleet, &release, 2048)?;
+    let comes = |_: &Device| bench.proxy.count("/v1/objects/", bench.start) > 2;
+    bench.device.until("the download", comes)?;
+    assign_slowly(&bench, &fleet, &release, 1 << 20)?;
+    bench.device.until_committed(release.id)?;
+    ensure!(bench.device.state().trials == 1);
+    bench.audit(&[&release])
+}

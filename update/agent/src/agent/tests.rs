@@ -211,7 +211,7 @@ fn trouble_with_who_the_device_is_or_with_the_hub_is_trouble_with_all() {
 fn logs_that_could_not_be_sent_are_sent_again_three_times() {
     let init = Init::new();
     let mut agent = init.agent();
-    nowhere(&mut agent);
+    let hub = nowhere(&mut agent);
     let action = |id, what| Action { id, what };
     agent.asking.state = Some(State {
         requires: Vec::new(),
@@ -230,11 +230,11 @@ fn logs_that_could_not_be_sent_are_sent_again_three_times() {
         logs: false,
     });
     for _ in 0..2 {
-        agent.act().unwrap_err();
+        agent.act(&hub).unwrap_err();
         assert_eq!(agent.memory.action, 4);
         assert_eq!(init.agent().memory.action, 4);
     }
-    agent.act().unwrap();
+    agent.act(&hub).unwrap();
     assert_eq!(agent.memory.action, 6);
     let heard = init.heard();
     let count = |words: &str| heard.iter().filter(|line| line.contains(words)).count();
