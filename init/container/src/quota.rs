@@ -27,6 +27,12 @@ const MOST_BYTES: u64 = (1 << 62) - 1024;
 /// Files that any volume may have.
 const LEAST_FILES: u64 = 1024;
 
+/// Files that one directory without a limit may have, of so many on the whole disk. No bytes are reserved for it: it only
+/// must not use up all files with empty ones, which an update needs as well.
+fn share(whole: u64) -> u64 {
+    (whole / 4).saturating_mul(3).max(LEAST_FILES)
+}
+
 /// What a directory takes on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
@@ -106,7 +112,7 @@ pub(crate) fn files(bytes: u64) -> u64 {
     (bytes / BYTES_PER_FILE).max(LEAST_FILES)
 }
 
-/// Gives the directory at `path` its limit, and takes away one that it had and has no more. Where the limit cannot
+/// Gives the directory at `path` its limit, or takes away one that it had and has no more: then it may have its share of the disk's files. Where the limit cannot
 /// be held, that is an error; where there is none, it is not.
 ///
 /// # Errors
@@ -128,7 +134,10 @@ fn limit(path: &CStr, most: Option<u64>) -> Result<(), Errno> {
     };
     // More than a file system can have is no limit, and the kernel refuses it.
     let bytes = most.unwrap_or(0).min(MOST_BYTES).div_ceil(1024) * 1024;
-    let files = most.map_or(0, files);
+    let files = match most {
+        Some(most) => files(most),
+        None => share(fstatvfs(open_parent(&directory)?)?.f_files),
+    };
     // Each writing is one of the journal, which a start needs no more than once.
     let now = match ext4::quota(&directory, project) {
         Ok(now) => now,
@@ -162,14 +171,20 @@ pub fn taken(path: &Path) -> Option<Taken> {
     })
 }
 
-/// Whether `directory` has a limit: one of a former directory with its inode number, if it is new. `whole` is one on the
+/// Whether `directory` has a limit beyond that which all have: one of a former directory with its inode number, if it is new. `whole` is one on the
 /// same file system without any. Asks with no privilege (Linux `fs/ext4/super.c`, `ext4_statfs_project`).
 ///
 /// # Errors
 /// Those of the file system.
 pub fn is_bounded(directory: &OwnedFd, whole: &OwnedFd) -> Result<bool, Errno> {
     let (here, there) = (fstatvfs(directory)?, fstatvfs(whole)?);
-    Ok(here.f_blocks < there.f_blocks || here.f_files < there.f_files)
+    Ok(here.f_blocks < there.f_blocks || here.f_files < share(there.f_files))
+}
+
+/// What a directory is in, which is no project: of one with a limit, `statvfs` would tell that.
+fn open_parent(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(directory, "..", flags, Mode::empty())
 }
 
 fn open(path: &CStr) -> Result<OwnedFd, Errno> {
