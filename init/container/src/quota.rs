@@ -191,3 +191,18 @@ fn open(path: &CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_has_all_files_and_everybody_has_some() {
+        assert_eq!(share(65_536), 49_152);
+        assert_eq!(share(4096), 3072);
+        for whole in [0, 100, 1024] {
+            assert_eq!(share(whole), LEAST_FILES);
+        }
+        assert!(share(u64::MAX) < u64::MAX);
+    }
+}

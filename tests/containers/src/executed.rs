@@ -44,7 +44,6 @@ pub(crate) fn run(name: &str, number: u64) -> Option<ExitCode> {
         "multiply" => loads::multiply(number),
         "unbind" => std::env::args().skip(2).for_each(|path| unbind(&path)),
         "fill" => std::env::args().skip(2).for_each(|path| fill(&path)),
-        "crowd" => crowd(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => return None,
     }
     Some(ExitCode::SUCCESS)
@@ -148,29 +147,6 @@ fn fill(folder: &str) {
     };
     say(&format!("files {folder} {files} refused {refused}"));
     (0..=files).for_each(|number| drop(std::fs::remove_file(name(number))));
-}
-
-/// Makes empty files in the first folder until that is refused, then one in the other, and takes all away again:
-/// `crowd COUNT refused ERRNO beside ERRNO`.
-fn crowd(folders: &[String]) {
-    let [folder, beside] = folders else {
-        return say("crowd takes two folders");
-    };
-    let make = |path: &str| std::fs::File::create(path).map(drop);
-    let code = |error: io::Error| error.raw_os_error().unwrap_or(0);
-    let name = |number: u32| format!("{folder}/{number}");
-    let mut files = 0_u32;
-    let refused = loop {
-        match make(&name(files)) {
-            Ok(()) => files = files.saturating_add(1),
-            Err(error) => break code(error),
-        }
-    };
-    let beside = format!("{beside}/one-more");
-    let other = make(&beside).err().map_or(0, code);
-    std::fs::remove_file(&beside).ok();
-    (0..files).for_each(|number| drop(std::fs::remove_file(name(number))));
-    say(&format!("crowd {files} refused {refused} beside {other}"));
 }
 
 /// The numbers of all descriptors but that of the look itself.
