@@ -56,6 +56,8 @@ use unwritten::Barred;
 
 /// Boots of the committed revision in a row that may fail to settle; the next one is repair mode.
 pub const UNSETTLED_MOST: u32 = 8;
+/// The committed slot is written anew at most so often before the device settles, or has been in repair mode for an hour.
+pub const MENDS_MOST: u32 = 2;
 /// How often the loader is armed for one filling of the tries: its record may be lost or not written.
 pub const ARMINGS_MOST: u8 = 3;
 /// How often tries may run out without a verdict.
@@ -217,6 +219,16 @@ enum Owed {
     Count,
 }
 
+/// What ends a repair, beside an hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Mends {
+    Nothing,
+    /// An update.
+    Update,
+    /// The committed slot, written anew.
+    Slot,
+}
+
 /// What PID 1 holds of the boot record, and what may happen next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Control {
@@ -235,8 +247,7 @@ pub struct Run {
     owed: Owed,
     /// The slot or the revision that runs is given up: only a restart is left.
     leaving: bool,
-    /// It is a repair that an update may end.
-    mends: bool,
+    mends: Mends,
     /// The next restart is a try.
     to_try: bool,
     barred: Barred,
@@ -255,7 +266,15 @@ impl Run {
             live: false,
             owed,
             leaving: matches!(decision, Decision::Reboot | Decision::RebootToTry),
-            mends: decision == Decision::Repair(Repair::Unsettled),
+            mends: match decision {
+                Decision::Repair(Repair::Unsettled) => Mends::Update,
+                Decision::Repair(Repair::CommittedSlotLost) => Mends::Slot,
+                Decision::Repair(Repair::RecordUnwritable | Repair::WordStuck)
+                | Decision::Committed
+                | Decision::Try
+                | Decision::Reboot
+                | Decision::RebootToTry => Mends::Nothing,
+            },
             to_try: decision == Decision::RebootToTry,
             barred: Barred::Nothing,
         }
@@ -317,7 +336,7 @@ impl Control {
         }
         // An update is what mends a device that does not settle. Where the committed slot is lost, or the record cannot be
         // written, none can be tried.
-        let mends = self.run.mends && how != How::Live;
+        let mends = self.run.mends == Mends::Update && how != How::Live;
         if self.run.running == Running::Repair && !mends {
             return Err(Busy::Repair);
         }
@@ -457,6 +476,19 @@ impl Control {
             return Vec::new();
         }
         self.clear_counts(true)
+    }
+
+    /// Whether the committed slot may be written anew, from what the store has of the committed revision: nothing loads it, and
+    /// the other slot runs. The writes come first: they count it, so that a slot that never keeps what is written ends in repair
+    /// mode. Once it is written and read back, a restart follows.
+    pub fn mend_slot(&mut self) -> Option<Vec<Write>> {
+        let lost = self.run.mends == Mends::Slot && self.run.barred == Barred::Nothing;
+        if !lost || self.run.leaving || self.state.unsettled >= MENDS_MOST {
+            return None;
+        }
+        self.run.mends = Mends::Nothing;
+        self.state.unsettled = self.state.unsettled.saturating_add(1);
+        Some(vec![Write::State(self.state.clone())])
     }
 
     /// An hour of repair mode is over: the committed revision is due again, after a restart.

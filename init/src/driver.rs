@@ -300,6 +300,7 @@ impl Driver {
         self.say_hello();
         self.open_led();
         self.watch_sticks();
+        self.mend_slot();
         // Now that there is somebody to keep the history: a trial that cannot even run has its verdict.
         if self.in_repair() && self.on_trial() {
             self.verdict_bad(if self.boot.refused {

@@ -66,8 +66,8 @@ pub(crate) enum Step {
     /// Nothing is under way, or a trial runs and is judged.
     #[default]
     Idle,
-    /// The other slot is being written.
-    WritingSlot(Target, u8),
+    /// The other slot is being written, for a trial with so many tries; without any the committed one that is lost.
+    WritingSlot(Target, Option<u8>),
     /// Containers are being stopped for an exchange.
     Retiring(Box<Planned>),
     /// Volumes are being kept or brought back, after which the containers are exchanged.
@@ -373,6 +373,29 @@ impl Driver {
             let admitted = control.admits(target.slot, How::Slot);
             admitted.map_err(|busy| Refused(busy.to_string()))?;
         }
+        self.fill_slot(target, Some(tries))
+    }
+
+    /// Nothing loads what is committed, and the other slot runs: the committed one is written anew, from the store.
+    pub(super) fn mend_slot(&mut self) {
+        let Some(control) = &mut self.boot.control else {
+            return;
+        };
+        let Some(writes) = control.mend_slot() else {
+            return;
+        };
+        let target = control.state().committed;
+        if !self.write_or_say(&writes) {
+            return;
+        }
+        let begins = format!("slot {} is written anew", target.slot);
+        self.say(Stream::Warning, &begins);
+        if let Err(Refused(why)) = self.fill_slot(target, None) {
+            self.say(Stream::Error, &format!("slot {}: {why}", target.slot));
+        }
+    }
+
+    fn fill_slot(&mut self, target: Target, tries: Option<u8>) -> Result<(), Refused> {
         let data = self.boot.data_device();
         let Some(device) = boot::slot_device(target.slot, data.as_deref()) else {
             return Err(Refused(format!(
@@ -405,11 +428,19 @@ impl Driver {
         };
         self.update.step = Step::Idle;
         self.update.limit = None;
-        let begun = if ok {
-            self.begin_trial(target, tries, How::Slot)
+        let written = if ok {
+            Ok(())
         } else {
             Err(Refused(format!("slot {}: {text}", target.slot)))
         };
+        let Some(tries) = tries else {
+            match written {
+                Ok(()) => self.step(Event::Shutdown(Halt::Reboot)),
+                Err(Refused(why)) => self.say(Stream::Error, &why),
+            }
+            return;
+        };
+        let begun = written.and_then(|()| self.begin_trial(target, tries, How::Slot));
         match begun {
             Ok(Next::Reboot) => self.step(Event::Shutdown(Halt::Reboot)),
             Ok(Next::GoOn | Next::RunTrialLive | Next::UndoLive) => {}

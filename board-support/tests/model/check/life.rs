@@ -2,7 +2,7 @@
 
 use super::device::{After, CRASHES, Device, crashed, off, up};
 use super::disk::{Image, Op};
-use super::node::{Kind, Node, bit, floor, id, root_version};
+use super::node::{Kind, Node, bit, floor, id, number, root_version};
 use super::planted::Logic;
 use super::rules::{Checked, Invariant, judge, require};
 use kedge_board_support::control::{Busy, Cause, Control, How, Next, Running, Write};
@@ -32,9 +32,29 @@ impl Device {
                 let writes = next.repaired();
                 let after = self.event("repaired", node, &next, writes, out)?;
                 out.push(off("repaired", after, Cause::Unknown, false, false));
-                Ok(())
+                self.mend(node, control, out)
             }
         }
+    }
+
+    /// The committed slot is lost and written anew, or cannot be.
+    fn mend(&self, node: &Node, control: &Control, out: &mut Vec<After>) -> Checked<()> {
+        let mut next = control.clone();
+        let Some(writes) = next.mend_slot() else {
+            return Ok(());
+        };
+        let counted = self.event("mend", node, &next, writes, out)?;
+        let committed = next.state().committed;
+        let image = counted.ghost.kernel(number(&committed));
+        let ops = [Op::Slot(committed.slot, image), Op::Flush];
+        self.cuts("mend slot", &counted, &ops, out)?;
+        let mut after = counted.clone();
+        after.disk = counted.disk.after(&ops);
+        judge(&counted.disk, &after.disk, &after.ghost, None)?;
+        // Nothing is gained before it settles: a slot that is lost again and again must not be a loop.
+        out.push(off("mended", after, Cause::Unknown, false, true));
+        out.push(up("mend fails", counted, next, true));
+        Ok(())
     }
 
     fn orderly(&self, node: &Node, control: &Control, out: &mut Vec<After>) -> Checked<()> {
