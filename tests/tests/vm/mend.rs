@@ -116,6 +116,63 @@ fn vm_a_revision_that_is_lost_can_be_mended() -> Result<()> {
     mended(&project, &disk, "revision.json", "b").map(drop)
 }
 
+/// The slot that is committed does not load, and the other one does: what is committed comes back from the store.
+#[test]
+fn vm_a_committed_slot_that_is_lost_is_written_anew() -> Result<()> {
+    let (_project, disk) = built_trials()?;
+    disk.fill_slot_b("")?;
+    disk.spoil("slot-a")?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    checks.run("the slot comes back", &mut guest, |guest| {
+        slot_comes_back(guest, 2)?;
+        ensure!(guest.boots() == 2, "{} boots", guest.boots());
+        guest.wait_for_state("keeper", "running", SOON).map(drop)
+    });
+    checks.run(
+        "it settles, and was the first of its kind",
+        &mut guest,
+        |guest| {
+            guest.wait("it has settled", SOON, |guest| {
+                let settled = update(guest)?.get("unsettled") == Some(&0.into());
+                Ok(settled.then_some(()))
+            })
+        },
+    );
+    checks.run(
+        "what is lost again and again is left",
+        &mut guest,
+        |guest| {
+            disk.set_unsettled(2)?;
+            disk.spoil("slot-a")?;
+            let boots = guest.boots();
+            guest.press_reset()?;
+            guest.wait_for_boot(boots + 1, BOOT)?;
+            let status = guest.wait_for_control(BOOT)?;
+            let phase = text(&status, "phase");
+            ensure!(
+                phase.contains("the committed slot does not load"),
+                "{status}"
+            );
+            ensure!(text(&status, "slot") == "b", "{status}");
+            std::thread::sleep(Duration::from_secs(10));
+            ensure!(guest.boots() == boots + 1, "it is written again");
+            Ok(())
+        },
+    );
+    checks.finish()
+}
+
+/// Slot a, which is committed and was not started, is so at the boot of this number.
+pub(crate) fn slot_comes_back(guest: &mut Guest, boot: u32) -> Result<()> {
+    guest.expect("slot a is written anew", SOON)?;
+    guest.wait_for_boot(boot, BOOT)?;
+    let status = guest.wait_for_control(BOOT)?;
+    ensure!(text(&status, "slot") == "a", "{status}");
+    ensure!(text(&status, "phase") == "running", "{status}");
+    Ok(())
+}
+
 /// The device is in repair mode and says why; a push ends that, and it runs from this slot. What it says of updates then.
 fn mended(project: &Project, disk: &Disk, why: &str, slot: &str) -> Result<Value> {
     let mut guest = Guest::start(disk, &[])?;
