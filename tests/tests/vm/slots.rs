@@ -1,6 +1,6 @@
 //! Trials of the other slot: a new kernel, initramfs or arguments, and every way in which a boot can fail.
 
-use crate::built_trials_for;
+use crate::{built_trials_for, mend};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::toolchain;
@@ -90,6 +90,11 @@ pub(crate) fn trials_of_a_slot(board: &str) -> Result<()> {
         |guest| reboot(&project, guest),
     );
     let before = committed(&guest)?;
+    checks.run(
+        "a committed slot that is lost comes back",
+        &mut guest,
+        |guest| mend::slot_b_comes_back(&disk, guest),
+    );
     checks.run(
         "a kernel that panics before its init",
         &mut guest,

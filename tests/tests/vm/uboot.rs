@@ -5,7 +5,7 @@
 //! others, which differ by what compiled the same sources, a smoke test alone is run unless `cargo xtask test vm --all-boards`
 //! asks for the rest.
 
-use crate::{built_for, life, mend};
+use crate::{built_for, life};
 use anyhow::{Result, ensure};
 use kedge_board_support::boards;
 use kedge_board_support::record::loader::Armed;
@@ -499,9 +499,6 @@ fn vm_uboot_falls_back_from_what_cannot_be_started(board: &str) -> Result<()> {
             guest.resets()
         );
         guest.expect("kedge.slot=b", SOON).map(drop)
-    });
-    checks.run("the default is written anew", &mut guest, |guest| {
-        mend::slot_comes_back(guest, 4)
     });
     checks.finish()
 }
