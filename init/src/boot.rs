@@ -433,7 +433,7 @@ fn revision(boot: &mut Boot) -> Result<(), Error> {
     }
 }
 
-/// Both copies of the state record are lost: the newest committed revision of the store is what runs, and
+/// Both copies of the state record are lost: what the store remembers as committed last is what runs, and
 /// the record is made anew from it. A record that cannot be written is a problem, and the revision
 /// runs all the same.
 fn state_lost(boot: &mut Boot) -> Result<(), Error> {
@@ -444,9 +444,10 @@ fn state_lost(boot: &mut Boot) -> Result<(), Error> {
         return Err(lost());
     };
     let store = Store::at(Path::new(DATA));
-    let newest = trust::newest_revision(&store, roots, &identity.product).ok_or_else(lost)?;
-    let envelope = newest.envelope();
-    let mut state = State::born(newest.id(), envelope.floor(), envelope.root);
+    let last = trust::remembered(&store, roots, &identity.product).ok_or_else(lost)?;
+    let revision = last.revision;
+    let mut state = State::born(revision.id(), last.floor, revision.envelope().root);
+    state.committed.parameters = last.parameters;
     if let Some(slot) = boot.started() {
         state.committed.slot = slot;
     }

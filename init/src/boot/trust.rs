@@ -219,19 +219,48 @@ pub(crate) fn parameters(
     Ok(values)
 }
 
-/// The newest of the revisions in the store that this device has committed, or, where none is marked so, of all that
-/// it may run: what it goes on with when both copies of its state record are lost.
-pub(crate) fn newest_revision(store: &Store, roots: &Roots, product: &Product) -> Option<Verified> {
+/// What this device goes on with when both copies of its state record are lost.
+#[derive(Debug)]
+pub(crate) struct Remembered {
+    /// The revision that it has committed last, or, where none is marked so, the newest that it may run.
+    pub(crate) revision: Verified,
+    /// Counter of the parameters that it had then, which are there; 0: none.
+    pub(crate) parameters: u64,
+    /// The highest floor of all that it has committed and that allow this one.
+    pub(crate) floor: Floor,
+}
+
+/// What the store remembers; none: nothing that may run.
+pub(crate) fn remembered(store: &Store, roots: &Roots, product: &Product) -> Option<Remembered> {
     let read = |id| revision(store, id, roots, Judges::Any, product, Floor::default()).ok();
-    store
+    let known: Vec<Verified> = store
         .revisions()
         .unwrap_or_default()
         .into_iter()
         .filter_map(read)
-        .max_by_key(|verified| {
-            let committed = store.is_committed(verified.id());
-            (committed, verified.envelope().order())
-        })
+        .collect();
+    let floors: Vec<Floor> = known
+        .iter()
+        .filter(|verified| store.is_committed(verified.id()))
+        .map(|verified| verified.envelope().floor())
+        .collect();
+    let last = known.into_iter().max_by_key(|verified| {
+        let mark = store.mark(verified.id());
+        let number = mark.map(|mark| mark.number);
+        (number, verified.envelope().order())
+    })?;
+    let (order, own) = (last.envelope().order(), last.envelope().floor());
+    let floor = floors
+        .into_iter()
+        .filter(|floor| floor.allows(order))
+        .fold(own, Floor::max);
+    let mark = store.mark(last.id()).unwrap_or_default();
+    let there = store.parameters_path(last.id(), mark.parameters).is_file();
+    Some(Remembered {
+        parameters: if there { mark.parameters } else { 0 },
+        revision: last,
+        floor,
+    })
 }
 
 #[cfg(test)]
@@ -245,13 +274,21 @@ mod tests {
         let root = Root::parse(&device.root).unwrap();
         let product = Product::parse(&device.product).unwrap();
         let (roots, _) = Roots::load(root, device.directory.path());
-        let newest = || newest_revision(&device.store, &roots, &product).map(|found| found.id());
+        let found = || remembered(&device.store, &roots, &product);
+        let newest = || found().map(|found| found.revision.id());
         assert_eq!(newest(), None);
         let [first, second, third] = [1, 2, 3].map(|counter| device.put(counter, &[], "bundle\n"));
         assert_eq!(newest(), Some(third));
-        device.store.mark_committed(first).unwrap();
+        device.store.mark_committed(first, 0).unwrap();
         assert_eq!(newest(), Some(first));
-        device.store.mark_committed(second).unwrap();
+        device.store.mark_committed(third, 0).unwrap();
+        assert_eq!(newest(), Some(third));
+        // It was gone back from.
+        device.store.mark_committed(second, 4).unwrap();
         assert_eq!(newest(), Some(second));
+        // Values that are not there any more are none.
+        assert_eq!(found().unwrap().parameters, 0);
+        device.store.put_parameters(second, 4, b"values").unwrap();
+        assert_eq!(found().unwrap().parameters, 4);
     }
 }

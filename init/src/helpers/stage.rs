@@ -135,7 +135,7 @@ impl<'a> Stage<'a> {
                     Trust::new(floor, committed, product, root).map_err(Error::Frame)?;
                 trust.secure_boot = secure_boot;
                 self.trust = Some(trust);
-                self.commit(committed);
+                self.commit(committed, parameters);
                 Ok(())
             }
             Request::Begin { body, length } => {
@@ -183,9 +183,9 @@ impl<'a> Stage<'a> {
     }
 
     /// Marks the committed revision, for the day on which the boot record is lost.
-    fn commit(&mut self, committed: ObjectId) {
+    fn commit(&mut self, committed: ObjectId, [parameters, _]: [u64; 2]) {
         self.keep.commit(committed);
-        if let Err(error) = self.store.mark_committed(committed) {
+        if let Err(error) = self.store.mark_committed(committed, parameters) {
             say(&error);
         }
     }

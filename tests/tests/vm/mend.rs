@@ -137,23 +137,27 @@ fn vm_a_committed_slot_that_is_lost_is_written_anew() -> Result<()> {
             Ok(settled.then_some(()))
         })
     });
-    checks.run("what is lost again and again is left", &mut guest, |guest| {
-        let boots = guest.boots();
-        disk.set_unsettled(2)?;
-        disk.spoil("slot-b")?;
-        guest.press_reset()?;
-        guest.wait_for_boot(boots + 1, BOOT)?;
-        let status = guest.wait_for_control(BOOT)?;
-        let phase = text(&status, "phase");
-        ensure!(
-            phase.contains("the committed slot does not load"),
-            "{status}"
-        );
-        ensure!(text(&status, "slot") == "a", "{status}");
-        std::thread::sleep(Duration::from_secs(10));
-        ensure!(guest.boots() == boots + 1, "it is written again");
-        Ok(())
-    });
+    checks.run(
+        "what is lost again and again is left",
+        &mut guest,
+        |guest| {
+            let boots = guest.boots();
+            disk.set_unsettled(2)?;
+            disk.spoil("slot-b")?;
+            guest.press_reset()?;
+            guest.wait_for_boot(boots + 1, BOOT)?;
+            let status = guest.wait_for_control(BOOT)?;
+            let phase = text(&status, "phase");
+            ensure!(
+                phase.contains("the committed slot does not load"),
+                "{status}"
+            );
+            ensure!(text(&status, "slot") == "a", "{status}");
+            std::thread::sleep(Duration::from_secs(10));
+            ensure!(guest.boots() == boots + 1, "it is written again");
+            Ok(())
+        },
+    );
     checks.finish()
 }
 

@@ -27,4 +27,4 @@ mod store;
 pub use damaged::drop_damaged;
 pub use error::Error;
 pub use staging::{Arrival, Staging};
-pub use store::{Store, names};
+pub use store::{Mark, Store, names};

@@ -14,6 +14,15 @@ use std::path::{Path, PathBuf};
 /// The mark in the directory of a revision that was committed once.
 const COMMITTED: &str = "committed";
 
+/// What is remembered of a commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// Later commits have higher ones.
+    pub number: u64,
+    /// Counter of the parameters; 0: none.
+    pub parameters: u64,
+}
+
 /// A data partition's store.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -206,21 +215,51 @@ impl Store {
         read(&path, 64).is_ok_and(|origin| origin == b"factory\n")
     }
 
-    /// Remembers for ever that a revision was committed. A lost boot record is made anew from those alone.
+    /// Remembers that a revision was committed with these parameters, after all others. A lost boot record is made anew from
+    /// that alone. Without anything new nothing is written.
     ///
     /// # Errors
     /// [`Error::File`].
-    pub fn mark_committed(&self, id: ObjectId) -> Result<(), Error> {
-        if self.is_committed(id) {
+    pub fn mark_committed(&self, id: ObjectId, parameters: u64) -> Result<(), Error> {
+        let mut last: Option<(Mark, ObjectId)> = None;
+        for other in self.revisions()? {
+            last = last.max(self.mark(other).map(|mark| (mark, other)));
+        }
+        if last.is_some_and(|(mark, of)| of == id && mark.parameters == parameters) {
             return Ok(());
         }
-        durable::write(&self.revision_directory(id).join(COMMITTED), b"")
+        let number = last.map_or(0, |(mark, _)| mark.number.saturating_add(1));
+        let text = format!("{number} {parameters}\n");
+        let path = self.revision_directory(id).join(COMMITTED);
+        durable::write(&path, text.as_bytes())
+    }
+
+    /// The mark of a revision that was ever committed. One that does not say when, as that of an image, is before all others.
+    #[must_use]
+    pub fn mark(&self, id: ObjectId) -> Option<Mark> {
+        let path = self.revision_directory(id).join(COMMITTED);
+        if !path.is_file() {
+            return None;
+        }
+        let text = read(&path, 64)
+            .ok()
+            .and_then(|text| String::from_utf8(text).ok());
+        let numbers = text
+            .as_deref()
+            .and_then(|text| text.trim_end().split_once(' '));
+        let numbers = numbers.and_then(|(number, parameters)| {
+            Some(Mark {
+                number: number.parse().ok()?,
+                parameters: parameters.parse().ok()?,
+            })
+        });
+        Some(numbers.unwrap_or_default())
     }
 
     /// Whether a revision was ever committed.
     #[must_use]
     pub fn is_committed(&self, id: ObjectId) -> bool {
-        self.revision_directory(id).join(COMMITTED).is_file()
+        self.mark(id).is_some()
     }
 
     /// Where a revision's parameters of this counter are, whether they are there or not.
@@ -382,13 +421,31 @@ mod tests {
     fn a_mark_of_commit_stays() {
         let (directory, store, id) = store();
         assert!(!store.is_committed(id));
-        store.mark_committed(id).unwrap();
-        store.mark_committed(id).unwrap();
-        assert!(Store::open(directory.path()).unwrap().is_committed(id));
+        store.mark_committed(id, 7).unwrap();
+        store.mark_committed(id, 7).unwrap();
+        let (number, parameters) = (0, 7);
+        let first = Mark { number, parameters };
+        assert_eq!(Store::open(directory.path()).unwrap().mark(id), Some(first));
         // Nothing is marked that is not there.
         let other = kedge_revision::verity::digest(b"other");
-        store.mark_committed(other).unwrap_err();
+        store.mark_committed(other, 0).unwrap_err();
         assert!(!store.is_committed(other));
+        // Who comes later, or comes back, or has other values, stands above all before.
+        store.put_revision(other, b"other", b"sig", "test").unwrap();
+        for (number, id, parameters) in [(1, other, 0), (2, id, 7), (2, id, 7), (3, id, 8)] {
+            store.mark_committed(id, parameters).unwrap();
+            let mark = Mark { number, parameters };
+            assert_eq!(store.mark(id), Some(mark));
+        }
+        // As an image has it, or what is damaged.
+        for text in ["", "x 1", "1", "1 -1"] {
+            durable::write(
+                &store.revision_directory(id).join(COMMITTED),
+                text.as_bytes(),
+            )
+            .unwrap();
+            assert_eq!(store.mark(id), Some(Mark::default()), "{text}");
+        }
     }
 
     #[test]
