@@ -28,6 +28,7 @@ pub mod devices;
 pub mod driver;
 pub mod error;
 pub mod evidence;
+mod few;
 pub mod helpers;
 pub mod history;
 pub mod judge;

@@ -2,7 +2,7 @@
 //! `docs/trust.md`. PID 1 judges the bytes on disk, whatever an updater said of them.
 
 use super::objects;
-use super::trust::{Judges, Roots, newest_revision, parameters, revision};
+use super::trust::{Judges, Roots, parameters, remembered, revision};
 use crate::error::Error;
 use crate::helpers::stage::fixture::{Device, draft};
 use ed25519_dalek::SigningKey;
@@ -104,12 +104,12 @@ fn arbitrary_software_in_the_store_is_not_run() {
     std::fs::remove_file(signatures).unwrap();
     run(theirs).unwrap_err();
     assert_eq!(
-        newest_revision(
+        remembered(
             &device.store,
             &chain(&device).0,
             &Product::parse(&device.product).unwrap()
         )
-        .map(|found| found.envelope().counter),
+        .map(|found| found.revision.envelope().counter),
         Some(2)
     );
 }

@@ -8,6 +8,7 @@ use crate::driver::network::{hosts_file, write_hosts};
 use crate::driver::notify::NotifySocket;
 use crate::driver::poller::Poller;
 use crate::driver::until_boot;
+use crate::few::Few;
 use crate::log::SourceId;
 use kedge_container::plan::IDS;
 use kedge_container::{Context, Plan, SpawnError, attach_layer, detach_layer};
@@ -36,7 +37,7 @@ pub(crate) struct Running {
 /// Layers that are mounted: each object once, however many containers use it.
 #[derive(Debug, Default)]
 pub(crate) struct Layers {
-    places: BTreeMap<ObjectId, PathBuf>,
+    places: Few<ObjectId, PathBuf>,
     /// Places that held a layer are never used again in this boot.
     made: usize,
 }

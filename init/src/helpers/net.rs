@@ -28,6 +28,7 @@ pub use frames::{MAX_REPORT, Report, Standing, configure, decode_configure};
 
 use super::{Error, confine};
 use crate::control::PortStatus;
+use crate::few::Few;
 use bridges::Bridges;
 use dhcp::client::{Event, State};
 use held::{Addresses, Pace};
@@ -40,7 +41,6 @@ use links::Links;
 use pools::{Attach, Pools};
 use ports::{Port, Refused, Settings};
 use rtnetlink::{Link, Listing, Netlink, News};
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -114,7 +114,7 @@ struct Net<'a> {
     listens: bool,
     links: Links,
     bridges: Bridges,
-    ports: BTreeMap<String, Port>,
+    ports: Few<String, Port>,
     held: Addresses,
     /// What is to be; none before PID 1 has said it.
     configuration: Option<NetworkConfiguration>,
@@ -143,7 +143,7 @@ impl<'a> Net<'a> {
             listens: false,
             links: Links::default(),
             bridges: Bridges::default(),
-            ports: BTreeMap::new(),
+            ports: Few::default(),
             held: Addresses::default(),
             configuration: None,
             number: 0,
@@ -250,21 +250,18 @@ impl<'a> Net<'a> {
         let links = self.requests.list(Listing::Links, buffer)?;
         self.held.clear();
         let addresses = self.requests.list(Listing::Addresses, buffer)?;
-        let mut left: BTreeMap<u32, Settings> = BTreeMap::new();
+        let mut left: Few<u32, Settings> = Few::default();
         for news in &addresses {
             let News::Address(held) = news else { continue };
             self.held.hold(held);
             if held.ours {
-                left.entry(held.index)
-                    .or_default()
-                    .addresses
-                    .push(held.prefix);
+                left.of(held.index).addresses.push(held.prefix);
             }
         }
         if first {
             for news in self.requests.list(Listing::Routes, buffer)? {
                 if let News::Route(index, route) = news {
-                    left.entry(index).or_default().routes.push(route);
+                    left.of(index).routes.push(route);
                 }
             }
             self.adopt(&links, left);
@@ -276,14 +273,14 @@ impl<'a> Net<'a> {
 
     /// What a predecessor has set up is as if it were set up here, and goes or stays as the configuration says. An address that
     /// was leased goes until there is a new lease: how long the old one held is not known.
-    fn adopt(&mut self, links: &[News], mut left: BTreeMap<u32, Settings>) {
+    fn adopt(&mut self, links: &[News], mut left: Few<u32, Settings>) {
         for news in links {
             let News::Link(link) = news else { continue };
             // Bridges of pools are not among the interfaces that are configured.
             if link.group == rtnetlink::GROUP {
                 continue;
             }
-            if let Some(given) = left.remove(&link.index) {
+            if let Some((_, given)) = left.take(&link.index) {
                 let mut port = Port::new(link, Interface::default(), 0);
                 port.given = given;
                 self.ports.insert(link.name.clone(), port);
@@ -331,7 +328,7 @@ impl<'a> Net<'a> {
         // Gone, or another one of the same name in its place, which has nothing yet. An older one may go after the newer came.
         let over = |port: &Port| (port.index == link.index) == link.gone;
         if self.ports.get(name).is_some_and(over) {
-            self.ports.remove(name);
+            self.ports.take(name);
         }
         if change.apply {
             self.set_up(link, interface)?;
@@ -353,7 +350,7 @@ impl<'a> Net<'a> {
 
     /// An interface that the configuration has no more is as if it never had been in it.
     fn release(&mut self, link: &Link) -> Result<(), Error> {
-        let Some(mut port) = self.ports.remove(&link.name) else {
+        let Some((_, mut port)) = self.ports.take(&link.name) else {
             return Ok(());
         };
         if link.gone {
@@ -374,7 +371,7 @@ impl<'a> Net<'a> {
         let network = self.configuration.as_ref();
         let metric = network.map_or(0, |network| ports::metric(network, link));
         let fresh = || Port::new(link, Interface::default(), metric);
-        let mut port = self.ports.remove(name).unwrap_or_else(fresh);
+        let mut port = self.ports.take(name).map_or_else(fresh, |(_, port)| port);
         if !interface.dhcp {
             port.dhcp = State::Nothing;
         }

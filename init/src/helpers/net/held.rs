@@ -3,15 +3,15 @@
 //! Neighbours decide both: whoever announces himself as a router renews addresses with each packet, or brings others.
 
 use super::rtnetlink::Held;
+use crate::few::Few;
 use kedge_revision::configuration::Prefix;
-use std::collections::BTreeMap;
 
 /// Between one telling and the next, milliseconds.
 const EVERY_MS: u64 = 250;
 
 /// What the kernel says of addresses that can be used, by the interface's index, in the order in which they came.
 #[derive(Debug, Default)]
-pub(super) struct Addresses(BTreeMap<u32, Vec<Prefix>>);
+pub(super) struct Addresses(Few<u32, Vec<Prefix>>);
 
 impl Addresses {
     /// Those of an interface.
@@ -21,7 +21,7 @@ impl Addresses {
 
     /// Takes news of one. One that is renewed keeps its place: nothing has changed.
     pub(super) fn hold(&mut self, held: &Held) {
-        let addresses = self.0.entry(held.index).or_default();
+        let addresses = self.0.of(held.index);
         let has = addresses.contains(&held.prefix);
         let good = held.usable && !held.gone;
         if good && !has {
@@ -30,7 +30,7 @@ impl Addresses {
             addresses.retain(|prefix| *prefix != held.prefix);
         }
         if addresses.is_empty() {
-            self.0.remove(&held.index);
+            self.0.take(&held.index);
         }
     }
 
@@ -91,7 +91,7 @@ mod tests {
         addresses.hold(&held(one, false, false));
         assert_eq!(addresses.of(2), [two]);
         addresses.hold(&held(two, true, true));
-        assert!(addresses.of(2).is_empty() && addresses.0.is_empty());
+        assert!(addresses.of(2).is_empty() && addresses.0 == Few::default());
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Net<'_> {
     }
 
     fn retry(&mut self, name: &str, now: u64) -> Result<(), Error> {
-        let Some((name, mut port)) = self.ports.remove_entry(name) else {
+        let Some((name, mut port)) = self.ports.take(name) else {
             return Ok(());
         };
         if port.refused.due().is_some_and(|at| at <= now) {
@@ -78,7 +78,7 @@ impl Net<'_> {
 
     /// One step of a port's client, if it has one.
     pub(super) fn dhcp(&mut self, name: &str, event: Event<'_>) -> Result<(), Error> {
-        let Some((name, mut port)) = self.ports.remove_entry(name) else {
+        let Some((name, mut port)) = self.ports.take(name) else {
             return Ok(());
         };
         if port.leases().is_some() {

@@ -1,11 +1,11 @@
 //! What is known of the configured links, and what a change of one asks for. Pure.
 
 use super::rtnetlink::Link;
-use std::collections::BTreeMap;
+use crate::few::Few;
 
 /// Links by name.
 #[derive(Debug, Default)]
-pub(super) struct Links(BTreeMap<String, Known>);
+pub(super) struct Links(Few<String, Known>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Known {
@@ -31,7 +31,7 @@ impl Links {
             if known.is_none_or(|known| known.index != link.index) {
                 return Change::default();
             }
-            self.0.remove(&link.name);
+            self.0.take(&link.name);
             return Change {
                 apply: false,
                 carrier: known.filter(|known| known.carrier).map(|_| false),

@@ -3,10 +3,10 @@
 use super::dhcp::client::{Lease, State};
 use super::rtnetlink::{Link, News, Route};
 use crate::control::{LeaseStatus, PortStatus};
+use crate::few::Few;
 use core::net::{IpAddr, Ipv4Addr};
 use kedge_revision::configuration::{Interface, NetworkConfiguration, Ports, Prefix};
 use kedge_sys::Errno;
-use std::collections::BTreeMap;
 use std::net::UdpSocket;
 
 /// Between the metrics of default routes of one interface and the next.
@@ -212,7 +212,7 @@ impl Port {
 }
 
 /// Ports that have gone without a word, since a listing of all links has them no more.
-pub(super) fn vanished(ports: &BTreeMap<String, Port>, listed: &[News]) -> Vec<Link> {
+pub(super) fn vanished(ports: &Few<String, Port>, listed: &[News]) -> Vec<Link> {
     let is_listed = |index: u32| {
         let mut all = listed.iter();
         all.any(|news| matches!(news, News::Link(link) if link.index == index))

@@ -175,11 +175,11 @@ fn how_a_port_stands() {
 
 #[test]
 fn a_port_that_is_not_listed_has_vanished() {
-    let port = |index, name: &str| {
-        let link = link(index, name, true);
-        (name.to_owned(), Port::new(&link, Interface::default(), 100))
-    };
-    let ports = BTreeMap::from([port(2, "eth0"), port(3, "eth1"), port(4, "eth2")]);
+    let mut ports = Few::default();
+    for (index, name) in [(2, "eth0"), (3, "eth1"), (4, "eth2")] {
+        let port = Port::new(&link(index, name, true), Interface::default(), 100);
+        ports.insert(name.to_owned(), port);
+    }
     // One is there, one is another of the same name, and one is gone.
     let listed = [link(1, "lo", false), link(2, "eth0", true)];
     let mut listed: Vec<News> = listed.into_iter().map(News::Link).collect();
