@@ -163,19 +163,15 @@ fn supervise(
         if shared.lock().killed {
             return Ending::Killed;
         }
-        match said.shutdown.as_deref() {
-            Some("guest-reset") => {}
-            _ if said.watchdog => {}
+        let cause = match said.shutdown.as_deref() {
+            _ if said.watchdog => ResetCause::Watchdog,
+            Some("guest-reset") => ResetCause::Guest,
+            Some("host-qmp-system-reset") => shared.asked(ResetCause::Host),
             Some("guest-shutdown") => return Ending::PoweredOff,
             Some("host-signal" | "host-qmp-quit" | "host-ui") => return Ending::Killed,
             // RISC-V's machine of QEMU 7.2 leaves without a word when it is powered off (QEMU `hw/misc/sifive_test.c`).
             None if status.success() && complaints.trim().is_empty() => return Ending::PoweredOff,
             Some(_) | None => return Ending::Failed(status, complaints),
-        }
-        let cause = if said.watchdog {
-            ResetCause::Watchdog
-        } else {
-            ResetCause::Guest
         };
         events.send(Event::Reset(cause)).ok();
         run = match boot(config, memory, Some(cause), shared, events) {

@@ -101,7 +101,7 @@ impl Engine {
     ///
     /// # Errors
     /// Stage `Execute` for a command that is none, stages up to `Join`; what fails later is in the
-    /// report. `ESRCH` where the container has ended.
+    /// report. `ESRCH` where the container has ended. Stage `Return`: nothing may be started any more.
     pub fn exec(
         &self,
         plan: &Plan,
@@ -132,15 +132,22 @@ impl Engine {
         let child = clone::spawn(Namespaces::NONE, cgroup.as_ref().map(AsFd::as_fd), || {
             run(plan, pidfd, execution, fence, &ends.inner)
         });
-        // Were this to fail, every later child would land in that container: nothing may follow.
-        let back = enter_namespace(self.pid_namespace.as_fd());
+        self.come_back().at(Stage::Return, c"/proc/self/ns/pid")?;
         let child = child.at(Stage::Clone, &plan.name)?;
-        back.at(Stage::Join, c"/proc/self/ns/pid")?;
         // As the container's own process; a command that has ended by now needs none.
         prlimit(Some(child.pid), Resource::Nofile, OPEN_FILES).ok();
         Ok(ends.of(child))
     }
+
+    /// From now on children are born among the device's own processes again. The kernel takes a little memory for that.
+    fn come_back(&self) -> kedge_sys::Result<()> {
+        let back = || enter_namespace(self.pid_namespace.as_fd());
+        (1..RETURNS).fold(back(), |came, _| came.or_else(|_| back()))
+    }
 }
+
+/// How often it is tried to come back. Each time the kernel looks for what it can free.
+const RETURNS: u32 = 100;
 
 fn run(
     plan: &Plan,

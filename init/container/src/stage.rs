@@ -58,6 +58,9 @@ stages! {
     Handshake = "handshake",
     /// Namespaces of a running container.
     Join = "join",
+    /// Back to the device's own process namespace, as the place where children are born. Whoever cannot go back must start
+    /// nothing more: it would be born in a container.
+    Return = "return",
     /// Becoming root of the user namespace.
     Identity = "identity",
     /// `/proc`.

@@ -9,6 +9,7 @@ use super::Driver;
 use crate::control::exec::FRAME_FILL;
 use crate::control::{Exec, Problem, Refusal, Role, Said};
 use crate::driver::clients::{ClientId, Clients};
+use crate::driver::ending::unless_astray;
 use crate::driver::poller::{Poller, Ready, Token};
 use crate::driver::unit::Running;
 use crate::log::Stream;
@@ -194,7 +195,7 @@ impl Driver {
             fenced: false,
         };
         let spawned = engine.exec(plan, running.pidfd.as_fd(), &command);
-        let spawned = spawned.map_err(Refused::Failed)?;
+        let spawned = spawned.map_err(|error| Refused::Failed(unless_astray(error)))?;
         let session = Session::new((client, generation), spawned, exec.terminal.is_some());
         session.watch(&self.poller);
         Ok(session)

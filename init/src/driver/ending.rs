@@ -4,6 +4,7 @@ use super::led::Led;
 use crate::boot::{DATA, TO_TRY};
 use crate::last_resort::{bounded, sync_bounded};
 use crate::machine::Halt;
+use kedge_container::{SpawnError, Stage};
 use kedge_sys::reboot::{Ending, reboot};
 use kedge_sys::rustix::io::Errno;
 use kedge_sys::rustix::mount::{MountFlags, mount_remount};
@@ -30,6 +31,14 @@ pub(crate) fn end(halt: Halt, to_try: bool, led: Option<Led>) -> ! {
     };
     let failed = reboot(ending);
     crate::last_resort::last_resort(&format!("reboot: {failed:?}"), &[], None)
+}
+
+/// A failed start whose error is to be told; of one after which nothing may be started any more there is only a restart.
+pub(super) fn unless_astray(error: SpawnError) -> SpawnError {
+    if error.stage == Stage::Return {
+        crate::last_resort::last_resort(&error.to_string(), &[], None)
+    }
+    error
 }
 
 /// How long the store may take to become read-only: with the logs' two seconds and the sync's ten it is less than a watchdog of

@@ -39,6 +39,7 @@ pub(crate) fn run(name: &str, number: u64) -> Option<ExitCode> {
         "sync" => loads::sync(&folder(), number),
         "show" => std::env::args().skip(2).for_each(|path| show(&path)),
         "bomb" => loads::bomb(number),
+        "stuff" => loads::stuff("/sized", number),
         "give" => linger::give(),
         "background" => background(),
         "multiply" => loads::multiply(number),

@@ -59,6 +59,9 @@ pub(crate) fn all() -> Vec<Fact> {
     add("dev", names("/dev").join(" "));
     add("interfaces", names("/sys/class/net").join(" "));
     add("mounts", mounts());
+    let mut proc = names("/proc");
+    proc.retain(|name| name.parse::<u32>().is_err());
+    add("proc", proc.join(" "));
     let escapes = ESCAPES
         .iter()
         .map(|(name, attempt)| ("escape", name, attempt));
@@ -107,7 +110,9 @@ const ATTEMPTS: [(&str, Attempt); 36] = [
         write("/proc/sys/kernel/hostname", "taken")
     }),
     ("write-sysrq", || write("/proc/sysrq-trigger", "b")),
-    ("write-sys", || write("/sys/kernel/profiling", "0")),
+    ("write-sys", || {
+        write("/sys/module/kernel/parameters/panic", "0")
+    }),
     ("read-kcore", || read_some("/proc/kcore")),
     ("write-root", || write("/written", "x")),
     ("set-host-name", || {

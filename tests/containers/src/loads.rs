@@ -227,3 +227,25 @@ pub(crate) fn multiply(end: u64) {
         child.wait().ok();
     }
 }
+
+/// Writes into a folder without end for so many seconds, bytes and new files, and takes away again what it wrote:
+/// `stuffed BYTES in FILES refused TIMES`.
+pub(crate) fn stuff(folder: &str, seconds: u64) {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let name = |number: u64| format!("{folder}/stuff{number}");
+    let (mut bytes, mut files, mut refused) = (0_u64, 0_u64, 0_u64);
+    while Instant::now() < end {
+        match File::create(name(files)) {
+            Ok(mut file) => {
+                files += 1;
+                match file.write(&[b's'; 4096]) {
+                    Ok(written) => bytes += written as u64,
+                    Err(_) => refused += 1,
+                }
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    (0..files).for_each(|number| drop(fs::remove_file(name(number))));
+    say(&format!("stuffed {bytes} in {files} refused {refused}"));
+}

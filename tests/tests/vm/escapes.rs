@@ -1,7 +1,7 @@
 //! Ways out of a container that once were ways out of some runtime's, each by its name and with the answer that it must get:
 //! checks on a boot of another test.
 
-use crate::life::facts_of;
+use crate::confined::facts_of;
 use anyhow::{Result, ensure};
 use kedge_image_build::progress::say;
 use kedge_tests::disk::Disk;

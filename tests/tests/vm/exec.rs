@@ -1,6 +1,6 @@
 //! Commands in containers, what containers are and use, and logs from a time on: checks on a boot of another test.
 
-use crate::life::LAST_FACT;
+use crate::confined::LAST_FACT;
 use anyhow::{Context, Result, bail, ensure};
 use kedge_tests::guest::{Guest, text};
 use serde_json::Value;

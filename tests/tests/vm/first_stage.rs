@@ -5,7 +5,7 @@
 //!
 //! By `cargo xtask test vm --all-boards` alone: U-Boot looks for screens and USB for minutes there.
 
-use crate::{built_for, life, uboot};
+use crate::{built_for, confined, life, uboot};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::record::Slot;
 use kedge_tests::disk::Disk;
@@ -26,8 +26,12 @@ fn vm_orange_pi_runs_containers() -> Result<()> {
     let mut guest = Guest::start_on(BOARD, &disk, &[8080])?;
     let mut checks = Checks::default();
     checks.run("boots, containers run", &mut guest, life::boots);
-    checks.run("confinement", &mut guest, life::confinement);
-    checks.run("what is widened, and no more", &mut guest, life::widened);
+    checks.run("confinement", &mut guest, confined::confinement);
+    checks.run(
+        "what is widened, and no more",
+        &mut guest,
+        confined::widened,
+    );
     checks.run(
         "the data partition takes the rest of the card",
         &mut guest,

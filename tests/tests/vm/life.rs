@@ -1,55 +1,14 @@
 //! A device's ordinary life: boot, what containers get and are refused, restarts, limits, control, reboot, power off.
 
-use crate::{escapes, exec, fresh_disk, hostile, limits, operator};
+use crate::{confined, escapes, exec, fresh_disk, hostile, limits, operator};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::qemu::Ending;
 use kedge_tests::guest::{BOOT, Checks, Guest, LogLine, text};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(30);
-/// `EPERM`, `EACCES`, `EROFS`, `ENOENT`, as a container sees them; a masked file that is read has nothing in it.
-const REFUSALS: [&str; 5] = ["1", "13", "30", "2", "empty"];
-
-/// Facts by name, as the program in a container says them.
-fn facts(lines: &[LogLine]) -> BTreeMap<String, String> {
-    let facts = lines
-        .iter()
-        .filter_map(|line| line.text.strip_prefix("fact "));
-    let pair = |fact: &str| {
-        let (name, value) = fact.split_once(' ').unwrap_or((fact, ""));
-        (name.to_owned(), value.to_owned())
-    };
-    facts.map(pair).collect()
-}
-
-/// How the last line begins that a container says of itself.
-pub(super) const LAST_FACT: &str = "fact try-socket-of-8081";
-
-pub(super) fn facts_of(guest: &Guest, container: &str) -> Result<BTreeMap<String, String>> {
-    guest.wait_for_log(container, LAST_FACT, SOON)?;
-    Ok(facts(&guest.logs(container)?))
-}
-
-fn expect_fact(facts: &BTreeMap<String, String>, name: &str, expected: &str) -> Result<()> {
-    let found = facts.get(name).map_or("nothing", String::as_str);
-    ensure!(found == expected, "{name} is {found:?}, not {expected:?}");
-    Ok(())
-}
-
-fn expect_refused(facts: &BTreeMap<String, String>, names: &[&str]) -> Result<()> {
-    let allowed: Vec<String> = names
-        .iter()
-        .map(|name| (name, facts.get(*name).map_or("nothing", String::as_str)))
-        .filter(|(_, value)| !REFUSALS.contains(value))
-        .map(|(name, value)| format!("{name}: {value}"))
-        .collect();
-    ensure!(allowed.is_empty(), "not refused: {}", allowed.join(", "));
-    Ok(())
-}
-
 #[test]
 fn vm_a_device_lives() -> Result<()> {
     let disk = fresh_disk()?;
@@ -58,10 +17,18 @@ fn vm_a_device_lives() -> Result<()> {
     checks.run("boots", &mut guest, boots);
     checks.run("groups start in order", &mut guest, groups_in_order);
     checks.run("status", &mut guest, status);
-    checks.run("confinement", &mut guest, confinement);
-    checks.run("what is widened, and no more", &mut guest, widened);
-    checks.run("user, environment, working directory", &mut guest, someone);
-    checks.run("host network", &mut guest, host_network);
+    checks.run("confinement", &mut guest, confined::confinement);
+    checks.run(
+        "what is widened, and no more",
+        &mut guest,
+        confined::widened,
+    );
+    checks.run(
+        "user, environment, working directory",
+        &mut guest,
+        confined::someone,
+    );
+    checks.run("host network", &mut guest, confined::host_network);
     checks.run("restarts with back-off, then leaves", &mut guest, crasher);
     checks.run("a killed server comes back", &mut guest, comes_back);
     checks.run("an ill container is restarted", &mut guest, ill);
@@ -120,6 +87,7 @@ fn by_command(checks: &mut Checks, guest: &mut Guest) {
     checks.run("ways out, by name", guest, escapes::refused);
     checks.run("a link in the place of a volume", guest, escapes::astray);
     checks.run("what is written has a bound", guest, exec::filled);
+    checks.run("a full volume", guest, limits::full_volume);
     checks.run("limit of a processor", guest, limits::processor);
     checks.run("memory that slows down", guest, limits::memory_high);
     checks.run("limit of a disk", guest, limits::disk);
@@ -214,146 +182,6 @@ fn status(guest: &mut Guest) -> Result<()> {
             .all(|name| ["crasher", "eater"].contains(&name))
             .then_some(()))
     })
-}
-
-pub(super) fn confinement(guest: &mut Guest) -> Result<()> {
-    let facts = facts_of(guest, "confined")?;
-    let map = facts.get("uid_map").context("no uid_map")?;
-    let fields: Vec<&str> = map.split(' ').collect();
-    ensure!(
-        matches!(fields.as_slice(), ["0", base, "65536"] if *base != "0"),
-        "uid_map {map}"
-    );
-    for set in ["CapEff", "CapPrm", "CapBnd", "CapAmb", "CapInh"] {
-        expect_fact(&facts, set, "0000000000000000")?;
-    }
-    expect_fact(&facts, "NoNewPrivs", "1")?;
-    expect_fact(&facts, "Seccomp", "2")?;
-    expect_fact(&facts, "pid", "1")?;
-    expect_fact(&facts, "processes", "1")?;
-    expect_fact(&facts, "hostname", "confined")?;
-    // No keyboard gives the kernel orders.
-    expect_fact(&facts, "sysrq", "0")?;
-    expect_fact(&facts, "interfaces", "lo")?;
-    expect_fact(&facts, "cgroup", "0::/")?;
-    let mounts = facts.get("mounts").context("no mounts")?;
-    ensure!(
-        mounts
-            .split(' ')
-            .any(|mount| mount.starts_with("/:") && mount.ends_with(":ro")),
-        "the root can be written: {mounts}"
-    );
-    ensure!(
-        mounts
-            .split(' ')
-            .any(|mount| mount.starts_with("/sys:") && mount.ends_with(":ro")),
-        "/sys can be written: {mounts}"
-    );
-    expect_fact(&facts, "try-move-file", "allowed")?;
-    expect_fact(&facts, "try-write-program", "30")?;
-    // By Landlock, which is asked first; a capability that nobody here has would say 1.
-    expect_fact(&facts, "try-make-disk-node", "13")?;
-    expect_refused(&facts, &ATTEMPTS)
-}
-
-/// What no container of the product may do, however it is widened.
-const ATTEMPTS: [&str; 29] = [
-    "try-mount",
-    "try-mount-proc",
-    "try-remount-root",
-    "try-open-mem",
-    "try-open-kmsg",
-    "try-open-disk",
-    "try-make-disk-node",
-    "try-write-proc-sys",
-    "try-write-sysrq",
-    "try-write-sys",
-    "try-read-kcore",
-    "try-write-root",
-    "try-set-host-name",
-    "try-set-clock",
-    "try-new-user-namespace",
-    "try-new-mount-namespace",
-    "try-enter-own-namespace",
-    "try-pivot-root",
-    "try-join-keyring",
-    "try-add-key",
-    "try-request-key",
-    "try-load-module",
-    "try-attach-bpf",
-    "try-turn-ctrl-alt-del",
-    "try-read-kernel-thread",
-    "try-write-core-pattern",
-    "try-write-uevent-helper",
-    "try-write-cgroup",
-    "try-raise-memory-limit",
-];
-
-pub(super) fn widened(guest: &mut Guest) -> Result<()> {
-    let facts = facts_of(guest, "widened")?;
-    // CHOWN is bit 0, NET_BIND_SERVICE bit 10.
-    expect_fact(&facts, "CapEff", "0000000000000401")?;
-    expect_fact(&facts, "CapBnd", "0000000000000401")?;
-    expect_fact(&facts, "try-bind-80", "allowed")?;
-    expect_fact(&facts, "try-write-root", "allowed")?;
-    expect_fact(&facts, "try-move-file-of-root", "allowed")?;
-    // ETXTBSY: its root may be written to, what runs may not.
-    expect_fact(&facts, "try-write-program", "26")?;
-    let rest: Vec<&str> = ATTEMPTS
-        .into_iter()
-        .filter(|name| *name != "try-write-root")
-        .collect();
-    expect_refused(&facts, &rest)?;
-    let other = facts_of(guest, "confined")?;
-    for name in ["mnt", "pid", "ipc", "uts", "cgroup", "user", "net"] {
-        let name = format!("ns-{name}");
-        ensure!(
-            facts.get(&name) != other.get(&name),
-            "two containers share {name}"
-        );
-    }
-    ensure!(
-        facts.get("uid_map") != other.get("uid_map"),
-        "two containers have the same ids on the device"
-    );
-    Ok(())
-}
-
-fn someone(guest: &mut Guest) -> Result<()> {
-    let facts = facts_of(guest, "someone")?;
-    expect_fact(&facts, "uid", "1000")?;
-    expect_fact(&facts, "gid", "1001")?;
-    expect_fact(&facts, "Groups", "7 9")?;
-    expect_fact(&facts, "cwd", "/srv/work")?;
-    expect_fact(&facts, "env-PATH", "/bin")?;
-    expect_fact(&facts, "env-COLOUR", "green blue")?;
-    expect_fact(&facts, "CapEff", "0000000000000000")?;
-    expect_refused(&facts, &ATTEMPTS)
-}
-
-fn host_network(guest: &mut Guest) -> Result<()> {
-    // `ill` is in the same namespace: its socket is in sight, and out of reach.
-    let facts = guest.wait("web answers, and sees a socket of another", SOON, |guest| {
-        let answer = guest.get(8080, "/facts")?;
-        let facts: BTreeMap<String, String> =
-            serde_json::from_str(&answer.body).context("no facts")?;
-        expect_fact(&facts, "try-socket-of-8081", "1").map(|()| Some(facts))
-    })?;
-    let interfaces = facts.get("interfaces").context("no interfaces")?;
-    ensure!(interfaces.contains("eth0"), "host network has {interfaces}");
-    // A server of an unprivileged user namespace may have any port there.
-    expect_fact(&facts, "try-bind-80", "allowed")?;
-    expect_fact(&facts, "try-socket-of-8080", "allowed")?;
-    // It is ready once its health command finds that socket out of reach, whatever this writes.
-    guest.wait("a health command is fenced, and may write", SOON, |guest| {
-        let apart = guest.container("apart")?;
-        Ok((apart.get("ready") == Some(&true.into())).then_some(()))
-    })?;
-    let rest: Vec<&str> = ATTEMPTS
-        .into_iter()
-        .filter(|name| *name != "try-write-root")
-        .collect();
-    expect_refused(&facts, &rest)
 }
 
 fn crasher(guest: &mut Guest) -> Result<()> {

@@ -102,6 +102,30 @@ pub(super) fn bomb(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
+/// While a container writes without end into a volume that is full, others write and answer.
+pub(super) fn full_volume(guest: &mut Guest) -> Result<()> {
+    const SECONDS: u64 = 6;
+    begin_beside(guest, "filler", "stuff", SECONDS)?;
+    let begun = Instant::now();
+    let mut answers = 0_u32;
+    while begun.elapsed() < Duration::from_secs(SECONDS) {
+        let wrote = load(guest, "limited", &["write", "1", "/free"])?;
+        ensure!(wrote.first() == Some(&(1 << 20)), "beside it: {wrote:?}");
+        let answer = guest.get(8080, "/health")?;
+        ensure!(answer.status == 200, "after {answers}: {answer:?}");
+        answers = answers.saturating_add(1);
+    }
+    let stuffed = numbers(&end_beside(guest, "filler", "stuffed")?);
+    let [bytes, files, refused] = stuffed.as_slice() else {
+        anyhow::bail!("{stuffed:?}")
+    };
+    ensure!(
+        *bytes <= 1 << 20 && *files <= 1024 && *refused > 0 && answers > 0,
+        "{bytes} bytes of 1 MiB in {files} files of 1024, {refused} times refused, {answers} answers beside it"
+    );
+    Ok(())
+}
+
 fn processes(guest: &Guest) -> Result<u64> {
     let usage = ask(guest, "/v1/usage")?;
     let containers = usage.get("containers").and_then(Value::as_array);

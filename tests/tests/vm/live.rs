@@ -236,7 +236,7 @@ fn while_retiring(project: &Project, guest: &mut Guest) -> Result<()> {
 }
 
 /// The site that the newest process of `site` has shown.
-fn site(guest: &Guest, wanted: &str) -> Result<()> {
+pub(crate) fn site(guest: &Guest, wanted: &str) -> Result<()> {
     guest.wait(&format!("site shows {wanted}"), SOON, |guest| {
         let lines = guest.logs("site")?;
         let shown = lines

@@ -3,6 +3,7 @@
 mod agent;
 mod apply;
 mod boards;
+mod confined;
 mod containers;
 mod cuts;
 mod cycles;

@@ -1,6 +1,6 @@
 //! What is left when things go wrong for good: a store that fails in a trial, repair mode and its way out.
 
-use crate::built_trials;
+use crate::{built_trials, live};
 use anyhow::{Context, Result, ensure};
 use kedge_tests::disk::Disk;
 use kedge_tests::guest::{BOOT, Checks, Guest, text};
@@ -158,6 +158,49 @@ fn vm_a_committed_slot_that_is_lost_is_written_anew() -> Result<()> {
             Ok(())
         },
     );
+    checks.finish()
+}
+
+/// Which revision is committed, and with which values, comes back with it.
+#[test]
+fn vm_a_state_record_that_is_lost_comes_back_with_its_values() -> Result<()> {
+    let (project, disk) = built_trials()?;
+    let mut guest = Guest::start(&disk, &[])?;
+    let mut checks = Checks::default();
+    let mut before = String::new();
+    checks.run(
+        "two updates, of which one brings values",
+        &mut guest,
+        |guest| {
+            guest.wait_for_control(BOOT)?;
+            let file = project.kedge.folder().join("site.toml");
+            kedge_image_build::files::write(&file, "site = \"berlin\"\n")?;
+            let file = file.display().to_string();
+            let with = ["--parameters", &file, "--parameters-counter", "7"];
+            let pushed = project.push(guest, &with)?;
+            ensure!(pushed.committed, "{}", pushed.said);
+            project.app("started", &["sleep", "another"], "")?;
+            let pushed = project.push(guest, &[])?;
+            ensure!(pushed.committed, "{}", pushed.said);
+            live::site(guest, "berlin")?;
+            before = committed(guest)?;
+            Ok(())
+        },
+    );
+    checks.run("both copies are lost", &mut guest, |guest| {
+        disk.damage_state(&[0, 1])?;
+        guest.press_reset()?;
+        guest.expect("both copies of the state record are damaged", BOOT)?;
+        guest.wait_for_boot(2, BOOT)?;
+        guest.wait_for_control(BOOT)?;
+        let now = committed(guest)?;
+        ensure!(now == before, "{now} is committed, and was {before}");
+        live::site(guest, "berlin")?;
+        let counter = update(guest)?;
+        let counter = counter.pointer("/committed/parameters");
+        ensure!(counter == Some(&7.into()), "parameters {counter:?}");
+        Ok(())
+    });
     checks.finish()
 }
 

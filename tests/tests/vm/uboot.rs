@@ -5,7 +5,7 @@
 //! others, which differ by what compiled the same sources, a smoke test alone is run unless `cargo xtask test vm --all-boards`
 //! asks for the rest.
 
-use crate::{built_for, life};
+use crate::{built_for, confined, life};
 use anyhow::{Result, ensure};
 use kedge_board_support::boards;
 use kedge_board_support::record::loader::Armed;
@@ -110,8 +110,12 @@ pub(crate) fn vm_uboot_smoke(board: &str) -> Result<()> {
     let mut checks = Checks::default();
     checks.run("boots, containers run", &mut guest, life::boots);
     checks.run("status", &mut guest, |guest| status(guest, board));
-    checks.run("confinement", &mut guest, life::confinement);
-    checks.run("what is widened, and no more", &mut guest, life::widened);
+    checks.run("confinement", &mut guest, confined::confinement);
+    checks.run(
+        "what is widened, and no more",
+        &mut guest,
+        confined::widened,
+    );
     checks.run("orderly reboot through the loader", &mut guest, reboots);
     checks.run("containers run again", &mut guest, life::boots);
     checks.run("idle memory", &mut guest, |guest| {
@@ -157,8 +161,12 @@ pub(crate) fn vm_uboot_boots_the_same_images(board: &str) -> Result<()> {
     let mut checks = Checks::default();
     checks.run("boots, containers run", &mut guest, life::boots);
     checks.run("status", &mut guest, |guest| status(guest, board));
-    checks.run("confinement", &mut guest, life::confinement);
-    checks.run("what is widened, and no more", &mut guest, life::widened);
+    checks.run("confinement", &mut guest, confined::confinement);
+    checks.run(
+        "what is widened, and no more",
+        &mut guest,
+        confined::widened,
+    );
     checks.run("memory limit", &mut guest, life::memory);
     checks.run(
         "lives on when the boot's memory is given back",

@@ -2,7 +2,7 @@
 //! loader record, with a firmware that has forgotten everything, and with its own partitions damaged.
 
 use crate::uboot::{Case, SOON, armed, judge};
-use crate::{built_for, life, slots};
+use crate::{built_for, confined, life, slots};
 use anyhow::{Context, Result, ensure};
 use kedge_board_support::boards;
 use kedge_board_support::record::{Loader, Slot};
@@ -35,7 +35,7 @@ fn vm_uefi_boots_the_same_images() -> Result<()> {
         ensure!(status.get("secure-boot").is_none(), "{status}");
         Ok(())
     });
-    checks.run("confinement", &mut guest, life::confinement);
+    checks.run("confinement", &mut guest, confined::confinement);
     checks.run("volumes, first boot", &mut guest, |guest| {
         life::volumes(guest, 1, 1, 1)
     });
