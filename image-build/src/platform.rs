@@ -14,6 +14,7 @@ use kedge_board_support::boards::{self, Backend, Board};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// Which kernel a platform has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,27 @@ impl KernelSource {
         match board.kernel.package {
             Some(_) => Self::Debian,
             None => Self::Own,
+        }
+    }
+
+    /// This one for a board, or what serves it where this does not.
+    #[must_use]
+    pub const fn or_usual(self, board: &Board) -> Self {
+        match self {
+            Self::Own => Self::Own,
+            Self::Debian => Self::usual(board),
+        }
+    }
+}
+
+impl FromStr for KernelSource {
+    type Err = anyhow::Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "own" => Ok(Self::Own),
+            "debian" => Ok(Self::Debian),
+            other => bail!("no kernel is called {other}; there are own and debian"),
         }
     }
 }

@@ -8,12 +8,13 @@ use crate::kedge::Kedge;
 use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::cache::Cache;
-use kedge_image_build::platform::{self, Platform};
+use kedge_image_build::platform::{self, KernelSource, Platform};
 use kedge_image_build::{files, toolchain};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// First bytes of the blocks of `/big` in the layer of `delicate`; nothing else on a disk begins so.
@@ -78,14 +79,22 @@ impl<T> PerBoard<T> {
     }
 }
 
-/// The platform: named by whoever runs the tests, or made here; our own kernel if it was built before.
-pub(crate) fn platform(board: &str) -> Result<PathBuf> {
+/// The platform: named by whoever runs the tests (`KEDGE_PLATFORM`), or made here, with the kernel that is asked for
+/// (`KEDGE_KERNEL`); unasked our own if it was built before.
+///
+/// # Errors
+/// It cannot be made.
+pub fn platform(board: &str) -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("KEDGE_PLATFORM").map(PathBuf::from)
         && Platform::load(&folder)?.board == board
     {
         return Ok(folder);
     }
-    platform::make(board, platform::cheapest(board)?)
+    let kernel = match std::env::var("KEDGE_KERNEL") {
+        Ok(word) => KernelSource::from_str(&word)?.or_usual(&boards::find(board)?),
+        Err(_) => platform::cheapest(board)?,
+    };
+    platform::make(board, kernel)
 }
 
 /// A folder of this process's own in the cache: images are large, and `/tmp` is memory on many machines. What processes

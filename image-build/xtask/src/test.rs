@@ -2,6 +2,7 @@
 
 use crate::cargo::cargo;
 use crate::fuzz;
+use crate::image::Kernel;
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use kedge_board_support::boards::{self, Architecture};
@@ -25,7 +26,8 @@ const BOARD: &str = "qemu-x86-64";
     root  namespaces and mounts; needs root\n  \
     vm    boots in QEMU; needs the machines, which are installed, and the boards' platforms, which are made\n\n\
     One test: cargo xtask test vm --filter boots\n\
-    All of a board that U-Boot starts: cargo xtask test vm --all-boards --filter arm64::")]
+    All of a board that U-Boot starts: cargo xtask test vm --all-boards --filter arm64::\n\
+    On our own kernel, which is built first: cargo xtask test vm --kernel own")]
 pub(crate) struct Arguments {
     /// The tiers to run; all of them when none is named.
     #[arg(value_enum)]
@@ -40,6 +42,10 @@ pub(crate) struct Arguments {
     /// All cases on every board, where a smoke test of some is enough else.
     #[arg(long)]
     all_boards: bool,
+    /// Which kernel devices boot (`vm`). Unasked it is our own where it was built before, which takes 12 CPU minutes, and Debian's
+    /// elsewhere; a board that no kernel of Debian's serves has our own.
+    #[arg(long, value_enum)]
+    kernel: Option<Kernel>,
     /// A test that fails is not run a second time, alone, to see whether the machine was too slow for several at once.
     #[arg(long)]
     once: bool,
@@ -217,7 +223,7 @@ fn run_tier(tier: Tier, arguments: &Arguments, counted: &mut Counted) -> Result<
         Tier::Fuzz => return fuzz::run(fuzz::INPUTS),
         Tier::Vm => {
             debian::require(&["qemu-system-x86"], "boot devices in QEMU")?;
-            let kernel = kernel()?;
+            let kernel = kernel(arguments.kernel.map(Into::into))?;
             platform = Some(platform::make(BOARD, kernel)?);
             machines = Some(at_once(kernel));
             if arguments.filter.is_none() {
@@ -241,6 +247,9 @@ fn run_tier(tier: Tier, arguments: &Arguments, counted: &mut Counted) -> Result<
                 .args(*selection);
             if let Some(folder) = &platform {
                 command.env("KEDGE_PLATFORM", folder);
+            }
+            if let Some(kernel) = arguments.kernel.map(KernelSource::from) {
+                command.env("KEDGE_KERNEL", kernel.to_string());
             }
             if let Some(count) = at_once {
                 command.env("RUST_TEST_THREADS", count.to_string());
@@ -299,9 +308,10 @@ fn device_binaries(with_mips: bool) -> Result<()> {
     Ok(())
 }
 
-/// Our own kernel when it was built before, else Debian's: nobody waits for one to compile, but for boards that have no other.
-fn kernel() -> Result<KernelSource> {
-    let source = platform::cheapest(BOARD)?;
+/// The kernel that was asked for; unasked our own when it was built before, else Debian's: nobody waits for one to compile, but for
+/// boards that have no other.
+fn kernel(asked: Option<KernelSource>) -> Result<KernelSource> {
+    let source = asked.map_or_else(|| platform::cheapest(BOARD), Ok)?;
     progress::say(format_args!("  devices boot the {source} kernel"));
     Ok(source)
 }

@@ -9,14 +9,14 @@
 use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::boards;
 use kedge_image_build::image::ram;
-use kedge_image_build::platform::{self, Platform};
+use kedge_image_build::platform::Platform;
 use kedge_image_build::qemu::{Event, Vm, VmConfig};
 use kedge_image_build::{debian, files, toolchain};
 use kedge_rootfs::Initramfs;
-use kedge_tests::product::BOARD;
+use kedge_tests::product::{self, BOARD};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -107,10 +107,7 @@ fn machine(folder: &Path) -> Result<(VmConfig, Platform)> {
     debian::require(&["busybox-static"], "have a shell in the machine")?;
     let board = boards::find(BOARD)?;
     let command = toolchain::build_program(&board, "kedge-oci", "kedge-oci")?;
-    let platform = match std::env::var_os("KEDGE_PLATFORM").map(PathBuf::from) {
-        Some(folder) => folder,
-        None => platform::make(BOARD, platform::cheapest(BOARD)?)?,
-    };
+    let platform = product::platform(BOARD)?;
     let ram = folder.join("ram");
     files::make_folder(&ram)?;
     let made = Platform::load(&platform)?;
