@@ -78,7 +78,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     );
     let platform = || project::platform(board, arguments.kernel.into());
     let mut figures = match arguments.what {
-        What::Size => size::measure(&platform()?),
+        What::Size => {
+            let measured = platform().and_then(|platform| size::measure(&platform));
+            if measured.is_err() {
+                // What is over its budget is not assembled: then what it is spent on is what one wants to know.
+                show(&size::of_binary(&boards::find(board)?)?, arguments.json)?;
+            }
+            measured
+        }
         What::Boot => boot::measure(&platform()?, arguments.runs),
         What::Memory => memory::measure(&platform()?),
         What::Trial => trial::measure(&platform()?, arguments.runs),

@@ -6,6 +6,7 @@
 use super::{Figure, subject};
 use crate::project;
 use anyhow::{Context, Result};
+use kedge_board_support::boards::Board;
 use kedge_image_build::toolchain::map::Piece;
 use kedge_image_build::toolchain::{self, map};
 use std::path::Path;
@@ -27,8 +28,13 @@ pub(super) fn measure(platform: &Path) -> Result<Vec<Figure>> {
         Figure::bytes("size.initramfs", built.size("initramfs")?, Some(1_000_000)),
         Figure::bytes("size.image", built.image_bytes, None),
     ];
-    figures.extend(spent(&toolchain::map_of_device(built.board(), &["agent"])?));
+    figures.extend(of_binary(built.board())?);
     Ok(figures)
+}
+
+/// What the device binary is spent on.
+pub(super) fn of_binary(board: &Board) -> Result<Vec<Figure>> {
+    Ok(spent(&toolchain::map_of_device(board, &["agent"])?))
 }
 
 /// Symbols that are listed.
