@@ -9,6 +9,7 @@
 //! | `kernel` | the revision's kernel |
 //! | `initramfs` | both archives |
 //! | `cmdline.txt` | the kernel's arguments, the board's first |
+//! | others | what a slot of the board has beside: device trees, a firmware's files |
 
 use super::gpt::Kind;
 use super::scratch::Scratch;
@@ -19,7 +20,7 @@ use crate::files;
 use anyhow::{Context, Result, bail, ensure};
 use kedge_board_support::bootenv;
 use kedge_revision::revision::ObjectKind;
-use kedge_revision::{ObjectId, verity};
+use kedge_revision::{FileName, ObjectId, verity};
 use kedge_rootfs::Initramfs;
 use serde::Serialize;
 use std::fs::File;
@@ -50,6 +51,9 @@ pub struct RamReport {
     pub disk: u64,
     /// Size of the initramfs, bytes.
     pub initramfs: u64,
+    /// What lies beside kernel, initramfs and arguments: device trees, a firmware's files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileName>,
     /// The memory that a device must have at the least, bytes.
     pub memory: u64,
 }
@@ -58,8 +62,7 @@ pub struct RamReport {
 /// board's file says of those of a distribution.
 ///
 /// # Errors
-/// As [`super::build`]; or the board's kernel has no loop devices, its slots have more files than a pair, or the layers are too
-/// large for a disk in memory.
+/// As [`super::build`]; or the board's kernel has no loop devices, or the layers are too large for a disk in memory.
 pub fn build(
     plan: &ImagePlan<'_>,
     has_own_kernel: bool,
@@ -67,16 +70,6 @@ pub fn build(
     say: &mut dyn FnMut(&str),
 ) -> Result<RamReport> {
     let name = &plan.board.name;
-    let files = &plan.revision.envelope().boot.files;
-    ensure!(
-        files.is_empty(),
-        "a slot of the board {name} has more files ({}), which a pair of kernel and initramfs has no place for",
-        files
-            .keys()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
-    );
     ensure!(
         has_own_kernel
             || plan
@@ -118,11 +111,16 @@ pub fn build(
     files::write(&out.join(KERNEL), kernel)?;
     files::write(&out.join(INITRAMFS), &initramfs)?;
     files::write(&out.join(ARGUMENTS), format!("{}\n", arguments.trim()))?;
+    // A loader needs those by their names in a slot; none of them is one of the three above.
+    for (name, id) in &boot.files {
+        files::write(&out.join(name.as_str()), object(plan, *id)?)?;
+    }
     let packed = u64::try_from(initramfs.len())?;
     Ok(RamReport {
         path: out.to_owned(),
         disk: size,
         initramfs: packed,
+        files: boot.files.keys().cloned().collect(),
         // The file system that the kernel unpacks into takes half of the memory at the most (tmpfs(5)), and what came is
         // beside it until it is unpacked.
         memory: size

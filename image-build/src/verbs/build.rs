@@ -284,8 +284,12 @@ fn words(built: &Built, board: &Board, boot: OwnBudgets) -> String {
         lines.push(format!("Image: {}\n{next}", image.path.display()));
     }
     if let Some(ram) = &built.made.ram {
+        let next = match board.qemu {
+            Some(_) => "Boot them: kedge run --ram",
+            None => "What a loader does with them: docs/memory.md",
+        };
         lines.push(format!(
-            "  {:<14} {:>9}  in memory; a device needs {}\nKernel, initramfs and arguments: {}\nBoot them: kedge run --ram",
+            "  {:<14} {:>9}  in memory; a device needs {}\nKernel, initramfs, arguments and what lies beside: {}\n{next}",
             "disk",
             human(ram.disk),
             human(ram.memory),
