@@ -16,10 +16,13 @@
 //! of short names: Linux `fs/fat/fat.h`, `CASE_LOWER_BASE` and `CASE_LOWER_EXT`.
 
 use crate::Error;
+use crate::loading::gpt::Guid;
 use crate::record::Slot;
 
 /// The word by which a slot's own line says where it was written: `kedge.written-to=a`.
 pub const WRITTEN_TO: &str = "kedge.written-to";
+/// The word by which a loader, or a slot's own line, says on which disk it lies: `kedge.disk=GUID`.
+pub const DISK: &str = "kedge.disk";
 /// Bytes of a sector: those of every disk that FAT16 is read from.
 pub const SECTOR: usize = 512;
 /// Most files of a slot: those that every slot has, a statement, and those of a revision's `boot.files`.
@@ -41,22 +44,24 @@ const END: u16 = 0xffff;
 /// 1980-01-01, the first day that FAT knows.
 const DATE: u16 = 0x21;
 
-/// Who tells PID 1 which slot was started.
+/// Who tells PID 1 which slot was started, and from which disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Teller {
     /// The loader, on the kernel's command line.
     Loader,
-    /// The slot itself, for the firmware hands its line over as it is, and may have started another one than it says.
-    Slot,
+    /// The slot itself, for the firmware hands its line over as it is, and may have started another one than it says. It is on
+    /// this disk; none: whoever writes it cannot tell.
+    Slot(Option<Guid>),
 }
 
-/// What `cmdline.txt` of a slot holds. The slot's own word comes before the revision's, since of each word the first counts.
+/// What `cmdline.txt` of a slot holds. The slot's own words come before the revision's, since of each word the first counts.
 #[must_use]
 pub fn line(arguments: &str, slot: Slot, teller: Teller) -> String {
     match teller {
         Teller::Loader => format!("{arguments}\n"),
-        Teller::Slot => {
-            let line = format!("{WRITTEN_TO}={} {arguments}", slot.letter());
+        Teller::Slot(disk) => {
+            let disk = disk.map_or_else(String::new, |disk| format!("{DISK}={disk} "));
+            let line = format!("{WRITTEN_TO}={} {disk}{arguments}", slot.letter());
             format!("{}\n", line.trim_end())
         }
     }

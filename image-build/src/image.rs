@@ -128,7 +128,7 @@ pub fn build(plan: &ImagePlan<'_>, out: &Path, say: &mut dyn FnMut(&str)) -> Res
     write_boot(plan, &scratch, &file, &partitions, say)?;
     for slot in [Slot::A, Slot::B] {
         say(&format!("writing {}", slot.partition()));
-        let contents = slot_files(plan, slot, &scratch)?;
+        let contents = slot_files(plan, slot, &file, &scratch)?;
         write_fat(
             plan,
             slot.partition(),
@@ -458,7 +458,12 @@ fn write_boot_record(plan: &ImagePlan<'_>, disk: &File, partitions: &[Partition]
 }
 
 /// The files of a slot, copied to the scratch folder so that they can be given their times.
-fn slot_files(plan: &ImagePlan<'_>, slot: Slot, scratch: &Scratch) -> Result<Vec<PathBuf>> {
+fn slot_files(
+    plan: &ImagePlan<'_>,
+    slot: Slot,
+    disk: &File,
+    scratch: &Scratch,
+) -> Result<Vec<PathBuf>> {
     if slot == Slot::B {
         return Ok(Vec::new());
     }
@@ -488,7 +493,7 @@ fn slot_files(plan: &ImagePlan<'_>, slot: Slot, scratch: &Scratch) -> Result<Vec
     }
     let teller = match plan.board.boot.backend {
         Backend::Direct | Backend::UBoot | Backend::Uefi => Teller::Loader,
-        Backend::Tryboot => Teller::Slot,
+        Backend::Tryboot => Teller::Slot(Some(gpt::disk_guid(disk)?)),
     };
     let line = slot::line(&boot.arguments, slot, teller);
     files::write(&folder.join("cmdline.txt"), line)?;

@@ -205,12 +205,14 @@ impl Boot {
         }
     }
 
-    /// Who tells the next boots of a slot that it was started.
+    /// Who tells the next boots of a slot that it was started. For the root that is left, after the boot.
     #[must_use]
-    pub const fn teller(&self) -> Teller {
+    pub fn teller(&self) -> Teller {
         match self.counts {
             Counts::Loader => Teller::Loader,
-            Counts::Device => Teller::Slot,
+            Counts::Device => {
+                Teller::Slot(self.data_device().and_then(|data| disks::guid_of(&data)))
+            }
         }
     }
 

@@ -27,6 +27,18 @@ const fn is_group(place: usize) -> bool {
 }
 
 impl Guid {
+    /// From its bytes on disk.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes on disk.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
     /// Reads what [`Guid`]'s `Display` writes; capital digits are taken, too.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

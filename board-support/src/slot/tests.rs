@@ -289,11 +289,17 @@ proptest! {
 
 #[test]
 fn a_slot_says_where_it_lies_where_nobody_else_does() {
+    let disk = Guid::parse("c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
     for (arguments, slot, teller, line) in [
         ("quiet", Slot::A, Teller::Loader, "quiet\n"),
         ("", Slot::B, Teller::Loader, "\n"),
-        ("quiet", Slot::A, Teller::Slot, "kedge.written-to=a quiet\n"),
-        ("", Slot::B, Teller::Slot, "kedge.written-to=b\n"),
+        (
+            "quiet",
+            Slot::A,
+            Teller::Slot(disk),
+            "kedge.written-to=a kedge.disk=c12a7328-f81f-11d2-ba4b-00a0c93ec93b quiet\n",
+        ),
+        ("", Slot::B, Teller::Slot(None), "kedge.written-to=b\n"),
     ] {
         assert_eq!(super::line(arguments, slot, teller), line);
     }

@@ -419,7 +419,9 @@ fn a_raspberry_pis_disk_has_autoboot_txt_and_the_slots_right_behind_it_in_both_t
     let line = sample.folder.path().join("line");
     fat::extract(&path, slot.offset, "cmdline.txt", &line).unwrap();
     let text = files::read(&line).unwrap();
-    assert!(text.starts_with(b"kedge.written-to=a quiet"));
+    let own = gpt::disk_guid(&disk).unwrap();
+    let words = format!("kedge.written-to=a kedge.disk={own} quiet");
+    assert!(text.starts_with(words.as_bytes()));
     // What a device makes of it.
     let record = gpt::find(&report.partitions, "bootenv").unwrap();
     let (env, _) = Bootenv::open_at(&disk, record.offset, record.record).unwrap();

@@ -5,7 +5,7 @@ use kedge_board_support::control::{Backend, LoaderSays, UBoot};
 use kedge_board_support::led::{ARGUMENT as LED, LedName};
 use kedge_board_support::loading::gpt::Guid;
 use kedge_board_support::record::Slot;
-use kedge_board_support::slot::WRITTEN_TO;
+use kedge_board_support::slot::{DISK, WRITTEN_TO};
 
 /// What the loader says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Arguments {
     pub slot: Option<char>,
     /// `kedge.written-to=a` or `b`: the slot that this line was written to. It is the slot's word, not a loader's.
     pub written_to: Option<Slot>,
-    /// `kedge.disk=GUID`: the disk that the loader came from; none from loaders that cannot tell.
+    /// `kedge.disk=GUID`: the disk that the loader came from, or that the slot lies on; none where neither tells.
     pub disk: Option<Guid>,
     /// `kedge.secure-boot=1`: the firmware verifies what it starts, and the loader each slot's files. It makes this device
     /// refuse more, never less.
@@ -44,7 +44,7 @@ impl Arguments {
                 Some((WRITTEN_TO, slot)) => {
                     arguments.written_to = arguments.written_to.or(Slot::from_letter(slot));
                 }
-                Some(("kedge.disk", guid)) => {
+                Some((DISK, guid)) => {
                     arguments.disk = arguments.disk.or_else(|| Guid::parse(guid));
                 }
                 Some(("kedge.secure-boot", "1")) => arguments.secure_boot = true,
@@ -66,17 +66,17 @@ impl Arguments {
 mod tests {
     use super::*;
 
-    const DISK: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
+    const OWN: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
 
     #[test]
     fn the_loader_wins_over_the_slot() {
         let own = "kedge.slot=b kedge.try=2 kedge.reset=watchdog";
         let other = "kedge.slot=a kedge.try=9 kedge.disk=00000000-0000-0000-0000-000000000000";
-        let line = format!("console=ttyS0 kedge.disk={DISK} {own} quiet {other}\n");
+        let line = format!("console=ttyS0 kedge.disk={OWN} {own} quiet {other}\n");
         let expected = Arguments {
             slot: Some('b'),
             written_to: None,
-            disk: Guid::parse(DISK),
+            disk: Guid::parse(OWN),
             secure_boot: false,
             led: None,
             record: Layout::Sectors,

@@ -33,6 +33,13 @@ pub(crate) enum Own {
     Named(String),
 }
 
+/// What the disk of a partition is called in its table.
+pub(crate) fn guid_of(partition: &Path) -> Option<Guid> {
+    let class = Path::new(CLASS);
+    let disk = partitions::disk_of(class, partition)?;
+    partitions::guid(class, Path::new("/dev"), &disk)
+}
+
 /// Finds the partitions, waiting for the kernel's events if they are late. Where the loader says which disk it came from,
 /// no other one is taken; but a copy of a disk, bit by bit, is called as that one is.
 ///

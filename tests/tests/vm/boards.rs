@@ -113,7 +113,8 @@ fn loader(board: &Board, disk: &Disk) -> Result<()> {
     ];
     ensure!(lines == expected, "{file}");
     let line = String::from_utf8(disk.read_from_fat("slot-a", "cmdline.txt")?)?;
-    let own = line.strip_prefix("kedge.written-to=a ");
+    let words = format!("kedge.written-to=a kedge.disk={} ", disk.guid()?);
+    let own = line.strip_prefix(&words);
     ensure!(
         own.is_some_and(|rest| rest.starts_with(&board.arguments())),
         "{line}"

@@ -6,7 +6,7 @@
 //! | begin | 2 | what u8 (1 offer, 2 object), object [32], offset u64, length of the body u64 |
 //! | data | 3 | at most [`MAX_DATA`] bytes of the body |
 //! | abort | 4 | |
-//! | write slot | 5 | slot u8 (1 a, 2 b), who tells PID 1 that it was started u8 (0 the loader, 1 the slot), revision [32], path of the device |
+//! | write slot | 5 | slot u8 (1 a, 2 b), who tells PID 1 that it was started u8 (0 the loader, 1 the slot, 2 the slot, also from which disk: its GUID [16]), revision [32], path of the device |
 //! | collect | 6 | revisions to keep, [32] each |
 //! | snapshot | 7 | revision [32], JSON list of `["container","volume"]` |
 //! | restore | 8 | revision [32] |
@@ -25,6 +25,7 @@
 
 use super::super::FrameError;
 use super::super::wire::{frame, take, text};
+use kedge_board_support::loading::gpt::Guid;
 use kedge_board_support::record::Slot;
 use kedge_board_support::slot::Teller;
 use kedge_revision::{Floor, ObjectId};
@@ -180,11 +181,13 @@ impl<'a> Request<'a> {
                     Slot::A => 1,
                     Slot::B => 2,
                 };
-                let teller = match teller {
-                    Teller::Loader => 0,
-                    Teller::Slot => 1,
+                let (teller, disk) = match &teller {
+                    Teller::Loader => (0, [].as_slice()),
+                    Teller::Slot(None) => (1, [].as_slice()),
+                    Teller::Slot(Some(disk)) => (2, disk.bytes().as_slice()),
                 };
-                frame(5, &[&[slot, teller], revision.digest(), device.as_bytes()])
+                let device = device.as_bytes();
+                frame(5, &[&[slot, teller], disk, revision.digest(), device])
             }
             Self::Collect(ids) => frame(6, &[ids.0.as_flattened()]),
             Self::Snapshot { revision, volumes } => {
@@ -232,7 +235,8 @@ impl<'a> Request<'a> {
                 },
                 teller: match take(rest)? {
                     [0] => Teller::Loader,
-                    [1] => Teller::Slot,
+                    [1] => Teller::Slot(None),
+                    [2] => Teller::Slot(Some(Guid::from_bytes(take(rest)?))),
                     _ => return Err(FrameError),
                 },
                 revision: id(rest)?,
@@ -463,9 +467,15 @@ mod tests {
             Request::Collect(Ids::new(&digests)),
             Request::WriteSlot {
                 slot: Slot::A,
-                teller: Teller::Slot,
+                teller: Teller::Slot(None),
                 revision: ID,
                 device: "/dev/vda2",
+            },
+            Request::WriteSlot {
+                slot: Slot::B,
+                teller: Teller::Slot(Some(Guid::from_bytes([7; 16]))),
+                revision: ID,
+                device: "/dev/mmcblk0p3",
             },
             Request::Snapshot {
                 revision: ID,

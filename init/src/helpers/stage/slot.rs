@@ -339,7 +339,7 @@ mod tests {
             let find = |bytes: &[u8]| image.windows(bytes.len()).any(|found| found == bytes);
             (find(b"kedge.written-to=b quiet\n"), find(b"kedge."))
         };
-        assert!(ask_told(&device, id, &slot, Teller::Slot).0);
+        assert!(ask_told(&device, id, &slot, Teller::Slot(None)).0);
         assert_eq!(read(), (true, true));
         assert!(ask_told(&device, id, &slot, Teller::Loader).0);
         assert_eq!(read(), (false, false));
