@@ -2,7 +2,6 @@
 //! process left to give would take down all that is well.
 
 use super::Driver;
-use crate::driver::ending::unless_astray;
 use crate::driver::perform::cgroup_file;
 use crate::driver::poller::Token;
 use crate::driver::unit::{Running, RunningCheck};
@@ -56,10 +55,10 @@ impl Driver {
         let (process, report) = match started {
             Ok(started) => started,
             Err(error) => {
-                let error = unless_astray(error);
                 let text = format!("check of {}: {error}", unit.name);
                 let is_own = || is_full(&unit.name);
                 let checked = of_failure(error.errno, is_own);
+                self.unless_astray(error.stage, &text);
                 self.say(Stream::Warning, &text);
                 return Some(done(checked));
             }

@@ -9,7 +9,6 @@ use super::Driver;
 use crate::control::exec::FRAME_FILL;
 use crate::control::{Exec, Problem, Refusal, Role, Said};
 use crate::driver::clients::{ClientId, Clients};
-use crate::driver::ending::unless_astray;
 use crate::driver::poller::{Poller, Ready, Token};
 use crate::driver::unit::Running;
 use crate::log::Stream;
@@ -195,7 +194,10 @@ impl Driver {
             fenced: false,
         };
         let spawned = engine.exec(plan, running.pidfd.as_fd(), &command);
-        let spawned = spawned.map_err(|error| Refused::Failed(unless_astray(error)))?;
+        if let Err(error) = &spawned {
+            self.unless_astray(error.stage, &error.to_string());
+        }
+        let spawned = spawned.map_err(Refused::Failed)?;
         let session = Session::new((client, generation), spawned, exec.terminal.is_some());
         session.watch(&self.poller);
         Ok(session)

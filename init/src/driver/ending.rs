@@ -1,10 +1,11 @@
 //! The end of an orderly run: volumes and store away in order, data on disk, then the machine.
 
 use super::led::Led;
+use super::{Driver, TAIL};
 use crate::boot::{DATA, TO_TRY};
-use crate::last_resort::{bounded, sync_bounded};
+use crate::last_resort::{bounded, last_resort, sync_bounded};
 use crate::machine::Halt;
-use kedge_container::{SpawnError, Stage};
+use kedge_container::Stage;
 use kedge_sys::reboot::{Ending, reboot};
 use kedge_sys::rustix::io::Errno;
 use kedge_sys::rustix::mount::{MountFlags, mount_remount};
@@ -30,15 +31,18 @@ pub(crate) fn end(halt: Halt, to_try: bool, led: Option<Led>) -> ! {
         Halt::PowerOff => Ending::PowerOff,
     };
     let failed = reboot(ending);
-    crate::last_resort::last_resort(&format!("reboot: {failed:?}"), &[], None)
+    last_resort(&format!("reboot: {failed:?}"), &[], None)
 }
 
-/// A failed start whose error is to be told; of one after which nothing may be started any more there is only a restart.
-pub(super) fn unless_astray(error: SpawnError) -> SpawnError {
-    if error.stage == Stage::Return {
-        crate::last_resort::last_resort(&error.to_string(), &[], None)
+impl Driver {
+    /// After an error of this stage nothing may be started any more: there is only a restart.
+    pub(super) fn unless_astray(&mut self, stage: Stage, error: &str) {
+        if stage == Stage::Return {
+            self.show_last_resort();
+            let tail = self.journal.console_tail(TAIL);
+            last_resort(error, &tail, self.boot.bootenv.as_ref())
+        }
     }
-    error
 }
 
 /// How long the store may take to become read-only: with the logs' two seconds and the sync's ten it is less than a watchdog of

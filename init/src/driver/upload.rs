@@ -58,8 +58,9 @@ impl Driver {
     pub(super) fn upload_begins(&mut self, client: ClientId, what: What, length: u64) {
         let yields = self.clients.listener(client) == Some(AGENT);
         let refusal = self.upload_refusal(yields).map(|refusal| {
-            // Whatever is in the way passes; a stick's helper looks again then.
-            if self.is_stick(client) {
+            // Whatever is in the way passes; a stick's helper looks again then, and an agent whose object it is has nothing
+            // to hold against its hub.
+            if self.is_stick(client) || (yields && matches!(what, What::Object { .. })) {
                 Refusal::Unavailable(refusal.detail())
             } else {
                 refusal
@@ -194,6 +195,10 @@ impl Driver {
             return;
         };
         self.update.receiving = false;
+        if !upload.yields {
+            // Whoever has brought that goes on with it.
+            self.update.yields_until = now_ms().saturating_add(YIELDS_MS);
+        }
         if upload.what == What::Root && status == 200 {
             self.follow_roots();
         }

@@ -85,6 +85,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) tried: Option<(u64, u32)>,
     /// It was said that a restart waits.
     pub(crate) restart_waits: bool,
+    /// A restart that the disk could not remember: it is due once a hub was told.
+    pub(crate) owes_restart: bool,
     /// [`Memory::ran`] when it began.
     ran_before: u64,
     /// A root that PID 1 would not take, until when it is not brought again.
@@ -146,6 +148,7 @@ impl<'a> Agent<'a> {
             taken: None,
             tried: None,
             restart_waits: false,
+            owes_restart: false,
             ran_before: 0,
             refused_root: None,
             logging: Logging::default(),
@@ -322,7 +325,7 @@ impl<'a> Agent<'a> {
 
     /// What fails on the device's own side in one errand of a turn, and is said, must not keep the others from being run: by
     /// those an operator learns of it, and mends it.
-    fn apart<T>(&mut self, done: Result<T, Error>) -> Result<Option<T>, Error> {
+    pub(crate) fn apart<T>(&mut self, done: Result<T, Error>) -> Result<Option<T>, Error> {
         match done {
             Err(error) if error.is_local() => {
                 let text = error.to_string();

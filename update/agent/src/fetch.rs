@@ -61,6 +61,8 @@ struct Errand<'a> {
     heard: Instant,
     /// The hub wants something else by now.
     is_over: bool,
+    /// What has failed beside it, which says nothing of what is brought.
+    failed: Option<Error>,
 }
 
 /// What of an object has come over the network: kept below a rate, and above one.
@@ -133,6 +135,7 @@ impl<'a> Errand<'a> {
             told: now,
             heard: now,
             is_over: false,
+            failed: None,
         }
     }
 
@@ -199,6 +202,9 @@ impl Agent<'_> {
                 }
                 let before = errand.done;
                 let came = self.object(&mut connection, missing, &mut errand);
+                if let Some(error) = errand.failed.take() {
+                    return Err(error);
+                }
                 if errand.is_over {
                     return self.say(Level::Notice, NO_MORE);
                 }
@@ -367,7 +373,8 @@ impl Agent<'_> {
         };
         let fetched = connection.object(id, Form::Frames, (*from, *to), &mut unpack);
         // What cannot be unpacked, or is something else then, may be whole in its other form.
-        if fetched.as_ref().is_err_and(is_damage) && !errand.is_over && !self.plain {
+        let is_its_own = errand.is_over || errand.failed.is_some();
+        if fetched.as_ref().is_err_and(is_damage) && !is_its_own && !self.plain {
             self.plain = true;
             self.say(
                 Level::Warning,
@@ -408,8 +415,19 @@ impl Agent<'_> {
         }
         errand.told = errand.heard;
         transfer.keep_to(self.rate());
-        self.act(errand.hub)?;
+        if let Err(error) = self.tell_meanwhile(errand) {
+            errand.failed = Some(error);
+            return Err(OTHER);
+        }
+        Ok(())
+    }
+
+    fn tell_meanwhile(&mut self, errand: &Errand<'_>) -> Result<(), Error> {
+        let acted = self.act(errand.hub);
+        self.apart(acted)?;
         self.has_come(errand);
+        let looked = self.look();
+        self.apart(looked)?;
         self.note(false)?;
         self.report(errand.hub)?;
         self.stream_logs(errand.hub).map(drop)
@@ -419,8 +437,12 @@ impl Agent<'_> {
     fn still_wants(&mut self, errand: &mut Errand<'_>) -> bool {
         if errand.heard.elapsed() >= MEANWHILE {
             errand.heard = Instant::now();
-            self.hear_meanwhile(errand.hub);
+            // A new configuration has no state, and may name other hubs: what the old one is asked then would stand in the way.
             errand.is_over = !self.wants(errand.target);
+            if !errand.is_over {
+                self.hear_meanwhile(errand.hub);
+                errand.is_over = !self.wants(errand.target);
+            }
         }
         !errand.is_over
     }

@@ -12,8 +12,9 @@ use crate::tls::Stream;
 use kedge_api::device::{ContainerLog, Phase, Report, Reports};
 use kedge_revision::Timestamp;
 
-/// A number that no device's reports get to. Beyond it a hub could take all numbers away that are still to come.
-const MOST_SEQ: u64 = 1 << 53;
+/// How far a hub may be ahead of what it was sent: an agent whose disk kept nothing has given those numbers before. One that
+/// could be ahead by any number would take all numbers away that are still to come.
+const MOST_AHEAD: u64 = 1 << 32;
 
 /// Usage goes along with reports, but not again so soon, seconds: a download is reported every few seconds, and a network
 /// may be paid for by its bytes.
@@ -219,7 +220,7 @@ impl Reporter {
                 self.list(kept);
                 continue;
             };
-            if acknowledged > MOST_SEQ {
+            if acknowledged > newest.saturating_add(MOST_AHEAD) {
                 return Err(Error::Protocol {
                     doing: "report",
                     what: "an acknowledgement of what no device has sent",

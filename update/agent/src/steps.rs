@@ -174,6 +174,9 @@ impl Agent<'_> {
             self.memory.restarts = 0;
             self.kept.put("memory", &self.memory)?;
         }
+        if self.owes_restart {
+            return self.restart_unkept(hub);
+        }
         let actions = self.asking.state.as_ref().map(|s| s.actions.clone());
         let mut done = 0_u32;
         for action in actions.unwrap_or_default() {
@@ -198,9 +201,10 @@ impl Agent<'_> {
                     if let Err(error) = kept {
                         // What the disk cannot remember the hub has to: it asks no more once it is told.
                         self.say(Level::Warning, &error.to_string())?;
-                        self.report(hub)?;
+                        self.restart_unkept(hub)?;
+                    } else {
+                        self.local.post("restart", "/v1/reboot")?;
                     }
-                    self.local.post("restart", "/v1/reboot")?;
                 }
                 ActionKind::Identify => {
                     self.say(Level::Notice, "this is the device that you look for")?;
@@ -221,6 +225,14 @@ impl Agent<'_> {
             self.note(false)?;
         }
         Ok(())
+    }
+
+    /// A restart that the disk cannot remember, once the hub knows of it.
+    fn restart_unkept(&mut self, hub: &Address) -> Result<(), Error> {
+        self.owes_restart = true;
+        self.report(hub)?;
+        self.owes_restart = false;
+        self.local.post("restart", "/v1/reboot")
     }
 
     /// Keeps that an action was done, in any case as long as the agent runs: hubs are told so, and ask for it no more.

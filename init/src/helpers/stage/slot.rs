@@ -1,10 +1,10 @@
 //! A slot's partition: written anew with a revision's kernel, initramfs, arguments and other files, and read back.
 //!
 //! ```text
-//! old boot sector away, flush ─▶ tables and files, flush ─▶ boot sector, flush ─▶ pages dropped, all read and compared
+//! old boot sector away, flush ─▶ tables and files, flush ─▶ read back ─▶ boot sector, flush ─▶ read back
 //! ```
 //! A cut leaves a partition without a file system, which no loader starts, or the whole one. Nothing else than what
-//! comes back from the disk counts: objects by their digests, the rest byte by byte.
+//! comes back from the disk counts, once the pages are dropped: objects by their digests, the rest byte by byte.
 
 use super::super::Error;
 use super::file_error;
@@ -12,7 +12,8 @@ use super::refused::Refused;
 use kedge_board_support::record::Slot;
 use kedge_board_support::slot::{self, File as Entry, Layout, Piece, Teller};
 use kedge_board_support::statement;
-use kedge_revision::{ObjectId, Verified, verity};
+use kedge_revision::revision::Envelope;
+use kedge_revision::{ObjectId, verity};
 use kedge_store::{Store, durable};
 use kedge_sys::rustix::fs::{Advice, CWD, Mode, OFlags, fadvise, openat};
 use kedge_sys::{Errno, block};
@@ -62,14 +63,14 @@ struct Target {
 /// What exactly failed; then the partition may hold no file system any more.
 pub(super) fn write(
     store: &Store,
-    revision: &Verified,
+    (id, envelope): (ObjectId, &Envelope),
     place: (Slot, Teller),
     device: &Path,
 ) -> Result<(), Refused> {
-    let sources = sources(store, revision, place)?;
+    let sources = sources(store, envelope, place)?;
     let (target, size) = Target::open(device)?;
     let entries = entries(&sources);
-    let [a, b, c, d, ..] = *revision.id().digest();
+    let [a, b, c, d, ..] = *id.digest();
     let serial = u32::from_le_bytes([a, b, c, d]);
     let layout = Layout::new(size, serial, &entries).map_err(Error::Slot)?;
     target.put(&BLANK, 0)?;
@@ -78,9 +79,16 @@ pub(super) fn write(
         target.fill(&piece, &sources)?;
     }
     target.sync()?;
+    // First what a loader would start: without a boot sector it starts nothing of a slot that was not kept. Where this is the
+    // committed slot, which comes back, the loader would go on trying it.
+    target.read_back(&layout, &sources)?;
     target.put(layout.boot_sector(), 0)?;
     target.sync()?;
-    target.read_back(&layout, &sources)?;
+    target.read_sector_back(&layout).inspect_err(|_| {
+        if target.put(&BLANK, 0).is_ok() {
+            target.sync().ok();
+        }
+    })?;
     Ok(())
 }
 
@@ -94,10 +102,9 @@ fn entries<'a>(sources: &Sources<'a>) -> Vec<Entry<'a>> {
 
 fn sources<'a>(
     store: &Store,
-    revision: &'a Verified,
+    envelope: &'a Envelope,
     (slot, teller): (Slot, Teller),
 ) -> Result<Sources<'a>, Refused> {
-    let envelope = revision.envelope();
     let boot = &envelope.boot;
     let open = |id: ObjectId| -> Result<Source, Refused> {
         let listed = envelope.objects.get(&id);
@@ -175,9 +182,7 @@ impl Target {
     }
 
     fn read_back(&self, layout: &Layout, sources: &Sources<'_>) -> Result<(), Error> {
-        fadvise(&self.file, 0, None, Advice::DontNeed)
-            .map_err(|errno| failed("drop pages of", &self.path)(errno.into()))?;
-        self.compare("the boot sector", 0, layout.boot_sector())?;
+        self.drop_pages()?;
         for piece in layout.pieces() {
             match piece {
                 Piece::Bytes { offset, bytes } => self.compare("a table", offset, bytes)?,
@@ -191,6 +196,17 @@ impl Target {
             }
         }
         Ok(())
+    }
+
+    fn read_sector_back(&self, layout: &Layout) -> Result<(), Error> {
+        self.drop_pages()?;
+        self.compare("the boot sector", 0, layout.boot_sector())
+    }
+
+    /// What is read next comes from the medium.
+    fn drop_pages(&self) -> Result<(), Error> {
+        fadvise(&self.file, 0, None, Advice::DontNeed)
+            .map_err(|errno| failed("drop pages of", &self.path)(errno.into()))
     }
 
     fn compare(&self, what: &str, offset: u64, expected: &[u8]) -> Result<(), Error> {
@@ -257,7 +273,10 @@ mod tests {
     use super::super::tests::{noise, talk};
     use super::super::{Report, Request};
     use super::*;
+    use crate::helpers::stage::trust::envelope_of;
+    use kedge_board_support::slot::SECTOR;
     use kedge_revision::revision::{Draft, Object, ObjectKind};
+    use std::io::Write as _;
 
     const STATEMENT: &[u8] = b"which of these files belong together";
     const TREE: &[u8] = b"where the machine has what";
@@ -301,8 +320,25 @@ mod tests {
         slot: &Path,
         teller: Teller,
     ) -> (bool, String) {
+        ask_beside(
+            device,
+            ObjectId::from_digest([9; 32]),
+            revision,
+            slot,
+            teller,
+        )
+    }
+
+    /// While this one is committed.
+    fn ask_beside(
+        device: &Device,
+        committed: ObjectId,
+        revision: ObjectId,
+        slot: &Path,
+        teller: Teller,
+    ) -> (bool, String) {
         let mut answer = None;
-        talk(device, revision, |talk| {
+        talk(device, committed, |talk| {
             talk.send(Request::WriteSlot {
                 slot: Slot::B,
                 teller,
@@ -348,16 +384,19 @@ mod tests {
     #[test]
     fn what_reads_back_otherwise_is_named() {
         let (device, id, slot) = device();
-        let revision = device.trust(id, 0).load(&device.store, id).unwrap();
+        let envelope = envelope_of(&device.store, id).unwrap();
         let place = (Slot::B, Teller::Loader);
-        write(&device.store, &revision, place, &slot).unwrap();
-        let sources = sources(&device.store, &revision, place).unwrap();
+        write(&device.store, (id, &envelope), place, &slot).unwrap();
+        let sources = sources(&device.store, &envelope, place).unwrap();
         let entries = entries(&sources);
-        let digest = revision.id();
-        let serial = u32::from_le_bytes(*digest.digest().first_chunk().unwrap());
+        let serial = u32::from_le_bytes(*id.digest().first_chunk().unwrap());
         let layout = Layout::new(8 << 20, serial, &entries).unwrap();
         let (target, _) = Target::open(&slot).unwrap();
-        target.read_back(&layout, &sources).unwrap();
+        let read_back = || {
+            target.read_sector_back(&layout)?;
+            target.read_back(&layout, &sources)
+        };
+        read_back().unwrap();
         let places: Vec<u64> = layout
             .pieces()
             .map(|piece| match piece {
@@ -377,14 +416,47 @@ mod tests {
             let mut byte = [0];
             target.file.read_exact_at(&mut byte, place).unwrap();
             target.put(&[byte[0] ^ 0x20], place).unwrap();
-            let error = target.read_back(&layout, &sources).unwrap_err();
+            let error = read_back().unwrap_err();
             assert!(
                 matches!(&error, Error::SlotReadBack { what, .. } if what == name),
                 "{error} instead of {name}"
             );
             target.put(&byte, place).unwrap();
         }
-        target.read_back(&layout, &sources).unwrap();
+        read_back().unwrap();
+    }
+
+    /// A root that came since judges what is offered, and not what the device has committed.
+    #[test]
+    fn the_committed_revision_comes_back_under_a_newer_root() {
+        let (mut device, id, slot) = device();
+        let mut root = kedge_revision::Root::parse(&device.root).unwrap();
+        root.version = 2;
+        device.root = root.encode().unwrap();
+        let (ok, text) = ask(&device, id, &slot);
+        assert!(!ok && text.contains("root"), "{text}");
+        let told = ask_beside(&device, id, id, &slot, Teller::Loader);
+        assert_eq!(told, (true, String::new()));
+        let path = device.store.revision_directory(id).join("revision.json");
+        std::fs::write(path, "{}").unwrap();
+        let (ok, text) = ask_beside(&device, id, id, &slot, Teller::Loader);
+        assert!(!ok && text.contains("is lost"), "{text}");
+    }
+
+    /// What was written is not what was meant, as on a medium that is dying: no loader takes it for a slot.
+    #[test]
+    fn a_slot_that_was_not_kept_has_no_boot_sector() {
+        let (device, id, slot) = device();
+        assert!(ask(&device, id, &slot).0);
+        let kernel = envelope_of(&device.store, id).unwrap().boot.kernel;
+        let path = device.store.object_path(kernel);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[7] ^= 1;
+        std::fs::remove_file(&path).unwrap();
+        File::create(&path).unwrap().write_all(&bytes).unwrap();
+        let (ok, text) = ask(&device, id, &slot);
+        assert!(!ok && text.contains("kernel"), "{text}");
+        assert_eq!(std::fs::read(&slot).unwrap()[..SECTOR], [0; SECTOR]);
     }
 
     #[test]
