@@ -15,7 +15,8 @@ use kedge_sys::Errno;
 use kedge_sys::ext4::{self, Quota};
 use kedge_sys::rustix::fs::{CWD, Dir, Mode, OFlags, fstat, fstatvfs, openat};
 
-use crate::plan::Medium;
+use crate::plan::{Medium, Plan};
+use crate::stage::{At, SpawnError, Stage};
 
 /// Where numbers of these projects begin; those below are the device's own.
 const FIRST: u32 = 1 << 31;
@@ -124,6 +125,25 @@ pub(crate) fn bound(path: &CStr, medium: Medium) -> Result<(), Errno> {
     match limit(path, most) {
         Err(errno) if most.is_none() && is_lacking(errno) => Ok(()),
         other => other,
+    }
+}
+
+impl Plan {
+    /// Gives what has a share of the disk its share anew: the disk has grown.
+    ///
+    /// # Errors
+    /// Stage `Quota`: the first that cannot be; the others are as they were.
+    pub fn share_again(&self) -> Result<(), SpawnError> {
+        let root = self.root.writes.iter();
+        let root = root.map(|writes| (&writes.directory, writes.medium));
+        let volumes = self.volumes.iter();
+        let volumes = volumes.map(|volume| (&volume.source, volume.medium));
+        for (path, medium) in root.chain(volumes) {
+            if medium == Medium::Disk(None) {
+                bound(path, medium).at(Stage::Quota, path)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -457,8 +457,28 @@ impl Driver {
             }
             Ok(Report::History { token, more, bytes }) => self.history_told(token, more, bytes),
             Ok(Report::Growing) => self.helpers.growing = true,
-            Ok(Report::Grown { .. } | Report::GrowFailed(_)) => self.helpers.growing = false,
+            Ok(Report::Grown { before, after }) => {
+                self.helpers.growing = false;
+                if after > before {
+                    self.share_again();
+                }
+            }
+            Ok(Report::GrowFailed(_)) => self.helpers.growing = false,
             Ok(Report::Logs { .. } | Report::Synced { .. }) | Err(_) => {}
+        }
+    }
+
+    /// Containers that were started on a disk which was smaller have their share of it as it is now.
+    fn share_again(&mut self) {
+        let mut failed = Vec::new();
+        for unit in &self.units {
+            let plan = unit.plan.as_ref().filter(|_| unit.running.is_some());
+            if let Some(Err(error)) = plan.map(kedge_container::Plan::share_again) {
+                failed.push(format!("{}: {error}", unit.name));
+            }
+        }
+        for text in failed {
+            self.say(Stream::Warning, &text);
         }
     }
 

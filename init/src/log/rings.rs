@@ -10,6 +10,9 @@ use super::{SourceId, Stream};
 const DEVICE_BYTES: usize = 48 * 1024;
 /// Size of a container's ring, bytes. Most use little of it, and take no more memory than they use.
 const CONTAINER_BYTES: usize = 32 * 1024;
+/// Most rings of containers' own, of whom a revision has 64: over updates by which all of them come to be called otherwise, within
+/// one boot, later ones share the last. Those who are gone may be read to the end, so that theirs stay.
+const MOST: usize = 96;
 
 /// See the module.
 #[derive(Debug)]
@@ -59,7 +62,7 @@ impl Rings {
     pub fn push(&mut self, time_ms: u64, source: SourceId, stream: Stream, text: &[u8]) {
         let sequence = self.next_sequence;
         self.next_sequence = sequence.saturating_add(1);
-        let number = usize::from(source.0.saturating_sub(SourceId::KERNEL.0));
+        let number = usize::from(source.0.saturating_sub(SourceId::KERNEL.0)).min(MOST);
         while self.all.len() <= number {
             self.all.push(Ring::new(CONTAINER_BYTES));
         }
@@ -201,6 +204,21 @@ mod tests {
         let flood = of(DB);
         assert_eq!(flood.len(), CONTAINER_BYTES / 1020);
         assert_eq!(flood.last(), Some(&10_003));
+    }
+
+    #[test]
+    fn however_many_names_come_the_rings_have_a_bound() {
+        let mut rings = Rings::default();
+        for source in 2..=u8::MAX {
+            rings.push(0, SourceId(source), Stream::Out, b"hello");
+        }
+        assert_eq!(rings.all.len(), MOST + 1);
+        let all = read(&rings, &mut rings.oldest());
+        let expected = (2..=u8::MAX).zip(1..);
+        assert!(
+            all.into_iter()
+                .eq(expected.map(|(source, n)| Ok((n, SourceId(source)))))
+        );
     }
 
     #[test]
