@@ -44,6 +44,7 @@ pub(crate) fn run(name: &str, number: u64) -> Option<ExitCode> {
         "background" => background(),
         "multiply" => loads::multiply(number),
         "unbind" => std::env::args().skip(2).for_each(|path| unbind(&path)),
+        "room" => std::env::args().skip(2).for_each(|path| room(&path)),
         "fill" => std::env::args().skip(2).for_each(|path| fill(&path)),
         _ => return None,
     }
@@ -114,6 +115,17 @@ fn unbind(folder: &str) {
     match asked {
         Ok((project, quota)) => say(&format!("unbind {folder} {project} {quota}")),
         Err(error) => say(&format!("unbind {folder} error {error}")),
+    }
+}
+
+/// What may be in a folder, as it is told there: `room PATH BYTES FILES`.
+fn room(folder: &str) {
+    match rustix::fs::statvfs(folder) {
+        Ok(room) => {
+            let bytes = room.f_blocks.saturating_mul(room.f_frsize);
+            say(&format!("room {folder} {bytes} {}", room.f_files));
+        }
+        Err(error) => say(&format!("no room {folder}: {error}")),
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The project exists before its hub does, as with anybody who tries Kedge alone first.
 
+use crate::exec::run;
+use crate::limits::numbers;
 use crate::{built_trials, life};
 use anyhow::{Context, Result, ensure};
 use kedge_image_build::image::gpt;
@@ -263,6 +265,8 @@ fn vm_a_card_that_was_flashed_and_provisioned() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (_hub, provision) = joinable(&mut project, folder.path())?;
     let kedge = &project.kedge;
+    let volume = "[volumes.keep]\npath = \"/keep\"\nlifetime = \"permanent\"\n";
+    project.set("reader", "app", "started", &["sleep"], volume)?;
     let image = project.build()?;
     let card = image.folder().join("card");
     // A card is larger than the image, and was used before.
@@ -283,11 +287,18 @@ fn vm_a_card_that_was_flashed_and_provisioned() -> Result<()> {
     let disk = Disk::copy_of(&card)?;
     let mut guest = Guest::start(&disk, &[])?;
     let mut checks = Checks::default();
+    let mut files = 0;
     checks.run("it joins its hub", &mut guest, |guest| {
         guest.wait_for_control(BOOT)?;
         at_hub(guest, kedge, "the device has reported", |known| {
             known.get("phase").is_some()
         })?;
+        // Its volume was there before the disk grew.
+        guest.expect("has grown from", BOOT)?;
+        guest.wait_for_state("reader", "running", BOOT)?;
+        let said = run(guest, &["exec", "reader", "/probe", "room", "/keep"], b"")?;
+        let said_of = numbers(&String::from_utf8_lossy(&said.stdout));
+        files = *said_of.get(1).with_context(|| format!("{said:?}"))?;
         guest.post("/v1/poweroff")?;
         guest.wait_for_end(BOOT).map(drop)
     });
@@ -311,6 +322,8 @@ fn vm_a_card_that_was_flashed_and_provisioned() -> Result<()> {
         };
         let blocks = count("Block count:")?;
         ensure!(blocks * 4096 == after, "{blocks} blocks of {after} bytes");
+        let share = count("Inode count:")? / 4 * 3;
+        ensure!(files == share, "a volume has {files} files of {share}");
         let kept = count("Reserved block count:")?;
         ensure!(kept * 10 >= blocks, "{kept} of {blocks} are the system's");
         // As after a cut in the middle of writing the table.
