@@ -309,23 +309,7 @@ fn vm_a_card_that_was_flashed_and_provisioned() -> Result<()> {
         disk.check_data()
     });
     checks.run("the rest of the card is its own", &mut guest, |_| {
-        let [before, after] = [image.path(), disk.path()].map(data_size);
-        let (before, after) = (before?, after?);
-        ensure!(
-            after == before + (64 << 20),
-            "{before} and then {after} bytes"
-        );
-        let stats = disk.debugfs("stats\n")?;
-        let count = |name: &str| -> Result<u64> {
-            let found = stats.lines().find_map(|line| line.strip_prefix(name));
-            Ok(found.context(name.to_owned())?.trim().parse()?)
-        };
-        let blocks = count("Block count:")?;
-        ensure!(blocks * 4096 == after, "{blocks} blocks of {after} bytes");
-        let share = count("Inode count:")? / 4 * 3;
-        ensure!(files == share, "a volume has {files} files of {share}");
-        let kept = count("Reserved block count:")?;
-        ensure!(kept * 10 >= blocks, "{kept} of {blocks} are the system's");
+        is_grown(image.path(), &disk, files)?;
         // As after a cut in the middle of writing the table.
         let file = std::fs::File::options().write(true).open(disk.path())?;
         Ok(std::os::unix::fs::FileExt::write_all_at(
@@ -344,6 +328,28 @@ fn vm_a_card_that_was_flashed_and_provisioned() -> Result<()> {
         Ok(())
     });
     checks.finish()
+}
+
+/// The file system has the rest of the disk, of which a volume without a size has its share of `files`.
+fn is_grown(image: &Path, disk: &Disk, files: u64) -> Result<()> {
+    let [before, after] = [image, disk.path()].map(data_size);
+    let (before, after) = (before?, after?);
+    ensure!(
+        after == before + (64 << 20),
+        "{before} and then {after} bytes"
+    );
+    let stats = disk.debugfs("stats\n")?;
+    let count = |name: &str| -> Result<u64> {
+        let found = stats.lines().find_map(|line| line.strip_prefix(name));
+        Ok(found.context(name.to_owned())?.trim().parse()?)
+    };
+    let blocks = count("Block count:")?;
+    ensure!(blocks * 4096 == after, "{blocks} blocks of {after} bytes");
+    let share = count("Inode count:")? / 4 * 3;
+    ensure!(files == share, "a volume has {files} files of {share}");
+    let kept = count("Reserved block count:")?;
+    ensure!(kept * 10 >= blocks, "{kept} of {blocks} are the system's");
+    Ok(())
 }
 
 /// Bytes of a disk's data partition, by the first copy of its table.

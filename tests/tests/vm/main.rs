@@ -31,6 +31,7 @@ mod pools;
 mod ram;
 mod secure_boot;
 mod slots;
+mod slow;
 mod spent;
 mod sticks;
 mod uboot;
