@@ -30,6 +30,12 @@ pub struct Fleet {
 }
 
 impl Fleet {
+    /// What its devices are.
+    #[must_use]
+    pub fn board(&self) -> &str {
+        &self.board
+    }
+
     /// Starts a hub, makes a project that trusts it, and publishes its first revision; with the disk of a device.
     /// `kedge` and `hub` are the paths of the programs.
     ///

@@ -1,6 +1,6 @@
 //! A device and a hub: what the agent may do, and what it brings.
 
-use crate::built_fleet;
+use crate::{built_fleet, life};
 use anyhow::{Context, Result, ensure};
 use kedge_image_build::files;
 use kedge_revision::Timestamp;
@@ -71,6 +71,9 @@ pub(crate) fn confined_agent(fleet: &Fleet, mut guest: Guest) -> Result<()> {
             Ok(())
         },
     );
+    checks.run("idle memory, the poll held", &mut guest, |guest| {
+        life::idle_memory(guest, fleet.board())
+    });
     checks.finish()
 }
 

@@ -32,6 +32,9 @@ fn vm_orange_pi_runs_containers() -> Result<()> {
         &mut guest,
         confined::widened,
     );
+    checks.run("idle memory", &mut guest, |guest| {
+        life::idle_memory(guest, BOARD)
+    });
     checks.run(
         "the data partition takes the rest of the card",
         &mut guest,

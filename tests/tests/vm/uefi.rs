@@ -36,6 +36,9 @@ fn vm_uefi_boots_the_same_images() -> Result<()> {
         Ok(())
     });
     checks.run("confinement", &mut guest, confined::confinement);
+    checks.run("idle memory", &mut guest, |guest| {
+        life::idle_memory(guest, BOARD)
+    });
     checks.run("volumes, first boot", &mut guest, |guest| {
         life::volumes(guest, 1, 1, 1)
     });
