@@ -45,7 +45,7 @@ impl Events {
         loop {
             let (target, mut untold) = (self.target(place.seen), false);
             let asked = client.lines(&target, self.follow, &mut |line| {
-                let told = tell(scene, line, &mut place.seen);
+                let told = tell(scene, line, &mut place);
                 told.inspect_err(|_| untold = true)
             });
             let Err(error) = asked else { return Ok(()) };
@@ -79,11 +79,24 @@ impl Events {
 #[derive(Debug, Default)]
 struct Place {
     seen: Option<u64>,
+    /// What an `id:` line has said of the lines up to the next empty one.
+    named: Option<u64>,
     answered: bool,
     failures: usize,
 }
 
 impl Place {
+    /// A line that is no event's data. What was told decides; the place of nothing counts where nothing was.
+    fn hear(&mut self, line: &[u8]) {
+        if let Some(number) = line.strip_prefix(b"id:") {
+            let number = std::str::from_utf8(number).ok();
+            self.named = number.and_then(|number| number.trim().parse().ok());
+        } else if line.trim_ascii().is_empty() {
+            let named = self.named.take();
+            self.seen = self.seen.or(named);
+        }
+    }
+
     /// How long to wait before the hub is asked again; none: that would be of no use.
     fn wait(&mut self, error: &anyhow::Error) -> Option<Duration> {
         if error.is::<Ended>() {
@@ -100,15 +113,17 @@ impl Place {
     }
 }
 
-/// A line of server-sent events: what counts stands in `data:` lines, each a whole object.
-fn tell(scene: &Scene, line: &[u8], seen: &mut Option<u64>) -> Result<()> {
+/// A line of server-sent events: what counts stands in `data:` lines, each a whole object; where it begins, in an `id:` without any.
+fn tell(scene: &Scene, line: &[u8], place: &mut Place) -> Result<()> {
     let Some(data) = line.strip_prefix(b"data:") else {
+        place.hear(line);
         return Ok(());
     };
+    place.named = None;
     match serde_json::from_slice::<Event>(data) {
         Ok(event) => {
             scene.output.result(words(&event), &event)?;
-            *seen = Some(event.seq);
+            place.seen = Some(event.seq);
         }
         Err(_) => scene
             .output
@@ -149,6 +164,23 @@ mod tests {
         // From what was seen on, not the last twenty again.
         let target = "/v1/events?since=1207&device=hall%203&follow=0";
         assert_eq!(verb.target(Some(1207)), target);
+    }
+
+    #[test]
+    fn who_has_seen_nothing_goes_on_from_where_it_began() {
+        let mut place = Place::default();
+        place.hear(b"id: 1207");
+        assert_eq!(place.seen, None);
+        place.hear(b"");
+        assert_eq!(place.seen, Some(1207));
+        // An event that broke off, and a place once more, count for nothing.
+        place.hear(b"id: 1208");
+        place.hear(b"event: assigned");
+        place.hear(b"id: 9");
+        place.hear(b"");
+        place.hear(b"id: x");
+        place.hear(b"");
+        assert_eq!(place.seen, Some(1207));
     }
 
     #[test]

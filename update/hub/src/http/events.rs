@@ -88,6 +88,12 @@ async fn tell(
     let mut stopping = hub.stopping.subscribe();
     // Subscribed to before the database is read, so that nothing falls in between.
     let mut news = hub.fleet.follow();
+    if follow {
+        // Where it begins, without an event (HTML, "9.2.6 Interpreting an event stream"): whoever has seen nothing when the connection
+        // breaks goes on from here.
+        let begins = format!("id: {since}\n\n");
+        pages.send(begins.into()).await.map_err(|_| Gone)?;
+    }
     loop {
         loop {
             let read =

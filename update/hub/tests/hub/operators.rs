@@ -356,6 +356,15 @@ fn events_are_followed_as_they_happen() {
     };
     assert_eq!((count("last=2"), count("last=0")), (2, 0));
     assert_eq!(count(&format!("last=1&since={}", u32::MAX)), 0);
+    // Whoever has seen none knows from where to go on.
+    let mut stream = operator.connect().unwrap();
+    let target = "/v1/events?follow=1&last=0";
+    operator
+        .send(stream.get_mut(), "GET", target, &[], &[])
+        .unwrap();
+    receive_head(&mut stream).unwrap().is(200);
+    let begins = receive_chunk(&mut stream).unwrap().unwrap();
+    assert_eq!(String::from_utf8(begins).unwrap(), "id: 3\n\n");
     let device = world.device(2);
     operator
         .put(
