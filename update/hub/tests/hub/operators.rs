@@ -364,7 +364,7 @@ fn events_are_followed_as_they_happen() {
         .unwrap();
     receive_head(&mut stream).unwrap().is(200);
     let begins = receive_chunk(&mut stream).unwrap().unwrap();
-    assert_eq!(String::from_utf8(begins).unwrap(), "id: 3\n\n");
+    assert_eq!(String::from_utf8(begins).unwrap(), "id: 4\n\n");
     let device = world.device(2);
     operator
         .put(
