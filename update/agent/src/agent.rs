@@ -35,6 +35,17 @@ pub struct Paths {
     pub control: PathBuf,
 }
 
+/// What is not tried for a while.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) target: Target,
+    pub(crate) reason: String,
+    /// Seconds since the start.
+    pub(crate) until: u64,
+    /// The hub's `retry` then: one that is raised ends it.
+    pub(crate) retry: u32,
+}
+
 /// See the module.
 pub(crate) struct Agent<'a> {
     socket: BorrowedFd<'a>,
@@ -78,7 +89,7 @@ pub(crate) struct Agent<'a> {
     pub(crate) wire: u64,
     /// Frames of a hub were damaged: objects come as they are.
     pub(crate) plain: bool,
-    pub(crate) refused: Option<(Target, String, u64)>,
+    pub(crate) refused: Option<Refusal>,
     /// What PID 1 has taken to be tried, as far as this process knows.
     pub(crate) taken: Option<Target>,
     /// The action that was tried last and failed, and how often it was.
@@ -473,14 +484,9 @@ impl<'a> Agent<'a> {
     }
 
     fn decide(&mut self) -> Step {
-        let now = self.seconds();
-        if self
-            .refused
-            .as_ref()
-            .is_some_and(|(_, _, until)| *until <= now)
-        {
-            self.refused = None;
-        }
+        let (now, retry) = (self.seconds(), self.desired_retry());
+        self.refused
+            .take_if(|refused| refused.until <= now || refused.retry < retry);
         let device: Device = self.status.device();
         let desired = self.desired();
         let opens = desired.and_then(|desired| desired.apply_in_s);
@@ -498,7 +504,7 @@ impl<'a> Agent<'a> {
             refused: self
                 .refused
                 .as_ref()
-                .map(|(target, reason, _)| (*target, reason.as_str())),
+                .map(|refused| (refused.target, refused.reason.as_str())),
             memory: &self.memory,
             trials_until: (self.memory.trials_since)
                 .saturating_add(TRIAL_S)

@@ -1,6 +1,6 @@
 //! The steps that are decided, one by one: confirm, apply, settle, and what a hub asks for once.
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Refusal};
 use crate::decide::Target;
 use crate::error::Error;
 use crate::frames::Level;
@@ -141,7 +141,12 @@ impl Agent<'_> {
         } else {
             error.to_string()
         };
-        self.refused = Some((target, reason, until));
+        self.refused = Some(Refusal {
+            target,
+            reason,
+            until,
+            retry: self.desired_retry(),
+        });
         // What was missing then may have been collected for another offer: it is brought anew.
         self.staged = None;
     }
@@ -156,7 +161,12 @@ impl Agent<'_> {
             // wear it out.
             let until = self.seconds().saturating_add(REFUSED_S);
             let reason = "the trial could not begin; the device's log says why".to_owned();
-            self.refused = Some((target, reason, until));
+            self.refused = Some(Refusal {
+                target,
+                reason,
+                until,
+                retry: self.desired_retry(),
+            });
         }
         if let Some(failed) = failed {
             self.memory.fail(failed);

@@ -95,6 +95,22 @@ fn root(agent: &Agent<'_>) -> Root {
     Root::new(1, Mode::Development, &[key], roles).unwrap()
 }
 
+/// What a hub answers.
+fn state(assignment: Option<Desired>, actions: Vec<Action>) -> State {
+    State {
+        requires: Vec::new(),
+        assignment,
+        actions,
+        poll: Poll {
+            interval_s: 1,
+            hold_s: 1,
+            jitter_s: 1,
+        },
+        root: 1,
+        logs: false,
+    }
+}
+
 fn refused(status: u16, kind: &str) -> Error {
     Error::Refused {
         by: Peer::Hub,
@@ -150,7 +166,7 @@ fn what_a_hub_never_gives_is_refused_with_its_words() {
         let given = agent.unless_refused::<()>(target(1), Err(error), &[404, 409]);
         assert_eq!(matches!(given, Ok(None)), never, "{given:?}");
         let told = agent.refused.as_ref();
-        let told = told.map(|(target, reason, _)| (*target, reason.as_str()));
+        let told = told.map(|refused| (refused.target, refused.reason.as_str()));
         let expected = never.then_some((target(1), "speed is no integer"));
         assert_eq!(told, expected);
     }
@@ -158,6 +174,37 @@ fn what_a_hub_never_gives_is_refused_with_its_words() {
         agent.unless_refused(target(1), Ok(7), &[404]).unwrap(),
         Some(7)
     );
+}
+
+/// Whoever has mended what was in the way need not wait for an hour.
+#[test]
+fn a_retry_that_is_raised_ends_a_refusal() {
+    let init = Init::new();
+    let mut agent = init.agent();
+    let wants = |retry| {
+        let Target {
+            revision,
+            parameters,
+        } = target(1);
+        let desired = Desired {
+            revision,
+            parameters,
+            retry,
+            download_only: false,
+            now: false,
+            apply_in_s: None,
+            apply_within_s: None,
+            rate: None,
+        };
+        state(Some(desired), Vec::new())
+    };
+    agent.asking.state = Some(wants(3));
+    agent.refuse(target(1), &refused(507, "full"));
+    for (retry, is_refused) in [(3, true), (2, true), (4, false)] {
+        agent.asking.state = Some(wants(retry));
+        agent.decide();
+        assert_eq!(agent.refused.is_some(), is_refused, "{retry}");
+    }
 }
 
 #[test]
@@ -213,22 +260,12 @@ fn logs_that_could_not_be_sent_are_sent_again_three_times() {
     let mut agent = init.agent();
     let hub = nowhere(&mut agent);
     let action = |id, what| Action { id, what };
-    agent.asking.state = Some(State {
-        requires: Vec::new(),
-        assignment: None,
-        actions: vec![
-            action(4, ActionKind::Identify),
-            action(5, ActionKind::CollectLogs),
-            action(6, ActionKind::Identify),
-        ],
-        poll: Poll {
-            interval_s: 1,
-            hold_s: 1,
-            jitter_s: 1,
-        },
-        root: 1,
-        logs: false,
-    });
+    let actions = vec![
+        action(4, ActionKind::Identify),
+        action(5, ActionKind::CollectLogs),
+        action(6, ActionKind::Identify),
+    ];
+    agent.asking.state = Some(state(None, actions));
     for _ in 0..2 {
         agent.act(&hub).unwrap_err();
         assert_eq!(agent.memory.action, 4);
