@@ -43,9 +43,9 @@ mod stream;
 mod usage;
 
 pub use api::{
-    Action, Command, ContainerState, ContainerStatus, Exit, FailureStatus, LeaseStatus, LockStatus,
-    LogQuery, Memory, MissingGoal, PortStatus, ProcessStatus, RevisionStatus, StagingStatus,
-    StateStatus, Status, TargetStatus, Trial, UpdateStatus, Upload,
+    Action, Command, ContainerState, ContainerStatus, Earlier, Exit, FailureStatus, LeaseStatus,
+    LockStatus, LogQuery, Memory, MissingGoal, PortStatus, ProcessStatus, RevisionStatus,
+    StagingStatus, StateStatus, Status, TargetStatus, Trial, UpdateStatus, Upload,
 };
 pub use connection::{Call, Connection, Transport};
 pub use exec::{Exec, Said};

@@ -7,6 +7,7 @@
 mod apply;
 mod arguments;
 mod client;
+mod earlier;
 mod exec;
 mod show;
 mod tree;
@@ -81,6 +82,18 @@ fn perform(arguments: &Arguments, out: &mut impl Write) -> Result<(), ClientErro
         Ask::Top { json } => values(get("/v1/usage")?, *json, out),
         // The host's command has a table of it; here it is a line a value, which takes no code that knows each of them.
         Ask::Status { json } => values(get("/v1/status")?, *json, out),
+        Ask::Logs(Logs {
+            boot: Some(back),
+            source,
+            limit,
+            ..
+        }) => {
+            let mut told = earlier::Told::new(source.as_ref(), *limit);
+            while let Some(path) = told.path(*back) {
+                told.take(&get(&path)?, out)?;
+            }
+            told.end(out)
+        }
         Ask::Logs(asked) => {
             let path = asked.path();
             connect()?.request("GET", &path, &mut |chunk| logs(out, chunk))

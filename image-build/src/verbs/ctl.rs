@@ -1,5 +1,6 @@
 //! `kedge ctl`: the control interface of a device that `kedge run` started.
 
+mod earlier;
 mod exec;
 mod history;
 mod status;
@@ -48,6 +49,10 @@ enum Action {
         /// Only the last so many lines.
         #[arg(long, short = 'n', value_name = "N")]
         limit: Option<u32>,
+        /// Of the boot before this one (-1), or before that (-2), from the device's disk.
+        #[arg(long, value_name = "-B", allow_hyphen_values = true, value_parser = earlier::back,
+              conflicts_with_all = ["follow", "since"])]
+        boot: Option<u32>,
     },
     /// What a container is: its definition, its process, its state.
     Inspect {
@@ -97,9 +102,16 @@ impl Ctl {
             Action::Status => status(scene, &socket),
             Action::Logs {
                 container,
+                limit,
+                boot: Some(back),
+                ..
+            } => earlier::logs(scene, &socket, *back, container.as_ref(), *limit),
+            Action::Logs {
+                container,
                 follow,
                 since,
                 limit,
+                boot: None,
             } => {
                 let mut query = vec![format!("follow={}", u8::from(*follow))];
                 query.extend(container.as_ref().map(|name| format!("container={name}")));

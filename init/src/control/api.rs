@@ -342,6 +342,15 @@ pub struct LogQuery {
     pub limit: Option<u32>,
 }
 
+/// `GET /v1/logs/earlier`: a page of what a boot has left in the logs on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Earlier {
+    /// How many boots before this one; 0 is this one, as far as it is on disk.
+    pub back: u32,
+    /// The place that the page before it has named (`{"next":PLACE}`); none: the boot's beginning.
+    pub from: Option<u64>,
+}
+
 /// What the driver is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {

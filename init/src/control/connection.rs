@@ -30,7 +30,7 @@
 
 mod exec;
 
-use super::api::{Command, LogQuery, Status, Upload};
+use super::api::{Command, Earlier, LogQuery, Status, Upload};
 use super::exec::Exec;
 use super::head::{self, Head, MAX_BODY, MAX_HEAD};
 use super::refusal::{Problem, Refusal};
@@ -61,6 +61,8 @@ pub enum Call {
     Command(Command),
     /// With [`Connection::answer_bytes`].
     History,
+    /// With [`Connection::answer_bytes`].
+    Earlier(Earlier),
     /// With [`Connection::answer_bytes`].
     Usage,
     /// With [`Connection::answer_bytes`].
@@ -228,6 +230,7 @@ impl Connection {
                         | Call::Logs(_)
                         | Call::Command(_)
                         | Call::History
+                        | Call::Earlier(_)
                         | Call::Usage
                         | Call::Inspect(_)
                         | Call::Exec { .. } => State::Asked(reply),

@@ -63,7 +63,9 @@ fn drive(connection: &mut Connection, chunks: &[&[u8]], journal: &Journal) -> St
                     Call::Status => connection.answer_status(&status()),
                     Call::Logs(query) => connection.answer_logs(&query, journal),
                     Call::Command(_) => connection.answer_done(),
-                    Call::History => connection.answer_bytes(200, "application/x-ndjson", b"{}\n"),
+                    Call::History | Call::Earlier(_) => {
+                        connection.answer_bytes(200, "application/x-ndjson", b"{}\n");
+                    }
                     Call::Usage | Call::Inspect(_) => {
                         connection.answer_bytes(200, "application/json", b"{}");
                     }

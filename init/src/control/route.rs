@@ -1,6 +1,6 @@
 //! From a request to what it asks for.
 
-use super::api::{Action, Command, LogQuery, Upload};
+use super::api::{Action, Command, Earlier, LogQuery, Upload};
 use super::connection::Call;
 use super::exec::Exec;
 use super::since::Since;
@@ -20,6 +20,7 @@ pub(super) fn route(head: &Head<'_>, role: Role) -> Result<Call, Refusal> {
         "reboot" if role == Role::Update => (Call::Command(Command::RebootSoon), Method::Post),
         "reboot" => (Call::Command(Command::Reboot), Method::Post),
         "poweroff" => (Call::Command(Command::PowerOff), Method::Post),
+        "logs/earlier" => (Call::Earlier(earlier(head.query)?), Method::Get),
         "history" => (Call::History, Method::Get),
         "usage" => (Call::Usage, Method::Get),
         "update/offer" => (upload(head, Upload::Offer), Method::Post),
@@ -55,6 +56,24 @@ pub(super) fn route(head: &Head<'_>, role: Role) -> Result<Call, Refusal> {
             Err(Refusal::Forbidden)
         }
     }
+}
+
+/// Which boot's logs, and from where on.
+fn earlier(query: &str) -> Result<Earlier, Refusal> {
+    let mut asked = Earlier {
+        back: 1,
+        from: None,
+    };
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("back", text)) => {
+                asked.back = u32::try_from(number(text)?).unwrap_or(u32::MAX);
+            }
+            Some(("from", text)) => asked.from = Some(number(text)?),
+            Some(_) | None => return Err(Refusal::Malformed("the query has an unknown key")),
+        }
+    }
+    Ok(asked)
 }
 
 /// Whether it brings a revision or lets it be tried, whatever holds updates back left in peace.
@@ -176,6 +195,18 @@ mod tests {
         let head = format!("{line} HTTP/1.1\r\n\r\n");
         let head = Head::parse(head.as_bytes()).unwrap();
         route(&head, role).map_err(Refusal::status)
+    }
+
+    #[test]
+    fn logs_of_earlier_boots() {
+        use Role::{Observe, Operate};
+        let earlier = |back, from| Ok(Call::Earlier(Earlier { back, from }));
+        assert_eq!(ask("GET /v1/logs/earlier", Observe), earlier(1, None));
+        let place = "GET /v1/logs/earlier?back=3&from=4294967300";
+        assert_eq!(ask(place, Observe), earlier(3, Some(4_294_967_300)));
+        assert_eq!(ask("GET /v1/logs/earlier?back=-1", Observe), Err(400));
+        assert_eq!(ask("GET /v1/logs/earlier?boot=1", Observe), Err(400));
+        assert_eq!(ask("POST /v1/logs/earlier", Operate), Err(405));
     }
 
     #[test]

@@ -15,9 +15,10 @@ Ask the device's PID 1, or tell it.
 usage: ctl [--socket PATH] COMMAND
 
   status [--json]                       what runs, and what is missing
-  logs [-f] [--since WHEN] [-n N] [NAME]
+  logs [-f] [--since WHEN] [-n N] [--boot -B] [NAME]
                                         what a container, `kernel` or `kedge` said; from
-                                        10m ago, 2026-11-30T16:50:00Z or a number on
+                                        10m ago, 2026-11-30T16:50:00Z or a number on; of
+                                        B boots before this one (-1), from the disk
   inspect [--json] NAME                 what a container is
   top [--json]                          what containers use and have used
   exec [-i] [-t] [--user UID[:GID]] [--workdir DIR] [--env NAME=VALUE] NAME COMMAND...
@@ -103,6 +104,8 @@ pub struct Logs {
     pub since: Option<String>,
     /// Only so many of what is there, the last.
     pub limit: Option<u64>,
+    /// Of so many boots before this one, from the disk.
+    pub boot: Option<u32>,
 }
 
 impl Logs {
@@ -122,6 +125,22 @@ impl Logs {
         }
         path
     }
+}
+
+/// How many boots before this one, of `-2` or `0`.
+fn boots_back(text: &OsString) -> Result<u32, UsageError> {
+    let wrong = || UsageError::Boot(text.clone());
+    let text = text.to_str().ok_or_else(wrong)?;
+    let digits = if text == "0" {
+        Some(text)
+    } else {
+        text.strip_prefix('-')
+    };
+    let is_number = |digits: &&str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits
+        .filter(is_number)
+        .and_then(|digits| digits.parse().ok());
+    number.ok_or_else(wrong)
 }
 
 /// What is executed.
@@ -156,6 +175,10 @@ pub enum UsageError {
     User(String),
     /// No text.
     Text(OsString),
+    /// Not a boot.
+    Boot(OsString),
+    /// The logs of a boot from the disk, and what only those in memory know.
+    BootOrSince,
     /// The command takes nothing behind it.
     TooMuch,
 }
@@ -171,6 +194,11 @@ impl fmt::Display for UsageError {
             Self::NeedsProgram => f.write_str("exec needs a container and a program"),
             Self::User(text) => write!(f, "{text} is no UID and no UID:GID, as 1000:1000"),
             Self::Text(text) => write!(f, "{text:?} is no text"),
+            Self::Boot(text) => write!(
+                f,
+                "{text:?} is no boot: -1 is the one before this one, 0 this one"
+            ),
+            Self::BootOrSince => f.write_str("--boot goes without --follow and --since"),
             Self::NeedsFile => f.write_str("the command needs a file"),
             Self::TooMuch => f.write_str("the command takes nothing behind it"),
         }
@@ -193,6 +221,7 @@ struct Words {
     follow: bool,
     since: Option<String>,
     limit: Option<u64>,
+    boot: Option<u32>,
     has_terminal: bool,
     exec: Exec,
     help: bool,
@@ -224,6 +253,7 @@ impl Words {
                 Arg::Long("json") => words.json = true,
                 Arg::Long("follow") | Arg::Short('f') => words.follow = true,
                 Arg::Long("since") => words.since = Some(parser.value()?.string()?),
+                Arg::Long("boot") => words.boot = Some(boots_back(&parser.value()?)?),
                 Arg::Short('i') => words.exec.input = true,
                 Arg::Short('t') => words.has_terminal = true,
                 Arg::Long("user") => words.exec.user = Some(user(parser.value()?.string()?)?),
@@ -273,11 +303,15 @@ impl Words {
         match command {
             "help" => Ok(Ask::Help),
             "status" => Ok(Ask::Status { json: self.json }),
+            "logs" if self.boot.is_some() && (self.follow || self.since.is_some()) => {
+                Err(UsageError::BootOrSince)
+            }
             "logs" => Ok(Ask::Logs(Logs {
                 source: self.name()?,
                 follow: self.follow,
                 since: self.since.clone(),
                 limit: self.limit,
+                boot: self.boot,
             })),
             "inspect" => Ok(Ask::Inspect {
                 container: self.name()?.ok_or(UsageError::NeedsName)?,
@@ -343,6 +377,15 @@ mod tests {
         };
         let path = "/v1/logs?follow=1&container=web&since=7&limit=3";
         assert_eq!(logs.path(), path);
+        let of_boot = |line| {
+            let Ask::Logs(logs) = parse(line).unwrap().ask else {
+                panic!("logs are asked for")
+            };
+            logs.boot
+        };
+        assert_eq!(of_boot("logs --boot -1 web"), Some(1));
+        assert_eq!(of_boot("logs -n 3 --boot 0"), Some(0));
+        assert_eq!(of_boot("logs"), None);
         let arguments = parse("status --json").unwrap();
         assert_eq!(arguments.socket, PathBuf::from(SOCKET));
         assert_eq!(arguments.ask, Ask::Status { json: true });
@@ -382,6 +425,12 @@ mod tests {
             "start",
             "start A/b",
             "logs --since",
+            "logs --boot",
+            "logs --boot 1",
+            "logs --boot --1",
+            "logs --boot -x",
+            "logs --boot -1 -f",
+            "logs --boot -1 --since 10m",
             "exec",
             "exec web",
             "exec --user root web id",

@@ -347,6 +347,7 @@ mod tests {
                     Call::Status
                     | Call::Command(_)
                     | Call::History
+                    | Call::Earlier(_)
                     | Call::Usage
                     | Call::Inspect(_)
                     | Call::Upload { .. } => self.connection.answer_done(),

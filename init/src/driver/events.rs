@@ -305,9 +305,8 @@ impl Driver {
             Call::Status => {
                 self.tell_status(client);
             }
-            Call::History => {
-                self.ask_history(client);
-            }
+            Call::History => self.ask_disk(client, None),
+            Call::Earlier(asked) => self.ask_disk(client, Some(asked)),
             Call::Upload { what, length } => {
                 self.upload_begins(client, what, length);
                 self.upload_pump();

@@ -1,18 +1,19 @@
-//! The history, asked for over the control interface: the disk helper has it, and tells it in parts.
+//! The history and the logs of earlier boots, asked for over the control interface: the disk helper has them, and tells them
+//! in parts.
 
 use super::helpers::DISK;
 use super::{Driver, now_ms};
-use crate::control::{Connection, Refusal};
+use crate::control::{Connection, Earlier, Refusal};
 use crate::driver::clients::ClientId;
 use crate::driver::poller::Ready;
 use crate::helpers::disk::Request;
 
-/// How long a client waits for the history, milliseconds.
-const HISTORY_MS: u64 = 10_000;
-/// More than the disk helper keeps, bytes.
-const HISTORY_MOST: usize = 64 * 1024;
+/// How long a client waits, milliseconds.
+const PATIENCE_MS: u64 = 10_000;
+/// More than the disk helper keeps of the history, or than a page of logs has, bytes.
+const MOST: usize = 64 * 1024;
 
-/// A client that waits for the history.
+/// A client that waits for an answer.
 #[derive(Debug)]
 pub(crate) struct Asking {
     client: ClientId,
@@ -30,10 +31,10 @@ impl Asking {
 }
 
 impl Driver {
-    /// A client asks for the history, which the disk helper has.
-    pub(super) fn ask_history(&mut self, client: ClientId) {
+    /// A client asks for what the disk helper has: the history, or a page of the logs of a boot.
+    pub(super) fn ask_disk(&mut self, client: ClientId, logs: Option<Earlier>) {
         let refusal = if self.asking.is_some() {
-            Some(Refusal::Unavailable("another client is told the history"))
+            Some(Refusal::Unavailable("another client is told something"))
         } else if !self.helpers.disk_runs() {
             Some(Refusal::Unavailable("the disk helper does not run"))
         } else {
@@ -50,13 +51,18 @@ impl Driver {
             client,
             generation: self.clients.generation(client),
             token: self.asked,
-            until: now_ms().saturating_add(HISTORY_MS),
+            until: now_ms().saturating_add(PATIENCE_MS),
             lines: Vec::new(),
         });
-        self.send(DISK, Request::History { token: self.asked }.encode());
+        let token = self.asked;
+        let request = match logs {
+            None => Request::History { token },
+            Some(Earlier { back, from }) => Request::Earlier { token, back, from },
+        };
+        self.send(DISK, request.encode());
     }
 
-    /// A part of the history; the last one makes the answer.
+    /// A part of it; the last one makes the answer.
     pub(super) fn history_told(&mut self, token: u32, more: bool, bytes: &[u8]) {
         let Some(asking) = &mut self.asking else {
             return;
@@ -65,7 +71,7 @@ impl Driver {
             return;
         }
         asking.lines.extend_from_slice(bytes);
-        if more && asking.lines.len() < HISTORY_MOST {
+        if more && asking.lines.len() < MOST {
             return;
         }
         let Some(asking) = self.asking.take() else {

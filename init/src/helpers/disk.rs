@@ -7,6 +7,7 @@
 //! A failure is reported and does not end it. It may take long: each sync waits for all that stands in the same transaction of
 //! the file system. So it does not make the probes of the store itself ([`probe`]).
 
+mod earlier;
 mod events;
 mod frames;
 mod grow;
@@ -151,15 +152,24 @@ impl<'a> Disk<'a> {
                 let failed = self.events.append(event).err().map(|error| error.errno());
                 self.report(&Report::Noted { failed })
             }
-            Request::History { token } => self.tell_history(token),
+            Request::History { token } => self.tell(token, &self.events.newest()),
+            Request::Earlier { token, back, from } => {
+                let page = earlier::page(self.directory, back, from);
+                // Whoever asked waits for an answer: of what cannot be read there is none.
+                let page = page.unwrap_or_else(|error| {
+                    complain("logs", &error);
+                    Vec::new()
+                });
+                self.tell(token, &page)
+            }
             Request::Provision(document) => {
                 // The device goes on with what is given in this boot.
-                complain(self.provision(document));
+                complain_of_provisioning(self.provision(document));
                 Ok(())
             }
             Request::Provisioned => {
                 // The next boot tries again.
-                complain(self.provisioned());
+                complain_of_provisioning(self.provisioned());
                 Ok(())
             }
         }
@@ -188,9 +198,8 @@ impl<'a> Disk<'a> {
         kedge_store::durable::remove(&path)
     }
 
-    fn tell_history(&self, token: u32) -> Result<(), Error> {
-        let lines = self.events.newest();
-        let mut rest = lines.as_slice();
+    fn tell(&self, token: u32, lines: &[u8]) -> Result<(), Error> {
+        let mut rest = lines;
         loop {
             let (bytes, after) = rest.split_at(rest.len().min(Report::PART));
             let more = !after.is_empty();
@@ -237,10 +246,14 @@ pub(crate) fn kept_values(provision: &str) -> Option<Vec<u8>> {
 }
 
 /// On the console: what of a provisioning did not work.
-fn complain(outcome: Result<(), kedge_store::Error>) {
+fn complain(of: &str, error: &dyn core::fmt::Display) {
     use std::io::Write;
+    writeln!(std::io::stderr(), "kedge: {of}: {error}").ok();
+}
+
+fn complain_of_provisioning(outcome: Result<(), kedge_store::Error>) {
     if let Err(error) = outcome {
-        writeln!(std::io::stderr(), "kedge: provisioning: {error}").ok();
+        complain("provisioning", &error);
     }
 }
 

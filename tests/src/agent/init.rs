@@ -246,7 +246,7 @@ impl Init {
                 connection.answer_bytes(200, "application/json", &body);
             }
             // What the agent never asks for.
-            Call::Command(_) | Call::Inspect(_) | Call::Exec { .. } => {
+            Call::Command(_) | Call::Inspect(_) | Call::Exec { .. } | Call::Earlier(_) => {
                 connection.answer_refused(Refusal::Forbidden);
             }
             Call::Upload { what, length } => self.upload(connection, what, length, stream)?,

@@ -55,6 +55,7 @@ fn vm_a_device_lives() -> Result<()> {
         );
         Ok(())
     });
+    checks.run("logs of the boot before", &mut guest, operator::earlier);
     checks.run("volumes, second boot", &mut guest, |guest| {
         volumes(guest, 2, 2, 1)
     });

@@ -1,6 +1,6 @@
 //! What somebody at a terminal has of a device: a terminal there, and logs as they come. Checks on a boot of another test.
 
-use crate::exec::kedge;
+use crate::exec::{kedge, run};
 use anyhow::{Context, Result, bail, ensure};
 use kedge_sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
 use kedge_sys::rustix::io::{read, write};
@@ -94,6 +94,32 @@ pub(super) fn terminal(guest: &mut Guest) -> Result<()> {
     };
     ensure!(ended.code() == Some(130), "{ended:?}: {:?}", heard.1);
     ensure!(is_cooked()?, "the terminal stays raw");
+    Ok(())
+}
+
+/// After an orderly restart: all that was said before it is on the disk.
+pub(super) fn earlier(guest: &mut Guest) -> Result<()> {
+    let said = |words: &[&str]| -> Result<String> {
+        let output = run(guest, &[&["logs"], words].concat(), b"")?;
+        ensure!(output.status.success(), "{words:?}: {output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let before = said(&["--boot", "-1", "first"])?;
+    ensure!(before.contains("said READY=1"), "{before}");
+    ensure!(!before.contains("confined"), "lines of others: {before}");
+    // The flood of an earlier check makes many pages of it.
+    let all = said(&["--boot", "-1"])?;
+    let (lines, system) = (all.lines().count(), said(&["--boot", "-1", "kedge"])?);
+    ensure!(all.len() > 100_000, "{} bytes in {lines} lines", all.len());
+    let last = system.lines().last().unwrap_or_default();
+    let end = said(&["--boot", "-1", "-n", "1", "kedge"])?;
+    ensure!(end.trim_end() == last, "{end:?} is not {last:?}");
+    let none = run(guest, &["logs", "--boot", "-9"], b"")?;
+    let why = String::from_utf8_lossy(&none.stderr).into_owned();
+    ensure!(
+        !none.status.success() && why.contains("no logs of that boot"),
+        "{none:?}"
+    );
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 //! | sync | 5 | token u32 |
 //! | note | 6 | an event, an object of JSON ([`crate::history`]) |
 //! | history | 7 | token u32 |
+//! | earlier | 10 | token u32, boots back u32, place u64 (all ones: the boot's beginning) |
 //!
 //! | to PID 1 | kind | then |
 //! |---|---|---|
@@ -57,6 +58,15 @@ pub enum Request<'a> {
         /// Comes back.
         token: u32,
     },
+    /// Asks for a page of what a boot has left in the logs; answered as the history is.
+    Earlier {
+        /// Comes back.
+        token: u32,
+        /// How many boots before this one.
+        back: u32,
+        /// The place that the page before it has named; none: the boot's beginning.
+        from: Option<u64>,
+    },
 }
 
 impl<'a> Request<'a> {
@@ -74,6 +84,10 @@ impl<'a> Request<'a> {
             Self::History { token } => frame(7, &[&token.to_le_bytes()]),
             Self::Provision(document) => frame(8, &[document]),
             Self::Provisioned => frame(9, &[]),
+            Self::Earlier { token, back, from } => {
+                let from = from.unwrap_or(u64::MAX).to_le_bytes();
+                frame(10, &[&token.to_le_bytes(), &back.to_le_bytes(), &from])
+            }
         }
     }
 
@@ -105,6 +119,17 @@ impl<'a> Request<'a> {
             7 => Self::History { token: token()? },
             8 => Self::Provision(rest),
             9 if rest.is_empty() => Self::Provisioned,
+            10 => {
+                let mut rest = rest;
+                let token = u32::from_le_bytes(take(&mut rest)?);
+                let back = u32::from_le_bytes(take(&mut rest)?);
+                let from = u64::from_le_bytes(take(&mut rest)?);
+                if !rest.is_empty() {
+                    return Err(FrameError);
+                }
+                let from = (from != u64::MAX).then_some(from);
+                Self::Earlier { token, back, from }
+            }
             _ => return Err(FrameError),
         })
     }
@@ -141,7 +166,7 @@ pub enum Report<'a> {
         /// What failed; `None`: the event is on disk.
         failed: Option<Errno>,
     },
-    /// A part of the history, in order: lines of JSON, cut anywhere.
+    /// A part of the history or of a page of logs, in order: lines of JSON, cut anywhere.
     History {
         /// The request's.
         token: u32,
@@ -272,6 +297,22 @@ mod tests {
                 assert_eq!(Report::decode(&frame[..cut]), Err(FrameError));
             }
             assert!(Report::decode(&[&frame[..], b"x"].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn pages_are_asked_for_from_a_place_on() {
+        for from in [None, Some(0), Some(1 << 40)] {
+            let request = Request::Earlier {
+                token: 3,
+                back: 2,
+                from,
+            };
+            let frame = request.encode();
+            assert_eq!(Request::decode(&frame), Ok(request));
+            assert_eq!(Request::decode(&frame[..frame.len() - 1]), Err(FrameError));
+            let longer = [&frame[..], b"x"].concat();
+            assert_eq!(Request::decode(&longer), Err(FrameError));
         }
     }
 

@@ -18,10 +18,13 @@ const WRITE_BYTES: usize = 8 * 1024;
 /// Largest segment, bytes; with a small bound for all, a quarter of that.
 const SEGMENT_MAX: u64 = 1024 * 1024;
 
+/// How the line begins that what a boot writes begins with.
+pub(super) const HEAD: &[u8] = b"{\"boot-id\":\"";
+
 /// One file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Segment {
-    number: u32,
+pub(super) struct Segment {
+    pub(super) number: u32,
     size: u64,
 }
 
@@ -56,18 +59,7 @@ impl Segments {
             }
             Ok(()) | Err(_) => {}
         }
-        let mut found = Vec::new();
-        let entries = std::fs::read_dir(directory).map_err(|source| failed("list", source))?;
-        for entry in entries {
-            let entry = entry.map_err(|source| failed("list", source))?;
-            if let (Some(number), Ok(data)) = (number(&entry.file_name()), entry.metadata()) {
-                found.push(Segment {
-                    number,
-                    size: data.len(),
-                });
-            }
-        }
-        found.sort_unstable_by_key(|segment| segment.number);
+        let found = list(directory)?;
         let mut segments = Self {
             directory: directory.to_owned(),
             bound,
@@ -250,8 +242,37 @@ impl Segments {
     }
 
     fn path(&self, number: u32) -> PathBuf {
-        self.directory.join(format!("{number:010}.jsonl"))
+        path_of(&self.directory, number)
     }
+}
+
+/// The file of a segment.
+pub(super) fn path_of(directory: &Path, number: u32) -> PathBuf {
+    directory.join(format!("{number:010}.jsonl"))
+}
+
+/// All segments of a directory, the oldest first.
+///
+/// # Errors
+/// [`Error::File`].
+pub(super) fn list(directory: &Path) -> Result<Vec<Segment>, Error> {
+    let failed = |source| Error::File {
+        doing: "list",
+        path: directory.to_owned(),
+        source,
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if let (Some(number), Ok(data)) = (number(&entry.file_name()), entry.metadata()) {
+            found.push(Segment {
+                number,
+                size: data.len(),
+            });
+        }
+    }
+    found.sort_unstable_by_key(|segment| segment.number);
+    Ok(found)
 }
 
 /// The number of a segment's file name; other files are left alone.

@@ -438,7 +438,7 @@ mod tests {
         let told = ask_beside(&device, id, id, &slot, Teller::Loader);
         assert_eq!(told, (true, String::new()));
         let path = device.store.revision_directory(id).join("revision.json");
-        std::fs::write(path, "{}").unwrap();
+        durable::write(&path, b"{}").unwrap();
         let (ok, text) = ask_beside(&device, id, id, &slot, Teller::Loader);
         assert!(!ok && text.contains("is lost"), "{text}");
     }
