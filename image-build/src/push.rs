@@ -13,7 +13,7 @@ mod status;
 mod watch;
 
 pub use device::{Change, Device, Missing, Offer, Waits};
-pub use status::{Failed, MissingGoal, Place, Staging, Stand, Status, Target, Update};
+pub use status::{Failed, MissingGoal, Place, Staging, Stand, Status, Target, Trial, Update};
 
 use crate::http::Refused;
 use crate::payload::Payload;
@@ -157,7 +157,7 @@ pub fn push(
 
 fn is_trying(status: &Status, target: &Target) -> bool {
     let stand = Stand::of(&status.update, target);
-    matches!(stand, Stand::Trying { .. })
+    matches!(stand, Stand::Trying)
 }
 
 /// Every try may boot and wait for its goals.
@@ -303,7 +303,7 @@ fn apply(
             lost = true;
             let status: Status = device.status().context("the answer to `apply` got lost")?;
             let begun = match Stand::of(&status.update, target) {
-                Stand::Trying { .. } | Stand::Committed => true,
+                Stand::Trying | Stand::Committed => true,
                 Stand::Failed(reason) => target.failure(before) != Some(reason),
                 Stand::Absent => false,
             };

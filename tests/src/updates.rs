@@ -322,7 +322,7 @@ impl World {
         );
         update.insert("floor".to_owned(), json!("1.0"));
         if let Some((trial, _)) = self.trial {
-            update.insert("trial".to_owned(), place(trial, "tries-left", &json!(2)));
+            update.insert("trial".to_owned(), place(trial, "slot", &json!("b")));
         }
         if let Some((failed, reason)) = &self.failed {
             update.insert(

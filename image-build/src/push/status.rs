@@ -9,10 +9,26 @@ use serde::Deserialize;
 pub struct Status {
     /// Random for each boot.
     pub boot_id: String,
+    /// Whether what runs is judged yet.
+    pub trial: Trial,
     /// See there; absent on a device that knows no updates.
     pub update: Update,
     /// Goals that are not met.
     pub goals_missing: Vec<MissingGoal>,
+}
+
+/// Whether what runs is judged yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+pub enum Trial {
+    /// It is committed.
+    #[default]
+    Committed,
+    /// It is on trial.
+    Trying {
+        /// Boots that it has left after this one.
+        tries_left: u8,
+    },
 }
 
 /// A goal that is not met.
@@ -69,9 +85,6 @@ pub struct Place {
     /// The slot.
     #[serde(default)]
     pub slot: Option<String>,
-    /// For a trial: boots that it has left after this one.
-    #[serde(default)]
-    pub tries_left: Option<u64>,
 }
 
 /// A revision that did not hold.
@@ -88,18 +101,14 @@ pub struct Failed {
     pub reason: String,
 }
 
-/// Objects that arrive.
+/// What arrives.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Staging {
-    /// Of which revision.
-    pub revision: ObjectId,
-    /// Bytes that are there.
-    #[serde(default)]
-    pub done: u64,
-    /// Bytes in all.
-    #[serde(default)]
-    pub total: u64,
+    /// What is being done, as `receiving` or `writing slot b`.
+    pub phase: String,
+    /// Bytes of bodies that have come.
+    pub received: u64,
 }
 
 /// What is tried.
@@ -133,10 +142,7 @@ impl Target {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stand {
     /// It is on trial.
-    Trying {
-        /// Boots that are left after this one, if the device says so.
-        tries_left: Option<u64>,
-    },
+    Trying,
     /// It was good.
     Committed,
     /// It was not, and why.
@@ -150,8 +156,7 @@ impl Stand {
     #[must_use]
     pub fn of(update: &Update, target: &Target) -> Self {
         if target.is_at(update.trial.as_ref()) {
-            let tries_left = update.trial.as_ref().and_then(|trial| trial.tries_left);
-            Self::Trying { tries_left }
+            Self::Trying
         } else if target.is_at(update.committed.as_ref()) {
             Self::Committed
         } else if let Some(reason) = target.failure(update) {
@@ -183,11 +188,8 @@ mod tests {
             Stand::of(&serde_json::from_str(&text).unwrap(), &target(Some(7)))
         };
         let one = r#""committed":{"revision":"ONE","parameters":7,"slot":"a"}"#;
-        let tried = format!(
-            r#"{{{one},"trial":{{"revision":"TWO","parameters":7,"tries-left":2,"starts":1}}}}"#
-        );
-        let tries_left = Some(2);
-        assert_eq!(stand(&tried), Stand::Trying { tries_left });
+        let tried = format!(r#"{{{one},"trial":{{"revision":"TWO","parameters":7,"slot":"b"}}}}"#);
+        assert_eq!(stand(&tried), Stand::Trying);
         let committed = r#"{"committed":{"revision":"TWO","parameters":7},"new-field":[]}"#;
         assert_eq!(stand(committed), Stand::Committed);
         let others = committed.replace('7', "6");

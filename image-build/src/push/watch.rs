@@ -2,7 +2,7 @@
 //! without a bound.
 
 use super::device::{Change, Device};
-use super::status::{Stand, Status, Target, Update};
+use super::status::{Stand, Status, Target, Trial, Update};
 use super::{News, Verdict};
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
@@ -91,7 +91,7 @@ struct Watch {
 impl Watch {
     fn judge(&mut self, stand: Stand) -> Option<Verdict> {
         match stand {
-            Stand::Trying { .. } => {
+            Stand::Trying => {
                 self.seen = true;
                 self.absent = 0;
                 None
@@ -116,10 +116,11 @@ impl Watch {
 
 fn words(stand: &Stand, status: &Status) -> String {
     let mut words = match stand {
-        Stand::Trying {
-            tries_left: Some(left),
-        } => format!("on trial, {left} tries left"),
-        Stand::Trying { tries_left: None } => "on trial".to_owned(),
+        Stand::Trying => match status.trial {
+            Trial::Trying { tries_left } => format!("on trial, {tries_left} tries left"),
+            // It waits for the boot that tries it.
+            Trial::Committed => "on trial".to_owned(),
+        },
         Stand::Committed | Stand::Failed(_) | Stand::Absent => "the trial begins".to_owned(),
     };
     for goal in &status.goals_missing {
@@ -143,7 +144,7 @@ mod tests {
 
     #[test]
     fn an_earlier_failure_is_no_verdict_until_it_stays() {
-        let trying = Stand::Trying { tries_left: None };
+        let trying = Stand::Trying;
         let fresh = || Watch {
             stale: Some("panic".into()),
             seen: false,
@@ -183,7 +184,7 @@ mod tests {
             seen: false,
             absent: 0,
         };
-        assert_eq!(watch.judge(Stand::Trying { tries_left: None }), None);
+        assert_eq!(watch.judge(Stand::Trying), None);
         let verdicts: Vec<_> = (0..=MOST_ABSENT)
             .map(|_| watch.judge(Stand::Absent))
             .collect();

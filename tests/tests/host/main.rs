@@ -15,5 +15,6 @@ mod registries;
 mod sbom;
 mod secure_boot;
 mod slots;
+mod statuses;
 mod tokens;
 mod updates;

@@ -51,7 +51,8 @@ fn vm_what_a_hub_sends_gives_way_to_a_push() -> Result<()> {
     checks.run("a part of it comes, slowly", &mut guest, |guest| {
         guest.wait_for_control(BOOT)?;
         fleet.wait_for_enrolment(guest)?;
-        large(&fleet, "40KiB")?;
+        // Two minutes: a project is built and pushed within them.
+        large(&fleet, "8KiB")?;
         has_come(guest, 1 << 20)
     });
     checks.run("a push is taken meanwhile", &mut guest, |guest| {

@@ -148,12 +148,7 @@ fn update(status: &Value) -> Vec<String> {
         lines.push(format!("committed {}{floor}", place(committed)));
     }
     if let Some(trial) = &update.trial {
-        let tries = match trial.tries_left {
-            Some(1) => ", 1 try left".to_owned(),
-            Some(left) => format!(", {left} tries left"),
-            None => String::new(),
-        };
-        lines.push(format!("on trial  {}{tries}", place(trial)));
+        lines.push(format!("on trial  {}", place(trial)));
     }
     if let Some(failed) = &update.failed {
         let what = pair(failed.revision, failed.parameters);
@@ -164,10 +159,9 @@ fn update(status: &Value) -> Vec<String> {
     }
     if let Some(staging) = &update.staging {
         lines.push(format!(
-            "arriving  {}, {} of {}",
-            short(staging.revision),
-            human(staging.done),
-            human(staging.total)
+            "arriving  {}, {} have come",
+            super::clean(&staging.phase),
+            human(staging.received)
         ));
     }
     for lock in &update.locks {
@@ -234,21 +228,21 @@ mod tests {
             "trial": {"trying": {"tries-left": 2}},
             "update": {
                 "committed": {"revision": one, "parameters": 3, "slot": "a"},
-                "trial": {"revision": two, "parameters": 0, "slot": "b", "tries-left": 2, "starts": 1},
+                "trial": {"revision": two, "parameters": 0, "slot": "b"},
                 "failed": {"revision": two, "parameters": 4, "reason": "goal-missed(web, ready)\u{1b}[2J"},
                 "floor": "1.40",
                 "unsettled": 1,
                 "locks": [{"container": "press", "until-ms": 90_000}],
-                "staging": {"revision": two, "done": 1_000_000, "total": 4_000_000},
+                "staging": {"phase": "receiving", "received": 1_000_000},
             }
         });
         let text = words(&status);
         for line in [
             "slot b, on trial, 2 tries left",
             "committed v1:1111111111111111 with parameters 3, slot a, floor 1.40",
-            "on trial  v1:2222222222222222, slot b, 2 tries left",
+            "on trial  v1:2222222222222222, slot b",
             "failed    v1:2222222222222222 with parameters 4: goal-missed(web, ready)\u{fffd}[2J",
-            "arriving  v1:2222222222222222, 1.0 MB of 4.0 MB",
+            "arriving  receiving, 1.0 MB have come",
             "unsettled 1 boots in a row",
             "locked    press holds updates back for 60 s",
         ] {
