@@ -13,6 +13,7 @@ use std::fs::{self, FileType};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How the names begin of what a verb has for itself alone in `build/`; the process's id follows. This one: an import's layers.
 pub const IMPORT: &str = ".import-";
@@ -298,13 +299,21 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// A name beside `path` that no other process uses. What killed runs left under such a name is removed.
+/// A name beside `path` that no other process uses, and no other thread of this one. What killed runs left under such a name
+/// is removed.
 #[must_use]
 pub fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let start = format!(".{name}.new-");
     remove_leftovers(path.parent().unwrap_or(Path::new("")), &start);
-    path.with_file_name(format!("{start}{}", std::process::id()))
+    let (process, thread) = (std::process::id(), THREAD.with(|thread| *thread));
+    path.with_file_name(format!("{start}{process}-{thread}"))
+}
+
+static THREADS: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// The how manyth thread this is of those that have asked.
+    static THREAD: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Removes what killed runs left in a folder: what is named `start`, then the id of a process that is no more, then anything.
@@ -436,13 +445,29 @@ mod tests {
         }
         let half = folder.path().join(format!(".run-{NOBODY}.img"));
         write(&half, "x").unwrap();
-        let ours = left(&std::process::id().to_string());
+        let ours = temporary(&folder.path().join("image"));
         std::os::unix::fs::symlink("nowhere", &ours).unwrap();
         write(&folder.path().join("image"), "x").unwrap();
         assert!(!ours.is_symlink());
         assert!(!gone.exists() && init.exists() && others.exists() && half.exists());
         remove_leftovers(folder.path(), ".run-");
         assert!(!half.exists());
+    }
+
+    #[test]
+    fn threads_that_write_the_same_file_do_not_meet() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tool");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        write(&path, "x").unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(list(folder.path()).unwrap(), [path]);
     }
 
     #[test]

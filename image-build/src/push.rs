@@ -13,7 +13,7 @@ mod status;
 mod watch;
 
 pub use device::{Change, Device, Missing, Offer, Waits};
-pub use status::{Failed, MissingGoal, Place, Staging, Stand, Status, Target, Trial, Update};
+pub use status::{Failed, MissingGoal, Place, Runs, Staging, Stand, Status, Target, Trial, Update};
 
 use crate::http::Refused;
 use crate::payload::Payload;
@@ -59,7 +59,7 @@ pub enum Verdict {
     Begun,
     /// It holds.
     Committed,
-    /// It does not; the device runs what it ran before.
+    /// It does not; the device runs what it ran before, or is about to.
     RolledBack {
         /// Why, as the device says it.
         reason: String,

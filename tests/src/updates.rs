@@ -330,7 +330,18 @@ impl World {
                 place(*failed, "reason", &json!(reason)),
             );
         }
-        json!({ "product": "gateway", "boot-id": "x", "update": update })
+        let runs = self.trial.map_or(self.committed, |(trial, _)| trial);
+        let trial = match self.trial {
+            Some(_) => json!({ "trying": { "tries-left": 2 } }),
+            None => json!("committed"),
+        };
+        json!({
+            "product": "gateway",
+            "boot-id": "x",
+            "revision": { "id": runs.0.to_string(), "version": "1.0" },
+            "trial": trial,
+            "update": update,
+        })
     }
 
     fn offer(&mut self, body: &mut dyn Read) -> Result<Reply> {

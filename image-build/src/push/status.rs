@@ -9,12 +9,21 @@ use serde::Deserialize;
 pub struct Status {
     /// Random for each boot.
     pub boot_id: String,
+    /// What runs; absent while one takes another's place.
+    pub revision: Option<Runs>,
     /// Whether what runs is judged yet.
     pub trial: Trial,
     /// See there; absent on a device that knows no updates.
     pub update: Update,
     /// Goals that are not met.
     pub goals_missing: Vec<MissingGoal>,
+}
+
+/// The revision that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Runs {
+    /// Its id.
+    pub id: ObjectId,
 }
 
 /// Whether what runs is judged yet.

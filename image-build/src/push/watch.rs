@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Looks at a device in which a trial that was begun is nowhere to be seen, before that is believed.
 const MOST_ABSENT: u32 = 10;
+/// So long, at most, a device is given to be well again with what it ran before: that may never have been.
+const BACK: Duration = Duration::from_secs(60);
 
 /// Waits for the verdict on `target`, at most `limit`. `before` is what the device said of updates before it was told to
 /// apply it: the same failure may stand there from an earlier trial. `change` is what the trial costs, if that is known.
@@ -35,10 +37,16 @@ pub(super) fn watch(
                 unanswered = 0;
                 let stand = Stand::of(&status.update, target);
                 let words = words(&stand, &status);
-                if let Some(verdict) = watch.judge(stand) {
-                    return Ok(verdict);
+                match watch.judge(stand) {
+                    Some(verdict @ Verdict::RolledBack { .. }) => {
+                        wait_until_back(device, news);
+                        return Ok(verdict);
+                    }
+                    Some(verdict @ (Verdict::Nothing | Verdict::Begun | Verdict::Committed)) => {
+                        return Ok(verdict);
+                    }
+                    None => words,
                 }
-                words
             }
             Err(_) => {
                 unanswered = unanswered.saturating_add(1);
@@ -63,6 +71,46 @@ pub(super) fn watch(
             );
         }
         std::thread::sleep(device.waits().pause);
+    }
+}
+
+/// Waits until the device runs what it ran before the trial, so that whoever goes on after a push finds that; at most
+/// [`BACK`], since nothing more depends on it.
+fn wait_until_back(device: &Device, news: &mut dyn FnMut(News<'_>)) {
+    let start = Instant::now();
+    let mut shown = String::new();
+    while start.elapsed() < BACK {
+        if let Ok(status) = device.status::<Status>() {
+            let Some(words) = lacks(&status) else {
+                return;
+            };
+            if words != shown {
+                news(News::Trial(&words));
+                shown = words;
+            }
+        }
+        std::thread::sleep(device.waits().pause);
+    }
+}
+
+/// What a device lacks to run what is committed as it should; none: nothing.
+fn lacks(status: &Status) -> Option<String> {
+    let committed = status.update.committed.as_ref();
+    let runs = status.revision.as_ref().map(|revision| revision.id);
+    let back = status.trial == Trial::Committed && runs == committed.map(|place| place.revision);
+    if back && status.goals_missing.is_empty() {
+        return None;
+    }
+    let mut words = "it goes back to what it ran before".to_owned();
+    if back {
+        name_goals(&mut words, status);
+    }
+    Some(words)
+}
+
+fn name_goals(words: &mut String, status: &Status) {
+    for goal in &status.goals_missing {
+        words.push_str(&format!("; {} is not {}", goal.container, goal.goal));
     }
 }
 
@@ -123,15 +171,15 @@ fn words(stand: &Stand, status: &Status) -> String {
         },
         Stand::Committed | Stand::Failed(_) | Stand::Absent => "the trial begins".to_owned(),
     };
-    for goal in &status.goals_missing {
-        words.push_str(&format!("; {} is not {}", goal.container, goal.goal));
-    }
+    name_goals(&mut words, status);
     words
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::status::{MissingGoal, Place, Runs};
     use super::*;
+    use kedge_revision::ObjectId;
 
     fn failed(reason: &str) -> Stand {
         Stand::Failed(reason.into())
@@ -161,6 +209,45 @@ mod tests {
             assert_eq!(watch.judge(failed("panic")), None);
         }
         assert_eq!(watch.judge(failed("panic")), rolled_back("panic"));
+    }
+
+    #[test]
+    fn a_device_is_back_once_what_is_committed_runs_well() {
+        let id = |byte| ObjectId::from_digest([byte; 32]);
+        let status = |runs: Option<u8>, trial, missing: &[&str]| Status {
+            revision: runs.map(|byte| Runs { id: id(byte) }),
+            trial,
+            update: Update {
+                committed: Some(Place {
+                    revision: id(1),
+                    parameters: 0,
+                    slot: None,
+                }),
+                ..Update::default()
+            },
+            goals_missing: missing.iter().copied().map(missed).collect(),
+            ..Status::default()
+        };
+        let trying = Trial::Trying { tries_left: 1 };
+        assert_eq!(lacks(&status(Some(1), Trial::Committed, &[])), None);
+        for other in [
+            status(None, Trial::Committed, &[]),
+            status(Some(2), Trial::Committed, &["web"]),
+            status(Some(1), trying, &[]),
+        ] {
+            let words = lacks(&other).unwrap();
+            assert_eq!(words, "it goes back to what it ran before");
+        }
+        let words = lacks(&status(Some(1), Trial::Committed, &["web"])).unwrap();
+        assert!(words.ends_with("; web is not ready"), "{words}");
+    }
+
+    fn missed(container: &str) -> MissingGoal {
+        MissingGoal {
+            container: container.into(),
+            goal: "ready".into(),
+            reason: String::new(),
+        }
     }
 
     #[test]

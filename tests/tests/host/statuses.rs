@@ -37,12 +37,15 @@ fn host_reads_all_that_a_device_says_of_updates() -> Result<()> {
     };
     let said = serde_json::json!({
         "boot-id": "x",
+        "revision": control::RevisionStatus { id: id.as_str().into(), version: "1.40".into() },
         "trial": control::Trial::Trying { tries_left: 2 },
         "update": said,
         "goals-missing": [],
     });
     let read: push::Status = serde_json::from_value(said)?;
     assert_eq!(read.trial, push::Trial::Trying { tries_left: 2 });
+    let runs = read.revision.map(|revision| revision.id.to_string());
+    assert_eq!(runs, Some(id.clone()));
     let update = read.update;
     let place = push::Place {
         revision: id.parse()?,

@@ -66,6 +66,24 @@ fn vm_what_a_hub_sends_gives_way_to_a_push() -> Result<()> {
     checks.run("what had come goes on", &mut guest, |guest| {
         has_come(guest, 2 << 20)
     });
+    checks.run(
+        "so does it to a revision that is here",
+        &mut guest,
+        |guest| {
+            let committed = update(guest)?.pointer("/committed/revision").cloned();
+            let committed = committed.context("nothing is committed")?;
+            let committed = committed.as_str().and_then(|id| id.strip_prefix("v1:"));
+            let committed = committed.context("no name")?;
+            let target = format!("/v1/update/apply?revision={committed}&parameters=0");
+            let answer = guest.control("POST", &target)?;
+            ensure!(answer.status == 503, "{}: {}", answer.status, answer.body);
+            guest.wait("it is judged", BOOT, |guest| {
+                let answer = guest.control("POST", &target)?;
+                let judged = answer.status == 409 && answer.body.contains("this is what runs");
+                Ok(judged.then_some(()))
+            })
+        },
+    );
     checks.finish()
 }
 
