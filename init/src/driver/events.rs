@@ -364,6 +364,11 @@ impl Driver {
                 parameters,
                 now: _,
             } => {
+                if let Some(refusal) = self.in_the_way_of(client) {
+                    let connection = self.clients.connection(client)?;
+                    connection.answer_refused(refusal);
+                    return None;
+                }
                 let (status, kind, body) =
                     applied_answer(self.apply_for(client, revision, parameters));
                 let connection = self.clients.connection(client)?;

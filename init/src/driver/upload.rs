@@ -6,8 +6,8 @@
 //!        ◀──────── answer ◀──────── Answer
 //! ```
 //! One upload at a time. What a hub sends gives way to whoever stands before the device, at a shell or with a stick: over a
-//! slow link it could keep them out for days. What has come of it stays. The helper is started when the first one comes, and ends when nothing has been asked of it for
-//! a minute: an idle device has no such process.
+//! slow link it could keep them out for days. What has come of it stays. The helper is started when the first one comes, and
+//! ends when nothing has been asked of it for a minute: an idle device has no such process.
 
 use super::helpers::STAGE;
 use super::{Driver, now_ms};
@@ -26,6 +26,9 @@ const STILL_MS: u64 = 120_000;
 
 /// For so long what a hub sends keeps out of the way of whoever it made way for, milliseconds.
 const YIELDS_MS: u64 = 60_000;
+
+/// Once the helper that works on it has ended there is room.
+const GIVES_WAY: Refusal = Refusal::Unavailable("what a hub sends gives way; try again");
 
 /// What its answers are.
 const JSON: &str = "application/json";
@@ -112,14 +115,8 @@ impl Driver {
         }
         match self.upload {
             Some(upload) if upload.yields && !yields => {
-                self.update.yields_until = now_ms().saturating_add(YIELDS_MS);
-                self.say(Stream::Notice, "what a hub sends gives way");
-                self.upload_lost();
-                self.close_stage();
-                // Once the helper has ended there is room.
-                return Some(Refusal::Unavailable(
-                    "what a hub sends gives way; try again",
-                ));
+                self.give_way();
+                return Some(GIVES_WAY);
             }
             Some(_) => return Some(Refusal::Conflict("another upload is under way")),
             None if yields && now_ms() < self.update.yields_until => {
@@ -134,6 +131,23 @@ impl Driver {
             return Some(Refusal::Conflict("a trial is under way"));
         }
         None
+    }
+
+    fn give_way(&mut self) {
+        self.update.yields_until = now_ms().saturating_add(YIELDS_MS);
+        self.say(Stream::Notice, "what a hub sends gives way");
+        self.upload_lost();
+        self.close_stage();
+    }
+
+    /// What a hub sends gives way to whoever else applies a revision, too: why it has to wait for the helper's end.
+    pub(super) fn in_the_way_of(&mut self, client: ClientId) -> Option<Refusal> {
+        let sent = self.upload.is_some_and(|upload| upload.yields);
+        if !sent || self.clients.listener(client) == Some(AGENT) {
+            return None;
+        }
+        self.give_way();
+        Some(GIVES_WAY)
     }
 
     /// Hands on what has come, as far as credit goes.
