@@ -1,7 +1,7 @@
 //! Starts of containers, on this machine's kernel or in QEMU on a device's ([`guest`]): the engine as PID 1 calls it, `kedge-oci`, and Debian's crun and runc, in
 //! turns, so that whatever else the machine does meets all of them.
 //!
-//! Each container runs busybox' `true` in namespaces of its own (pid, network, ipc, uts, mount), with the mounts, masked and
+//! Each container runs busybox' `true` in namespaces of its own (pid, network, ipc, uts, mount, cgroup), with the mounts, masked and
 //! read-only paths that the specification names. The commands get the same `config.json`. The engine starts with its defaults, which are
 //! more: a user namespace, no capability, a filter of system calls. crun is told to leave control groups alone, since it refuses those of many a
 //! machine; the engine and `kedge-oci` make one a container. `bare` is the program without a container.
@@ -115,8 +115,6 @@ fn bundles(folder: &Path, root: &Path, oci: &Path) -> Result<()> {
     put(&mut document, "/ociVersion", json!("1.0.0"))?;
     put(&mut document, "/process/terminal", json!(false))?;
     put(&mut document, "/root/path", json!(root))?;
-    without(&mut document, "/mounts", "cgroup")?;
-    without(&mut document, "/linux/namespaces", "cgroup")?;
     put(
         &mut document,
         "/process/args",
@@ -134,14 +132,6 @@ fn place<'d>(document: &'d mut Value, pointer: &str) -> Result<&'d mut Value> {
 
 fn put(document: &mut Value, pointer: &str, value: Value) -> Result<()> {
     *place(document, pointer)? = value;
-    Ok(())
-}
-
-/// Takes what has this type out of a list.
-fn without(document: &mut Value, pointer: &str, kind: &str) -> Result<()> {
-    let list = place(document, pointer)?.as_array_mut();
-    let list = list.with_context(|| format!("{pointer} is no list"))?;
-    list.retain(|one| one.get("type").and_then(Value::as_str) != Some(kind));
     Ok(())
 }
 
